@@ -1,0 +1,151 @@
+"""kubectl and helm from Python, for the end-to-end tests and the demo: JSON in, JSON out.
+
+Every call names its context and has a time limit. Which context may be used at all is decided in one place, `connect`.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# How often a condition is looked at. A look is a kubectl process, 0.1 s of one core.
+POLL_SECONDS = 0.25
+# A single kubectl call that takes longer than this hangs.
+CALL_SECONDS = 60.0
+
+type Object = dict[str, Any]
+"""A Kubernetes object, or a part of one."""
+
+
+class CommandError(Exception):
+    """A command that failed, with all that it said."""
+
+
+@dataclass(frozen=True)
+class Kube:
+    """One cluster, and the namespace that calls speak of unless they say otherwise."""
+
+    context: str
+    namespace: str = "default"
+
+    @staticmethod
+    def connect() -> "Kube":
+        """The current context, if it is one that may be used: our own cluster's, or the one named by INTAKE_CONTEXT."""
+        named = os.environ.get("INTAKE_CONTEXT", "")
+        context = named or run("kubectl", "config", "current-context").strip()
+        ours = os.environ.get("INTAKE_CLUSTER_KIND") in {"node", "kind"} or context.startswith(
+            ("intake-", "kind-intake-")
+        )
+        if not named and not ours:
+            raise SystemExit(
+                f"refusing the Kubernetes context {context!r}: it is not one of ours. Start one with `make cluster`, "
+                "or name a cluster that may be used with INTAKE_CONTEXT."
+            )
+        return Kube(context)
+
+    def within(self, namespace: str) -> "Kube":
+        """The same cluster, another namespace."""
+        return Kube(self.context, namespace)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = CALL_SECONDS) -> str:
+        """Run kubectl and return what it printed."""
+        command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+        return run(*command, stdin=stdin, timeout=timeout)
+
+    def helm(self, *arguments: str, timeout: float = 180.0) -> str:
+        """Run helm and return what it printed."""
+        return run("helm", "--kube-context", self.context, "--namespace", self.namespace, *arguments, timeout=timeout)
+
+    def apply(self, *manifests: Object) -> None:
+        """`kubectl apply` of objects."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+        self.kubectl("apply", "-f", "-", stdin=text)
+
+    def apply_file(self, path: str) -> None:
+        """`kubectl apply` of a file, named from the root of the repository."""
+        self.kubectl("apply", "-f", str(REPOSITORY / path))
+
+    def config_map(self, name: str, path: str) -> None:
+        """A ConfigMap out of a file or a folder, made or brought up to date."""
+        source = f"--from-file={REPOSITORY / path}"
+        manifest = json.loads(self.kubectl("create", "configmap", name, source, "--dry-run=client", "-o", "json"))
+        self.apply(manifest)
+
+    def find(self, kind: str, name: str) -> Object | None:
+        """An object, or nothing if there is none of that name."""
+        text = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
+        found: Object | None = json.loads(text) if text else None
+        return found
+
+    def get(self, kind: str, name: str) -> Object:
+        """An object that has to be there."""
+        found: Object = json.loads(self.kubectl("get", kind, name, "-o", "json"))
+        return found
+
+    def items(self, kinds: str, selector: str = "") -> list[Object]:
+        """Every object of one or several kinds (comma-separated) in the namespace."""
+        arguments = ["get", kinds, "-o", "json", *([f"--selector={selector}"] if selector else [])]
+        found: list[Object] = json.loads(self.kubectl(*arguments))["items"]
+        return found
+
+    def patch(self, kind: str, name: str, patch: Object) -> None:
+        """A merge patch."""
+        self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(patch))
+
+    def delete(self, kind: str, name: str, *flags: str) -> None:
+        """Ask for a deletion, without waiting for its end."""
+        self.kubectl("delete", kind, name, "--wait=false", *flags)
+
+    def execute(self, pod: str, *command: str, stdin: str | None = None) -> str:
+        """A command in a pod's first container, without a shell."""
+        flags = ["--stdin"] if stdin is not None else []
+        return self.kubectl("exec", *flags, pod, "--quiet", "--", *command, stdin=stdin)
+
+    def psql(self, pod: str, database: str, script: str) -> str:
+        """SQL in a pod that runs Postgres, as its superuser; fields separated by `|`, no headers."""
+        psql = ("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database)
+        return self.execute(pod, *psql, "-f", "-", stdin=script).strip()
+
+
+def run(*command: str, stdin: str | None = None, timeout: float = CALL_SECONDS) -> str:
+    """Run a command; its output, or CommandError."""
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"{' '.join(command)}: no end after {timeout:.0f} s") from error
+    if done.returncode != 0:
+        raise CommandError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def eventually[Result](look: Callable[[], Result], deadline: float, what: str) -> Result:
+    """Look again and again until it is true, and return that; after `deadline` seconds fail with the last look.
+
+    A look that fails (AssertionError, CommandError) is a look that says no: an `assert` in it tells what was missing.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        last: object
+        try:
+            result = look()
+        except (AssertionError, CommandError) as error:
+            last = error
+        else:
+            if result:
+                return result
+            last = result
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:.0f} s: {what}; the last look: {last}")
+        time.sleep(POLL_SECONDS)
+
+
+def condition(obj: Object, kind: str) -> Object:
+    """One condition of an object; an empty one where it has not been written yet."""
+    found: list[Object] = [c for c in obj.get("status", {}).get("conditions", []) if c["type"] == kind]
+    return found[0] if found else {"type": kind, "status": "", "reason": "", "message": ""}
