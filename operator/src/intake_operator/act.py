@@ -1,0 +1,104 @@
+"""Carries out the steps of a plan, in their order. The first that fails ends the pass: nothing is swallowed here."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from intake_operator import names
+from intake_operator.build import access
+from intake_operator.decide.steps import (
+    AddFinalizer,
+    Apply,
+    Configure,
+    CreateCredentials,
+    Delete,
+    Migrate,
+    RemoveFinalizer,
+    ReplaceDatabasePod,
+    ScaleBridges,
+    Seal,
+    Seed,
+    SetLogins,
+    Step,
+)
+from intake_operator.engine.database import Engines
+from intake_operator.kube.apply import Applier
+from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.model.observed import Event, Observed
+from intake_operator.observe import fingerprint, value
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Everything that can be changed."""
+
+    cluster: Cluster
+    engines: Engines
+    applier: Applier
+
+    async def act(self, step: Step, event: Event, observed: Observed, now: datetime) -> None:
+        """Carry out one step."""
+        match step:
+            case AddFinalizer():
+                await self._set_finalizers(event, [*event.finalizers, names.FINALIZER])
+            case RemoveFinalizer():
+                await self.engines.close(event.uid)
+                await self._set_finalizers(event, [f for f in event.finalizers if f != names.FINALIZER])
+            case CreateCredentials(secret, role):
+                await self._create_credentials(event, secret, role)
+            case Apply(manifest):
+                existing = observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
+                await self.applier.apply(event, manifest, existing)
+            case ScaleBridges(replicas):
+                await self._scale(event, replicas, now)
+            case ReplaceDatabasePod(pod):
+                await self.cluster.delete("Pod", event.namespace, pod)
+            case Migrate():
+                await self.engines.migrate(event.uid)
+            case SetLogins(wanted):
+                await self._set_logins(event, dict(wanted))
+            case Configure(config):
+                await self.engines.configure(event.uid, event.pool, config)
+            case Seed():
+                await self.engines.seed(event.uid, event.pool)
+            case Seal(reason):
+                await self.engines.seal(event.uid, event.pool, reason)
+            case Delete("StatefulSet" as kind, name):
+                await self.engines.close(event.uid)
+                await self.cluster.delete(kind, event.namespace, name)
+            case Delete(kind, name):
+                await self.cluster.delete(kind, event.namespace, name)
+
+    async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
+        patch = {"metadata": {"resourceVersion": event.resource_version, "finalizers": finalizers}}
+        await self.cluster.merge(names.KIND, event.namespace, event.name, patch, names.FIELD_MANAGER)
+
+    async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
+        # 32 random bytes, in letters that need no quoting in SQL, shell or URI.
+        manifest = access.credentials(event, secret, role, secrets.token_hex(32))
+        try:
+            await self.cluster.create(manifest, names.FIELD_MANAGER)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+
+    async def _scale(self, event: Event, replicas: int, now: datetime) -> None:
+        manifest = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {
+                "name": names.bridge(event.name),
+                "namespace": event.namespace,
+                "annotations": {names.SCALED_AT_ANNOTATION: now.isoformat(timespec="seconds")},
+            },
+            "spec": {"replicas": replicas},
+        }
+        await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
+
+    async def _set_logins(self, event: Event, wanted: dict[str, str]) -> None:
+        passwords = {}
+        for role, name in wanted.items():
+            secret = await self.cluster.get("Secret", event.namespace, name)
+            if secret is not None:
+                passwords[role] = (value(secret, "password"), fingerprint(secret))
+        await self.engines.set_logins(event.uid, passwords)

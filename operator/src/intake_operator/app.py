@@ -1,0 +1,57 @@
+"""Wires everything together; the only module that knows all the others."""
+
+import asyncio
+from time import monotonic
+
+import kopf
+
+from intake_operator import probes, watch
+from intake_operator.act import Actor
+from intake_operator.build.bridge import BridgeImage
+from intake_operator.engine import migrate
+from intake_operator.engine.database import Engines
+from intake_operator.engine.ledger import Ledgers
+from intake_operator.kube.apply import Applier
+from intake_operator.kube.client import connect
+from intake_operator.metrics import Metrics
+from intake_operator.observe import Observer
+from intake_operator.reconcile import Reconciler
+from intake_operator.settings import Settings
+from intake_operator.workqueue import Key, WorkQueue
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM. Every step is safe to abandon, so nothing is waited for."""
+    cluster = await connect()
+    engines = Engines(migrate.load(settings.sql_dir / "intake"))
+    queue = WorkQueue(monotonic)
+    metrics = Metrics()
+
+    def forget(key: Key) -> None:
+        queue.forget(key)
+        metrics.forget(key)
+
+    reconciler = Reconciler(
+        observer=Observer(cluster, engines, Ledgers(monotonic)),
+        actor=Actor(cluster, engines, Applier(cluster)),
+        image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy),
+        metrics=metrics,
+        forget=forget,
+    )
+    server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
+    workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
+    try:
+        await kopf.operator(
+            registry=watch.registry(queue, forget),
+            settings=watch.settings(),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+        )
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        await engines.close_all()
+        await cluster.close()
+        await server.cleanup()

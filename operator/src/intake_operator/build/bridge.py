@@ -1,0 +1,107 @@
+"""The bridges: a Deployment without `spec.replicas`, which belongs to the scaler."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from intake_operator import names
+from intake_operator.build import common
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.spec import IntakeEventSpec, SecretRef
+
+UID: Final = 10001
+PORT: Final = 8080
+MOUNT: Final = "/etc/intake"
+RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "96Mi"}}
+
+
+@dataclass(frozen=True)
+class BridgeImage:
+    """Which bridge the operator runs; it comes with the operator, so both are always of one version."""
+
+    name: str
+    pull_policy: str
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A Secret that the bridge reads as a file, named by an environment variable."""
+
+    variable: str
+    folder: str
+    secret: SecretRef
+
+
+def deployment(event: Event, spec: IntakeEventSpec, image: BridgeImage, fingerprints: Mapping[str, str]) -> Manifest:
+    """The bridge's Deployment. Pods are replaced when a Secret they read changes, and when this template does."""
+    inputs = _inputs(event, spec)
+    content = "\n".join(f"{i.secret.name}/{i.secret.key}={fingerprints.get(i.secret.name, '')}" for i in inputs)
+    template_meta = {
+        "labels": common.labels(event, "bridge"),
+        "annotations": {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]},
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": common.metadata(event, names.bridge(event.name), "bridge"),
+        "spec": {
+            "selector": {"matchLabels": common.selector(event, "bridge")},
+            "revisionHistoryLimit": 2,
+            "template": {
+                "metadata": template_meta,
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": common.restricted_pod(UID),
+                    # The bridge gives itself 25 s after SIGTERM to finish or give back what it holds.
+                    "terminationGracePeriodSeconds": 30,
+                    "containers": [_container(spec, image, inputs)],
+                    "volumes": [_volume(i) for i in inputs] + [{"name": "tmp", "emptyDir": {}}],
+                },
+            },
+        },
+    }
+
+
+def mounted_secrets(event: Event, spec: IntakeEventSpec) -> list[SecretRef]:
+    """Every Secret that a bridge needs before it can start."""
+    return [i.secret for i in _inputs(event, spec)]
+
+
+def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
+    found = [_Input("INTAKE_DATABASE_URI", "engine", SecretRef(name=names.bridge_secret(event.name), key="uri"))]
+    target = spec.commit_target
+    if target.postgres:
+        found.append(_Input("INTAKE_LEDGER_URI", "ledger", target.postgres.secret_ref))
+    if target.webhook and target.webhook.secret_ref:
+        found.append(_Input("INTAKE_COMMIT_TOKEN", "commit", target.webhook.secret_ref))
+    if spec.validation.webhook and spec.validation.webhook.secret_ref:
+        found.append(_Input("INTAKE_VALIDATION_TOKEN", "validation", spec.validation.webhook.secret_ref))
+    return found
+
+
+def _volume(i: _Input) -> Manifest:
+    items = [{"key": i.secret.key, "path": "value"}]
+    return {"name": i.folder, "secret": {"secretName": i.secret.name, "defaultMode": 0o440, "items": items}}
+
+
+def _container(spec: IntakeEventSpec, image: BridgeImage, inputs: list[_Input]) -> dict[str, Any]:
+    files = [{"name": f"{i.variable}_FILE", "value": f"{MOUNT}/{i.folder}/value"} for i in inputs]
+    worker = {"name": "INTAKE_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+    return {
+        "name": "bridge",
+        "image": image.name,
+        "imagePullPolicy": image.pull_policy,
+        "env": [{"name": "INTAKE_POOL", "value": spec.pool}, worker, *files],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "startupProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
+        "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 5},
+        "resources": spec.bridge.resources or RESOURCES,
+        "securityContext": common.restricted_container(),
+        "volumeMounts": [
+            *({"name": i.folder, "mountPath": f"{MOUNT}/{i.folder}", "readOnly": True} for i in inputs),
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }

@@ -1,0 +1,66 @@
+"""What all children share: metadata, owner reference, and what Pod Security `restricted` asks of a pod."""
+
+from typing import Any
+
+from intake_operator import names
+from intake_operator.model.observed import Event, Manifest
+
+
+def metadata(event: Event, name: str, component: str) -> Manifest:
+    """Name, labels and owner reference of a child."""
+    return {
+        "name": name,
+        "namespace": event.namespace,
+        "labels": labels(event, component),
+        "ownerReferences": [owner(event)],
+    }
+
+
+def labels(event: Event, component: str) -> dict[str, str]:
+    """The recommended labels, and ours."""
+    return {
+        names.EVENT_LABEL: event.name,
+        "app.kubernetes.io/name": "intake-engine",
+        "app.kubernetes.io/instance": event.name,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "intake-engine",
+        "app.kubernetes.io/managed-by": "intake-operator",
+    }
+
+
+def selector(event: Event, component: str) -> dict[str, str]:
+    """The labels that never change, fit for immutable selectors."""
+    return {names.EVENT_LABEL: event.name, "app.kubernetes.io/component": component}
+
+
+def owner(event: Event) -> Manifest:
+    """So that the garbage collector finishes what the operator could not."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": event.name,
+        "uid": event.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def restricted_pod(uid: int) -> dict[str, Any]:
+    """Pod security context for a numeric user."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": uid,
+        "runAsGroup": uid,
+        "fsGroup": uid,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def restricted_container() -> dict[str, Any]:
+    """Container security context: no privilege, nothing to write to but mounts."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }

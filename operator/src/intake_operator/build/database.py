@@ -1,0 +1,141 @@
+"""DB1: a StatefulSet of one stock Postgres, and its volume."""
+
+from typing import Any, Final
+
+from intake_operator import names
+from intake_operator.build import common
+from intake_operator.build.access import PORT
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.spec import Database
+
+UID: Final = 999  # `postgres` in the public image
+DATA: Final = "/var/lib/postgresql"
+SECRET: Final = "/etc/intake/superuser"
+
+# A crowd of claimers and the bridges beside it. Connections cost little while idle; the default of 100 refuses the
+# crowd.
+PARAMETERS: Final = {"max_connections": "300", "shared_buffers": "256MB", "password_encryption": "scram-sha-256"}
+
+# The password in the Secret is the truth. Postgres takes it at initdb only, so a Secret that was made anew is set here,
+# in single-user mode, before the server starts. The marker keeps an ordinary start as fast as it was.
+START: Final = f"""
+marker=$PGDATA/intake-superuser
+wanted=$(sha256sum < {SECRET}/password)
+if [ -s "$PGDATA/PG_VERSION" ]; then
+  chmod 700 "$PGDATA"
+  if [ "$(cat "$marker" 2>/dev/null)" != "$wanted" ]; then
+    printf "ALTER ROLE {names.SUPERUSER} PASSWORD '%s'\\n" "$(cat {SECRET}/password)" |
+      postgres --single -D "$PGDATA" postgres > /dev/null
+    echo "$wanted" > "$marker"
+  fi
+fi
+exec docker-entrypoint.sh postgres "$@"
+"""
+
+RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
+
+
+def stateful_set(event: Event, wanted: Database, *, claimable: bool) -> Manifest:
+    """DB1's StatefulSet.
+
+    Updates wait for the pod to be deleted (OnDelete): the operator decides when, because nothing may restart a healthy
+    DB1 while people are buying.
+    """
+    meta = common.metadata(event, names.database(event.name), "database")
+    meta["annotations"] = _mark(claimable=claimable)
+    volumes: list[Manifest] = [
+        {"name": "superuser", "secret": {"secretName": names.superuser_secret(event.name), "defaultMode": 0o440}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "run", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+    ]
+    spec: Manifest = {
+        "serviceName": names.database(event.name),
+        "replicas": 1,
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "OnDelete"},
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+        "selector": {"matchLabels": common.selector(event, "database")},
+    }
+    if wanted.volume is None:
+        volumes.append({"name": "data", "emptyDir": {}})
+    else:
+        spec["volumeClaimTemplates"] = [_claim_template(wanted)]
+    spec["template"] = {
+        "metadata": {"labels": common.labels(event, "database")},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": common.restricted_pod(UID),
+            # Fast shutdown and its checkpoint: a clean stop keeps the UNLOGGED tables, a SIGKILL empties them.
+            "terminationGracePeriodSeconds": 120,
+            "containers": [_container(wanted)],
+            "volumes": volumes,
+        },
+    }
+    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
+
+
+def volume_claim(event: Event, wanted: Database, *, claimable: bool) -> Manifest | None:
+    """The volume, made by us under the name that the StatefulSet looks for.
+
+    So it has an owner reference, and outlives a StatefulSet that somebody deletes in the middle of a sale.
+    """
+    if wanted.volume is None:
+        return None
+    meta = common.metadata(event, names.volume_claim(event.name), "database")
+    meta["annotations"] = _mark(claimable=claimable)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": meta,
+        "spec": _claim_template(wanted)["spec"],
+    }
+
+
+def _mark(*, claimable: bool) -> dict[str, str]:
+    return {names.CLAIMABLE_ANNOTATION: "true"} if claimable else {}
+
+
+def _claim_template(wanted: Database) -> Manifest:
+    assert wanted.volume is not None
+    spec: Manifest = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": str(wanted.volume.size)}},
+    }
+    if wanted.volume.storage_class_name:
+        spec["storageClassName"] = wanted.volume.storage_class_name
+    return {"metadata": {"name": "data"}, "spec": spec}
+
+
+def _container(wanted: Database) -> dict[str, Any]:
+    settings = PARAMETERS | wanted.parameters
+    alive = ["pg_isready", "-q", "-h", "127.0.0.1", "-U", names.SUPERUSER, "-d", names.DATABASE_NAME]
+    return {
+        "name": "postgres",
+        "image": wanted.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-ec", START, "start"],
+        "args": [word for name, value in sorted(settings.items()) for word in ("-c", f"{name}={value}")],
+        "env": [
+            {"name": "POSTGRES_USER", "value": names.SUPERUSER},
+            {"name": "POSTGRES_DB", "value": names.DATABASE_NAME},
+            {"name": "POSTGRES_PASSWORD_FILE", "value": f"{SECRET}/password"},
+            {"name": "POSTGRES_INITDB_ARGS", "value": "--data-checksums --auth-host=scram-sha-256"},
+            # A folder below the mount: a fresh volume may hold lost+found, and initdb wants an empty folder.
+            {"name": "PGDATA", "value": f"{DATA}/18/docker"},
+        ],
+        "ports": [{"name": "postgres", "containerPort": PORT, "protocol": "TCP"}],
+        # Ready over TCP only: during initdb a temporary server answers on the socket.
+        "startupProbe": {"exec": {"command": alive}, "periodSeconds": 1, "failureThreshold": 300},
+        "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 2, "timeoutSeconds": 5},
+        "resources": wanted.resources or RESOURCES,
+        "securityContext": common.restricted_container(),
+        "volumeMounts": [
+            {"name": "data", "mountPath": DATA},
+            {"name": "superuser", "mountPath": SECRET, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "run", "mountPath": "/var/run/postgresql"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }

@@ -1,0 +1,39 @@
+"""Who may reach DB1, and what may evict it."""
+
+from intake_operator import names
+from intake_operator.build import common
+from intake_operator.build.access import PORT
+from intake_operator.model.observed import Event, Manifest
+
+
+def network_policy(event: Event) -> Manifest:
+    """DB1 answers pods of its own namespace (web back ends and bridges) and operators; nobody else."""
+    operator = {
+        "namespaceSelector": {},
+        "podSelector": {
+            "matchLabels": {"app.kubernetes.io/part-of": "intake-engine", "app.kubernetes.io/component": "operator"}
+        },
+    }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": common.metadata(event, names.database(event.name), "database"),
+        "spec": {
+            "podSelector": {"matchLabels": common.selector(event, "database")},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {}}, operator], "ports": [{"port": PORT, "protocol": "TCP"}]}],
+        },
+    }
+
+
+def disruption_budget(event: Event, *, serving: bool) -> Manifest:
+    """No voluntary eviction of DB1 while it serves; before that a node may be drained as ever."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": common.metadata(event, names.database(event.name), "database"),
+        "spec": {
+            "maxUnavailable": 0 if serving else 1,
+            "selector": {"matchLabels": common.selector(event, "database")},
+        },
+    }

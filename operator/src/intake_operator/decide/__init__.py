@@ -1,0 +1,1 @@
+"""Pure decisions: from what is wanted, what was observed and the time to steps and status."""

@@ -1,0 +1,161 @@
+"""What is wrong, in the words of a condition: a constant reason, and a message that says what to do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from intake_operator import names
+from intake_operator.decide.stage import Stage
+from intake_operator.model.observed import Event, Manifest, Observed
+from intake_operator.reasons import Problem
+
+# Longer than a start on a healthy node takes, image present (DB1 4 s, bridge 2 s, measured), and short enough for a
+# person who has just applied a file and is looking.
+START_PATIENCE: Final = timedelta(seconds=20)
+
+IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One thing that is wrong."""
+
+    reason: Problem
+    message: str
+
+
+def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> tuple[Trouble, ...]:
+    """Everything wrong at this moment, in the order of `reasons.Problem`."""
+    if stage in {Stage.INERT, Stage.RELEASE}:
+        return ()
+    found = [*_spec(event), *_pods(observed, now), *_engine(event, observed), *_ledger(observed)]
+    found += [*_workers(observed), *_dead_letters(observed), *_overdue(event, stage, now)]
+    order = list(Problem)
+    return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
+
+
+def stuck_database_pod(event: Event, observed: Observed) -> tuple[str, str] | None:
+    """DB1's pod, and why it has to be replaced; None when it should be left alone.
+
+    A StatefulSet does not replace a pod that never became ready, so a mended image would wait for ever.
+    """
+    wanted = observed.children.get(("StatefulSet", names.database(event.name)))
+    pod = next(
+        (p for p in observed.pods if _component(p) == "database" and "deletionTimestamp" not in p["metadata"]), None
+    )
+    if wanted is None or pod is None:
+        return None
+    if observed.engine.login_failed:
+        return pod["metadata"]["name"], "its superuser password is not the one in the Secret; it takes it at start"
+    revision = (wanted.get("status") or {}).get("updateRevision")
+    outdated = revision and pod["metadata"]["labels"].get("controller-revision-hash") != revision
+    if outdated and not _ready(pod):
+        return pod["metadata"]["name"], "it never became ready, and its definition has changed since"
+    return None
+
+
+def _spec(event: Event) -> Iterator[Trouble]:
+    if event.spec is None:
+        yield Trouble(Problem.SPEC_INVALID, f"{event.spec_error}. Correct the spec; nothing that exists was touched.")
+
+
+def _pods(observed: Observed, now: datetime) -> Iterator[Trouble]:
+    for pod in observed.pods:
+        if _ready(pod) or "deletionTimestamp" in pod["metadata"]:
+            continue
+        name = pod["metadata"]["name"]
+        waiting = [s["state"]["waiting"] for s in _containers(pod) if "waiting" in (s.get("state") or {})]
+        image = next((w for w in waiting if w.get("reason") in IMAGE_REASONS), None)
+        if image:
+            where = "spec.database.image" if _component(pod) == "database" else "the operator's bridge image"
+            yield Trouble(
+                Problem.IMAGE_UNAVAILABLE,
+                f"pod {name} cannot get its image ({image['reason']}): {image.get('message', '')}. Correct {where}.",
+            )
+        elif now - _created(pod) > START_PATIENCE and (why := _why_not_starting(pod, waiting)):
+            yield Trouble(Problem.PODS_NOT_STARTING, f"pod {name} does not start: {why}")
+
+
+def _engine(event: Event, observed: Observed) -> Iterator[Trouble]:
+    running = any(_component(p) == "database" and _ready(p) for p in observed.pods)
+    if running and not observed.engine.reachable:
+        yield Trouble(
+            Problem.DATABASE_UNREACHABLE,
+            f"DB1 runs but cannot be spoken to: {observed.engine.error}. Check network policies between the operator "
+            f"and {event.namespace}/{names.service(event.name)}.",
+        )
+
+
+def _ledger(observed: Observed) -> Iterator[Trouble]:
+    if observed.ledger.problem:
+        yield Trouble(observed.ledger.problem, observed.ledger.message)
+
+
+def _workers(observed: Observed) -> Iterator[Trouble]:
+    workers = observed.engine.status["workers"] if observed.engine.status else []
+    for target, reason, cure in (
+        ("ledger", Problem.LEDGER_DOWN, "Claims wait in the queue; commits go on when the ledger answers."),
+        (
+            "validator",
+            Problem.VALIDATOR_DOWN,
+            "Claims wait in the queue; check spec.validation.webhook and its server.",
+        ),
+    ):
+        errors = [h[target] for w in workers if (h := w.get("health") or {}).get(target, {}).get("state") == "down"]
+        if errors:
+            told = errors[0].get("error") or "no answer"
+            yield Trouble(reason, f"{len(errors)} of {len(workers)} bridges report the {target} down: {told}. {cure}")
+
+
+def _dead_letters(observed: Observed) -> Iterator[Trouble]:
+    if count := observed.engine.dead_letters:
+        yield Trouble(
+            Problem.DEAD_LETTERS,
+            f"{count} claims gave up and hold their slots. Look at intake.dead_letters, mend the cause, and call "
+            "intake.replay in DB1.",
+        )
+
+
+def _overdue(event: Event, stage: Stage, now: datetime) -> Iterator[Trouble]:
+    if stage is not Stage.DRAIN or event.spec is None:
+        return
+    since = min(filter(None, (event.deleted_at, event.spec.window.closes_at)))
+    patience = timedelta(seconds=event.spec.teardown.drain_timeout_seconds)
+    if now - since > patience:
+        yield Trouble(
+            Problem.DRAIN_OVERDUE,
+            f"draining since {since.isoformat(timespec='seconds')}, longer than spec.teardown.drainTimeoutSeconds. "
+            f"It goes on; to give up what is left, set annotation {names.ABANDON_ANNOTATION}: {event.name}.",
+        )
+
+
+def _why_not_starting(pod: Manifest, waiting: list[dict[str, Any]]) -> str:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    unscheduled = next((c for c in conditions if c["type"] == "PodScheduled" and c["status"] != "True"), None)
+    if unscheduled:
+        return str(unscheduled.get("message") or unscheduled.get("reason") or "it cannot be scheduled")
+    named = next((w for w in waiting if w.get("reason") not in {None, "PodInitializing"}), None)
+    if named is None:
+        return ""
+    if named["reason"] == "ContainerCreating":
+        return "a volume or Secret it mounts is not there yet; `kubectl describe pod` names it"
+    return f"{named['reason']} {named.get('message', '')}".strip()
+
+
+def _containers(pod: Manifest) -> list[dict[str, Any]]:
+    return (pod.get("status") or {}).get("containerStatuses") or []
+
+
+def _component(pod: Manifest) -> str | None:
+    component: str | None = pod["metadata"]["labels"].get("app.kubernetes.io/component")
+    return component
+
+
+def _ready(pod: Manifest) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _created(pod: Manifest) -> datetime:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])

@@ -1,0 +1,129 @@
+"""DB1 through its own SQL functions; no SQL is composed here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from intake_operator import names
+from intake_operator.engine.migrate import Migration, migrate, pending
+from intake_operator.model.observed import Engine
+
+# Seconds. A pass over one event must not hang on a DB1 that is going away.
+CONNECT_TIMEOUT: Final = 5
+# Seeding ten million slots is the longest thing that is ever asked.
+STATEMENT_TIMEOUT: Final = "300s"
+
+UNKNOWN_POOL: Final = "IE001"
+
+
+class Engines:
+    """One connection for each event's DB1, kept between passes, closed with the event."""
+
+    def __init__(self, migrations: Sequence[Migration]) -> None:
+        self._migrations = migrations
+        self._connections: dict[str, AsyncConnection] = {}
+
+    async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
+        """Look at DB1. Not being able to is an observation, too."""
+        try:
+            connection = await self._connect(uid, host, password)
+            missing = await pending(connection, self._migrations)
+            logins = await self._logins(connection)
+            status = None if missing else await self._status(connection, pool)
+        except (psycopg.Error, OSError) as error:
+            await self.close(uid)
+            return Engine(error=_brief(error), login_failed="password authentication failed" in str(error))
+        return Engine(reachable=True, migrated=not missing, logins=logins, status=status)
+
+    async def migrate(self, uid: str) -> None:
+        """Install what is missing."""
+        await migrate(self._connections[uid], self._migrations)
+
+    async def set_logins(self, uid: str, passwords: Mapping[str, tuple[str, str]]) -> None:
+        """Role to (password, fingerprint of its Secret). The server sees a SCRAM verifier, never the password."""
+        connection = self._connections[uid]
+        async with connection.transaction():
+            for role, (password, fingerprint) in passwords.items():
+                verifier = connection.pgconn.encrypt_password(
+                    password.encode(), role.encode(), b"scram-sha-256"
+                ).decode()
+                name = sql.Identifier(role)
+                await connection.execute(
+                    sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(verifier)),
+                )
+                await connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(name, sql.Literal(fingerprint)))
+
+    async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
+        """Push the live configuration."""
+        await self._connections[uid].execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
+
+    async def seed(self, uid: str, pool: str) -> int:
+        """Make DB1 ready to answer claims; the number of slots that were added."""
+        row = await (await self._connections[uid].execute("SELECT intake.seed(%s)", (pool,))).fetchone()
+        return int(row[0]) if row else 0
+
+    async def seal(self, uid: str, pool: str, reason: str) -> None:
+        """End claiming for good; returns when no claim is under way any more."""
+        await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
+
+    async def account(self, uid: str, pool: str) -> tuple[Sequence[int], tuple[str, ...]]:
+        """(claims, committed, voided, queued, dead, digest) of a sealed engine, and what violates an invariant."""
+        connection = self._connections[uid]
+        found = await connection.execute(
+            "SELECT claims, committed, voided, queued, dead, digest FROM intake.proof(%s)", (pool,)
+        )
+        row = await found.fetchone()
+        assert row is not None
+        violations = await (
+            await connection.execute("SELECT invariant || ': ' || detail FROM intake.reconcile(%s) LIMIT 20", (pool,))
+        ).fetchall()
+        return row, tuple(v[0] for v in violations)
+
+    async def close(self, uid: str) -> None:
+        """Drop the connection of an event."""
+        if connection := self._connections.pop(uid, None):
+            await connection.close()
+
+    async def close_all(self) -> None:
+        """Drop every connection."""
+        for uid in list(self._connections):
+            await self.close(uid)
+
+    async def _connect(self, uid: str, host: str, password: str) -> AsyncConnection:
+        known = self._connections.get(uid)
+        if known is not None and not known.closed:
+            return known
+        self._connections[uid] = await AsyncConnection.connect(
+            host=host,
+            dbname=names.DATABASE_NAME,
+            user=names.SUPERUSER,
+            password=password,
+            application_name=names.FIELD_MANAGER,
+            connect_timeout=CONNECT_TIMEOUT,
+            options=f"-c statement_timeout={STATEMENT_TIMEOUT}",
+            autocommit=True,
+        )
+        return self._connections[uid]
+
+    async def _logins(self, connection: AsyncConnection) -> dict[str, str]:
+        found = await connection.execute(
+            "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolcanlogin AND rolname <> %s",
+            (names.SUPERUSER,),
+        )
+        return {role: comment or "" for role, comment in await found.fetchall()}
+
+    async def _status(self, connection: AsyncConnection, pool: str) -> dict[str, Any] | None:
+        try:
+            row = await (await connection.execute("SELECT intake.engine_status(%s)", (pool,))).fetchone()
+        except psycopg.Error as error:
+            if error.sqlstate == UNKNOWN_POOL:
+                return None
+            raise
+        return row[0] if row else None
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,104 @@
+"""The ledger as seen from the operator: can it be used, and does it agree in the end?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+
+from intake_operator import names
+from intake_operator.model.observed import Ledger
+from intake_operator.reasons import Problem
+
+# Seconds between two looks: the ledger is somebody's old database, but a person who mends something wants to see it.
+WHILE_GOOD: Final = 60.0
+WHILE_BAD: Final = 3.0
+CONNECT_TIMEOUT: Final = 5
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the ledger holds of a pool; digest as in intake.proof."""
+
+    committed: int
+    voided: int
+    digest: int
+
+
+class Ledgers:
+    """Looks at ledgers, seldom. `clock` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[float, tuple[str, str], Ledger]] = {}
+
+    async def check(self, uid: str, uri: str, function: str) -> Ledger:
+        """Whether the ledger answers and has the function. A changed URI or function is looked at once."""
+        wish = (uri, function)
+        if seen := self._seen.get(uid):
+            at, before, ledger = seen
+            patience = WHILE_BAD if ledger.problem else WHILE_GOOD
+            if before == wish and self._clock() - at < patience:
+                return ledger
+        ledger = await _look(uri, function)
+        self._seen[uid] = (self._clock(), wish, ledger)
+        return ledger
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an event."""
+        self._seen.pop(uid, None)
+
+
+async def account(uri: str, pool: str) -> Account | None:
+    """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers)."""
+    async with await _connect(uri) as connection:
+        offered = await (await connection.execute("SELECT to_regproc('ledger_proof') IS NOT NULL")).fetchone()
+        if not offered or not offered[0]:
+            return None
+        row = await (
+            await connection.execute("SELECT committed, voided, digest FROM ledger_proof(%s)", (pool,))
+        ).fetchone()
+        return Account(*row) if row else None
+
+
+async def _look(uri: str, function: str) -> Ledger:
+    try:
+        conninfo_to_dict(uri)
+    except psycopg.Error:
+        # The parser's message may quote the URI, and with it a password.
+        return Ledger(
+            Problem.LEDGER_UNREACHABLE, "the ledger's URI cannot be parsed; write postgresql://user:password@host/db"
+        )
+    schema, _, name = function.rpartition(".")
+    try:
+        async with await _connect(uri) as connection:
+            found = await connection.execute(
+                """
+                SELECT count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                WHERE p.proname = %(name)s
+                  AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
+                """,
+                {"name": name, "schema": schema},
+            )
+            row = await found.fetchone()
+    except (psycopg.Error, OSError) as error:
+        brief = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        return Ledger(
+            Problem.LEDGER_UNREACHABLE,
+            f"the ledger cannot be reached: {brief}. Claims wait in the queue; correct the Secret or the database.",
+        )
+    if not row or not row[0]:
+        return Ledger(
+            Problem.LEDGER_FUNCTION_MISSING,
+            f"the ledger has no function {function}. Create it (sql/ledger is the reference), or correct "
+            "spec.commitTarget.postgres.function.",
+        )
+    return Ledger()
+
+
+async def _connect(uri: str) -> AsyncConnection:
+    return await AsyncConnection.connect(
+        uri, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=names.FIELD_MANAGER
+    )

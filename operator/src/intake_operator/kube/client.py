@@ -1,0 +1,138 @@
+"""The few verbs of the Kubernetes API that the operator needs, on plain dicts, through the official async client."""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
+
+from intake_operator import names
+from intake_operator.model.observed import Manifest
+
+# Kind to the folder of its API and its plural.
+RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
+    names.KIND: (f"apis/{names.API_VERSION}", names.PLURAL),
+    "ConfigMap": ("api/v1", "configmaps"),
+    "Deployment": ("apis/apps/v1", "deployments"),
+    "Event": ("api/v1", "events"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
+    "Pod": ("api/v1", "pods"),
+    "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
+    "Secret": ("api/v1", "secrets"),
+    "Service": ("api/v1", "services"),
+    "StatefulSet": ("apis/apps/v1", "statefulsets"),
+}
+
+# Seconds. The client's own default is five minutes, which would freeze a worker on a half-dead connection.
+REQUEST_TIMEOUT: Final = 30
+
+APPLY: Final = "application/apply-patch+yaml"
+MERGE: Final = "application/merge-patch+json"
+
+
+class ApiError(Exception):
+    """The API server refused; `reason` is its own word (NotFound, AlreadyExists, Invalid …), `status` the HTTP code."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{reason or status}: {message}")
+        self.status = status
+        self.reason = reason
+
+
+class Cluster:
+    """The cluster, through one connection pool."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """One object; None when there is none."""
+        try:
+            return await self._call("GET", _path(kind, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: str, namespace: str, label_selector: str) -> list[Manifest]:
+        """All objects of a kind with these labels."""
+        found = await self._call("GET", _path(kind, namespace), {"labelSelector": label_selector})
+        items: list[Manifest] = found["items"]
+        for item in items:
+            item["kind"] = kind
+        return items
+
+    async def apply(self, manifest: Manifest, field_manager: str, *, subresource: str = "") -> Manifest:
+        """Server-side apply; conflicts go to us, because what we apply is ours."""
+        meta = manifest["metadata"]
+        path = _path(manifest["kind"], meta["namespace"], meta["name"], subresource)
+        query = {"fieldManager": field_manager, "force": "true", "fieldValidation": "Strict"}
+        return await self._call("PATCH", path, query, manifest, APPLY)
+
+    async def create(self, manifest: Manifest, field_manager: str) -> Manifest:
+        """Create; ApiError AlreadyExists when it is there."""
+        path = _path(manifest["kind"], manifest["metadata"]["namespace"])
+        return await self._call("POST", path, {"fieldManager": field_manager}, manifest)
+
+    async def merge(self, kind: str, namespace: str, name: str, patch: Manifest, field_manager: str) -> Manifest:
+        """JSON merge patch; put metadata.resourceVersion into it to have it refused when the object moved on."""
+        return await self._call("PATCH", _path(kind, namespace, name), {"fieldManager": field_manager}, patch, MERGE)
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """Delete, with its dependents in the background; fine when it is gone already, or has another uid by now."""
+        body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._call("DELETE", _path(kind, namespace, name), body=body)
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = await self._api.call_api(*request, _request_timeout=REQUEST_TIMEOUT)
+        except ApiException as error:
+            raise ApiError(error.status or 0, str(error.reason), str(error.body)) from error
+        content = await response.read()  # type: ignore[no-untyped-call]
+        answer: Manifest = json.loads(content) if content else {}
+        if not 200 <= response.status < 300:
+            raise ApiError(response.status, str(answer.get("reason", "")), str(answer.get("message", "")))
+        return answer
+
+
+async def connect() -> Cluster:
+    """The cluster we run in, or else the one that KUBECONFIG names."""
+    settings = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    return Cluster(client.ApiClient(settings))
+
+
+def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
+    folder, plural = RESOURCES[kind]
+    parts = [folder, "namespaces", namespace, plural, name, subresource]
+    return "/" + "/".join(part for part in parts if part)

@@ -1,0 +1,56 @@
+"""Kubernetes Events: what changed, in the words of the conditions."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from intake_operator import names
+from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.reasons import ConditionType
+
+# Scaling moves with every wave; its condition says enough.
+QUIET = frozenset({ConditionType.SCALING_ACTIVE, ConditionType.READY})
+
+
+def transitions(event: Event, status: Mapping[str, Any], now: datetime) -> Iterator[Manifest]:
+    """An Event for every condition whose reason is not what it was."""
+    before = {c["type"]: c["reason"] for c in event.status.get("conditions") or ()}
+    for condition in status["conditions"]:
+        kind, reason = condition["type"], condition["reason"]
+        if kind in QUIET or before.get(kind) == reason:
+            continue
+        bad = kind == ConditionType.DEGRADED and condition["status"] == "True"
+        stamp = now.isoformat(timespec="seconds")
+        unique = hashlib.sha256(f"{event.uid}{kind}{reason}{now.isoformat()}".encode()).hexdigest()[:16]
+        yield {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{event.name}.{unique}", "namespace": event.namespace},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": event.name,
+                "namespace": event.namespace,
+                "uid": event.uid,
+            },
+            "type": "Warning" if bad else "Normal",
+            "reason": reason,
+            "message": f"{kind}: {condition['message']}"[:1000],
+            "source": {"component": names.FIELD_MANAGER},
+            "reportingComponent": names.FIELD_MANAGER,
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+
+
+async def post(cluster: Cluster, found: Iterator[Manifest]) -> None:
+    """Send them. Events are for people: one that is refused (a namespace that is going away) stops nothing."""
+    for manifest in found:
+        try:
+            await cluster.create(manifest, names.FIELD_MANAGER)
+        except ApiError as error:
+            if error.status not in {403, 404, 409, 422}:
+                raise

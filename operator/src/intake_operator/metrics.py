@@ -1,0 +1,69 @@
+"""Prometheus metrics of the operator; the series of an event go when the event goes."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from intake_operator.workqueue import Key
+
+
+class Metrics:
+    """The operator's registry and what is in it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.heartbeat = time.monotonic()
+        labels = ("namespace", "event")
+        self._seconds = Histogram(
+            "intake_operator_reconcile_seconds", "Duration of one pass over one event", registry=self.registry
+        )
+        self._errors = Counter(
+            "intake_operator_reconcile_errors", "Passes that failed and will be repeated", registry=self.registry
+        )
+        self._phase = Gauge(
+            "intake_event_phase", "1 for the phase an event is in", (*labels, "phase"), registry=self.registry
+        )
+        self._counts = Gauge(
+            "intake_event_claims", "Claims by where they are", (*labels, "state"), registry=self.registry
+        )
+        self._phases: dict[Key, str] = {}
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Time one pass, and count it if it fails."""
+        began = time.monotonic()
+        try:
+            yield
+        except Exception:
+            self._errors.inc()
+            raise
+        finally:
+            self.heartbeat = time.monotonic()
+            self._seconds.observe(self.heartbeat - began)
+
+    def seen(self, key: Key, status: Mapping[str, Any]) -> None:
+        """Publish what the status says."""
+        phase = status["phase"]
+        if (before := self._phases.get(key)) not in {None, phase}:
+            self._phase.remove(*key, before)
+        self._phases[key] = phase
+        self._phase.labels(*key, phase).set(1)
+        queue = status.get("queue") or {}
+        counts = {
+            "queued": queue.get("depth"),
+            "dead": queue.get("deadLetters"),
+            "committed": status.get("committed"),
+            "voided": status.get("voided"),
+        }
+        for state, count in counts.items():
+            if count is not None:
+                self._counts.labels(*key, state).set(count)
+
+    def forget(self, key: Key) -> None:
+        """Remove the series of an event that is gone."""
+        if phase := self._phases.pop(key, None):
+            self._phase.remove(*key, phase)
+        self._counts.remove_by_labels({"namespace": key[0], "event": key[1]})

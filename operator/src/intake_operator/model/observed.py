@@ -1,0 +1,132 @@
+"""What one read pass saw. Errors are values here: a part that could not be read says why, and the decision goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.reasons import Problem
+
+type Manifest = dict[str, Any]
+type ChildKey = tuple[str, str]
+"""Kind and name."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One IntakeEvent as the API server has it; without a `spec` it cannot be understood, and `spec_error` says why."""
+
+    namespace: str
+    name: str
+    uid: str
+    pool: str
+    generation: int
+    resource_version: str
+    deleted_at: datetime | None
+    finalizers: tuple[str, ...]
+    annotations: Mapping[str, str]
+    spec: IntakeEventSpec | None
+    spec_error: str
+    status: Mapping[str, Any]
+
+    @property
+    def deleting(self) -> bool:
+        """Someone has asked for this event to be gone."""
+        return self.deleted_at is not None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """DB1 as its own SQL describes it."""
+
+    reachable: bool = False
+    error: str = ""
+    login_failed: bool = False
+    migrated: bool = False
+    logins: Mapping[str, str] = field(default_factory=dict)
+    """Role name to the fingerprint of the Secret whose password it has."""
+    status: Mapping[str, Any] | None = None
+    """`intake.engine_status`; None before the pool is configured."""
+
+    @property
+    def ready(self) -> bool:
+        """Claims can be answered: the hot row is there."""
+        return bool(self.status and self.status["ready"])
+
+    @property
+    def sealed(self) -> bool:
+        """No claim will ever be accepted again."""
+        return bool(self.status and self.status["sealed"])
+
+    @property
+    def depth(self) -> int | None:
+        """Intents on the queue, visible and in flight; None when unknown."""
+        return self.status["queue"]["depth"] if self.status else None
+
+    @property
+    def dead_letters(self) -> int:
+        """Intents that gave up and still hold their slot."""
+        return int(self.status["queue"]["deadLetters"]) if self.status else 0
+
+    @property
+    def window_closed(self) -> bool:
+        """DB1's clock is past closesAt."""
+        return bool(self.status and self.status["windowState"] == "closed")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The account of a sealed engine, and the ledger's word on it."""
+
+    claims: int
+    committed: int
+    voided: int
+    queued: int
+    dead: int
+    violations: tuple[str, ...]
+    ledger: str
+    """'agrees', 'offers no proof' or what differs."""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why this is not a proof; empty when it is one."""
+        found = list(self.violations)
+        if self.queued or self.dead:
+            found.append(f"{self.queued} intents are still queued and {self.dead} are dead letters")
+        if self.claims != self.committed + self.voided:
+            found.append(f"{self.claims} claims but {self.committed} committed and {self.voided} voided")
+        if self.ledger not in LEDGER_ACCEPTS:
+            found.append(self.ledger)
+        return tuple(found)
+
+
+LEDGER_AGREES = "the ledger agrees"
+LEDGER_SILENT = "the ledger offers no proof"
+LEDGER_ACCEPTS = frozenset({LEDGER_AGREES, LEDGER_SILENT})
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the operator saw when it looked at the commit target; no problem means it can be used."""
+
+    problem: Problem | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything a decision may look at."""
+
+    children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
+    """Objects that carry the event's label and its owner reference."""
+    pods: tuple[Manifest, ...] = ()
+    secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Our own Secrets: name to a word that changes with the content. A Secret that is not there is not here."""
+    input_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """The same for every Secret that a bridge mounts, the user's included."""
+    engine: Engine = Engine()
+    ledger: Ledger = Ledger()
+    proof: Proof | None = None
+    proof_error: str = ""
+    report: Manifest | None = None

@@ -1,0 +1,170 @@
+"""The specification of an IntakeEvent. The CRD is the contract; this mirrors it, defaults included (tested)."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic.alias_generators import to_camel
+
+# Settings that would let an acknowledged claim vanish in a crash (I2). Nobody may turn them, not even for speed.
+DURABILITY_PARAMETERS: Final = frozenset(
+    {"fsync", "synchronous_commit", "full_page_writes", "wal_level", "data_directory"}
+)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class SecretRef(_Model):
+    """A key of a Secret in the event's own namespace."""
+
+    name: str
+    key: str
+
+
+class LedgerSecretRef(SecretRef):
+    """As CloudNativePG's application Secrets have it: the connection URI is under `uri`."""
+
+    key: str = "uri"
+
+
+class Window(_Model):
+    """When claims are accepted: opens_at <= t < closes_at, judged by DB1's clock."""
+
+    opens_at: AwareDatetime
+    closes_at: AwareDatetime
+
+
+class ValidationWebhook(_Model):
+    """Where a claim is approved or declined."""
+
+    url: str
+    timeout_seconds: int = 5
+    batch: bool = False
+    secret_ref: SecretRef | None = None
+
+
+class Validation(_Model):
+    """How claims are validated before they are committed."""
+
+    webhook: ValidationWebhook | None = None
+
+
+class PostgresTarget(_Model):
+    """A ledger that is a Postgres function."""
+
+    secret_ref: LedgerSecretRef
+    function: str = "finalize_transaction"
+
+
+class WebhookTarget(_Model):
+    """A ledger behind an HTTP endpoint."""
+
+    url: str
+    timeout_seconds: int = 10
+    secret_ref: SecretRef | None = None
+
+
+class CommitTarget(_Model):
+    """The ledger: exactly one of the two, and the rate it can stand (commits per second, all bridges together)."""
+
+    postgres: PostgresTarget | None = None
+    webhook: WebhookTarget | None = None
+    max_per_second: int | None = None
+
+
+class Bridge(_Model):
+    """How many bridges, and how large each may be."""
+
+    min_replicas: int = 1
+    max_replicas: int = 4
+    backlog_per_replica: int = 2000
+    resources: dict[str, Any] = Field(default_factory=dict)
+
+
+class Storage(_Model):
+    """A volume for DB1 that survives its pod."""
+
+    size: str | int = "2Gi"
+    storage_class_name: str | None = None
+
+
+class Database(_Model):
+    """DB1 itself. Storage is a volume unless `ephemeral` is given."""
+
+    image: str = "postgres:18"
+    storage: Storage | None = None
+    ephemeral: dict[str, Any] | None = None
+    resources: dict[str, Any] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, str], Field(default_factory=dict)]
+
+    @field_validator("parameters")
+    @classmethod
+    def _keep_durability(cls, parameters: dict[str, str]) -> dict[str, str]:
+        if refused := sorted(DURABILITY_PARAMETERS & {name.lower() for name in parameters}):
+            raise ValueError(f"{', '.join(refused)} cannot be set: an acknowledged claim must survive a crash of DB1")
+        return parameters
+
+    @property
+    def volume(self) -> Storage | None:
+        """The volume to ask for; None when DB1 lives and dies with its pod."""
+        return None if self.ephemeral is not None else self.storage or Storage()
+
+
+class Teardown(_Model):
+    """Patience of the drain: after it a drain that is still running is shown as Degraded. It never gives up."""
+
+    drain_timeout_seconds: int = 3600
+
+
+class IntakeEventSpec(_Model):
+    """What the user wrote."""
+
+    pool: str
+    inventory_size: int
+    batch_size: int = 100
+    window: Window
+    visibility_timeout_seconds: int = 45
+    max_retries: int = 10
+    paused: bool = False
+    claims_per_user: int | None = None
+    hold_timeout_seconds: int | None = None
+    validation: Validation = Validation()
+    commit_target: CommitTarget
+    bridge: Bridge = Bridge()
+    database: Database = Field(default_factory=lambda: Database(parameters={}))
+    teardown: Teardown = Teardown()
+
+    def engine_config(self) -> dict[str, Any]:
+        """The live configuration, as `intake.configure` takes it: the CR's own names, secrets left out."""
+        config: dict[str, Any] = {
+            "inventorySize": self.inventory_size,
+            "batchSize": self.batch_size,
+            "opensAt": _rfc3339(self.window.opens_at),
+            "closesAt": _rfc3339(self.window.closes_at),
+            "visibilityTimeoutSeconds": self.visibility_timeout_seconds,
+            "maxRetries": self.max_retries,
+            "paused": self.paused,
+        }
+        optional = {
+            "claimsPerUser": self.claims_per_user,
+            "holdTimeoutSeconds": self.hold_timeout_seconds,
+            "maxPerSecond": self.commit_target.max_per_second,
+        }
+        config |= {name: value for name, value in optional.items() if value is not None}
+        if webhook := self.validation.webhook:
+            config["validation"] = _without_secret(webhook)
+        if self.commit_target.postgres:
+            config["commitTarget"] = {"postgres": {"function": self.commit_target.postgres.function}}
+        elif self.commit_target.webhook:
+            config["commitTarget"] = {"webhook": _without_secret(self.commit_target.webhook)}
+        return config
+
+
+def _without_secret(webhook: ValidationWebhook | WebhookTarget) -> dict[str, Any]:
+    return webhook.model_dump(by_alias=True, exclude={"secret_ref"})
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat()

@@ -1,0 +1,71 @@
+"""Every name that others may come to rely on: API group, labels, annotations, finalizer, field managers, children."""
+
+from typing import Final
+
+GROUP: Final = "intake-engine.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "IntakeEvent"
+PLURAL: Final = "intakeevents"
+
+EVENT_LABEL: Final = f"{GROUP}/event"
+FINALIZER: Final = f"{GROUP}/drain"
+
+# A child that carries this mark belongs to an engine whose claims may have been acknowledged: from then on only the
+# drain proof, or the abandon annotation, lets it go.
+CLAIMABLE_ANNOTATION: Final = f"{GROUP}/claimable"
+# Value: the event's own name. The only way past a drain that cannot be proven.
+ABANDON_ANNOTATION: Final = f"{GROUP}/abandon"
+# Changes with the Secrets that a pod mounts, so that mending a Secret restarts the pods that could not start without
+# it.
+INPUTS_ANNOTATION: Final = f"{GROUP}/inputs"
+SCALED_AT_ANNOTATION: Final = f"{GROUP}/scaled-at"
+VERIFIED_ANNOTATION: Final = f"{GROUP}/verified"
+
+FIELD_MANAGER: Final = "intake-operator"
+SCALER_FIELD_MANAGER: Final = "intake-operator-scaler"
+
+DATABASE_NAME: Final = "intake"
+SUPERUSER: Final = "postgres"
+CLAIMER_ROLE: Final = "claimer"
+BRIDGE_ROLE: Final = "bridge"
+
+
+def database(event: str) -> str:
+    """StatefulSet, headless Service, NetworkPolicy and PodDisruptionBudget of DB1."""
+    return f"{event}-db"
+
+
+def volume_claim(event: str) -> str:
+    """The PersistentVolumeClaim that DB1's StatefulSet takes for its only pod."""
+    return f"data-{database(event)}-0"
+
+
+def service(event: str) -> str:
+    """The Service through which everyone speaks to DB1."""
+    return f"{event}-rw"
+
+
+def superuser_secret(event: str) -> str:
+    """The Secret with the owner's password; only the operator and DB1 itself read it."""
+    return f"{event}-superuser"
+
+
+def claimer_secret(event: str) -> str:
+    """The Secret that web back ends read."""
+    return f"{event}-app"
+
+
+def bridge_secret(event: str) -> str:
+    """The Secret through which the bridge reaches DB1."""
+    return f"{event}-bridge"
+
+
+def bridge(event: str) -> str:
+    """The bridge's Deployment."""
+    return f"{event}-bridge"
+
+
+def report(event: str) -> str:
+    """The ConfigMap that outlives the engine."""
+    return f"{event}-report"

@@ -1,0 +1,186 @@
+"""One read pass over an event: the object, its children, DB1 and the ledger."""
+
+import asyncio
+import base64
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from pydantic import ValidationError
+
+from intake_operator import names
+from intake_operator.build import access
+from intake_operator.decide.stage import Stage, stage_of
+from intake_operator.engine import ledger
+from intake_operator.engine.database import Engines
+from intake_operator.engine.ledger import Ledgers
+from intake_operator.engine.migrate import MigrationChangedError
+from intake_operator.kube.apply import owned
+from intake_operator.kube.client import Cluster
+from intake_operator.model.observed import (
+    LEDGER_AGREES,
+    LEDGER_SILENT,
+    Engine,
+    Event,
+    Ledger,
+    Manifest,
+    Observed,
+    Proof,
+)
+from intake_operator.model.spec import IntakeEventSpec, PostgresTarget, SecretRef
+from intake_operator.reasons import Problem
+
+LISTED: Final = (
+    "StatefulSet",
+    "Deployment",
+    "Service",
+    "PersistentVolumeClaim",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+)
+
+
+def parse(body: Manifest) -> Event:
+    """An event out of what the API server has. A specification that makes no sense is an observation, not an error."""
+    meta, raw = body["metadata"], body.get("spec") or {}
+    try:
+        spec, spec_error = IntakeEventSpec.model_validate(raw), ""
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        spec, spec_error = None, f"spec.{'.'.join(str(p) for p in first['loc'])}: {first['msg']}"
+    deleted = meta.get("deletionTimestamp")
+    return Event(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        pool=str(raw.get("pool", "")),
+        generation=meta["generation"],
+        resource_version=meta["resourceVersion"],
+        deleted_at=datetime.fromisoformat(deleted) if deleted else None,
+        finalizers=tuple(meta.get("finalizers") or ()),
+        annotations=meta.get("annotations") or {},
+        spec=spec,
+        spec_error=spec_error,
+        status=body.get("status") or {},
+    )
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Everything that can be looked at."""
+
+    cluster: Cluster
+    engines: Engines
+    ledgers: Ledgers
+
+    async def observe(self, event: Event, now: datetime) -> Observed:
+        """Look at everything that the next decision may need, and at nothing else."""
+        selector = f"{names.EVENT_LABEL}={event.name}"
+        lists = [self.cluster.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
+        secret_names = (
+            names.superuser_secret(event.name),
+            names.claimer_secret(event.name),
+            names.bridge_secret(event.name),
+        )
+        *found, pods = await asyncio.gather(*lists)
+        *secrets, report = await asyncio.gather(
+            *(self.cluster.get("Secret", event.namespace, name) for name in secret_names),
+            self.cluster.get("ConfigMap", event.namespace, names.report(event.name)),
+        )
+        ours = [child for kind in found for child in kind if owned(child, event.uid)]
+        observed = Observed(
+            children={(child["kind"], child["metadata"]["name"]): child for child in ours},
+            pods=tuple(pods),
+            secret_fingerprints={s["metadata"]["name"]: fingerprint(s) for s in secrets if s and owned(s, event.uid)},
+            report=report if report and owned(report, event.uid) else None,
+        )
+        if stage_of(event, observed, now) not in {Stage.SERVE, Stage.DRAIN}:
+            return observed
+        engine = await self._engine(event, observed, secrets[0])
+        observed = replace(observed, engine=engine)
+        if event.spec is not None:
+            target, observed = await self._inputs(event, event.spec, observed)
+            drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
+            if drained and stage_of(event, observed, now) is Stage.DRAIN:
+                observed = await self._prove(event, observed, target)
+        return observed
+
+    async def _engine(self, event: Event, observed: Observed, superuser: Manifest | None) -> Engine:
+        serving = any(
+            pod["metadata"]["labels"].get("app.kubernetes.io/component") == "database"
+            and "deletionTimestamp" not in pod["metadata"]
+            and any(
+                c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions") or ()
+            )
+            for pod in observed.pods
+        )
+        if not serving or superuser is None:
+            return Engine()
+        try:
+            return await self.engines.observe(event.uid, event.pool, access.host(event), value(superuser, "password"))
+        except MigrationChangedError as error:
+            return Engine(error=str(error))
+
+    async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
+        """The user's Secrets and the ledger behind them. Answers the ledger's URI too, empty without one."""
+        users = (spec.commit_target.postgres, spec.commit_target.webhook, spec.validation.webhook)
+        refs: list[SecretRef | None] = [user.secret_ref for user in users if user]
+        fingerprints, uri = dict(observed.secret_fingerprints), ""
+        state = Ledger()
+        for ref in filter(None, refs):
+            secret = await self.cluster.get("Secret", event.namespace, ref.name)
+            if secret is not None:
+                fingerprints[ref.name] = fingerprint(secret)
+            state = state if state.problem else _usable(ref, secret)
+            postgres = spec.commit_target.postgres
+            if secret is not None and postgres and ref is postgres.secret_ref and ref.key in secret.get("data", {}):
+                uri = value(secret, ref.key)
+        if uri and not state.problem:
+            assert isinstance(spec.commit_target.postgres, PostgresTarget)
+            state = await self.ledgers.check(event.uid, uri, spec.commit_target.postgres.function)
+        return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
+
+    async def _prove(self, event: Event, observed: Observed, uri: str) -> Observed:
+        try:
+            (claims, committed, voided, queued, dead, digest), violations = await self.engines.account(
+                event.uid, event.pool
+            )
+            told = await ledger.account(uri, event.pool) if uri else None
+        except (psycopg.Error, OSError) as error:
+            return replace(
+                observed, proof_error=f"the account cannot be made: {str(error).strip().splitlines()[0][:300]}"
+            )
+        if told is None:
+            word = LEDGER_SILENT
+        elif (told.committed, told.voided, told.digest) == (committed, voided, digest):
+            word = LEDGER_AGREES
+        else:
+            word = (
+                f"the ledger has {told.committed} committed, {told.voided} voided; the engine {committed} and {voided}"
+                + ("" if told.digest == digest else "; the committed claims are not the same ones")
+            )
+        return replace(observed, proof=Proof(claims, committed, voided, queued, dead, violations, word))
+
+
+def fingerprint(secret: Manifest) -> str:
+    """Changes with the content of a Secret, and does not give it away: it is salted with the Secret's own uid."""
+    salted = [secret["metadata"]["uid"], *(f"{k}={v}" for k, v in sorted((secret.get("data") or {}).items()))]
+    return hashlib.sha256("\n".join(salted).encode()).hexdigest()
+
+
+def value(secret: Manifest, key: str) -> str:
+    """One value of a Secret."""
+    data: dict[str, Any] = secret["data"]
+    return base64.b64decode(data[key]).decode()
+
+
+def _usable(ref: SecretRef, secret: Manifest | None) -> Ledger:
+    if secret is None:
+        message = f"Secret {ref.name} does not exist in this namespace. Create it with the key {ref.key}."
+        return Ledger(Problem.LEDGER_SECRET_MISSING, message)
+    if ref.key not in (secret.get("data") or {}):
+        message = f"Secret {ref.name} has no key {ref.key}. Add it, or name another key in the spec."
+        return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
+    return Ledger()

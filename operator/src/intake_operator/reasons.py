@@ -1,0 +1,95 @@
+"""Every reason a user can meet in a condition or an Event, once. The runbooks in docs/ have one heading for each."""
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """The condition types of an IntakeEvent."""
+
+    READY = "Ready"
+    DATABASE_READY = "DatabaseReady"
+    INTAKE_OPEN = "IntakeOpen"
+    SCALING_ACTIVE = "ScalingActive"
+    DRAINED = "Drained"
+    DEGRADED = "Degraded"
+
+
+class Database(StrEnum):
+    """Reasons of DatabaseReady."""
+
+    NOT_CREATED = "NotCreated"
+    STARTING = "Starting"
+    MIGRATING = "Migrating"
+    SEEDING = "Seeding"
+    SEEDED = "Seeded"
+    UNREACHABLE = "DatabaseUnreachable"
+    RELEASED = "Released"
+
+
+class Intake(StrEnum):
+    """Reasons of IntakeOpen."""
+
+    NOT_YET_OPEN = "NotYetOpen"
+    WINDOW_OPEN = "WindowOpen"
+    PAUSED = "Paused"
+    WINDOW_CLOSED = "WindowClosed"
+    WINDOW_PASSED = "WindowPassed"
+    NOT_READY = "NotReady"
+
+
+class Scaling(StrEnum):
+    """Reasons of ScalingActive."""
+
+    IDLE = "Idle"
+    FOLLOWING_QUEUE = "FollowingQueue"
+    DEPTH_UNKNOWN = "QueueDepthUnknown"
+    STOPPED = "Stopped"
+
+
+class Drain(StrEnum):
+    """Reasons of Drained: the states of the teardown in their order, then the two that block it."""
+
+    NOT_STARTED = "NotStarted"
+    INTAKE_CLOSED = "IntakeClosed"
+    QUEUE_DRAINING = "QueueDraining"
+    VERIFYING = "Verifying"
+    BRIDGES_STOPPED = "BridgesStopped"
+    DATABASE_STOPPED = "DatabaseStopped"
+    VOLUMES_RELEASED = "VolumesReleased"
+    COMPLETED = "Completed"
+    DEAD_LETTERS_BLOCK = "DeadLettersBlock"
+    PROOF_FAILED = "ProofFailed"
+
+
+class Problem(StrEnum):
+    """Reasons of Degraded, the most fundamental first: the first that holds is the one shown."""
+
+    SPEC_INVALID = "SpecInvalid"
+    CHILD_NOT_OURS = "ChildNotOurs"
+    RECONCILE_FAILED = "ReconcileFailed"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    PODS_NOT_STARTING = "PodsNotStarting"
+    DATABASE_UNREACHABLE = "DatabaseUnreachable"
+    LEDGER_SECRET_MISSING = "LedgerSecretMissing"
+    LEDGER_SECRET_KEY_MISSING = "LedgerSecretKeyMissing"
+    LEDGER_UNREACHABLE = "LedgerUnreachable"
+    LEDGER_FUNCTION_MISSING = "LedgerFunctionMissing"
+    LEDGER_DOWN = "LedgerDown"
+    VALIDATOR_DOWN = "ValidatorDown"
+    DEAD_LETTERS = "DeadLetters"
+    DRAIN_OVERDUE = "DrainOverdue"
+
+
+class Phase(StrEnum):
+    """The word in the Phase column. Derived, for people; never read back."""
+
+    PENDING = "Pending"
+    PROVISIONING = "Provisioning"
+    SCHEDULED = "Scheduled"
+    OPEN = "Open"
+    DRAINING = "Draining"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+
+
+ALL_GOOD = "AsExpected"

@@ -1,0 +1,103 @@
+"""One pass over one event: look, decide, say, do. Create, update, child change, timer and delete all come here."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from intake_operator import names
+from intake_operator.act import Actor
+from intake_operator.build.bridge import BridgeImage
+from intake_operator.decide.plan import Plan, plan
+from intake_operator.decide.steps import RemoveFinalizer, Step
+from intake_operator.kube import events
+from intake_operator.kube.apply import NotOursError
+from intake_operator.kube.client import ApiError
+from intake_operator.metrics import Metrics
+from intake_operator.model.observed import Event, Observed
+from intake_operator.observe import Observer, parse
+from intake_operator.reasons import ConditionType, Problem
+from intake_operator.workqueue import Key
+
+logger = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The clock of the process."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """Reconciles events by key."""
+
+    observer: Observer
+    actor: Actor
+    image: BridgeImage
+    metrics: Metrics
+    forget: Callable[[Key], None]
+    clock: Callable[[], datetime] = utc_now
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass; answers in how many seconds to come again. Raises what went wrong after having reported it."""
+        with self.metrics.timed():
+            try:
+                return await self._pass(key)
+            except Exception as error:
+                logger.warning(
+                    "reconcile failed", extra={"namespace": key[0], "event": key[1], "error": str(error)[:1000]}
+                )
+                raise
+
+    async def _pass(self, key: Key) -> float | None:
+        namespace, name = key
+        body = await self.observer.cluster.get(names.KIND, namespace, name)
+        if body is None:
+            self.forget(key)
+            self.actor.applier.forget(namespace, name)
+            return None
+        event, now = parse(body), self.clock()
+        observed = await self.observer.observe(event, now)
+        decided = plan(event, observed, self.image, now)
+        # The word comes before the deed: whoever reads the status after a crash sees what was about to happen.
+        await self._say(event, decided.status, now)
+        self.metrics.seen(key, decided.status)
+        for step in decided.steps:
+            await self._do(step, event, observed, decided, now)
+        if any(isinstance(step, RemoveFinalizer) for step in decided.steps):
+            self.observer.ledgers.forget(event.uid)
+        return decided.requeue_after
+
+    async def _do(self, step: Step, event: Event, observed: Observed, decided: Plan, now: datetime) -> None:
+        try:
+            await self.actor.act(step, event, observed, now)
+        except Exception as error:
+            stale = isinstance(error, ApiError) and error.status in {404, 409}
+            if not stale:
+                await self._say(event, _failed(decided.status, step, error), now)
+            raise
+
+    async def _say(self, event: Event, status: dict[str, Any], now: datetime) -> None:
+        if status == event.status:
+            return
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": event.name, "namespace": event.namespace},
+            "status": status,
+        }
+        await self.actor.cluster.apply(manifest, names.FIELD_MANAGER, subresource="status")
+        await events.post(self.actor.cluster, events.transitions(event, status, now))
+
+
+def _failed(status: dict[str, Any], step: Step, error: Exception) -> dict[str, Any]:
+    """The status, with the step that failed in its Degraded and Ready conditions."""
+    reason = Problem.CHILD_NOT_OURS if isinstance(error, NotOursError) else Problem.RECONCILE_FAILED
+    told = f"{type(step).__name__}: {str(error)[:500]}"
+    words = {ConditionType.DEGRADED: "True", ConditionType.READY: "False"}
+    conditions = [
+        c | {"status": words[c["type"]], "reason": reason.value, "message": told} if c["type"] in words else c
+        for c in status["conditions"]
+    ]
+    return status | {"conditions": conditions}

@@ -1,0 +1,29 @@
+"""The operator's settings, out of its environment; the chart writes them."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once, at start."""
+
+    model_config = SettingsConfigDict(env_prefix="INTAKE_", frozen=True)
+
+    namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    """Namespaces to watch; empty means all."""
+    bridge_image: str = "intake-engine/bridge:dev"
+    bridge_pull_policy: str = "IfNotPresent"
+    sql_dir: Path = Path("/usr/share/intake-engine/sql")
+    """The folder that holds intake/."""
+    log_level: str = "INFO"
+    http_port: int = 8080
+    workers: int = 8
+    """Events that are worked on at the same time."""
+
+    @field_validator("namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value
