@@ -1,0 +1,212 @@
+"""What an IntakeEvent plays on: a namespace, the operator, a ledger, a validator, a crowd. Tests and demo share it."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from tests.e2e.kube import CommandError, Kube, Object, eventually
+
+RELEASE = "intake-engine"
+OPERATOR_NAMESPACE = "intake-system"
+OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=intake-engine"
+EVENT_LABEL = "intake-engine.io/event"
+CHART = "charts/intake-engine"
+
+LEDGER_POD = "core-ledger-0"
+LEDGER_DATABASE = "ledger"
+VALIDATOR_URL = "http://validator:8080/validate"
+
+# A pod starts within three seconds on an idle node; this is for a loaded one.
+POD_SECONDS = 90.0
+
+RESTRICTED = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/enforce-version": "latest",
+}
+
+
+def create_namespace(kube: Kube, name: str) -> Kube:
+    """A namespace in which only pods that pass Pod Security `restricted` start."""
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    return kube.within(name)
+
+
+def install_operator(kube: Kube, *settings: str) -> None:
+    """The chart as a user installs it, watching every namespace; returns when the operator is ready."""
+    sets = [word for setting in settings for word in ("--set", setting)]
+    operator = create_namespace(kube, OPERATOR_NAMESPACE)
+    operator.helm("upgrade", "--install", RELEASE, CHART, "--wait", "--timeout", "120s", *sets)
+
+
+def operator_pods(kube: Kube) -> list[Object]:
+    """The operator's pods; one, but for the moments between two."""
+    return kube.within(OPERATOR_NAMESPACE).items("pods", OPERATOR_SELECTOR)
+
+
+def start_ledger(kube: Kube) -> None:
+    """examples/core-ledger.yaml, with the reference contract of sql/ledger."""
+    kube.config_map("core-ledger-sql", "sql/ledger")
+    kube.apply_file("examples/core-ledger.yaml")
+
+
+def start_validator(kube: Kube) -> None:
+    """examples/validator.yaml."""
+    kube.config_map("validator", "examples/demo/validator.py")
+    kube.apply_file("examples/validator.yaml")
+
+
+def await_rollout(kube: Kube, *workloads: str) -> None:
+    """Return when each of these (`kind/name`) runs as its manifest says."""
+    for workload in workloads:
+        kube.kubectl("rollout", "status", workload, f"--timeout={POD_SECONDS:.0f}s", timeout=POD_SECONDS + 10)
+
+
+def validator(kube: Kube, path: str) -> Object:
+    """A GET to the validator, out of its own pod: `/effects`, `/faults?mode=500`."""
+    script = f"import urllib.request as u; print(u.urlopen('http://localhost:8080{path}').read().decode())"
+    answer: Object = json.loads(kube.execute("deploy/validator", "python", "-c", script))
+    return answer
+
+
+def ledger(kube: Kube, script: str, database: str = LEDGER_DATABASE) -> str:
+    """SQL in the ledger."""
+    return kube.psql(LEDGER_POD, database, script)
+
+
+def engine(kube: Kube, event: str, script: str) -> str:
+    """SQL in an event's DB1, as its superuser."""
+    return kube.psql(f"{event}-db-0", "intake", script)
+
+
+def window(opens_in: float, lasts: float) -> dict[str, str]:
+    """spec.window from now on, in whole seconds."""
+    opens = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=opens_in)
+    return {"opensAt": instant(opens), "closesAt": instant(opens + timedelta(seconds=lasts))}
+
+
+def instant(moment: datetime) -> str:
+    """An instant as Kubernetes writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class CrowdPlan:
+    """How many fans come, how fast, and how long they try."""
+
+    fans: int
+    rate: float = 0.0
+    connections: int = 8
+    patience: float = 90.0
+    prefix: str = "fan"
+    twice_percent: float = 5.0
+    hang_up_percent: float = 2.0
+
+
+def start_crowd(kube: Kube, event: str, pool: str, plan: CrowdPlan, pod: str = "crowd") -> None:
+    """examples/demo/crowd.py in a pod with the Secret that the event publishes for claimers, and nothing else."""
+    secret = f"{event}-app"
+    # A pod that mounts a Secret too early is tried again only after a growing while.
+    eventually(lambda: kube.find("secret", secret), POD_SECONDS, f"Secret {secret}")
+    kube.config_map("crowd", "examples/demo/crowd.py")
+    arguments = {
+        "pool": pool,
+        "fans": plan.fans,
+        "rate": plan.rate,
+        "connections": plan.connections,
+        "patience-seconds": plan.patience,
+        "prefix": plan.prefix,
+        "twice-percent": plan.twice_percent,
+        "hang-up-percent": plan.hang_up_percent,
+    }
+    kube.apply(_crowd_pod(pod, secret, [f"--{name}={value}" for name, value in arguments.items()]))
+
+
+def crowd_record(kube: Kube, deadline: float, pod: str = "crowd") -> list[Object]:
+    """Wait for the crowd to go home; every answer it was given."""
+
+    def gone() -> bool:
+        phase = kube.get("pod", pod)["status"]["phase"]
+        if phase == "Failed":
+            raise RuntimeError(f"the crowd failed: {kube.kubectl('logs', pod, '--tail=20')}")
+        return bool(phase == "Succeeded")
+
+    eventually(gone, deadline, f"the crowd of pod {pod} went home")
+    *answers, last = [json.loads(line) for line in kube.kubectl("logs", pod).splitlines()]
+    summary = last["summary"]
+    assert summary["lines"] == len(answers), f"the record is not whole: {len(answers)} lines of {summary['lines']}"
+    assert summary["contradictions"] == 0, f"a second press was not answered like the first: {summary}"
+    return answers
+
+
+def _crowd_pod(name: str, secret: str, arguments: list[str]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "crowd"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "runAsGroup": 10001,
+                "fsGroup": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "crowd",
+                    "image": "intake-engine/bridge:dev",
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["python", "/app/crowd.py", *arguments],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": "app", "mountPath": "/app", "readOnly": True},
+                        {"name": "uri", "mountPath": "/run/secrets/intake", "readOnly": True},
+                    ],
+                }
+            ],
+            "volumes": [
+                {"name": "app", "configMap": {"name": "crowd"}},
+                {"name": "uri", "secret": {"secretName": secret, "defaultMode": 0o440}},
+            ],
+        },
+    }
+
+
+def leftovers(kube: Kube, event: str) -> list[str]:
+    """What there still is of an event, by its label; the report is meant to stay."""
+    kinds = (
+        "statefulsets,deployments,replicasets,pods,services,secrets,persistentvolumeclaims,networkpolicies,"
+        "poddisruptionbudgets,configmaps"
+    )
+    found = kube.items(kinds, f"{EVENT_LABEL}={event}")
+    names = [f"{obj['kind']}/{obj['metadata']['name']}" for obj in found]
+    return [name for name in names if name != f"ConfigMap/{event}-report"]
+
+
+def dump(kube: Kube) -> str:
+    """All that tells why a test failed: custom resources, pods, events, the logs of operator and bridges."""
+    operator = kube.within(OPERATOR_NAMESPACE)
+    looks = [
+        (kube, ("get", "intakeevents", "-o", "yaml")),
+        (kube, ("get", "all,pvc,secrets,networkpolicies,pdb,configmaps", "-o", "wide")),
+        (kube, ("get", "events", "--sort-by=.lastTimestamp")),
+        (kube, ("logs", "--selector", "app.kubernetes.io/component=bridge", "--prefix", "--tail=80")),
+        (kube, ("logs", "--selector", "app.kubernetes.io/component=database", "--prefix", "--tail=80")),
+        (operator, ("logs", "--selector", OPERATOR_SELECTOR, "--tail=400")),
+        (operator, ("get", "pods", "-o", "wide")),
+    ]
+    return "\n".join(f"--- kubectl {' '.join(arguments)}\n{_told(where, arguments)}" for where, arguments in looks)
+
+
+def _told(kube: Kube, arguments: tuple[str, ...]) -> str:
+    try:
+        return kube.kubectl(*arguments)
+    except CommandError as error:
+        return str(error)
