@@ -1,0 +1,276 @@
+-- What a bridge does to messages: read, mark, extend, acknowledge, give back, dead-letter; and what people do to dead
+-- letters: list, replay, discard.
+--
+-- The lease is (msg_id, read_ct): pgmq has no receipt handle, but read_ct grows with every read. Every change carries
+-- both and touches only rows where both still match, so a worker that lost its lease changes nothing and learns it
+-- from what is returned. Rows are locked in msg_id order, so two calls never deadlock.
+
+CREATE FUNCTION intake.read_batch(pool_id text, worker text, max_messages int)
+RETURNS TABLE (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint, resource_id uuid, request_id text,
+    claimed_at timestamptz, state text, failures int, enqueued_at timestamptz, headers jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(read_batch.pool_id);
+    at     timestamptz := clock_timestamp();
+BEGIN
+    IF coalesce(read_batch.max_messages, 0) NOT BETWEEN 1 AND 10000 OR coalesce(read_batch.worker, '') = '' THEN
+        RAISE EXCEPTION 'read_batch needs a worker and 1 to 10000 messages' USING ERRCODE = 'IE002',
+            HINT = 'The worker''s name is written to the headers of what it reads.';
+    END IF;
+    IF config.paused THEN
+        RETURN;
+    END IF;
+    -- From the head, every time: a message with a lower id may be committed later than its neighbours, and a reader
+    -- that remembers a position would pass it over.
+    RETURN QUERY
+    WITH due AS MATERIALIZED (
+        SELECT q.msg_id FROM pgmq.q_intake_queue q
+        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id
+        ORDER BY q.msg_id LIMIT read_batch.max_messages
+        FOR UPDATE SKIP LOCKED),
+    leased AS (
+        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, last_read_at = at,
+            vt = at + make_interval(secs => config.visibility_timeout_seconds),
+            headers = coalesce(q.headers, '{}') || jsonb_build_object('worker', read_batch.worker)
+        FROM due WHERE q.msg_id = due.msg_id
+        RETURNING q.*)
+    SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id',
+        (l.message ->> 'slot_no')::bigint, (l.message ->> 'resource_id')::uuid, l.message ->> 'request_id',
+        (l.message ->> 'claimed_at')::timestamptz, l.message ->> 'state', (l.message ->> 'failures')::int,
+        l.enqueued_at, l.headers
+    FROM leased l ORDER BY l.msg_id;
+END $$;
+COMMENT ON FUNCTION intake.read_batch IS 'Lease up to max_messages due messages, oldest first, for the configured visibility timeout. Nothing while the pool is paused.';
+
+CREATE FUNCTION intake.leased(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF leased.msg_ids IS NULL OR cardinality(leased.msg_ids) IS DISTINCT FROM cardinality(leased.read_cts) THEN
+        RAISE EXCEPTION 'msg_ids and read_cts are parallel arrays' USING ERRCODE = 'IE002',
+            HINT = 'Give both as read_batch returned them.';
+    END IF;
+    PERFORM intake.config_of(leased.pool_id);
+    RETURN QUERY
+    SELECT q.msg_id FROM pgmq.q_intake_queue q
+    JOIN unnest(leased.msg_ids, leased.read_cts) AS f (msg_id, read_ct) ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct
+    WHERE q.message ->> 'pool_id' = leased.pool_id
+    ORDER BY q.msg_id FOR UPDATE OF q;
+END $$;
+COMMENT ON FUNCTION intake.leased IS 'The fence: locks and returns those of the messages whose lease still stands.';
+
+CREATE FUNCTION intake.mark_validated(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}'
+    WHERE q.msg_id IN (SELECT intake.leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts))
+        AND q.message ->> 'state' IN ('queued', 'validated')
+    RETURNING q.msg_id;
+$$;
+COMMENT ON FUNCTION intake.mark_validated IS 'Remember that validation approved, before any commit is tried.';
+
+CREATE FUNCTION intake.mark_committing(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "committing"}'
+    WHERE q.msg_id IN (SELECT intake.leased(mark_committing.pool_id, mark_committing.msg_ids, mark_committing.read_cts))
+    RETURNING q.msg_id;
+$$;
+COMMENT ON FUNCTION intake.mark_committing IS 'Remember that a commit which cannot be fenced may have been tried: from here only committed or dead letter.';
+
+CREATE FUNCTION intake.extend(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp() + make_interval(
+        secs => (intake.config_of(extend.pool_id)).visibility_timeout_seconds)
+    WHERE q.msg_id IN (SELECT intake.leased(extend.pool_id, extend.msg_ids, extend.read_cts))
+    RETURNING q.msg_id;
+$$;
+COMMENT ON FUNCTION intake.extend IS 'Renew leases for another visibility timeout, from now.';
+
+CREATE FUNCTION intake.give_back(pool_id text, msg_ids bigint[], read_cts int[], delays_seconds float8[], errors text[])
+RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF cardinality(give_back.delays_seconds) IS DISTINCT FROM cardinality(give_back.msg_ids)
+            OR cardinality(give_back.errors) IS DISTINCT FROM cardinality(give_back.msg_ids) THEN
+        RAISE EXCEPTION 'delays_seconds and errors are parallel to msg_ids' USING ERRCODE = 'IE002',
+            HINT = 'An error of NULL means: not the message''s fault, do not count it.';
+    END IF;
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT l AS msg_id FROM intake.leased(give_back.pool_id, give_back.msg_ids, give_back.read_cts) l)
+    UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp() + make_interval(secs => coalesce(g.delay, 0)),
+        message = CASE WHEN g.error IS NULL THEN q.message ELSE q.message || jsonb_build_object(
+            'failures', (q.message ->> 'failures')::int + 1, 'last_error', left(g.error, 2000)) END
+    FROM held JOIN unnest(give_back.msg_ids, give_back.delays_seconds, give_back.errors) AS g (msg_id, delay, error)
+        USING (msg_id)
+    WHERE q.msg_id = held.msg_id
+    RETURNING q.msg_id;
+END $$;
+COMMENT ON FUNCTION intake.give_back IS 'Return messages to the queue, visible after a delay; an error counts as a failure of the message, NULL does not.';
+
+CREATE FUNCTION intake.settle_slots(pool_id text, claims jsonb[], outcomes text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    WITH ended AS (
+        SELECT c.pool_no, (e.message ->> 'slot_no')::bigint AS slot_no, (e.message ->> 'claim_id')::uuid AS claim_id,
+            e.message ->> 'user_id' AS user_id, e.message ->> 'request_id' AS request_id, e.outcome
+        FROM unnest(settle_slots.claims, settle_slots.outcomes) AS e (message, outcome)
+        JOIN intake.engine_config c ON c.pool_id = settle_slots.pool_id),
+    consumed AS (
+        UPDATE intake.holds h SET status = 'C' FROM ended e
+        WHERE e.outcome = 'committed' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id),
+    released AS (
+        DELETE FROM intake.holds h USING ended e
+        WHERE e.outcome = 'voided' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id
+        RETURNING h.pool_no, h.slot_no),
+    freed AS (
+        INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT r.pool_no, r.slot_no FROM released r
+        ON CONFLICT DO NOTHING)
+    INSERT INTO intake.voided_requests (pool_no, user_id, request_id, claim_id, slot_no)
+    SELECT e.pool_no, e.user_id, e.request_id, e.claim_id, e.slot_no FROM ended e
+    WHERE e.outcome = 'voided' AND e.request_id IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END $$;
+COMMENT ON FUNCTION intake.settle_slots IS 'What the end of a claim does to its slot: committed consumes it, voided frees it. Part of acknowledge() and discard().';
+
+CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    ended    bigint[];
+    messages jsonb[];
+    endings  text[];
+BEGIN
+    IF cardinality(acknowledge.outcomes) IS DISTINCT FROM cardinality(acknowledge.msg_ids)
+            OR EXISTS (SELECT FROM unnest(acknowledge.outcomes) o WHERE (o IN ('committed', 'voided')) IS NOT TRUE) THEN
+        RAISE EXCEPTION 'outcomes is parallel to msg_ids, each committed or voided' USING ERRCODE = 'IE002',
+            HINT = 'duplicate counts as committed; conflict belongs into dead_letter().';
+    END IF;
+    -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
+    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    WITH held AS MATERIALIZED (
+        SELECT l AS msg_id FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l),
+    gone AS (
+        DELETE FROM pgmq.q_intake_queue q
+        USING held JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes) AS o (msg_id, outcome) USING (msg_id)
+        WHERE q.msg_id = held.msg_id
+        RETURNING q.*, o.outcome),
+    archived AS (
+        INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
+        SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt,
+            g.message || jsonb_build_object('outcome', g.outcome), g.headers
+        FROM gone g)
+    SELECT array_agg(g.msg_id ORDER BY g.msg_id), array_agg(g.message ORDER BY g.msg_id),
+        array_agg(g.outcome ORDER BY g.msg_id)
+    INTO ended, messages, endings FROM gone g;
+    IF ended IS NOT NULL THEN
+        PERFORM intake.settle_slots(acknowledge.pool_id, messages, endings);
+    END IF;
+    RETURN QUERY SELECT unnest(ended);
+END $$;
+COMMENT ON FUNCTION intake.acknowledge IS 'The ledger has spoken: archive with the outcome, and consume or free the slot, in one transaction.';
+
+CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF cardinality(dead_letter.reasons) IS DISTINCT FROM cardinality(dead_letter.msg_ids) THEN
+        RAISE EXCEPTION 'reasons is parallel to msg_ids' USING ERRCODE = 'IE002', HINT = 'Say why, once for each message.';
+    END IF;
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT l AS msg_id FROM intake.leased(dead_letter.pool_id, dead_letter.msg_ids, dead_letter.read_cts) l),
+    gone AS (
+        DELETE FROM pgmq.q_intake_queue q
+        USING held JOIN unnest(dead_letter.msg_ids, dead_letter.reasons) AS r (msg_id, reason) USING (msg_id)
+        WHERE q.msg_id = held.msg_id
+        RETURNING q.*, r.reason),
+    buried AS (
+        INSERT INTO pgmq.q_intake_dlq (vt, message, headers)
+        SELECT clock_timestamp(), g.message || jsonb_build_object('reason', left(g.reason, 2000),
+            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
+        FROM gone g ORDER BY g.msg_id)
+    SELECT g.msg_id FROM gone g;
+END $$;
+COMMENT ON FUNCTION intake.dead_letter IS 'Give a message up. The claim keeps its slot until it is replayed or discarded.';
+
+CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100)
+RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, slot_no bigint, state text, failures int, reason text,
+    last_error text, dead_at timestamptz, claimed_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM intake.config_of(dead_letters.pool_id);
+    RETURN QUERY
+    SELECT d.msg_id, (d.message ->> 'claim_id')::uuid, d.message ->> 'user_id', (d.message ->> 'slot_no')::bigint,
+        d.message ->> 'state', (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
+        (d.message ->> 'dead_at')::timestamptz, (d.message ->> 'claimed_at')::timestamptz
+    FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = dead_letters.pool_id
+    ORDER BY d.msg_id LIMIT dead_letters.max_letters;
+END $$;
+COMMENT ON FUNCTION intake.dead_letters IS 'The dead letters, oldest first. Looking changes nothing.';
+
+CREATE FUNCTION intake.audited(pool_id text, action text, actor text, reason text, detail jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(audited.actor, '') = '' OR coalesce(audited.reason, '') = '' THEN
+        RAISE EXCEPTION '% needs an actor and a reason', audited.action USING ERRCODE = 'IE002',
+            HINT = 'Both go to intake.audit.';
+    END IF;
+    PERFORM intake.config_of(audited.pool_id);
+    INSERT INTO intake.audit (pool_id, action, actor, reason, detail)
+    VALUES (audited.pool_id, audited.action, audited.actor, audited.reason, audited.detail);
+END $$;
+COMMENT ON FUNCTION intake.audited IS 'Refuse an action without actor and reason, record one that has both.';
+
+CREATE FUNCTION intake.replay(pool_id text, msg_ids bigint[], actor text, reason text) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    moved bigint[];
+BEGIN
+    WITH raised AS (
+        DELETE FROM pgmq.q_intake_dlq d
+        WHERE d.msg_id = ANY (replay.msg_ids) AND d.message ->> 'pool_id' = replay.pool_id
+        RETURNING d.msg_id, d.message, d.headers),
+    queued AS (
+        INSERT INTO pgmq.q_intake_queue (vt, message, headers)
+        SELECT clock_timestamp(), (r.message - ARRAY['reason', 'dead_at', 'queued_as']) || '{"failures": 0}', r.headers
+        FROM raised r ORDER BY r.msg_id)
+    SELECT coalesce(array_agg(r.msg_id ORDER BY r.msg_id), '{}') INTO moved FROM raised r;
+    PERFORM intake.audited(replay.pool_id, 'replay', replay.actor, replay.reason,
+        jsonb_build_object('asked', replay.msg_ids, 'moved', moved));
+    RETURN QUERY SELECT unnest(moved);
+END $$;
+COMMENT ON FUNCTION intake.replay IS 'Put dead letters back on the queue, state kept, failures 0. Returns those that were there; a second call finds none.';
+
+CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    ended    bigint[];
+    messages jsonb[];
+BEGIN
+    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    WITH gone AS (
+        DELETE FROM pgmq.q_intake_dlq d
+        WHERE d.msg_id = ANY (discard.msg_ids) AND d.message ->> 'pool_id' = discard.pool_id
+        RETURNING d.*),
+    archived AS (
+        INSERT INTO pgmq.a_intake_dlq (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
+        SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt, g.message || '{"outcome": "voided"}', g.headers
+        FROM gone g)
+    SELECT coalesce(array_agg(g.msg_id ORDER BY g.msg_id), '{}'), coalesce(array_agg(g.message ORDER BY g.msg_id), '{}')
+    INTO ended, messages FROM gone g;
+    PERFORM intake.settle_slots(discard.pool_id, messages, array_fill('voided'::text, ARRAY[cardinality(ended)]));
+    PERFORM intake.audited(discard.pool_id, 'discard', discard.actor, discard.reason,
+        jsonb_build_object('asked', discard.msg_ids, 'discarded', ended));
+    RETURN QUERY SELECT unnest(ended);
+END $$;
+COMMENT ON FUNCTION intake.discard IS 'Dead letters that the ledger has voided (void_claim answered voided, never before): archive as voided, free the slot.';
+
+GRANT EXECUTE ON FUNCTION intake.read_batch, intake.mark_validated, intake.mark_committing, intake.extend,
+    intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;
+GRANT EXECUTE ON FUNCTION intake.dead_letters TO bridge, monitor;

@@ -1,0 +1,216 @@
+-- How a pool is doing: workers' heartbeats, metrics, the counts a status needs, and the proofs.
+--
+-- engine_status() is cheap and is asked all the time. proof() and reconcile() read everything and are exact; they look
+-- at one snapshot each, so they may be asked while claims run.
+
+CREATE UNLOGGED TABLE intake.workers (
+    pool_no    int         NOT NULL,
+    worker     text        NOT NULL,
+    generation bigint      NOT NULL,
+    batch_size int         NOT NULL,
+    health     jsonb       NOT NULL,
+    seen_at    timestamptz NOT NULL,
+    PRIMARY KEY (pool_no, worker)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE intake.workers IS 'The last heartbeat of each bridge.';
+
+CREATE TABLE intake.engine_metrics (
+    pool_id      text        NOT NULL,
+    at           timestamptz NOT NULL,
+    available    bigint      NOT NULL,
+    reserved     bigint      NOT NULL,
+    consumed     bigint      NOT NULL,
+    depth        bigint      NOT NULL,
+    in_flight    bigint      NOT NULL,
+    dead_letters bigint      NOT NULL,
+    claims       bigint      NOT NULL,
+    voided       bigint      NOT NULL,
+    PRIMARY KEY (pool_id, at)
+);
+COMMENT ON TABLE intake.engine_metrics IS 'A row every few seconds for the life of the pool, written by whichever bridge keeps house.';
+GRANT SELECT ON intake.engine_metrics TO monitor;
+
+-- Few claims end voided; this finds them without reading the others.
+CREATE INDEX a_intake_queue_voided ON pgmq.a_intake_queue ((message ->> 'pool_id')) WHERE message ->> 'outcome' = 'voided';
+
+CREATE FUNCTION intake.report_worker(pool_id text, worker text, generation bigint, batch_size int, health jsonb)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(report_worker.pool_id);
+BEGIN
+    IF coalesce(length(report_worker.worker), 0) NOT BETWEEN 1 AND 200 OR report_worker.generation IS NULL
+            OR report_worker.batch_size IS NULL THEN
+        RAISE EXCEPTION 'a heartbeat needs worker, generation and batch_size' USING ERRCODE = 'IE002',
+            HINT = 'A worker''s name has 1 to 200 characters.';
+    END IF;
+    INSERT INTO intake.workers AS w (pool_no, worker, generation, batch_size, health, seen_at)
+    VALUES (config.pool_no, report_worker.worker, report_worker.generation, report_worker.batch_size,
+        coalesce(report_worker.health, '{}'), clock_timestamp())
+    ON CONFLICT (pool_no, worker) DO UPDATE SET generation = excluded.generation, batch_size = excluded.batch_size,
+        health = excluded.health, seen_at = excluded.seen_at;
+END $$;
+COMMENT ON FUNCTION intake.report_worker IS 'Heartbeat of a bridge, once a second.';
+
+CREATE FUNCTION intake.counts(config intake.engine_config, OUT ready boolean, OUT available bigint, OUT reserved bigint,
+    OUT consumed bigint, OUT depth bigint, OUT in_flight bigint, OUT oldest_seconds float8, OUT dead_letters bigint,
+    OUT voided bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    capacity bigint := (SELECT p.capacity FROM intake.pools p WHERE p.pool_no = config.pool_no);
+BEGIN
+    ready := capacity IS NOT NULL;
+    SELECT count(*), count(*) FILTER (WHERE q.vt > clock_timestamp()) INTO depth, in_flight
+    FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = config.pool_id;
+    SELECT extract(epoch FROM clock_timestamp() - q.enqueued_at) INTO oldest_seconds
+    FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = config.pool_id ORDER BY q.msg_id LIMIT 1;
+    oldest_seconds := coalesce(oldest_seconds, 0);
+    SELECT count(*) INTO dead_letters FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = config.pool_id;
+    voided := (SELECT count(*) FROM pgmq.a_intake_queue a
+            WHERE a.message ->> 'outcome' = 'voided' AND a.message ->> 'pool_id' = config.pool_id)
+        + (SELECT count(*) FROM pgmq.a_intake_dlq a WHERE a.message ->> 'pool_id' = config.pool_id);
+    IF ready THEN
+        SELECT count(*) FILTER (WHERE h.status = 'R'), count(*) FILTER (WHERE h.status = 'C') INTO reserved, consumed
+        FROM intake.holds h WHERE h.pool_no = config.pool_no;
+        available := capacity - reserved - consumed;
+    ELSE
+        -- The holds are gone or not yet there; what is LOGGED knows.
+        reserved := depth + dead_letters;
+        SELECT count(*) INTO consumed FROM pgmq.a_intake_queue a
+        WHERE a.message ->> 'outcome' = 'committed' AND a.message ->> 'pool_id' = config.pool_id;
+        available := 0;
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake.counts IS 'The numbers of a pool, now. available is 0 while the pool is not ready.';
+
+CREATE FUNCTION intake.record_metrics(pool_id text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(record_metrics.pool_id);
+BEGIN
+    INSERT INTO intake.engine_metrics (pool_id, at, available, reserved, consumed, depth, in_flight, dead_letters, claims,
+        voided)
+    SELECT config.pool_id, clock_timestamp(), n.available, n.reserved, n.consumed, n.depth, n.in_flight, n.dead_letters,
+        n.reserved + n.consumed + n.voided, n.voided
+    FROM intake.counts(config) n
+    ON CONFLICT DO NOTHING;
+END $$;
+COMMENT ON FUNCTION intake.record_metrics IS 'One row into engine_metrics.';
+
+CREATE FUNCTION intake.engine_status(pool_id text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(engine_status.pool_id);
+    n      record;
+    past   intake.engine_metrics;
+    at     timestamptz := clock_timestamp();
+    span   float8;
+BEGIN
+    SELECT * INTO n FROM intake.counts(config);
+    -- Rates over the last metrics rows, 2 to 15 seconds back: long enough to be smooth, short enough to be now.
+    SELECT m.* INTO past FROM intake.engine_metrics m
+    WHERE m.pool_id = engine_status.pool_id AND m.at BETWEEN at - interval '15 s' AND at - interval '2 s'
+    ORDER BY m.at LIMIT 1;
+    span := extract(epoch FROM clock_timestamp() - past.at);
+    RETURN jsonb_build_object(
+        'now', clock_timestamp(), 'windowState', intake.window_state(config.opens_at, config.closes_at),
+        'sealed', config.sealed_at IS NOT NULL, 'ready', n.ready, 'generation', config.generation,
+        'inventory', jsonb_build_object('size', config.inventory_size, 'available', n.available,
+            'reserved', n.reserved, 'consumed', n.consumed),
+        'queue', jsonb_build_object('depth', n.depth, 'inFlight', n.in_flight,
+            'oldestSeconds', round(n.oldest_seconds::numeric, 3), 'deadLetters', n.dead_letters),
+        'claims', n.reserved + n.consumed + n.voided, 'committed', n.consumed, 'voided', n.voided,
+        'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided - past.claims) / span)::numeric, 1), 0),
+        'commitsPerSecond', coalesce(round(((n.consumed - past.consumed) / span)::numeric, 1), 0),
+        'workers', (SELECT coalesce(jsonb_agg(jsonb_build_object('worker', w.worker, 'generation', w.generation,
+                'batchSize', w.batch_size, 'health', w.health) ORDER BY w.worker), '[]')
+            FROM intake.workers w
+            WHERE w.pool_no = config.pool_no AND w.seen_at > clock_timestamp() - interval '10 s'));
+END $$;
+COMMENT ON FUNCTION intake.engine_status IS 'Everything a status needs in one call.';
+
+CREATE FUNCTION intake.proof(pool_id text, OUT claims bigint, OUT committed bigint, OUT voided bigint, OUT queued bigint,
+    OUT dead bigint, OUT digest bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config intake.engine_config := intake.config_of(proof.pool_id);
+BEGIN
+    -- claims is counted apart from the rest: by the holds, which know nothing of queue and archive. A message that
+    -- vanished leaves a hold behind and the sum no longer agrees. After a crash it disagrees until seed() has run.
+    SELECT (SELECT count(*) FROM intake.holds h WHERE h.pool_no = config.pool_no)
+            + count(*) FILTER (WHERE i.place = 'voided'),
+        count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
+        count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
+        coalesce(bit_xor(hashtextextended(concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
+            i.message ->> 'slot_no'), 0)) FILTER (WHERE i.place = 'committed'), 0)
+    INTO claims, committed, voided, queued, dead, digest
+    FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
+END $$;
+COMMENT ON FUNCTION intake.proof IS 'Where every claim ended. Complete when claims = committed + voided and the ledger shows the same committed, voided and digest.';
+
+CREATE FUNCTION intake.reconcile(pool_id text) RETURNS TABLE (invariant text, detail text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(reconcile.pool_id);
+BEGIN
+    RETURN QUERY
+    WITH intent AS MATERIALIZED (
+        SELECT i.place, i.message ->> 'claim_id' AS claim_id, (i.message ->> 'slot_no')::bigint AS slot_no,
+            i.message ->> 'user_id' AS user_id, i.message ->> 'request_id' AS request_id,
+            i.place IN ('queued', 'dead', 'committed') AS holding
+        FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
+    hold AS MATERIALIZED (
+        SELECT h.*, h.claim_id::text AS claim FROM intake.holds h WHERE h.pool_no = config.pool_no),
+    pool AS ( -- no hot row: the holds are not built, and nothing is asked of them
+        SELECT p.*, t.frontier FROM intake.pools p LEFT JOIN intake.tails t USING (pool_no)
+        WHERE p.pool_no = config.pool_no)
+    SELECT 'I1', format('slot %s is held by claims %s', i.slot_no, string_agg(i.claim_id, ', '))
+    FROM intent i WHERE i.holding GROUP BY i.slot_no HAVING count(*) > 1
+    UNION ALL
+    SELECT 'I1', format('claim %s holds slot %s of %s', i.claim_id, i.slot_no, config.inventory_size)
+    FROM intent i WHERE i.holding AND i.slot_no NOT BETWEEN 1 AND config.inventory_size
+    UNION ALL
+    SELECT 'I2', format('claim %s is in %s places: %s', i.claim_id, count(*), string_agg(i.place, ', '))
+    FROM intent i GROUP BY i.claim_id HAVING count(*) > 1
+    UNION ALL
+    SELECT 'I2', format('claim %s holds slot %s and is in neither queue, dead letters nor archive', h.claim, h.slot_no)
+    FROM pool CROSS JOIN hold h
+    WHERE NOT EXISTS (SELECT FROM intent i WHERE i.holding AND i.claim_id = h.claim AND i.slot_no = h.slot_no
+        AND i.user_id = h.user_id AND i.request_id IS NOT DISTINCT FROM h.request_id)
+    UNION ALL
+    SELECT 'I2', format('claim %s (%s) has no hold on its slot %s', i.claim_id, i.place, i.slot_no)
+    FROM pool CROSS JOIN intent i
+    WHERE i.holding AND NOT EXISTS (SELECT FROM hold h WHERE h.claim = i.claim_id AND h.slot_no = i.slot_no)
+    UNION ALL
+    SELECT 'I3', format('claim %s is committed and voided', i.claim_id)
+    FROM intent i GROUP BY i.claim_id HAVING bool_or(i.place = 'committed') AND bool_or(i.place = 'voided')
+    UNION ALL
+    SELECT 'I6', format('slot %s is %s, its claim %s is %s', h.slot_no,
+        CASE h.status WHEN 'C' THEN 'CONSUMED' ELSE 'RESERVED' END, h.claim, i.place)
+    FROM pool CROSS JOIN hold h JOIN intent i ON i.claim_id = h.claim AND i.holding
+    WHERE (h.status = 'C') <> (i.place = 'committed')
+    UNION ALL
+    SELECT 'I6', format('slot %s is free and held by claim %s', f.slot_no, h.claim)
+    FROM pool JOIN intake.free_numbers f USING (pool_no) JOIN hold h ON h.slot_no = f.slot_no
+    UNION ALL
+    SELECT 'I6', format('slot %s is neither held nor free, though every number up to %s should be', g, pool.frontier)
+    FROM pool CROSS JOIN generate_series(1, pool.frontier) g
+    WHERE NOT EXISTS (SELECT FROM hold h WHERE h.slot_no = g)
+        AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = g)
+    UNION ALL
+    SELECT 'I6', format('%s slots for a capacity of %s', n.slots, pool.capacity)
+    FROM pool CROSS JOIN (SELECT count(*) AS slots FROM intake.slots s WHERE s.pool_no = config.pool_no) n
+    WHERE n.slots <> pool.capacity
+    UNION ALL
+    SELECT 'I7', format('request %s of user %s made claims %s', i.request_id, i.user_id, string_agg(i.claim_id, ', '))
+    FROM intent i WHERE i.request_id IS NOT NULL
+    GROUP BY i.user_id, i.request_id HAVING count(DISTINCT i.claim_id) > 1;
+END $$;
+COMMENT ON FUNCTION intake.reconcile IS 'What is wrong inside DB1, by the name of the invariant. No row = consistent.';
+
+GRANT EXECUTE ON FUNCTION intake.report_worker, intake.record_metrics TO bridge;
+GRANT EXECUTE ON FUNCTION intake.engine_status, intake.proof, intake.reconcile TO monitor;

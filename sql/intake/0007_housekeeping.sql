@@ -1,0 +1,29 @@
+-- What has to happen now and then while a pool is on sale, in whichever bridge keeps house: a sale does not need the
+-- operator to be alive, not even to get over a crash of DB1.
+
+CREATE FUNCTION intake.housekeep(pool_id text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(housekeep.pool_id);
+    before bigint;
+    after  bigint;
+    back   bigint := 0;
+BEGIN
+    -- epoch 0: not provisioned yet, which is the operator's to do.
+    IF config.epoch > 0 AND NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+        PERFORM intake.seed(housekeep.pool_id);
+    END IF;
+    -- A call of settle() goes a bounded way; after a rebuild it has all the numbers before it.
+    LOOP
+        SELECT t.frontier INTO before FROM intake.tails t WHERE t.pool_no = config.pool_no;
+        back := back + intake.settle(config.pool_no);
+        SELECT t.frontier INTO after FROM intake.tails t WHERE t.pool_no = config.pool_no;
+        EXIT WHEN after IS NOT DISTINCT FROM before;
+    END LOOP;
+    DELETE FROM intake.workers w
+    WHERE w.pool_no = config.pool_no AND w.seen_at < clock_timestamp() - interval '1 hour';
+    RETURN back;
+END $$;
+COMMENT ON FUNCTION intake.housekeep IS 'Rebuild after a crash, bring burnt numbers back, forget workers that are long gone. Returns the numbers that came back.';
+GRANT EXECUTE ON FUNCTION intake.housekeep TO bridge;
