@@ -1,0 +1,1 @@
+"""The ports' real ends: DB1, ledgers, webhooks."""

@@ -1,0 +1,181 @@
+"""DB1: the functions of schema intake, by name."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from pydantic import ValidationError
+
+from intake_bridge.adapters.postgres import CONNECTION, one_line
+from intake_bridge.domain.config import Configuration
+from intake_bridge.domain.message import Message, Messages, State
+from intake_bridge.ports import EngineRefusedError, EngineUnavailableError, GiveBack
+
+# Lane, its lease extension, configuration and heartbeat, housekeeping.
+_CONNECTIONS = 4
+_WAIT_FOR_CONNECTION_SECONDS = 5.0
+# Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
+_STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
+
+# Besides every OperationalError (connection lost, shutting down, starting up, read-only after a failover …).
+_TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, psycopg.errors.ReadOnlySqlTransaction)
+
+type UriSource = Callable[[], Awaitable[str]]
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """psycopg's errors as the ports name them."""
+    try:
+        yield
+    except _TRANSIENT as error:
+        raise EngineUnavailableError(one_line(error)) from error
+    except psycopg.Error as error:
+        raise EngineRefusedError(one_line(error)) from error
+
+
+class EngineSession:
+    """One connection to DB1 with the calls of the housekeeper."""
+
+    def __init__(self, connection: AsyncConnection[Any], pool_id: str) -> None:
+        self._connection = connection
+        self._pool_id = pool_id
+
+    async def try_lock(self) -> bool:
+        """Become the housekeeper of this pool; the lock lasts as long as the connection."""
+        return bool(await self._value("SELECT pg_try_advisory_lock(hashtextextended('intake.housekeeper/' || %s, 0))"))
+
+    async def record_metrics(self) -> None:
+        """One row for the record."""
+        await self._value("SELECT intake.record_metrics(%s)")
+
+    async def housekeep(self) -> int:
+        """Rebuild after a crash, bring burnt numbers back; returns how many came back."""
+        return int(await self._value("SELECT intake.housekeep(%s)"))
+
+    async def _value(self, statement: LiteralString) -> Any:  # noqa: ANN401 - whatever the function returns
+        async with translated():
+            cursor = await self._connection.execute(statement, (self._pool_id,))
+            row = await cursor.fetchone()
+        return None if row is None else row[0]
+
+
+class Engine:
+    """The ports Queue and Control over a pool of connections that comes back by itself, for ever."""
+
+    def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
+        self._pool_id = pool_id
+        self._uri = uri
+        self._kwargs = CONNECTION | {"application_name": application_name}
+        self._pool = AsyncConnectionPool(
+            uri,  # asked again for each new connection: a rotated secret needs no restart
+            kwargs=self._kwargs | {"options": _STATEMENT_TIMEOUT},
+            min_size=1,
+            max_size=_CONNECTIONS,
+            open=False,
+            timeout=_WAIT_FOR_CONNECTION_SECONDS,
+            # The pool backs off for this long; whoever asks next starts it again.
+            reconnect_timeout=10,
+            name="db1",
+        )
+
+    async def open(self) -> None:
+        """Start connecting; returns at once, whether DB1 is there or not."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.close(timeout=2)
+
+    async def read_batch(self, worker: str, limit: int) -> list[Message]:
+        """Lease up to `limit` messages."""
+        rows = await self._rows(
+            "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures "
+            "FROM intake.read_batch(%s, %s, %s)",
+            (self._pool_id, worker, limit),
+        )
+        return [Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])}) for row in rows]
+
+    async def mark_validated(self, messages: Messages) -> set[int]:
+        """Make the validator's approval durable."""
+        return await self._change("SELECT * FROM intake.mark_validated(%s, %s::bigint[], %s::int[])", messages)
+
+    async def mark_committing(self, messages: Messages) -> set[int]:
+        """Make it durable that a commit may have been sent."""
+        return await self._change("SELECT * FROM intake.mark_committing(%s, %s::bigint[], %s::int[])", messages)
+
+    async def acknowledge(self, messages: Messages, outcomes: Sequence[str]) -> set[int]:
+        """Archive, and move the slots, in one transaction."""
+        return await self._change(
+            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[])", messages, list(outcomes)
+        )
+
+    async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
+        """Return messages to the queue."""
+        return await self._change(
+            "SELECT * FROM intake.give_back(%s, %s::bigint[], %s::int[], %s::float8[], %s::text[])",
+            [each.message for each in returns],
+            [each.delay_seconds for each in returns],
+            [each.error for each in returns],
+        )
+
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
+        """Move messages to the dead letters; their slots stay held."""
+        return await self._change(
+            "SELECT * FROM intake.dead_letter(%s, %s::bigint[], %s::int[], %s::text[])", messages, list(reasons)
+        )
+
+    async def extend(self, messages: Messages) -> set[int]:
+        """Renew the lease."""
+        return await self._change("SELECT * FROM intake.extend(%s, %s::bigint[], %s::int[])", messages)
+
+    async def configuration(self) -> Configuration:
+        """The configuration of this moment."""
+        rows = await self._rows("SELECT intake.configuration(%s) AS configuration", (self._pool_id,))
+        try:
+            return Configuration.model_validate(rows[0]["configuration"])
+        except ValidationError as error:
+            raise EngineRefusedError(f"configuration is not understood: {one_line(error)}") from error
+
+    async def report_worker(self, worker: str, acting: Configuration, health: Mapping[str, Any]) -> None:
+        """The heartbeat."""
+        await self._rows(
+            "SELECT intake.report_worker(%s, %s, %s, %s, %s)",
+            (self._pool_id, worker, acting.generation, acting.batch_size, Jsonb(health)),
+        )
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[EngineSession]:
+        """A connection of its own, for what a session holds: the housekeeper's lock. No statement timeout: seeding."""
+        try:
+            connection = await AsyncConnection.connect(await self._uri(), **self._kwargs)
+        except (psycopg.Error, OSError) as error:
+            raise EngineUnavailableError(one_line(error)) from error
+        async with connection:
+            yield EngineSession(connection, self._pool_id)
+
+    async def _change(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> set[int]:
+        fence = ([each.msg_id for each in messages], [each.read_ct for each in messages])
+        async with self._translated(), self._pool.connection() as connection:
+            cursor = await connection.execute(statement, (self._pool_id, *fence, *arrays))
+            return {row[0] for row in await cursor.fetchall()}
+
+    async def _rows(self, statement: LiteralString, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+        async with self._translated(), self._pool.connection() as connection:
+            cursor = await connection.cursor(row_factory=dict_row).execute(statement, parameters)
+            return await cursor.fetchall()
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        try:
+            async with translated():
+                yield
+        except EngineUnavailableError:
+            # After a restart of DB1 every pooled connection is dead: one look instead of one failure each.
+            await self._pool.check()
+            raise

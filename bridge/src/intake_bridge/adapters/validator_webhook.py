@@ -1,0 +1,77 @@
+"""The validation webhook, one claim or a whole batch a call; and the absence of one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from intake_bridge.adapters.webhook import Contract, Token, call_each, finish, headers, parse
+from intake_bridge.domain import outcomes as table
+from intake_bridge.domain.config import Webhook
+from intake_bridge.domain.message import Messages
+from intake_bridge.domain.outcomes import Outcome
+from intake_bridge.ports import Gate, Http, HttpError
+
+
+class NoValidator:
+    """No webhook configured: every claim is approved."""
+
+    async def validate(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:  # noqa: ARG002 - the port's
+        """Approve them all."""
+        return {message.msg_id: table.DECISIONS["approved"] for message in messages}
+
+
+class WebhookValidator:
+    """Asks the webhook about each claim, or about the batch."""
+
+    def __init__(self, http: Http, webhook: Webhook, token: Token) -> None:
+        self._http = http
+        self._webhook = webhook
+        self._token = token
+        self._single = Contract(
+            webhook.url, webhook.timeout_seconds, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS
+        )
+
+    async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+        """A decision for each message that could be asked about."""
+        if not self._webhook.batch:
+            return await call_each(self._http, self._single, self._token, messages, gate)
+        admitted = [message for message in messages if gate.admits(message)]
+        return await self._batch(admitted, gate) if admitted else {}
+
+    async def _batch(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
+        body = json.dumps({"items": [message.item() for message in messages]}, separators=(",", ":")).encode()
+        claims = ",".join(str(message.claim_id) for message in messages)
+        key = f"{hashlib.sha256(claims.encode()).hexdigest()}:validate"
+        try:
+            reply = await self._http.post(
+                self._webhook.url, body, await headers(key, self._token), gate.seconds(self._webhook.timeout_seconds)
+            )
+        except HttpError as error:
+            whole = table.of_transport(error.kind, str(error))
+            return _for_all(messages, whole, gate)
+        answer = parse(reply)
+        items = answer.get("items")
+        if not 200 <= reply.status < 300 or not isinstance(items, list):
+            whole = finish(table.of_status(reply.status, None, table.DECISIONS, table.BATCH_STATUS), reply, answer)
+            return _for_all(messages, whole, gate)
+        said: dict[str, dict[str, Any]] = {
+            item["claim_id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("claim_id"), str)
+        }
+        outcomes: dict[int, Outcome] = {}
+        for message in messages:
+            item = said.get(str(message.claim_id))
+            outcomes[message.msg_id] = (
+                table.silent("the validation webhook")
+                if item is None
+                else finish(table.of_status(reply.status, item.get("decision"), table.DECISIONS, {}), reply, item)
+            )
+            gate.told(outcomes[message.msg_id])
+        return outcomes
+
+
+def _for_all(messages: Messages, whole: Outcome, gate: Gate) -> dict[int, Outcome]:
+    # Told once for each claim: a batch that fails as a whole is as much evidence as that many calls.
+    for _ in messages:
+        gate.told(whole)
+    return {message.msg_id: whole for message in messages}

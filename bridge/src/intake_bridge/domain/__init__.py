@@ -1,0 +1,1 @@
+"""The bridge's rules: pure, no driver, no clock of their own."""

@@ -1,0 +1,162 @@
+"""What an answer of a webhook or a ledger means: every rule as a row of a table, in this one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Result(StrEnum):
+    """What becomes of the claim."""
+
+    APPROVED = "approved"
+    DECLINED = "declined"
+    COMMITTED = "committed"
+    VOIDED = "voided"
+    DEAD = "dead"
+    RETRY = "retry"
+
+
+class Blame(StrEnum):
+    """Whose fault it was, for the breaker: the claim's (the target is well), perhaps the target's, the target's."""
+
+    CLAIM = "claim"
+    SUSPECT = "suspect"
+    TARGET = "target"
+
+
+class Transport(StrEnum):
+    """How a call can fail without an answer."""
+
+    UNREACHABLE = "unreachable"  # nothing was sent
+    TIMEOUT = "timeout"
+    BROKEN = "broken"  # the connection ended in the middle of it
+    TOO_LARGE = "too large"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One row of a table, and then one answer for one claim."""
+
+    result: Result
+    blame: Blame = Blame.CLAIM
+    # Only a counted failure brings a claim nearer to the dead letters.
+    counted: bool = False
+    # The target asks everybody to wait, not only this claim.
+    holds: bool = False
+    # Should be impossible; someone has to look.
+    page: bool = False
+    reason: str | None = None
+    retry_after: float | None = None
+
+
+_APPROVED = Outcome(Result.APPROVED)
+_DECLINED = Outcome(Result.DECLINED)
+_COMMITTED = Outcome(Result.COMMITTED)
+_VOIDED = Outcome(Result.VOIDED)
+_DEAD = Outcome(Result.DEAD)
+_CONFLICT = Outcome(Result.DEAD, page=True)
+# Nothing is known about the effect: the same key again, counted.
+_UNKNOWN = Outcome(Result.RETRY, Blame.SUSPECT, counted=True)
+# Configuration, not the claim: no claim may pay for a wrong URL or token.
+_MISCONFIGURED = Outcome(Result.RETRY, Blame.TARGET)
+_IN_PROGRESS = Outcome(Result.RETRY, counted=True)
+_SLOW_DOWN = Outcome(Result.RETRY, holds=True)
+
+# By the word in the body of a 2xx, and of a refusal that carries one.
+DECISIONS = {"approved": _APPROVED, "declined": _DECLINED}
+COMMIT_WORDS = {
+    "committed": _COMMITTED,
+    "duplicate": _COMMITTED,
+    # A webhook cannot be fenced: after `committing` only COMMITTED or a dead letter, whatever it says later.
+    "voided": _DEAD,
+    "conflict": _CONFLICT,
+}
+LEDGER_WORDS = {"committed": _COMMITTED, "duplicate": _COMMITTED, "voided": _VOIDED, "conflict": _CONFLICT}
+# A declined claim that the ledger has committed: the ledger is the judge, but nobody validated what it says.
+VOID_WORDS = {"voided": _VOIDED, "committed": replace(_COMMITTED, page=True), "conflict": _CONFLICT}
+
+# The statuses that both webhooks share.
+_SHARED = {
+    400: _UNKNOWN,
+    401: _MISCONFIGURED,
+    403: _MISCONFIGURED,  # a firewall says this too: without a word in the body it declines nobody
+    404: _MISCONFIGURED,
+    405: _MISCONFIGURED,
+    408: _UNKNOWN,
+    409: _IN_PROGRESS,
+    415: _MISCONFIGURED,
+    425: _IN_PROGRESS,
+    429: _SLOW_DOWN,
+}
+_FAMILIES = {2: _MISCONFIGURED, 3: _MISCONFIGURED, 4: _UNKNOWN, 5: _UNKNOWN}
+VALIDATE_STATUS = _SHARED | {402: _DECLINED, 410: _DECLINED, 422: _DECLINED}
+COMMIT_STATUS = _SHARED | {402: _DEAD, 410: _DEAD, 422: _DEAD}
+# One status for a whole batch declines nobody: it speaks of the batch.
+BATCH_STATUS = _SHARED
+# In these a word in the body counts as it does in a 2xx.
+_SPEAKING = frozenset({402, 403, 409, 410, 422})
+
+TRANSPORT = {
+    Transport.UNREACHABLE: _MISCONFIGURED,
+    Transport.TIMEOUT: _UNKNOWN,
+    Transport.BROKEN: _UNKNOWN,
+    Transport.TOO_LARGE: _MISCONFIGURED,
+}
+
+# SQLSTATE of a failed ledger statement, the longest prefix wins. What is not listed is the row's fault: data errors,
+# constraints, and whatever the function itself raises.
+_LEDGER_DOWN = _MISCONFIGURED
+_LEDGER_BUSY = Outcome(Result.RETRY, Blame.SUSPECT)
+SQLSTATES = {
+    "": Outcome(Result.RETRY, counted=True),
+    "08": _LEDGER_DOWN,
+    "0A": _LEDGER_DOWN,
+    "25": _LEDGER_DOWN,  # 25006: a standby that was promoted the other way
+    "28": _LEDGER_DOWN,
+    "3D": _LEDGER_DOWN,
+    "40": _LEDGER_BUSY,
+    "42": _LEDGER_DOWN,  # function or table missing, no permission
+    "53": _LEDGER_DOWN,
+    "55": _LEDGER_BUSY,
+    "57": _LEDGER_DOWN,
+    "57014": _LEDGER_BUSY,
+    "58": _LEDGER_DOWN,
+    "F0": _LEDGER_DOWN,
+    "XX": _LEDGER_DOWN,
+}
+
+
+def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses: Mapping[int, Outcome]) -> Outcome:
+    """The outcome of an HTTP answer: the word if one may speak, else the status, else its family."""
+    if (200 <= status < 300 or status in _SPEAKING) and isinstance(word, str) and word in words:
+        return words[word]
+    if 200 <= status < 300:
+        said = f"with {word!r}" if isinstance(word, str) else "without a decision"
+        return replace(_MISCONFIGURED, reason=f"answers {status} {said}, expected one of {', '.join(words)}")
+    row = statuses.get(status) or _FAMILIES.get(status // 100, _MISCONFIGURED)
+    return replace(row, reason=f"answers {status}")
+
+
+def of_transport(kind: Transport, error: str) -> Outcome:
+    """The outcome of a call that got no answer."""
+    return replace(TRANSPORT[kind], reason=error)
+
+
+def of_sqlstate(sqlstate: str | None, error: str) -> Outcome:
+    """The outcome of a failed ledger statement; no SQLSTATE at all is a connection that is gone."""
+    if sqlstate is None:
+        return replace(_LEDGER_DOWN, reason=error)
+    prefix = max((known for known in SQLSTATES if sqlstate.startswith(known)), key=len)
+    return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})")
+
+
+def of_word(word: object, words: Mapping[str, Outcome]) -> Outcome:
+    """The outcome that a ledger function returned for one claim."""
+    if isinstance(word, str) and word in words:
+        return words[word]
+    return replace(_MISCONFIGURED, reason=f"returns {word!r}, expected one of {', '.join(words)}")
+
+
+def silent(who: str) -> Outcome:
+    """The answer had no line for this claim."""
+    return replace(_UNKNOWN, reason=f"{who} left this claim out of its answer")

@@ -1,0 +1,46 @@
+"""What keeps a sale going without the operator: metrics rows, free list, the rebuild after a crash of DB1."""
+
+import asyncio
+import logging
+
+from intake_bridge.adapters.engine import Engine, EngineSession
+from intake_bridge.observability.metrics import Metrics
+from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
+from intake_bridge.settings import MissingSettingError
+
+log = logging.getLogger(__name__)
+
+
+class Housekeeper:
+    """Runs in every worker; works in the one whose connection holds the advisory lock."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, every_seconds: float) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._every = every_seconds
+
+    async def run(self) -> None:
+        """For ever; a lost connection is a lost lock, and somebody else may have it by the next try."""
+        while True:
+            try:
+                async with self._engine.session() as session:
+                    await self._keep(session)
+            except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
+                log.warning("housekeeping interrupted: %s", error)
+            finally:
+                self._metrics.housekeeper.set(0)
+            await asyncio.sleep(min(1.0, self._every))
+
+    async def _keep(self, session: EngineSession) -> None:
+        while True:
+            if await session.try_lock():
+                break
+            await asyncio.sleep(self._every)
+        self._metrics.housekeeper.set(1)
+        log.info("keeping house")
+        while True:
+            # At once after each connect: after a crash fans wait until `housekeep` has rebuilt the holds.
+            if numbers := await session.housekeep():
+                log.info("numbers came back", extra={"numbers": numbers})
+            await session.record_metrics()
+            await asyncio.sleep(self._every)

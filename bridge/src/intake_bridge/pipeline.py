@@ -1,0 +1,310 @@
+"""One batch from lease to end: validate, mark, commit, acknowledge. Evidence before action at every step."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from intake_bridge.domain.backoff import Backoff, Uniform
+from intake_bridge.domain.breaker import Breaker, Circuit
+from intake_bridge.domain.lease import Lease
+from intake_bridge.domain.message import Message, Messages, State
+from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from intake_bridge.observability.metrics import Metrics
+from intake_bridge.ports import EngineUnavailableError, GiveBack, Ledger, Queue, Validator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A way out of the house with the breaker that watches it."""
+
+    step: str
+    breaker: Breaker
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where this batch goes."""
+
+    validator: Validator
+    validation: Target
+    ledger: Ledger
+    commitment: Target
+
+
+@dataclass(slots=True)
+class Batch:
+    """Leased messages; `open` is what has no end yet and is ours to give back."""
+
+    lease: Lease
+    max_retries: int
+    open: dict[int, Message]
+    ends: Counter[str] = field(default_factory=Counter)
+
+
+class StepGate:
+    """The port Gate for one step of one batch."""
+
+    def __init__(self, batch: Batch, target: Target, stopping: Callable[[], bool], metrics: Metrics) -> None:
+        self._lease = batch.lease
+        self._target = target
+        self._stopping = stopping
+        self._metrics = metrics
+
+    def admits(self, message: Message) -> bool:
+        """No new call while we stop, while the target is down, or without the lease."""
+        return not self._stopping() and self._target.breaker.circuit is not Circuit.OPEN and self.holds(message)
+
+    def holds(self, message: Message) -> bool:
+        """The lease alone."""
+        return self._lease.holds(message.msg_id)
+
+    def seconds(self, limit: float) -> float:
+        """A call never outlives the lease; the floor only keeps the number valid."""
+        return max(0.01, min(limit, self._lease.remaining()))
+
+    def told(self, outcome: Outcome) -> None:
+        """Feed the breaker."""
+        self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
+        breaker, error = self._target.breaker, outcome.reason or outcome.result.value
+        match outcome.blame:
+            case Blame.TARGET:
+                breaker.trip(error)
+            case Blame.SUSPECT:
+                breaker.suspected(error)
+            case Blame.CLAIM:
+                breaker.succeeded()
+        if outcome.holds:
+            breaker.hold(1.0 if outcome.retry_after is None else outcome.retry_after)
+
+
+class Pipeline:
+    """Knows the order of the steps and what each outcome leads to; no driver."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        metrics: Metrics,
+        backoff: Backoff,
+        stopping: Callable[[], bool],
+        uniform: Uniform = random.uniform,
+    ) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self._backoff = backoff
+        self._stopping = stopping
+        self._uniform = uniform
+
+    async def process(self, batch: Batch, targets: Targets) -> None:
+        """Bring every message of the batch to an end or back to the queue. What an error leaves open stays `open`."""
+        async with self._kept(batch):
+            approved, declined = await self._validate(batch, targets)
+            await self._void(batch, targets, declined)
+            await self._commit(batch, targets, approved)
+            # Never started: the breaker opened, we are stopping, or the lease ran short. Nobody's failure.
+            await self.give_back_open(batch)
+
+    async def give_back_open(self, batch: Batch) -> None:
+        """Return what has no end, uncounted and at once."""
+        await self._give_back(batch, [GiveBack(message, 0.0, None) for message in batch.open.values()])
+
+    async def _validate(self, batch: Batch, targets: Targets) -> tuple[list[Message], list[Message]]:
+        """(those that may commit, those that were declined); approval is durable when this returns."""
+        asked = [message for message in batch.open.values() if message.state is State.QUEUED]
+        ready = [message for message in batch.open.values() if message.state is not State.QUEUED]
+        if not asked:
+            return ready, []
+        gate = self._gate(batch, targets.validation)
+        with self._metrics.seconds.labels("validate").time():
+            outcomes = await targets.validator.validate(asked, gate)
+        by_result = _by_result(asked, outcomes)
+        await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []))
+        approved = [message for message, _ in by_result.get(Result.APPROVED, [])]
+        declined = by_result.get(Result.DECLINED, [])
+        for message, outcome in declined:
+            log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
+        return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]
+
+    async def _void(self, batch: Batch, targets: Targets, declined: Messages) -> None:
+        """The ledger's word first, the slot after it."""
+        if declined:
+            with self._metrics.seconds.labels("void").time():
+                outcomes = await targets.ledger.void(declined, self._gate(batch, targets.commitment))
+            await self._conclude(batch, targets.commitment, declined, outcomes)
+
+    async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
+        if targets.ledger.needs_mark:
+            unmarked = [message for message in approved if message.state is not State.COMMITTING]
+            marked = [message for message in approved if message.state is State.COMMITTING]
+            # Not started, not marked: a claim that no call was made for stays `validated`.
+            gate = self._gate(batch, targets.commitment)
+            unmarked = [message for message in unmarked if gate.admits(message)]
+            approved = marked + await self._marked(batch, self._queue.mark_committing, unmarked)
+        if approved:
+            with self._metrics.seconds.labels("commit").time():
+                outcomes = await targets.ledger.commit(approved, self._gate(batch, targets.commitment))
+            await self._conclude(batch, targets.commitment, approved, outcomes)
+
+    async def _conclude(
+        self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]
+    ) -> None:
+        """Write down what the ledger said."""
+        by_result = _by_result(messages, outcomes)
+        ended = [*by_result.get(Result.COMMITTED, []), *by_result.get(Result.VOIDED, [])]
+        for message, outcome in ended:
+            if outcome.page:
+                log.error("declined here, but the ledger had committed it", extra=message.for_log())
+        if ended:
+            words = {message.msg_id: outcome.result.value for message, outcome in ended}
+            await self._change(
+                batch,
+                [message for message, _ in ended],
+                lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
+                lambda message: words[message.msg_id],
+            )
+        await self._dead_letter(
+            batch,
+            [
+                (message, f"{target.step}: {outcome.reason or ('conflict' if outcome.page else 'refused')}")
+                for message, outcome in by_result.get(Result.DEAD, [])
+            ],
+        )
+        await self._settle_failures(batch, target, by_result.get(Result.RETRY, []))
+
+    async def _settle_failures(self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]]) -> None:
+        """Count what is the claim's, give back what is not; too many failures end in the dead letters."""
+        returns: list[GiveBack] = []
+        dead: list[tuple[Message, str]] = []
+        for message, outcome in failures:
+            error = f"{target.step}: {outcome.reason or 'failed'}"
+            if not outcome.counted or target.breaker.tripped:
+                returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
+            elif message.failures + 1 > batch.max_retries:
+                dead.append((message, f"{error} (after {message.failures + 1} failures)"))
+            else:
+                jittered = self._backoff.delay(message.failures, self._uniform)
+                delay = jittered if outcome.retry_after is None else outcome.retry_after
+                log.warning("%s; again in %.1f s", error, delay, extra=message.for_log())
+                returns.append(GiveBack(message, delay, error))
+        await self._give_back(batch, returns)
+        await self._dead_letter(batch, dead)
+
+    def _uncounted_delay(self, target: Target, outcome: Outcome) -> float:
+        if outcome.retry_after is not None:
+            return outcome.retry_after
+        if target.breaker.tripped:
+            # Later than the next probe: a claim that cannot succeed must not be every probe.
+            wait = target.breaker.wait()
+            return self._uniform(wait, 2 * wait)
+        return self._backoff.delay(0, self._uniform)
+
+    async def _marked(
+        self, batch: Batch, mark: Callable[[Messages], Awaitable[set[int]]], messages: Messages
+    ) -> list[Message]:
+        """Those whose mark is durable; the others are no longer ours."""
+        if not messages:
+            return []
+        with self._metrics.seconds.labels("mark").time():
+            changed = await self._change(batch, messages, mark, None)
+        return [message for message in messages if message.msg_id in changed]
+
+    async def _give_back(self, batch: Batch, returns: Sequence[GiveBack]) -> None:
+        by_id = {each.message.msg_id: each for each in returns}
+        await self._change(
+            batch,
+            [each.message for each in returns],
+            lambda held: self._queue.give_back([by_id[message.msg_id] for message in held]),
+            lambda message: "returned" if by_id[message.msg_id].error is None else "failed",
+        )
+
+    async def _dead_letter(self, batch: Batch, dead: Sequence[tuple[Message, str]]) -> None:
+        reasons = {message.msg_id: reason for message, reason in dead}
+        for message, reason in dead:
+            log.error("dead letter: %s", reason, extra=message.for_log())
+        await self._change(
+            batch,
+            [message for message, _ in dead],
+            lambda held: self._queue.dead_letter(held, [reasons[message.msg_id] for message in held]),
+            lambda _: "dead",
+        )
+
+    async def _change(
+        self,
+        batch: Batch,
+        messages: Messages,
+        call: Callable[[Messages], Awaitable[set[int]]],
+        end: Callable[[Message], str] | None,
+    ) -> set[int]:
+        """One fenced change in DB1, tried until it is confirmed or the lease ends. `end` names what it ends."""
+        pause = 0.05
+        while held := [message for message in messages if batch.lease.holds(message.msg_id)]:
+            try:
+                changed = await call(held)
+            except EngineUnavailableError as error:
+                # It may have taken effect: then the second try changes nothing and says so as `stale`.
+                log.warning("DB1 is away, result not written yet: %s", error)
+                await asyncio.sleep(min(pause, batch.lease.remaining()))
+                pause = min(2 * pause, 1.0)
+                continue
+            self._note(batch, held, changed, end)
+            return changed
+        return set()
+
+    def _note(self, batch: Batch, held: Messages, changed: set[int], end: Callable[[Message], str] | None) -> None:
+        for message in held:
+            if message.msg_id not in changed:
+                log.warning("stale: another worker holds it, or it has ended", extra=message.for_log())
+                batch.ends["stale"] += 1
+                self._metrics.ends.labels("stale").inc()
+                batch.open.pop(message.msg_id, None)
+            elif end is not None:
+                batch.ends[end(message)] += 1
+                self._metrics.ends.labels(end(message)).inc()
+                batch.open.pop(message.msg_id, None)
+        batch.lease.lose(message.msg_id for message in held if message.msg_id not in changed)
+
+    def _gate(self, batch: Batch, target: Target) -> StepGate:
+        return StepGate(batch, target, self._stopping, self._metrics)
+
+    @asynccontextmanager
+    async def _kept(self, batch: Batch) -> AsyncIterator[None]:
+        """Renew the lease of what is open for as long as the batch is worked on."""
+        done = asyncio.Event()
+
+        async def keep() -> None:
+            loop = asyncio.get_running_loop()
+            while True:
+                try:
+                    await asyncio.wait_for(done.wait(), batch.lease.extend_every)
+                except TimeoutError:
+                    started = loop.time()
+                else:
+                    return
+                messages = list(batch.open.values())
+                try:
+                    extended = await self._queue.extend(messages)
+                except EngineUnavailableError as error:
+                    log.warning("DB1 is away, lease not extended: %s", error)
+                    continue
+                batch.lease.lose(message.msg_id for message in messages if message.msg_id not in extended)
+                batch.lease.extended(started)
+
+        keeper = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            done.set()
+            await keeper
+
+
+def _by_result(messages: Messages, outcomes: Mapping[int, Outcome]) -> dict[Result, list[tuple[Message, Outcome]]]:
+    groups: dict[Result, list[tuple[Message, Outcome]]] = {}
+    for message in messages:
+        if (outcome := outcomes.get(message.msg_id)) is not None:
+            groups.setdefault(outcome.result, []).append((message, outcome))
+    return groups

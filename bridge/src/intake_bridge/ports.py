@@ -1,0 +1,115 @@
+"""What the pipeline needs from the outside, without naming a driver."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from intake_bridge.domain.config import Configuration
+from intake_bridge.domain.message import Message, Messages
+from intake_bridge.domain.outcomes import Outcome, Transport
+
+
+class EngineUnavailableError(Exception):
+    """DB1 cannot be reached, or went away during the call: whether it took effect is unknown."""
+
+
+class EngineRefusedError(Exception):
+    """DB1 answered with an error: pool unknown, not migrated, no permission."""
+
+
+class TargetDownError(Exception):
+    """A target's check failed; the text goes to the breaker and from there into the event's condition."""
+
+
+class HttpError(Exception):
+    """A call without an answer."""
+
+    def __init__(self, kind: Transport, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """An answer, whatever its status."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """How a message returns to the queue: visible again after `delay`; counted only if there is an error."""
+
+    message: Message
+    delay_seconds: float
+    error: str | None
+
+
+class Queue(Protocol):
+    """The queue in DB1. Each change carries the fence of its messages and returns the msg_ids that it changed."""
+
+    async def read_batch(self, worker: str, limit: int) -> list[Message]: ...
+    async def mark_validated(self, messages: Messages) -> set[int]: ...
+    async def mark_committing(self, messages: Messages) -> set[int]: ...
+    async def acknowledge(self, messages: Messages, outcomes: Sequence[str]) -> set[int]: ...
+    async def give_back(self, returns: Sequence[GiveBack]) -> set[int]: ...
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]: ...
+    async def extend(self, messages: Messages) -> set[int]: ...
+
+
+class Control(Protocol):
+    """What a bridge tells DB1 and is told by it."""
+
+    async def configuration(self) -> Configuration: ...
+    async def report_worker(self, worker: str, acting: Configuration, health: Mapping[str, Any]) -> None: ...
+
+
+class Gate(Protocol):
+    """Asked before each side effect, told after it."""
+
+    def admits(self, message: Message) -> bool:
+        """Whether a call for this message may still start."""
+        ...
+
+    def holds(self, message: Message) -> bool:
+        """Whether the lease still stands: enough for a call that finishes what has begun."""
+        ...
+
+    def seconds(self, limit: float) -> float:
+        """The time a call may take: its own limit or what is left of the lease."""
+        ...
+
+    def told(self, outcome: Outcome) -> None:
+        """One call's outcome, for the breaker."""
+        ...
+
+
+class Http(Protocol):
+    """POST, nothing else. Raises HttpError when there is no answer."""
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> HttpReply: ...
+
+
+class Validator(Protocol):
+    """Decides about claims. A msg_id that is missing in the answer was never asked about."""
+
+    async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
+
+
+class Ledger(Protocol):
+    """The target. A msg_id that is missing in an answer was never sent."""
+
+    @property
+    def needs_mark(self) -> bool:
+        """Whether `committing` must be durable before the first call: a target that cannot void cannot be fenced."""
+        ...
+
+    async def check(self) -> None:
+        """Raise TargetDownError if it cannot work. Costs nothing when all is well."""
+        ...
+
+    async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
+    async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
+    async def close(self) -> None: ...

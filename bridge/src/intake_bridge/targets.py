@@ -1,0 +1,142 @@
+"""From configuration to targets: made anew only when their part of the configuration changes."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+from intake_bridge.adapters.http import HttpClient
+from intake_bridge.adapters.ledger_postgres import PostgresLedger
+from intake_bridge.adapters.ledger_webhook import WebhookLedger
+from intake_bridge.adapters.validator_webhook import NoValidator, WebhookValidator
+from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
+from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
+from intake_bridge.pipeline import Target, Targets
+from intake_bridge.ports import Ledger, TargetDownError, Validator
+from intake_bridge.settings import MissingSettingError, Secrets
+
+log = logging.getLogger(__name__)
+
+
+class NoLedger:
+    """No commit target, or none that can be built: everything waits."""
+
+    needs_mark = False
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    async def check(self) -> None:
+        """Say why."""
+        raise TargetDownError(self._why)
+
+    async def commit(self, *_: object) -> dict[int, Any]:
+        """Nothing is ever sent."""
+        return {}
+
+    async def void(self, *_: object) -> dict[int, Any]:
+        """Nothing is ever sent."""
+        return {}
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class TargetBoard:
+    """The targets of this moment and their breakers. A changed target starts closed: it may be mended."""
+
+    def __init__(
+        self, secrets: Secrets, application_name: str, clock: Callable[[], float], tuning: BreakerTuning
+    ) -> None:
+        self._secrets = secrets
+        self._application_name = application_name
+        self._clock = clock
+        self._tuning = tuning
+        self._wanted: tuple[Webhook | None, CommitTarget | None] | None = None
+        self._clients: list[HttpClient] = []
+        self._targets: Targets | None = None
+        self._check_failed = False
+
+    @property
+    def targets(self) -> Targets | None:
+        """What the last configuration led to; None before the first."""
+        return self._targets
+
+    async def follow(self, configuration: Configuration) -> Targets:
+        """The targets of this configuration, the ledger checked if that is due."""
+        wanted = (configuration.validation, configuration.commit_target)
+        if self._targets is None or wanted != self._wanted:
+            await self.close()
+            self._targets = Targets(
+                validator=self._validator(configuration.validation),
+                validation=Target("validate", self._breaker()),
+                ledger=self._ledger(configuration.commit_target),
+                commitment=Target("commit", self._breaker()),
+            )
+            self._wanted = wanted
+            self._check_failed = False
+        await self._check(self._targets)
+        return self._targets
+
+    def health(self) -> dict[str, dict[str, str]]:
+        """For `report_worker`: the words become conditions of the event."""
+        if self._targets is None:
+            return {"validator": {"state": "ok"}, "ledger": {"state": "ok"}}
+        return {
+            "validator": _health(self._targets.validation.breaker),
+            "ledger": _health(self._targets.commitment.breaker),
+        }
+
+    async def close(self) -> None:
+        """Close what the targets hold open."""
+        targets, self._targets = self._targets, None
+        if targets is not None:
+            await targets.ledger.close()
+        for client in self._clients:
+            await client.close()
+        self._clients.clear()
+
+    async def _check(self, targets: Targets) -> None:
+        breaker = targets.commitment.breaker
+        if breaker.circuit is Circuit.OPEN:
+            return
+        try:
+            await targets.ledger.check()
+        except (TargetDownError, MissingSettingError) as error:
+            if breaker.error != str(error):
+                log.warning("ledger: %s", error)
+            self._check_failed = True
+            breaker.trip(str(error))
+        else:
+            # What a check has found, a check may withdraw; what a call has found, only a call.
+            if self._check_failed:
+                log.info("ledger: well again")
+                breaker.succeeded()
+            self._check_failed = False
+
+    def _validator(self, webhook: Webhook | None) -> Validator:
+        if webhook is None:
+            return NoValidator()
+        return WebhookValidator(self._client(), webhook, lambda: self._secrets.optional("INTAKE_VALIDATION_TOKEN"))
+
+    def _ledger(self, target: CommitTarget | None) -> Ledger:
+        if target is None:
+            return NoLedger("no commit target is configured")
+        if target.webhook is not None:
+            return WebhookLedger(self._client(), target.webhook, lambda: self._secrets.optional("INTAKE_COMMIT_TOKEN"))
+        assert target.postgres is not None
+        return PostgresLedger(
+            target.postgres.function, lambda: self._secrets.required("INTAKE_LEDGER_URI"), self._application_name
+        )
+
+    def _client(self) -> HttpClient:
+        client = HttpClient()
+        self._clients.append(client)
+        return client
+
+    def _breaker(self) -> Breaker:
+        return Breaker(self._clock, random.uniform, self._tuning)
+
+
+def _health(breaker: Breaker) -> dict[str, str]:
+    return {"state": "ok"} if breaker.error is None else {"state": "down", "error": breaker.error}

@@ -1,0 +1,241 @@
+"""One worker: a lane that moves batches, the control loop beside it, and how both begin and end."""
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+
+from intake_bridge.adapters.engine import Engine
+from intake_bridge.domain.backoff import Backoff, Uniform
+from intake_bridge.domain.breaker import BreakerTuning
+from intake_bridge.domain.config import Configuration
+from intake_bridge.domain.lease import Lease
+from intake_bridge.domain.meter import Meter
+from intake_bridge.housekeeper import Housekeeper
+from intake_bridge.observability.health import ProbeServer
+from intake_bridge.observability.metrics import Metrics
+from intake_bridge.pipeline import Batch, Pipeline, Targets
+from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
+from intake_bridge.settings import MissingSettingError, Secrets, Settings
+from intake_bridge.targets import TargetBoard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The worker's own times. Nobody sets them; tests shorten them."""
+
+    configuration_seconds: float = 0.5
+    heartbeat_seconds: float = 1.0
+    housekeeping_seconds: float = 5.0
+    first_idle_seconds: float = 0.02
+    last_idle_seconds: float = 0.5
+    # After SIGTERM a batch may go on for this long; 3 s more for giving back and closing stay below the grace of 25 s.
+    finish_seconds: float = 20.0
+    # DB1 unseen for longer than this: not ready.
+    silence_seconds: float = 5.0
+    backoff: Backoff = field(default_factory=Backoff)
+    breaker: BreakerTuning = field(default_factory=BreakerTuning)
+
+
+class Worker:
+    """Everything one process does."""
+
+    def __init__(self, settings: Settings, secrets: Secrets, tuning: Tuning | None = None) -> None:
+        self._settings = settings
+        self._tuning = tuning or Tuning()
+        self._clock = asyncio.get_running_loop().time
+        self._uniform: Uniform = random.uniform
+        self.metrics = Metrics()
+        self._engine = Engine(
+            settings.pool, lambda: secrets.required("INTAKE_DATABASE_URI"), f"intake-bridge/{settings.worker}"[:63]
+        )
+        self._board = TargetBoard(secrets, f"intake-bridge/{settings.pool}"[:63], self._clock, self._tuning.breaker)
+        self._meter = Meter(self._clock)
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._pipeline = Pipeline(self._engine, self.metrics, self._tuning.backoff, self._stop.is_set)
+        self._configuration: Configuration | None = None
+        self._acting: Configuration | None = None
+        self._seen_engine_at: float | None = None
+        self._engine_error = "not connected yet"
+        self._probes = ProbeServer(self.metrics, self._why_not_ready, self._refresh_metrics)
+
+    def stop(self) -> None:
+        """Stop reading; `run` returns when what was begun has ended or was given back."""
+        if not self._stop.is_set():
+            log.info("stopping")
+        self._stop.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        port = await self._probes.start(self._settings.http_port)
+        await self._engine.open()
+        log.info("started", extra={"pool_id": self._settings.pool, "http_port": port})
+        housekeeper = Housekeeper(self._engine, self.metrics, self._tuning.housekeeping_seconds)
+        beside = [
+            asyncio.create_task(self._control(), name="control"),
+            asyncio.create_task(housekeeper.run(), name="housekeeper"),
+        ]
+        lane = asyncio.create_task(self._lane(), name="lane")
+        stopped = asyncio.create_task(self._stop.wait(), name="stopped")
+        try:
+            # None of these ends before `stop` does, unless by a defect: then the process ends too, and is started anew.
+            done, _ = await asyncio.wait({lane, stopped, *beside}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()
+            await self._finish(lane)
+        finally:
+            for task in (*beside, stopped, lane):
+                task.cancel()
+            await asyncio.gather(*beside, stopped, lane, return_exceptions=True)
+            await self._board.close()
+            await self._engine.close()
+            await self._probes.stop()
+            log.info("stopped")
+
+    async def _finish(self, lane: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.wait_for(lane, self._tuning.finish_seconds)
+        except TimeoutError:
+            log.warning("could not finish in time; what was open was given back or comes back when its lease ends")
+
+    # --- the lane: batches, one after the other ---
+
+    async def _lane(self) -> None:
+        idle = self._tuning.first_idle_seconds
+        while not self._stop.is_set():
+            try:
+                moved = await self._turn()
+            except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
+                log.warning("DB1: %s", error)
+                moved = False
+                idle = self._tuning.last_idle_seconds
+            except Exception:
+                # A defect may not become a crash loop that hides itself: said aloud, and the leases come back.
+                log.exception("a batch was abandoned")
+                moved = False
+                idle = self._tuning.last_idle_seconds
+            if moved:
+                idle = self._tuning.first_idle_seconds
+            else:
+                await self._pause(self._uniform(idle / 2, idle))
+                idle = min(2 * idle, self._tuning.last_idle_seconds)
+
+    async def _turn(self) -> bool:
+        """Read and finish one batch; False when there was nothing to do."""
+        configuration = self._configuration
+        if configuration is None:
+            return False
+        self._act_upon(configuration)
+        targets = await self._board.follow(configuration)
+        if configuration.paused:
+            return False
+        limit = self._allowance(configuration, targets)
+        if limit == 0:
+            breakers = (targets.validation.breaker, targets.commitment.breaker)
+            await self._pause(min(0.25, max(self._meter.wait(), *(breaker.wait() for breaker in breakers))))
+            return True
+        started = self._clock()
+        messages = await self._engine.read_batch(self._settings.worker, limit)
+        if not messages:
+            targets.validation.breaker.forget_if_idle()
+            targets.commitment.breaker.forget_if_idle()
+            return False
+        lease = Lease(self._clock, started, configuration.visibility_timeout_seconds)
+        batch = Batch(lease, configuration.max_retries, {message.msg_id: message for message in messages})
+        await self._process(batch, targets, len(messages))
+        log.info(
+            "batch",
+            extra={
+                "pool_id": self._settings.pool,
+                "read": len(messages),
+                **batch.ends,
+                "seconds": round(self._clock() - started, 4),
+            },
+        )
+        return True
+
+    async def _process(self, batch: Batch, targets: Targets, size: int) -> None:
+        self._meter.take(size)
+        self.metrics.batch.observe(size)
+        self.metrics.in_flight.set(size)
+        try:
+            await self._pipeline.process(batch, targets)
+        except BaseException:
+            # Shielded by a task of its own: we may be here because we are cancelled.
+            giving_back = asyncio.create_task(self._pipeline.give_back_open(batch))
+            await asyncio.wait({giving_back}, timeout=2)
+            giving_back.cancel()
+            raise
+        finally:
+            self.metrics.in_flight.set(0)
+
+    def _act_upon(self, configuration: Configuration) -> None:
+        if self._acting is not None and self._acting.generation != configuration.generation:
+            log.info(
+                "configuration changed",
+                extra={"generation": configuration.generation, "batch_size": configuration.batch_size},
+            )
+        self._acting = configuration
+        self.metrics.batch_size.set(configuration.batch_size)
+        rate = configuration.max_per_second
+        self._meter.set_rate(None if rate is None else rate / max(1, configuration.workers))
+
+    def _allowance(self, configuration: Configuration, targets: Targets) -> int:
+        return min(
+            self._meter.allowance(configuration.batch_size),
+            targets.validation.breaker.allowance(configuration.batch_size),
+            targets.commitment.breaker.allowance(configuration.batch_size),
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the configuration changes or we stop."""
+        self._wake.clear()
+        if self._stop.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+    # --- beside the lane ---
+
+    async def _control(self) -> None:
+        """Follow the configuration, report what is acted upon."""
+        reported_at = float("-inf")
+        while True:
+            try:
+                configuration = await self._engine.configuration()
+                if configuration != self._configuration:
+                    self._configuration = configuration
+                    self._wake.set()
+                if self._acting is not None and self._clock() >= reported_at + self._tuning.heartbeat_seconds:
+                    reported_at = self._clock()
+                    await self._engine.report_worker(self._settings.worker, self._acting, self._board.health())
+                self._engine_answers()
+            except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
+                if str(error) != self._engine_error:
+                    log.warning("DB1: %s", error)
+                self._engine_error = str(error)
+            await asyncio.sleep(self._tuning.configuration_seconds)
+
+    def _engine_answers(self) -> None:
+        if self._engine_error:
+            log.info("DB1 answers")
+        self._engine_error = ""
+        self._seen_engine_at = self._clock()
+
+    def _why_not_ready(self) -> str | None:
+        seen = self._seen_engine_at
+        if seen is not None and self._clock() - seen <= self._tuning.silence_seconds:
+            return None
+        return f"DB1: {self._engine_error or 'silent'}"
+
+    def _refresh_metrics(self) -> None:
+        self.metrics.engine_up.set(0 if self._why_not_ready() else 1)
+        if self._board.targets is not None:
+            for target in (self._board.targets.validation, self._board.targets.commitment):
+                self.metrics.show_breaker(target.step, target.breaker.circuit)
