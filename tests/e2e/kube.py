@@ -6,8 +6,10 @@ Every call names its context and has a time limit. Which context may be used at 
 import json
 import os
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,33 @@ class Kube:
         arguments = ["get", kinds, "-o", "json", *([f"--selector={selector}"] if selector else [])]
         found: list[Object] = json.loads(self.kubectl(*arguments))["items"]
         return found
+
+    @contextmanager
+    def watch(self, kind: str, name: str, jsonpath: str) -> Iterator[list[str]]:
+        """Every value that a field of one object takes meanwhile; the list is filled when the block ends."""
+        seen: list[str] = []
+        output = ["-o", f'jsonpath={jsonpath}{{"\\n"}}']
+        command = [
+            "kubectl",
+            "--context",
+            self.context,
+            "--namespace",
+            self.namespace,
+            "get",
+            kind,
+            name,
+            "-w",
+            *output,
+        ]
+        with tempfile.TemporaryFile("w+") as lines:
+            process = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
+            try:
+                yield seen
+            finally:
+                process.terminate()
+                process.wait(CALL_SECONDS)
+                lines.seek(0)
+                seen += lines.read().splitlines()
 
     def patch(self, kind: str, name: str, patch: Object) -> None:
         """A merge patch."""

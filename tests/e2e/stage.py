@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tests.e2e.kube import CommandError, Kube, Object, eventually
 
@@ -10,6 +11,7 @@ RELEASE = "intake-engine"
 OPERATOR_NAMESPACE = "intake-system"
 OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=intake-engine"
 EVENT_LABEL = "intake-engine.io/event"
+ABANDON_ANNOTATION = "intake-engine.io/abandon"
 CHART = "charts/intake-engine"
 
 LEDGER_POD = "core-ledger-0"
@@ -36,6 +38,13 @@ def install_operator(kube: Kube, *settings: str) -> None:
     sets = [word for setting in settings for word in ("--set", setting)]
     operator = create_namespace(kube, OPERATOR_NAMESPACE)
     operator.helm("upgrade", "--install", RELEASE, CHART, "--wait", "--timeout", "120s", *sets)
+
+
+def remove_operator(kube: Kube) -> None:
+    """Uninstall the chart and its namespace."""
+    operator = kube.within(OPERATOR_NAMESPACE)
+    operator.helm("uninstall", RELEASE, "--wait", "--timeout", "60s")
+    operator.delete("namespace", OPERATOR_NAMESPACE)
 
 
 def operator_pods(kube: Kube) -> list[Object]:
@@ -87,6 +96,52 @@ def window(opens_in: float, lasts: float) -> dict[str, str]:
 def instant(moment: datetime) -> str:
     """An instant as Kubernetes writes it."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def event(name: str, sale: dict[str, str], **spec: Any) -> Object:
+    """A small IntakeEvent for the example ledger. Whatever is given in `spec` (camelCase) takes the place of ours.
+
+    Its requests are small, so that a dozen events fit on a node of two cores.
+    """
+    small = {
+        "pool": f"{name}-pool",
+        "inventorySize": 200,
+        "batchSize": 50,
+        "window": sale,
+        "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger"}}},
+        "bridge": {"minReplicas": 1, "maxReplicas": 2, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
+        "database": {
+            "storage": {"size": "512Mi"},
+            "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
+        },
+    }
+    return {
+        "apiVersion": "intake-engine.io/v1alpha1",
+        "kind": "IntakeEvent",
+        "metadata": {"name": name},
+        "spec": small | spec,
+    }
+
+
+def phase(kube: Kube, name: str) -> str:
+    """What the Phase column says; empty before the operator has seen the event."""
+    said: str = kube.get("intakeevent", name).get("status", {}).get("phase", "")
+    return said
+
+
+def await_phase(kube: Kube, name: str, wanted: str, deadline: float) -> Object:
+    """Wait until an event is in a phase; the event as it then is."""
+
+    def look() -> Object | None:
+        found = kube.get("intakeevent", name)
+        status = found.get("status", {})
+        reasons = [f"{c['type']}={c['status']}/{c['reason']}: {c['message']}" for c in status.get("conditions", [])]
+        assert status.get("phase") == wanted, f"phase {status.get('phase')}; {'; '.join(reasons)}"
+        return found
+
+    found = eventually(look, deadline, f"{name} is {wanted}")
+    assert found is not None
+    return found
 
 
 @dataclass(frozen=True)

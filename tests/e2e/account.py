@@ -1,0 +1,83 @@
+"""The account of a sale: the crowd's own record of answers against the ledger's rows, by the queries of account.sql."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e import stage
+from tests.e2e.kube import Kube
+
+QUERIES = Path(__file__).with_name("account.sql")
+
+type Answers = Sequence[Mapping[str, object]]
+type Psql = Callable[[str], str]
+"""Runs a script of SQL in the ledger with psql; fields separated by `|`."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Acknowledged claims, and what became of them."""
+
+    acknowledged: int
+    committed: int
+    voided: int
+    dead: int
+    duplicated: int
+
+    @property
+    def lost(self) -> int:
+        """Claims that somebody was told of and that have no end anywhere."""
+        return self.acknowledged - self.committed - self.voided - self.dead
+
+    def line(self) -> str:
+        """The last line of the demo."""
+        return (
+            f"acknowledged={self.acknowledged} committed={self.committed} voided={self.voided} dead={self.dead} "
+            f"lost={self.lost} duplicated={self.duplicated}"
+        )
+
+
+def settle(kube: Kube, pool: str, answers: Answers, dead: int = 0) -> Account:
+    """The account of a pool. `dead` counts its dead letters: only DB1 knows of them."""
+    return settle_with(_psql(kube), pool, answers, dead)
+
+
+def violations(kube: Kube, pool: str, answers: Answers) -> str:
+    """I1 to I4 and I7 for the claims that were acknowledged; empty, or a line for each broken promise."""
+    return violations_with(_psql(kube), pool, answers)
+
+
+def settle_with(psql: Psql, pool: str, answers: Answers, dead: int = 0) -> Account:
+    """`settle`, for a ledger that is reached in another way."""
+    query = "SELECT acknowledged, committed, voided, duplicated FROM settlement;"
+    acknowledged, committed, voided, duplicated = psql(_script(pool, answers, query)).split("|")
+    return Account(int(acknowledged), int(committed), int(voided), dead, int(duplicated))
+
+
+def violations_with(psql: Psql, pool: str, answers: Answers) -> str:
+    """`violations`, for a ledger that is reached in another way."""
+    return psql(_script(pool, answers, "SELECT invariant, detail FROM violation ORDER BY 1, 2;"))
+
+
+def ledger_counts(kube: Kube, pool: str) -> tuple[int, int]:
+    """Committed and voided rows of a pool, whoever was told of them."""
+    states = stage.ledger(kube, f"SELECT state FROM ledger.sales WHERE pool_id = '{pool}'").splitlines()
+    return states.count("committed"), states.count("voided")
+
+
+def outcomes(answers: Answers) -> Counter[object]:
+    """How often each answer was given."""
+    return Counter(answer["outcome"] for answer in answers)
+
+
+def _psql(kube: Kube) -> Psql:
+    return lambda script: stage.ledger(kube, script)
+
+
+def _script(pool: str, answers: Answers, query: str) -> str:
+    # COPY's text format: a backslash would be an escape. JSON of plain ids has none.
+    lines = "\n".join(json.dumps(answer).replace("\\", "\\\\") for answer in answers)
+    load = f"CREATE TEMP TABLE record (line jsonb);\nCOPY record FROM STDIN;\n{lines}\n\\.\n"
+    return f"\\set pool '{pool}'\n{load}{QUERIES.read_text()}\n{query}\n"

@@ -1,0 +1,48 @@
+-- What the crowd was told against what the ledger holds. The record of the crowd is loaded first, into `record` (a JSON
+-- document a line), and `:pool` names the pool. Every row of `violation` is a broken promise; design.md section 8.
+
+CREATE TEMP VIEW answer AS
+SELECT line->>'request_id' AS request_id, line->>'user_id' AS user_id, line->>'outcome' AS outcome,
+    (line->>'claim_id')::uuid AS claim_id, (line->>'slot_no')::bigint AS slot_no,
+    (line->>'resource_id')::uuid AS resource_id
+FROM record;
+
+-- A claim that somebody was told of. `replayed` counts: it is how the fan learns of a claim whose first answer was lost.
+CREATE TEMP VIEW acknowledged AS
+SELECT DISTINCT claim_id, user_id, request_id, slot_no, resource_id FROM answer
+WHERE outcome IN ('claimed', 'replayed');
+
+CREATE TEMP VIEW sale AS
+SELECT claim_id, state, user_id, request_id, slot_no, resource_id FROM ledger.sales WHERE pool_id = :'pool';
+
+CREATE TEMP VIEW violation AS
+SELECT 'I1 oversell' AS invariant, format('slot %s is sold %s times', slot_no, count(*)) AS detail
+FROM sale WHERE state = 'committed' GROUP BY slot_no HAVING count(*) > 1
+UNION ALL
+SELECT 'I2 lost', format('claim %s of %s is in the ledger %s times', a.claim_id, a.user_id, count(s.claim_id))
+FROM acknowledged a LEFT JOIN sale s USING (claim_id) GROUP BY a.claim_id, a.user_id HAVING count(s.claim_id) <> 1
+UNION ALL
+SELECT 'I3 committed and voided', format('claim %s', claim_id)
+FROM sale GROUP BY claim_id HAVING count(DISTINCT state) > 1
+UNION ALL
+SELECT 'I4 another claim than acknowledged', format('claim %s', a.claim_id)
+FROM acknowledged a JOIN sale s USING (claim_id)
+WHERE (a.user_id, a.request_id, a.slot_no, a.resource_id) IS DISTINCT FROM (s.user_id, s.request_id, s.slot_no, s.resource_id)
+UNION ALL
+-- Somebody whose answers were all lost may own a claim that he was never told of; nobody else may.
+SELECT 'I4 nobody asked for it', format('claim %s of %s', s.claim_id, s.user_id)
+FROM sale s LEFT JOIN acknowledged a USING (claim_id)
+WHERE a.claim_id IS NULL AND NOT EXISTS (SELECT FROM answer q
+    WHERE q.request_id = s.request_id AND q.user_id = s.user_id AND q.outcome IN ('unknown', 'error'))
+UNION ALL
+SELECT 'I7 two claims for one request', format('request %s', request_id)
+FROM (SELECT request_id, claim_id FROM acknowledged UNION SELECT request_id, claim_id FROM sale) every
+GROUP BY request_id HAVING count(DISTINCT claim_id) > 1;
+
+-- The last line of the demo. Duplicated: a seat sold again, or a request that was given more than one claim.
+CREATE TEMP VIEW settlement AS
+SELECT count(*) AS acknowledged,
+    count(*) FILTER (WHERE s.state = 'committed') AS committed,
+    count(*) FILTER (WHERE s.state = 'voided') AS voided,
+    (SELECT count(*) FROM violation WHERE invariant ~ '^(I1|I3|I7)') AS duplicated
+FROM (SELECT DISTINCT claim_id FROM acknowledged) a LEFT JOIN sale s USING (claim_id);

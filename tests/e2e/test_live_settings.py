@@ -1,0 +1,90 @@
+"""What a person changes, and what the queue changes, while people are buying."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from tests.e2e import account, stage
+from tests.e2e.kube import Kube, eventually
+
+POOL: Final = "live-pool"
+
+# Waits inside DB1 until every bridge has reported the batch size, and tells when that was, in seconds of the epoch.
+# So the time it takes to start kubectl is not measured.
+WHEN_REPORTED: Final = """
+DO $$
+DECLARE
+    patience timestamptz := clock_timestamp() + interval '20 s';
+BEGIN
+    LOOP
+        EXIT WHEN (SELECT bool_and((w->>'batchSize')::int = {size})
+            FROM jsonb_array_elements(intake.engine_status('{pool}')->'workers') w);
+        ASSERT clock_timestamp() < patience, 'not every bridge reports batch size {size}';
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+END $$;
+SELECT extract(epoch FROM clock_timestamp());
+"""
+
+
+def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_bridges_follow_the_queue(
+    theatre: Kube,
+) -> None:
+    # 400 claims at 12 a second: a backlog that lasts long enough to be looked at, and two bridges by 100 each.
+    target = {"postgres": {"secretRef": {"name": "core-ledger"}}, "maxPerSecond": 12}
+    bridge = {"minReplicas": 0, "maxReplicas": 2, "backlogPerReplica": 100}
+    sale = stage.window(opens_in=12, lasts=900)
+    theatre.apply(stage.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
+    stage.await_phase(theatre, "live", "Scheduled", 60)
+    assert _bridges(theatre) == [], "nothing is queued and minReplicas is 0"
+
+    stage.start_crowd(theatre, "live", POOL, stage.CrowdPlan(fans=300))
+    eventually(lambda: _ready_bridges(theatre) == 2, 60, "the queue has called two bridges")
+    answers = stage.crowd_record(theatre, 60)
+    before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)}
+    eventually(lambda: _reported(theatre) == [20, 20], 20, "both bridges report the batch size they started with")
+
+    with ThreadPoolExecutor(1) as background:
+        waiting = background.submit(stage.engine, theatre, "live", WHEN_REPORTED.format(pool=POOL, size=7))
+        edited = time.time()
+        theatre.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
+        reached = float(waiting.result())
+    assert reached - edited <= 2.0
+    assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)} == before
+    eventually(lambda: _status(theatre).get("effectiveBatchSize") == 7, 10, "status tells the batch size in effect")
+
+    quick = target | {"maxPerSecond": 1000}
+    theatre.patch("intakeevent", "live", {"spec": {"batchSize": 100, "commitTarget": quick}})
+    eventually(lambda: _status(theatre)["queue"]["depth"] == 0, 30, "the queue is empty")
+    # Two steps in, each after a cooldown of 15 s.
+    eventually(lambda: not _bridges(theatre), 75, "the bridges have gone back to minReplicas")
+
+    theatre.delete("intakeevent", "live")
+    eventually(lambda: theatre.find("intakeevent", "live") is None, 60, "the event is gone")
+    settled = account.settle(theatre, POOL, answers)
+    assert (settled.acknowledged, settled.committed, settled.lost, settled.duplicated) == (300, 300, 0, 0)
+    assert account.violations(theatre, POOL, answers) == ""
+
+
+def _status(kube: Kube) -> dict[str, Any]:
+    status: dict[str, Any] = kube.get("intakeevent", "live")["status"]
+    return status
+
+
+def _bridges(kube: Kube) -> list[dict[str, Any]]:
+    return kube.items("pods", f"{stage.EVENT_LABEL}=live,app.kubernetes.io/component=bridge")
+
+
+def _ready_bridges(kube: Kube) -> int:
+    return sum(
+        all(s["ready"] for s in pod["status"].get("containerStatuses", [{"ready": False}])) for pod in _bridges(kube)
+    )
+
+
+def _restarts(pod: dict[str, Any]) -> int:
+    return sum(status["restartCount"] for status in pod["status"]["containerStatuses"])
+
+
+def _reported(kube: Kube) -> list[int]:
+    query = f"SELECT w->>'batchSize' FROM jsonb_array_elements(intake.engine_status('{POOL}')->'workers') w"
+    return sorted(int(line) for line in stage.engine(kube, "live", query).splitlines())

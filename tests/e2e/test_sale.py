@@ -1,0 +1,102 @@
+"""The main job, once from apply to gone: a sale with validation, a crowd that buys it out, drain, proof, report."""
+
+from typing import Final
+
+import pytest
+
+from tests.e2e import account, stage
+from tests.e2e.kube import CommandError, Kube, condition, eventually
+
+POOL: Final = "drop-pool"
+SEATS: Final = 200
+
+# design.md section 7: every step is written to status before it is acted on.
+TEARDOWN: Final = [
+    "NotStarted",
+    "IntakeClosed",
+    "QueueDraining",
+    "Verifying",
+    "BridgesStopped",
+    "DatabaseStopped",
+    "VolumesReleased",
+    "Completed",
+]
+COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"]
+
+
+def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theatre: Kube) -> None:
+    webhook = {"url": stage.VALIDATOR_URL}
+    sale = stage.window(opens_in=15, lasts=25)
+    theatre.apply(stage.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
+    with (
+        theatre.watch("intakeevent", "drop", "{.status.phase}") as phases,
+        theatre.watch("intakeevent", "drop", '{.status.conditions[?(@.type=="Drained")].reason}') as reasons,
+    ):
+        stage.await_phase(theatre, "drop", "Scheduled", 60)
+        assert condition(theatre.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
+        stage.start_crowd(theatre, "drop", POOL, stage.CrowdPlan(fans=SEATS + 60, rate=25))
+        opened = stage.await_phase(theatre, "drop", "Open", 60)
+        assert opened["status"]["connection"] == {
+            "secretName": "drop-app",
+            "host": f"drop-rw.{theatre.namespace}.svc",
+        }
+
+        answers = stage.crowd_record(theatre, 60)
+        assert account.outcomes(answers)["sold_out"] > 0
+        assert stage.engine(theatre, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
+
+        stage.await_phase(theatre, "drop", "Completed", 90)
+    assert _first_seen(phases)[-4:] == ["Scheduled", "Open", "Draining", "Completed"]
+    seen = _first_seen(reasons)
+    assert seen == [reason for reason in TEARDOWN if reason in seen]
+    assert {"BridgesStopped", "DatabaseStopped", "VolumesReleased", "Completed"} <= set(seen)
+
+    assert stage.leftovers(theatre, "drop") == []
+    eventually(lambda: not _volumes(theatre), 30, "the volume itself is gone")
+
+    settled = account.settle(theatre, POOL, answers)
+    assert (settled.lost, settled.duplicated) == (0, 0), settled.line()
+    assert settled.acknowledged == settled.committed + settled.voided >= SEATS
+    assert settled.voided > 0, "the validator declines three in a hundred: some of this crowd"
+    assert account.violations(theatre, POOL, answers) == ""
+
+    effects = stage.validator(theatre, "/effects")
+    assert effects["repeated"] == []
+    assert (effects["approved"], effects["declined"]) == account.ledger_counts(theatre, POOL)
+    report = theatre.get("configmap", "drop-report")["data"]
+    assert (int(report["committed"]), int(report["voided"])) == account.ledger_counts(theatre, POOL)
+    assert report["verified"] == "true"
+
+    header, line = theatre.kubectl("get", "intakeevents").splitlines()
+    assert header.split() == COLUMNS
+    assert line.split()[:3] == ["drop", POOL, "Completed"]
+
+    theatre.delete("intakeevent", "drop")
+    eventually(lambda: theatre.find("intakeevent", "drop") is None, 20, "the completed event is deleted")
+
+
+def test_a_window_that_has_passed_creates_nothing_and_says_so(namespace: Kube) -> None:
+    namespace.apply(stage.event("late", stage.window(opens_in=-7200, lasts=3600)))
+    late = stage.await_phase(namespace, "late", "Completed", 20)
+    said = condition(late, "IntakeOpen")
+    assert (said["status"], said["reason"]) == ("False", "WindowPassed")
+    assert "nothing is created" in said["message"]
+    assert late["metadata"].get("finalizers", []) == []
+    assert stage.leftovers(namespace, "late") == []
+    namespace.kubectl("delete", "intakeevent", "late", "--timeout=15s")
+
+
+def test_the_namespace_of_these_tests_refuses_what_is_not_restricted(namespace: Kube) -> None:
+    container = {"name": "root", "image": "postgres:18", "securityContext": {"privileged": True}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": {"containers": [container]}}
+    with pytest.raises(CommandError, match="violates PodSecurity"):
+        namespace.apply(pod)
+
+
+def _first_seen(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value))
+
+
+def _volumes(kube: Kube) -> list[str]:
+    volumes = [v for v in kube.items("persistentvolumes") if v["spec"]["claimRef"]["namespace"] == kube.namespace]
+    return [v["spec"]["claimRef"]["name"] for v in volumes if "drop" in v["spec"]["claimRef"]["name"]]
