@@ -11,6 +11,7 @@ the record is whole. It ends by itself: the number of fans and the time are boun
 import argparse
 import asyncio
 import json
+import logging
 import random
 import sys
 import time
@@ -183,6 +184,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 1 <= arguments.fans <= MAX_FANS:
         sys.exit(f"--fans is 1 to {MAX_FANS}")
+    # What goes wrong with a connection is an answer in the record; a pod's log would mix both.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     asyncio.run(run(arguments))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.e2e.kube import CommandError, Kube, Object, eventually
+from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, eventually
 
 RELEASE = "intake-engine"
 OPERATOR_NAMESPACE = "intake-system"
@@ -37,7 +37,13 @@ def install_operator(kube: Kube, *settings: str) -> None:
     """The chart as a user installs it, watching every namespace; returns when the operator is ready."""
     sets = [word for setting in settings for word in ("--set", setting)]
     operator = create_namespace(kube, OPERATOR_NAMESPACE)
-    operator.helm("upgrade", "--install", RELEASE, CHART, "--wait", "--timeout", "120s", *sets)
+    operator.helm("upgrade", "--install", RELEASE, str(REPOSITORY / CHART), "--wait", "--timeout", "120s", *sets)
+
+
+def operator_installed(kube: Kube) -> bool:
+    """Whether our release is there already."""
+    found: list[Object] = json.loads(kube.within(OPERATOR_NAMESPACE).helm("list", "--output", "json"))
+    return any(release["name"] == RELEASE for release in found)
 
 
 def remove_operator(kube: Kube) -> None:
