@@ -148,9 +148,8 @@ def main() -> int:
     try:
         settled, phase = play(kube)
     except (AssertionError, CommandError) as error:
-        print(
-            f"==> it failed: {error}\n    kept for a look around: kubectl --namespace {kube.namespace} get all,intakeevents"
-        )
+        print(f"==> it failed: {error}")
+        print(f"    kept for a look around: kubectl --namespace {kube.namespace} get all,intakeevents")
         return 1
     kept = (settled.lost, settled.duplicated, phase) == (0, 0, "Completed")
     if arguments.keep or not kept:

@@ -60,8 +60,9 @@ def test_a_ledger_uri_that_leads_nowhere(broken: Kube) -> None:
 
 def test_a_ledger_without_the_function(broken: Kube) -> None:
     _await_degraded(broken, "no-function", "LedgerFunctionMissing", "finalize_transaction")
-    psql = "for file in /docker-entrypoint-initdb.d/*.sql; do psql -q -v ON_ERROR_STOP=1 -U postgres -d bare -f $file; done"
-    broken.execute(stage.LEDGER_POD, "sh", "-ec", psql)
+    psql = "psql -q -v ON_ERROR_STOP=1 -U postgres -d bare -f"
+    create = f"for file in /docker-entrypoint-initdb.d/*.sql; do {psql} $file; done"
+    broken.execute(stage.LEDGER_POD, "sh", "-ec", create)
     _await_healed_and_selling(broken, "no-function")
 
 
