@@ -57,7 +57,6 @@ def parse(body: Manifest) -> Event:
         uid=meta["uid"],
         pool=str(raw.get("pool", "")),
         generation=meta["generation"],
-        resource_version=meta["resourceVersion"],
         deleted_at=datetime.fromisoformat(deleted) if deleted else None,
         finalizers=tuple(meta.get("finalizers") or ()),
         annotations=meta.get("annotations") or {},
@@ -139,7 +138,7 @@ class Observer:
                 uri = value(secret, ref.key)
         if uri and not state.problem:
             assert isinstance(spec.commit_target.postgres, PostgresTarget)
-            state = await self.ledgers.check(event.uid, uri, spec.commit_target.postgres.function)
+            state = await self.ledgers.check(event.uid, uri, event.namespace, spec.commit_target.postgres.function)
         return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
 
     async def _prove(self, event: Event, observed: Observed, uri: str) -> Observed:
@@ -147,7 +146,7 @@ class Observer:
             (claims, committed, voided, queued, dead, digest), violations = await self.engines.account(
                 event.uid, event.pool
             )
-            told = await ledger.account(uri, event.pool) if uri else None
+            told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
             return replace(
                 observed, proof_error=f"the account cannot be made: {str(error).strip().splitlines()[0][:300]}"

@@ -25,6 +25,10 @@ def registry(queue: WorkQueue, gone: Callable[[Key], None]) -> kopf.OperatorRegi
     """Handlers for events and their children."""
     handlers = kopf.OperatorRegistry()
 
+    @kopf.on.login(registry=handlers)
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=handlers)
     def event_changed(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 -- kopf's word
         key = (namespace or "", name or "")

@@ -192,7 +192,9 @@ def _engine(event: Event, spec: IntakeEventSpec, observed: Observed) -> list[Ste
         # The window and the inventory of a sealed engine are history; the throttle is not.
         config = {name: value for name, value in config.items() if name not in {"opensAt", "closesAt", "inventorySize"}}
     steps.append(Configure(config))
-    grows = engine.status is not None and engine.status["inventory"]["size"] < spec.inventory_size and not engine.sealed
+    inventory = engine.status["inventory"] if engine.status else {}
+    seeded = sum(inventory.get(part, 0) for part in ("available", "reserved", "consumed"))
+    grows = seeded < spec.inventory_size and not engine.sealed
     if not engine.ready or grows:
         steps.append(Seed())
     return steps

@@ -6,7 +6,7 @@ from typing import Final
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from intake_operator import names
 from intake_operator.model.observed import Ledger
@@ -16,6 +16,8 @@ from intake_operator.reasons import Problem
 WHILE_GOOD: Final = 60.0
 WHILE_BAD: Final = 3.0
 CONNECT_TIMEOUT: Final = 5
+
+UNREADABLE: Final = "the ledger's URI cannot be parsed; write postgresql://user:password@host/db"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Ledgers:
         self._clock = clock
         self._seen: dict[str, tuple[float, tuple[str, str], Ledger]] = {}
 
-    async def check(self, uid: str, uri: str, function: str) -> Ledger:
+    async def check(self, uid: str, uri: str, namespace: str, function: str) -> Ledger:
         """Whether the ledger answers and has the function. A changed URI or function is looked at once."""
         wish = (uri, function)
         if seen := self._seen.get(uid):
@@ -42,13 +44,27 @@ class Ledgers:
             patience = WHILE_BAD if ledger.problem else WHILE_GOOD
             if before == wish and self._clock() - at < patience:
                 return ledger
-        ledger = await _look(uri, function)
+        try:
+            reachable = from_elsewhere(uri, namespace)
+        except psycopg.Error:
+            ledger = Ledger(Problem.LEDGER_UNREACHABLE, UNREADABLE)
+        else:
+            ledger = await _look(reachable, function)
         self._seen[uid] = (self._clock(), wish, ledger)
         return ledger
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event."""
         self._seen.pop(uid, None)
+
+
+def from_elsewhere(uri: str, namespace: str) -> str:
+    """The URI as it has to be for a pod of another namespace: a bare host name is a Service beside the event.
+
+    Raises psycopg.ProgrammingError for a URI that cannot be parsed; its message may quote the URI, so do not show it.
+    """
+    hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
+    return make_conninfo(uri, host=",".join(f"{h}.{namespace}.svc" if h and "." not in h else h for h in hosts))
 
 
 async def account(uri: str, pool: str) -> Account | None:
@@ -64,13 +80,6 @@ async def account(uri: str, pool: str) -> Account | None:
 
 
 async def _look(uri: str, function: str) -> Ledger:
-    try:
-        conninfo_to_dict(uri)
-    except psycopg.Error:
-        # The parser's message may quote the URI, and with it a password.
-        return Ledger(
-            Problem.LEDGER_UNREACHABLE, "the ledger's URI cannot be parsed; write postgresql://user:password@host/db"
-        )
     schema, _, name = function.rpartition(".")
     try:
         async with await _connect(uri) as connection:

@@ -29,7 +29,6 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
 REQUEST_TIMEOUT: Final = 30
 
 APPLY: Final = "application/apply-patch+yaml"
-MERGE: Final = "application/merge-patch+json"
 
 
 class ApiError(Exception):
@@ -75,10 +74,6 @@ class Cluster:
         """Create; ApiError AlreadyExists when it is there."""
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, {"fieldManager": field_manager}, manifest)
-
-    async def merge(self, kind: str, namespace: str, name: str, patch: Manifest, field_manager: str) -> Manifest:
-        """JSON merge patch; put metadata.resourceVersion into it to have it refused when the object moved on."""
-        return await self._call("PATCH", _path(kind, namespace, name), {"fieldManager": field_manager}, patch, MERGE)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """Delete, with its dependents in the background; fine when it is gone already, or has another uid by now."""

@@ -22,7 +22,6 @@ class Event:
     uid: str
     pool: str
     generation: int
-    resource_version: str
     deleted_at: datetime | None
     finalizers: tuple[str, ...]
     annotations: Mapping[str, str]

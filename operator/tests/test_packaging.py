@@ -1,0 +1,18 @@
+"""`operator` is also a module of Python's standard library: our folder must never become a package of that name."""
+
+import operator
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_operator_is_the_standard_library_s() -> None:
+    assert operator.__file__ is not None
+    assert Path(operator.__file__).is_relative_to(sysconfig.get_paths()["stdlib"])
+
+
+def test_no_package_or_module_takes_its_name() -> None:
+    assert not (ROOT / "operator" / "__init__.py").exists()
+    sources = (ROOT / folder for folder in ("operator", "bridge", "tests", "examples", "bench"))
+    assert [path for folder in sources for path in folder.rglob("operator.py")] == []

@@ -1,0 +1,394 @@
+"""What is done next, in every stage of an event; and what is never done, whatever was observed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from intake_operator import names
+from intake_operator.build import report
+from intake_operator.build.bridge import BridgeImage
+from intake_operator.build.bridge import deployment as bridge_deployment
+from intake_operator.decide.plan import WARM_UP, Plan, plan
+from intake_operator.decide.steps import (
+    AddFinalizer,
+    Apply,
+    Configure,
+    CreateCredentials,
+    Delete,
+    Migrate,
+    RemoveFinalizer,
+    ReplaceDatabasePod,
+    ScaleBridges,
+    Seal,
+    Seed,
+    SetLogins,
+)
+from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Manifest, Observed, Proof
+from intake_operator.reasons import ConditionType, Drain, Intake, Phase, Problem
+
+type Make[T] = Callable[..., T]
+
+SECOND = timedelta(seconds=1)
+GOOD_PROOF = Proof(claims=10, committed=8, voided=2, queued=0, dead=0, violations=(), ledger=LEDGER_AGREES)
+
+
+def kinds(decided: Plan) -> list[str]:
+    """The steps, applied objects by kind."""
+    return [s.manifest["kind"] if isinstance(s, Apply) else type(s).__name__ for s in decided.steps]
+
+
+def condition(decided: Plan, wanted: ConditionType) -> dict[str, Any]:
+    """One condition of the planned status."""
+    return next(c for c in decided.status["conditions"] if c["type"] == wanted)
+
+
+def drained(decided: Plan) -> str:
+    """The state of the teardown."""
+    reason: str = condition(decided, ConditionType.DRAINED)["reason"]
+    return reason
+
+
+def with_status(observed: Observed, status: dict[str, Any]) -> Observed:
+    """The same observation with another word from DB1."""
+    return replace(observed, engine=replace(observed.engine, status=status))
+
+
+class TestProvisioning:
+    def test_the_finalizer_comes_before_the_first_child(
+        self, event: Make[Event], image: BridgeImage, opens: datetime
+    ) -> None:
+        decided = plan(event(finalizers=()), Observed(), image, opens - timedelta(hours=1))
+        assert decided.steps == (AddFinalizer(),)
+        assert decided.status["phase"] == Phase.PENDING
+
+    def test_first_everything_around_db1_then_db1(
+        self, event: Make[Event], image: BridgeImage, opens: datetime
+    ) -> None:
+        decided = plan(event(), Observed(), image, opens - timedelta(hours=1))
+        assert [s for s in decided.steps if isinstance(s, CreateCredentials)] == [
+            CreateCredentials("taylor-drop-superuser", "postgres"),
+            CreateCredentials("taylor-drop-app", "claimer"),
+            CreateCredentials("taylor-drop-bridge", "bridge"),
+        ]
+        assert kinds(decided)[3:] == [
+            "Service",
+            "Service",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "PersistentVolumeClaim",
+            "StatefulSet",
+        ]
+
+    def test_db1_is_marked_before_a_claim_can_be_acknowledged(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        fresh = replace(observed(e, children={}), engine=Engine(reachable=True))
+        decided = plan(e, fresh, image, opens - timedelta(hours=1))
+        applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
+        marked = [m["kind"] for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
+        assert marked == ["PersistentVolumeClaim", "StatefulSet"]
+        assert kinds(decided)[-4:] == ["Migrate", "SetLogins", "Configure", "Seed"]
+
+    def test_a_seeded_engine_waits_for_its_window_without_bridges(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        decided = plan(e, observed(e), image, opens - timedelta(hours=1))
+        assert decided.status["phase"] == Phase.SCHEDULED
+        assert "Deployment" not in kinds(decided)
+        assert not {"Migrate", "SetLogins", "Seed"} & set(kinds(decided))
+        assert condition(decided, ConditionType.READY)["status"] == "True"
+
+    def test_it_wakes_in_time_to_warm_up(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        assert plan(e, observed(e), image, opens - WARM_UP - 3 * SECOND).requeue_after == 3.0
+        warm = plan(e, observed(e), image, opens - WARM_UP)
+        assert ScaleBridges(1) in warm.steps
+
+    def test_a_secret_made_anew_becomes_the_role_s_password(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        rotated = replace(seen, secret_fingerprints={**seen.secret_fingerprints, "taylor-drop-app": "new"})
+        steps = plan(e, rotated, image, opens).steps
+        assert SetLogins({"claimer": "taylor-drop-app"}) in steps
+
+    def test_an_engine_that_lost_its_hot_row_is_seeded_again(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        e = event()
+        crashed = with_status(observed(e), engine_status(ready=False))
+        decided = plan(e, crashed, image, opens)
+        assert Seed() in decided.steps
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.NOT_READY
+
+    def test_growing_the_inventory_seeds_the_new_slots(
+        self, event: Make[Event], spec: Make[Any], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event(spec=spec(inventorySize=30_000))
+        assert Seed() in plan(e, observed(e), image, opens).steps
+
+
+class TestServing:
+    def test_the_live_configuration_is_pushed_on_every_pass(
+        self, event: Make[Event], spec: Make[Any], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event(spec=spec(batchSize=25))
+        pushed = [s for s in plan(e, observed(e), image, opens).steps if isinstance(s, Configure)]
+        assert [s.config["batchSize"] for s in pushed] == [25]
+        assert "secretRef" not in str(pushed)
+
+    def test_bridges_scale_with_the_queue(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        e = event()
+        queue = {"depth": 6_001, "inFlight": 0, "oldestSeconds": 1, "deadLetters": 0}
+        busy = with_status(observed(e), engine_status(queue=queue))
+        decided = plan(e, busy, image, opens)
+        assert ScaleBridges(4) in decided.steps
+        assert decided.status["bridge"]["desired"] == 4
+
+    def test_open_from_the_first_second_to_the_last(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime, closes: datetime
+    ) -> None:
+        e = event()
+        for moment, reason in (
+            (opens - SECOND, Intake.NOT_YET_OPEN),
+            (opens, Intake.WINDOW_OPEN),
+            (closes - SECOND, Intake.WINDOW_OPEN),
+            (closes, Intake.WINDOW_CLOSED),
+        ):
+            assert condition(plan(e, observed(e), image, moment), ConditionType.INTAKE_OPEN)["reason"] == reason
+
+    def test_a_pod_that_cannot_start_is_replaced_once_its_definition_changed(
+        self, event: Make[Event], observed: Make[Observed], pod: Make[Manifest], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        broken = pod(e, "database", status={"conditions": [], "containerStatuses": []})
+        broken["metadata"]["labels"]["controller-revision-hash"] = "old"
+        key = ("StatefulSet", "taylor-drop-db")
+        moved = {**seen.children[key], "status": {"updateRevision": "new"}}
+        stuck = replace(seen, pods=(broken,), engine=Engine(), children={**seen.children, key: moved})
+        assert any(isinstance(s, ReplaceDatabasePod) for s in plan(e, stuck, image, opens).steps)
+        healthy = pod(e, "database")
+        healthy["metadata"]["labels"]["controller-revision-hash"] = "old"
+        assert not any(
+            isinstance(s, ReplaceDatabasePod) for s in plan(e, replace(stuck, pods=(healthy,)), image, opens).steps
+        )
+
+
+class TestInertAndInvalid:
+    def test_an_event_whose_window_has_passed_creates_nothing(
+        self, event: Make[Event], image: BridgeImage, closes: datetime
+    ) -> None:
+        decided = plan(event(finalizers=()), Observed(), image, closes)
+        assert decided.steps == ()
+        assert decided.requeue_after is None
+        assert decided.status["phase"] == Phase.COMPLETED
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.WINDOW_PASSED
+
+    def test_a_spec_that_makes_no_sense_touches_nothing_and_says_so(
+        self, event: Make[Event], image: BridgeImage, opens: datetime
+    ) -> None:
+        decided = plan(event(spec=None, spec_error="spec.pool: bad"), Observed(), image, opens)
+        assert decided.steps == ()
+        degraded = condition(decided, ConditionType.DEGRADED)
+        assert (degraded["reason"], "spec.pool: bad" in degraded["message"]) == (Problem.SPEC_INVALID, True)
+
+    def test_a_broken_event_that_never_sold_anything_can_be_deleted(
+        self, event: Make[Event], image: BridgeImage, opens: datetime
+    ) -> None:
+        broken = event(spec=None, spec_error="spec.pool: bad", deleted_at=opens)
+        assert plan(broken, Observed(), image, opens).steps == (RemoveFinalizer(),)
+
+
+class TestDrain:
+    def test_the_window_s_end_seals_only_when_db1_says_so_too(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        closes: datetime,
+    ) -> None:
+        e = event()
+        early = plan(e, observed(e), image, closes)
+        assert not any(isinstance(s, Seal) for s in early.steps)
+        late = plan(e, with_status(observed(e), engine_status(windowState="closed")), image, closes)
+        assert late.steps[-1] == Seal("the window closed")
+        assert drained(late) == Drain.INTAKE_CLOSED
+
+    def test_deletion_seals_at_once(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event(deleted_at=opens)
+        assert plan(e, observed(e), image, opens).steps[-1] == Seal("deleted")
+
+    def test_the_states_in_their_order(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        closes: datetime,
+    ) -> None:
+        e = event()
+
+        def sealed(depth: int, dead: int) -> Observed:
+            queue = {"depth": depth, "inFlight": 0, "oldestSeconds": 0, "deadLetters": dead}
+            return with_status(observed(e), engine_status(sealed=True, windowState="closed", queue=queue))
+
+        assert drained(plan(e, sealed(5, 1), image, closes)) == Drain.QUEUE_DRAINING
+        assert drained(plan(e, sealed(0, 1), image, closes)) == Drain.DEAD_LETTERS_BLOCK
+        assert drained(plan(e, sealed(0, 0), image, closes)) == Drain.VERIFYING
+        bad = replace(sealed(0, 0), proof=replace(GOOD_PROOF, committed=7))
+        assert drained(plan(e, bad, image, closes)) == Drain.PROOF_FAILED
+        good = plan(e, replace(sealed(0, 0), proof=GOOD_PROOF), image, closes)
+        assert kinds(good) == ["ConfigMap"]
+
+    def test_the_drain_goes_on_while_children_are_repaired_and_bridges_scaled(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        closes: datetime,
+    ) -> None:
+        e = event()
+        queue = {"depth": 9_000, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0}
+        seen = with_status(observed(e), engine_status(sealed=True, windowState="closed", queue=queue))
+        decided = plan(e, seen, image, closes)
+        assert ScaleBridges(4) in decided.steps
+        assert "StatefulSet" in kinds(decided)
+        config = next(s.config for s in decided.steps if isinstance(s, Configure))
+        assert not {"opensAt", "closesAt", "inventorySize"} & set(config)
+
+    def test_a_drain_without_db1_waits_and_says_so(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, closes: datetime
+    ) -> None:
+        e = event()
+        gone = replace(observed(e), engine=Engine(error="connection refused"))
+        decided = plan(e, gone, image, closes)
+        assert "connection refused" in condition(decided, ConditionType.DRAINED)["message"]
+        assert condition(decided, ConditionType.DEGRADED)["reason"] == Problem.DATABASE_UNREACHABLE
+        assert not any(isinstance(s, Delete | RemoveFinalizer) for s in decided.steps)
+
+    def test_only_the_event_s_own_name_abandons_it(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, closes: datetime
+    ) -> None:
+        wrong = event(annotations={names.ABANDON_ANNOTATION: "true"})
+        assert not any(
+            isinstance(s, Apply) and s.manifest["kind"] == "ConfigMap"
+            for s in plan(wrong, observed(wrong), image, closes).steps
+        )
+        right = event(annotations={names.ABANDON_ANNOTATION: "taylor-drop"})
+        decided = plan(right, observed(right), image, closes)
+        (step,) = decided.steps
+        assert isinstance(step, Apply)
+        assert step.manifest["data"]["verified"] == "false"
+
+
+class TestRelease:
+    def test_bridges_then_db1_then_volume_then_secrets_then_the_finalizer(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, closes: datetime
+    ) -> None:
+        e = event()
+        assert e.spec is not None
+        seen = observed(e)
+        bridges = bridge_deployment(e, e.spec, image, {})
+        seen = replace(
+            seen,
+            report=report.report(e, GOOD_PROOF, closes),
+            children={**seen.children, ("Deployment", names.bridge(e.name)): bridges},
+        )
+        states = []
+        for _ in range(20):
+            decided = plan(e, seen, image, closes)
+            states.append(drained(decided))
+            if decided.requeue_after is None:
+                break
+            gone = {(s.kind, s.name) for s in decided.steps if isinstance(s, Delete)}
+            assert gone
+            seen = replace(
+                seen,
+                children={k: v for k, v in seen.children.items() if k not in gone},
+                secret_fingerprints={k: v for k, v in seen.secret_fingerprints.items() if ("Secret", k) not in gone},
+                pods=tuple(p for p in seen.pods if ("StatefulSet", names.database(e.name)) not in gone),
+            )
+        assert list(dict.fromkeys(states)) == [
+            Drain.BRIDGES_STOPPED,
+            Drain.DATABASE_STOPPED,
+            Drain.VOLUMES_RELEASED,
+            Drain.COMPLETED,
+        ]
+        assert plan(e, seen, image, closes).steps == (RemoveFinalizer(),)
+        status = plan(e, seen, image, closes).status
+        assert (status["phase"], status["committed"], status["voided"]) == (Phase.COMPLETED, 8, 2)
+
+    def test_a_running_pod_holds_the_next_state_back(
+        self, event: Make[Event], observed: Make[Observed], pod: Make[Manifest], image: BridgeImage, closes: datetime
+    ) -> None:
+        e = event()
+        seen = replace(observed(e), report=report.report(e, GOOD_PROOF, closes), pods=(pod(e, "bridge"),))
+        decided = plan(e, seen, image, closes)
+        assert (decided.steps, drained(decided)) == ((), Drain.BRIDGES_STOPPED)
+
+    def test_an_event_that_was_never_claimable_goes_without_a_proof(
+        self, event: Make[Event], image: BridgeImage, observed: Make[Observed], opens: datetime
+    ) -> None:
+        e = event(deleted_at=opens)
+        seen = observed(e, engine=Engine())
+        unmarked = {key: {**m, "metadata": {**m["metadata"], "annotations": {}}} for key, m in seen.children.items()}
+        decided = plan(e, replace(seen, children=unmarked), image, opens)
+        assert decided.steps == (Delete("StatefulSet", "taylor-drop-db"),)
+
+    def test_an_extended_window_does_not_bring_back_what_is_verified(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime, closes: datetime
+    ) -> None:
+        e = event()
+        seen = replace(observed(e), report=report.report(e, GOOD_PROOF, closes))
+        assert not any(isinstance(s, Apply | Seed | Migrate) for s in plan(e, seen, image, opens).steps)
+
+
+@pytest.mark.parametrize("hours", [-48, -1, 0, 1, 2, 48])
+def test_i2_nothing_is_removed_without_proof_once_claims_were_possible(
+    event: Make[Event],
+    observed: Make[Observed],
+    engine_status: Make[dict[str, Any]],
+    image: BridgeImage,
+    opens: datetime,
+    hours: int,
+) -> None:
+    """Whatever DB1 says or does not say, and whether or not somebody deletes the event."""
+    engines = [
+        Engine(),
+        Engine(reachable=True),
+        Engine(reachable=True, migrated=True, status=engine_status(ready=False)),
+        Engine(reachable=True, migrated=True, status=engine_status(windowState="closed")),
+        Engine(reachable=True, migrated=True, status=engine_status(windowState="closed", sealed=True)),
+    ]
+    for engine in engines:
+        for deleted_at in (None, opens):
+            for proof in (None, replace(GOOD_PROOF, ledger="the ledger differs"), replace(GOOD_PROOF, queued=1)):
+                e = event(deleted_at=deleted_at)
+                seen = replace(observed(e), engine=engine, proof=proof)
+                decided = plan(e, seen, image, opens + timedelta(hours=hours))
+                assert not any(isinstance(s, Delete | RemoveFinalizer) for s in decided.steps)
+                assert not any(isinstance(s, Apply) and s.manifest["kind"] == "ConfigMap" for s in decided.steps)
