@@ -30,9 +30,13 @@ CREATE UNLOGGED TABLE intake.holds (
     status     "char"      NOT NULL DEFAULT 'R' CHECK (status IN ('R', 'C')),
     locked_at  timestamptz NOT NULL,
     PRIMARY KEY (pool_no, slot_no)
-) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000);
-CREATE UNIQUE INDEX holds_user_key ON intake.holds (pool_no, user_id, ord);
-CREATE UNIQUE INDEX holds_request_key ON intake.holds (pool_no, user_id, request_id) WHERE request_id IS NOT NULL;
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+    -- Not looked at while it is small: a claim's plan that was made for a few rows stays with its session, and reads
+    -- all of them when they have become many.
+    autovacuum_vacuum_insert_threshold = 20000, autovacuum_analyze_threshold = 20000);
+CREATE UNIQUE INDEX holds_request_key ON intake.holds (pool_no, user_id, request_id);
+-- Partial, so that only one index can be taken for "what does this user hold", whatever the statistics say.
+CREATE UNIQUE INDEX holds_user_key ON intake.holds (pool_no, user_id, ord) WHERE ord IS NOT NULL;
 COMMENT ON TABLE intake.holds IS 'Taken slots: a row exists exactly as long as the slot is not free.';
 COMMENT ON COLUMN intake.holds.ord IS 'Which of the user''s claims this is, 1..claimsPerUser: the limit as a unique key. NULL = made without a limit.';
 COMMENT ON COLUMN intake.holds.status IS 'R = RESERVED (the claim is on its way), C = CONSUMED (committed to the ledger).';
@@ -187,6 +191,8 @@ BEGIN
     WHERE i.message ->> 'pool_id' = config.pool_id AND i.place = 'voided' AND i.message ->> 'request_id' IS NOT NULL
     ON CONFLICT DO NOTHING;
     INSERT INTO intake.tails (pool_no) VALUES (config.pool_no);
+    -- What the planner knew was about the tables' former life. Knowing nothing is safe, knowing "empty" is not.
+    PERFORM pg_clear_relation_stats('intake', 'holds');
 END $$;
 COMMENT ON FUNCTION intake.rebuild_holds IS 'Holds and voided requests of a pool out of everything that is LOGGED. Part of seed().';
 
@@ -235,7 +241,6 @@ BEGIN
     END IF;
     IF added > 0 THEN
         ANALYZE intake.slots;
-        ANALYZE intake.holds;
     END IF;
     RETURN added;
 END $$;
