@@ -64,10 +64,6 @@ class StepGate:
         """The lease alone."""
         return self._lease.holds(message.msg_id)
 
-    def seconds(self, limit: float) -> float:
-        """A call never outlives the lease; the floor only keeps the number valid."""
-        return max(0.01, min(limit, self._lease.remaining()))
-
     def told(self, outcome: Outcome) -> None:
         """Feed the breaker."""
         self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()

@@ -77,10 +77,6 @@ class Gate(Protocol):
         """Whether the lease still stands: enough for a call that finishes what has begun."""
         ...
 
-    def seconds(self, limit: float) -> float:
-        """The time a call may take: its own limit or what is left of the lease."""
-        ...
-
     def told(self, outcome: Outcome) -> None:
         """One call's outcome, for the breaker."""
         ...

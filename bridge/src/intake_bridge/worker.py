@@ -60,7 +60,12 @@ class Worker:
         self._acting: Configuration | None = None
         self._seen_engine_at: float | None = None
         self._engine_error = "not connected yet"
+        self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._probes = ProbeServer(self.metrics, self._why_not_ready, self._refresh_metrics)
+
+    async def port(self) -> int:
+        """Where the probes listen, once they do."""
+        return await asyncio.shield(self._port)
 
     def stop(self) -> None:
         """Stop reading; `run` returns when what was begun has ended or was given back."""
@@ -72,6 +77,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`."""
         port = await self._probes.start(self._settings.http_port)
+        self._port.set_result(port)
         await self._engine.open()
         log.info("started", extra={"pool_id": self._settings.pool, "http_port": port})
         housekeeper = Housekeeper(self._engine, self.metrics, self._tuning.housekeeping_seconds)

@@ -15,7 +15,7 @@ from intake_bridge.domain.message import Messages
 from intake_bridge.domain.outcomes import Outcome
 from intake_bridge.ports import Gate, TargetDownError
 
-# A ledger call is cancelled after this, or when the lease ends.
+# A ledger call is cancelled after this. The lease is renewed meanwhile.
 _CALL_SECONDS = 30.0
 
 # What the function looks like: oid is null where it does not exist (or not on the search_path).
@@ -147,7 +147,7 @@ class PostgresLedger:
         held = [message for message in messages if gate.holds(message)]
         if not held or self._connection is None:
             return {}
-        answer = await self._call(statement, words, held, gate)
+        answer = await self._call(statement, words, held)
         if not isinstance(answer, Outcome):
             # The worst last: a ledger that speaks nonsense for one claim is not well because it spoke for another.
             for outcome in sorted(set(answer.values()), key=lambda each: _SEVERITY.index(each.blame)):
@@ -167,13 +167,11 @@ class PostgresLedger:
         first = await self._halving(statement, words, held[:middle], gate)
         return first | await self._halving(statement, words, held[middle:], gate)
 
-    async def _call(
-        self, statement: sql.Composed, words: Words, messages: Messages, gate: Gate
-    ) -> dict[int, Outcome] | Outcome:
+    async def _call(self, statement: sql.Composed, words: Words, messages: Messages) -> dict[int, Outcome] | Outcome:
         assert self._connection is not None
         payload = Jsonb([message.item() for message in messages])
         try:
-            async with asyncio.timeout(gate.seconds(_CALL_SECONDS)):
+            async with asyncio.timeout(_CALL_SECONDS):
                 cursor = await self._connection.execute(statement, (payload,))
                 rows = await cursor.fetchall()
         except TimeoutError:
@@ -195,4 +193,7 @@ def _set_call(function: sql.Identifier) -> sql.Composed:
 
 
 def _scalar_call(function: sql.Identifier) -> sql.Composed:
-    return sql.SQL("SELECT each ->> 'claim_id', {}(each)::text FROM jsonb_array_elements(%s) AS each").format(function)
+    # A function that returns void gives NULL or an empty string, depending on its language.
+    return sql.SQL(
+        "SELECT each ->> 'claim_id', coalesce({}(each)::text, '') FROM jsonb_array_elements(%s) AS each"
+    ).format(function)

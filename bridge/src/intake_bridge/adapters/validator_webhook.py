@@ -45,7 +45,7 @@ class WebhookValidator:
         key = f"{hashlib.sha256(claims.encode()).hexdigest()}:validate"
         try:
             reply = await self._http.post(
-                self._webhook.url, body, await headers(key, self._token), gate.seconds(self._webhook.timeout_seconds)
+                self._webhook.url, body, await headers(key, self._token), self._webhook.timeout_seconds
             )
         except HttpError as error:
             whole = table.of_transport(error.kind, str(error))

@@ -48,7 +48,7 @@ async def call_each(http: Http, contract: Contract, token: Token, messages: Mess
     async def caller() -> None:
         for message in waiting:
             if gate.admits(message):
-                outcome = await _call(http, contract, token, message, gate)
+                outcome = await _call(http, contract, token, message)
                 gate.told(outcome)
                 outcomes[message.msg_id] = outcome
 
@@ -58,14 +58,14 @@ async def call_each(http: Http, contract: Contract, token: Token, messages: Mess
     return outcomes
 
 
-async def _call(http: Http, contract: Contract, token: Token, message: Message, gate: Gate) -> Outcome:
+async def _call(http: Http, contract: Contract, token: Token, message: Message) -> Outcome:
     body = json.dumps(message.item(), separators=(",", ":")).encode()
     try:
         reply = await http.post(
             contract.url,
             body,
             await headers(f"{message.claim_id}:{contract.step}", token),
-            gate.seconds(contract.timeout_seconds),
+            contract.timeout_seconds,
         )
     except HttpError as error:
         return of_transport(error.kind, str(error))

@@ -25,7 +25,8 @@ class ProbeServer:
         """Listen; port 0 takes a free one. Returns the port."""
         await self._runner.setup()
         await web.TCPSite(self._runner, port=port).start()
-        return int(self._runner.addresses[0][1])
+        # With port 0 each address family gets a port of its own; IPv4's address is the shorter tuple.
+        return int(min(self._runner.addresses, key=len)[1])
 
     async def stop(self) -> None:
         """Stop listening."""

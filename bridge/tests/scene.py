@@ -1,0 +1,259 @@
+"""A pool on sale, its ledger, and workers that drain it: what every integration test starts from."""
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString, Self
+from uuid import UUID
+
+from intake_bridge.domain.backoff import Backoff
+from intake_bridge.domain.breaker import BreakerTuning
+from intake_bridge.settings import Secrets, Settings
+from intake_bridge.worker import Tuning, Worker
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from tests.postgres import PostgresServer, install_intake, install_ledger
+
+POOL = "drop"
+TUNING = Tuning(
+    configuration_seconds=0.03,
+    heartbeat_seconds=0.03,
+    housekeeping_seconds=0.1,
+    first_idle_seconds=0.005,
+    last_idle_seconds=0.02,
+    finish_seconds=5.0,
+    backoff=Backoff(base_seconds=0.01, cap_seconds=0.05),
+    breaker=BreakerTuning(first_probe_seconds=0.05, last_probe_seconds=0.2),
+)
+# A wait ends by what is waited for; this only bounds a broken test.
+PATIENCE_SECONDS = 15.0
+
+type Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a fan was told."""
+
+    claim_id: UUID
+    user_id: str
+    slot_no: int
+
+
+@dataclass
+class Scene:
+    """Both databases with superuser connections, for looking and for setting up."""
+
+    intake_uri: str
+    ledger_uri: str
+    intake: AsyncConnection[Row]
+    ledger: AsyncConnection[Row]
+    stack: AsyncExitStack
+    config: dict[str, Any] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    users: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @classmethod
+    async def connect(cls, intake_uri: str, ledger_uri: str) -> Self:
+        """Look at databases that are there already."""
+        stack = AsyncExitStack()
+        intake = await AsyncConnection.connect(intake_uri, autocommit=True, row_factory=dict_row)
+        stack.push_async_callback(intake.close)
+        ledger = await AsyncConnection.connect(ledger_uri, autocommit=True, row_factory=dict_row)
+        stack.push_async_callback(ledger.close)
+        return cls(intake_uri, ledger_uri, intake, ledger, stack)
+
+    async def reconnected(self) -> Self:
+        """The same scene after its server was killed, with the fans' record so far."""
+        again = await self.connect(self.intake_uri, self.ledger_uri)
+        return replace(again, config=self.config, claims=self.claims, users=self.users)
+
+    async def configure(self, **changes: Any) -> None:
+        """Change the pool's configuration, as the operator does."""
+        self.config |= changes
+        await self.intake.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(self.config)))
+
+    async def claim(self, count: int = 1) -> list[Claim]:
+        """Fans who get a slot each."""
+        cursor = await self.intake.execute(
+            "SELECT u.user_id, c.* FROM unnest(%s::text[]) AS u (user_id), intake.claim_resource(%s, u.user_id) AS c",
+            ([f"user-{next(self.users)}" for _ in range(count)], POOL),
+        )
+        rows = await cursor.fetchall()
+        assert {row["outcome"] for row in rows} == {"claimed"}
+        made = [Claim(row["claim_id"], row["user_id"], row["slot_no"]) for row in rows]
+        self.claims += made
+        return made
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The three variables."""
+        return {
+            "INTAKE_DATABASE_URI": self.intake_uri.replace("postgres@", "bridge@"),
+            "INTAKE_POOL": POOL,
+            "INTAKE_LEDGER_URI": self.ledger_uri.replace("postgres@", "ledger_writer@"),
+            **more,
+        }
+
+    @asynccontextmanager
+    async def worker(self, name: str = "one", tuning: Tuning = TUNING, **environment: str) -> AsyncIterator[Worker]:
+        """A worker inside this process; stopped as SIGTERM stops it."""
+        settings = Settings(pool=POOL, worker=name, http_port=0)
+        worker = Worker(settings, Secrets(self.environment(**environment)), tuning)
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            await task
+
+    @asynccontextmanager
+    async def process(self, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A worker as a process, as the image starts it."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "intake_bridge",
+            env={"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0"} | self.environment(**environment),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def rows(self, query: LiteralString, *parameters: Any) -> list[Row]:
+        """Ask DB1."""
+        return await (await self.intake.execute(query, parameters)).fetchall()
+
+    async def sales(self) -> dict[UUID, Row]:
+        """The ledger."""
+        cursor = await self.ledger.execute("SELECT * FROM ledger.sales")
+        return {row["claim_id"]: row for row in await cursor.fetchall()}
+
+    async def queue(self) -> dict[UUID, Row]:
+        """What is on the queue, by claim."""
+        rows = await self.rows(
+            "SELECT msg_id, read_ct, vt <= clock_timestamp() AS visible, message FROM pgmq.q_intake_queue"
+        )
+        return {UUID(row["message"]["claim_id"]): row for row in rows}
+
+    async def dead(self) -> dict[UUID, Row]:
+        """The dead letters, by claim."""
+        rows = await self.rows("SELECT * FROM intake.dead_letters(%s, 1000)", POOL)
+        return {row["claim_id"]: row for row in rows}
+
+    async def status(self) -> Row:
+        """engine_status."""
+        (row,) = await self.rows("SELECT intake.engine_status(%s) AS status", POOL)
+        status: Row = row["status"]
+        return status
+
+    async def health(self) -> Row:
+        """What the only worker reports about its targets."""
+        workers = (await self.status())["workers"]
+        health: Row = workers[0]["health"] if workers else {}
+        return health
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Wait for it."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    if await condition():
+                        return
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"never happened: {what}; {await self.status()}") from None
+
+    async def until_drained(self) -> None:
+        """Wait until the queue is empty."""
+
+        async def empty() -> bool:
+            return not await self.queue()
+
+        await self.until(empty, "the queue is empty")
+
+    async def until_health(self, target: str, state: str, containing: str = "") -> None:
+        """Wait until the worker says so about its target."""
+
+        async def said() -> bool:
+            health = (await self.health()).get(target, {})
+            return health.get("state") == state and containing in health.get("error", "")
+
+        await self.until(said, f"{target} is {state} with {containing!r}")
+
+    async def check(self) -> None:
+        """I1 to I4, I6, I7 by the product's own queries, over both databases and the fans' own record."""
+        assert await self.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
+        (intake,) = await self.rows("SELECT * FROM intake.proof(%s)", POOL)
+        ledger = await (await self.ledger.execute("SELECT * FROM ledger_proof(%s)", (POOL,))).fetchone()
+        assert ledger is not None
+        assert intake["queued"] == 0
+        assert intake["claims"] == len(self.claims) == intake["committed"] + intake["voided"] + intake["dead"]
+        assert (intake["committed"], intake["digest"]) == (ledger["committed"], ledger["digest"])
+        sales = {key: row for key, row in (await self.sales()).items() if row["state"] == "committed"}
+        told = {each.claim_id: each for each in self.claims}
+        assert {key: (row["user_id"], row["slot_no"]) for key, row in sales.items()} == {
+            key: (told[key].user_id, told[key].slot_no) for key in sales
+        }
+
+
+class Templates:
+    """Migrated databases; a scene is a copy of them, made in a fraction of a second."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._numbers = itertools.count(1)
+        install_intake(server.create_database("intake_template"))
+        install_ledger(server.create_database("ledger_template"))
+
+    @asynccontextmanager
+    async def scene(self, *, ledger_sql: LiteralString | None = None, inventory: int = 1000) -> AsyncIterator[Scene]:
+        """A scene; `ledger_sql` makes a ledger of another shape than ours."""
+        number = next(self._numbers)
+        intake_uri = self._server.create_database(f"intake_{number}", "intake_template")
+        template = "ledger_template" if ledger_sql is None else "template1"
+        ledger_uri = self._server.create_database(f"ledger_{number}", template)
+        async with open_scene(intake_uri, ledger_uri, inventory) as scene:
+            if ledger_sql is not None:
+                await scene.ledger.execute(ledger_sql)
+            yield scene
+        self._server.drop_database(f"intake_{number}")
+        self._server.drop_database(f"ledger_{number}")
+
+
+@asynccontextmanager
+async def open_scene(intake_uri: str, ledger_uri: str, inventory: int) -> AsyncIterator[Scene]:
+    """A seeded, open pool in databases that are migrated already."""
+    scene = await Scene.connect(intake_uri, ledger_uri)
+    async with scene.stack:
+        now = datetime.now(UTC)
+        await scene.configure(
+            inventorySize=inventory,
+            batchSize=100,
+            opensAt=(now - timedelta(hours=1)).isoformat(),
+            closesAt=(now + timedelta(hours=1)).isoformat(),
+            commitTarget={"postgres": {"function": "finalize_transaction"}},
+        )
+        await scene.intake.execute("SELECT intake.seed(%s)", (POOL,))
+        yield scene
+
+
+def validation(url: str, *, batch: bool = False, seconds: float = 5) -> dict[str, Any]:
+    """`validation` as the operator writes it."""
+    return {"url": url, "timeoutSeconds": seconds, "batch": batch}
+
+
+def log_lines(text: bytes) -> list[dict[str, Any]]:
+    """A process's log."""
+    return [json.loads(line) for line in text.decode().splitlines()]

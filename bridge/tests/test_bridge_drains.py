@@ -1,0 +1,189 @@
+"""The way of a claim through the bridge when nothing is broken."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from psycopg.types.json import Jsonb
+from scene import POOL, Scene, Templates, validation
+from webhook_server import WebhookServer
+
+
+async def test_i2_i4_every_claim_is_committed_once_as_it_was_acknowledged(scene: Scene) -> None:
+    await scene.claim(250)
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    assert len(await scene.sales()) == 250
+    assert (await scene.status())["inventory"]["consumed"] == 250
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+async def test_i5_declined_claims_are_voided_and_their_slots_are_free_again(
+    scene: Scene, webhook: WebhookServer, batch: bool
+) -> None:
+    claims = await scene.claim(20)
+    bad = {str(claim.claim_id) for claim in claims[::4]}
+    webhook.behaviour = lambda item: {"decision": "declined" if item["claim_id"] in bad else "approved"}
+    await scene.configure(validation=validation(webhook.batch if batch else webhook.single, batch=batch))
+    async with scene.worker(INTAKE_VALIDATION_TOKEN="secret"):
+        await scene.until_drained()
+        await scene.check()
+        sales = await scene.sales()
+        assert {str(key) for key, row in sales.items() if row["state"] == "voided"} == bad
+        status = await scene.status()
+        assert (status["inventory"]["available"], status["voided"]) == (1000 - 15, 5)
+    assert set(webhook.asked().values()) == {1}
+    assert webhook.authorizations == {"Bearer secret"}
+    if not batch:
+        assert set(webhook.keys) == {f"{claim.claim_id}:validate" for claim in claims}
+
+
+async def test_i8_the_validated_mark_is_durable_before_the_ledger_is_called(
+    scene: Scene, webhook: WebhookServer
+) -> None:
+    await scene.claim(3)
+    await scene.configure(validation=validation(webhook.single))
+    async with scene.ledger.transaction():
+        await scene.ledger.execute("LOCK TABLE ledger.sales IN SHARE MODE")  # holds back inserts only
+        async with asyncio.timeout(20), scene.worker():
+
+            async def all_marked() -> bool:
+                return {row["message"]["state"] for row in (await scene.queue()).values()} == {"validated"}
+
+            await scene.until(all_marked, "validated while the ledger has nothing")
+            assert await scene.sales() == {}
+            await scene.ledger.execute("ROLLBACK")
+            await scene.until_drained()
+    await scene.check()
+    assert set(webhook.asked().values()) == {1}
+
+
+async def test_i8_committing_is_durable_before_a_commit_webhook_is_called(scene: Scene, webhook: WebhookServer) -> None:
+    states: list[str] = []
+
+    async def commit(item: dict[str, str]) -> dict[str, str]:
+        queue = await scene.queue()
+        states.extend(row["message"]["state"] for key, row in queue.items() if str(key) == item["claim_id"])
+        return {"outcome": "committed"}
+
+    webhook.behaviour = commit
+    await scene.configure(commitTarget={"webhook": {"url": webhook.single}}, batchSize=1)
+    claims = await scene.claim(5)
+    async with scene.worker(INTAKE_COMMIT_TOKEN="secret"):
+        await scene.until_drained()
+    assert states == ["committing"] * 5
+    assert sorted(webhook.keys) == sorted(f"{claim.claim_id}:commit" for claim in claims)
+    assert webhook.authorizations == {"Bearer secret"}
+    assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
+    assert (await scene.status())["committed"] == 5
+
+
+async def test_a_duplicate_of_the_ledger_is_success(scene: Scene) -> None:
+    """The reply was lost, or the acknowledgement: the ledger knows the claim already."""
+    await scene.claim(5)
+    items = [row["message"] for row in (await scene.queue()).values()]
+    for item in items[:3]:
+        cursor = await scene.ledger.execute("SELECT finalize_transaction(%s) AS outcome", (Jsonb(item),))
+        assert await cursor.fetchall() == [{"outcome": "committed"}]
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    assert len(await scene.sales()) == 5
+
+
+async def test_batch_size_acts_within_two_seconds(scene: Scene) -> None:
+    async with asyncio.timeout(10), scene.process() as process:
+
+        async def acting_upon(size: int) -> bool:
+            return [worker["batchSize"] for worker in (await scene.status())["workers"]] == [size]
+
+        await scene.until(lambda: acting_upon(100), "the worker reports")
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        await scene.configure(batchSize=7)
+        await scene.until(lambda: acting_upon(7), "the worker acts upon the new batch size")
+        assert loop.time() - before < 2
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_a_batch_is_never_larger_than_batch_size(scene: Scene, webhook: WebhookServer) -> None:
+    await scene.configure(batchSize=4, validation=validation(webhook.batch, batch=True))
+    await scene.claim(10)
+    async with scene.worker():
+        await scene.until_drained()
+    sizes = [webhook.keys.count(key) for key in dict.fromkeys(webhook.keys)]
+    assert sizes == [4, 4, 2]
+
+
+async def test_a_paused_pool_is_left_alone(scene: Scene) -> None:
+    claims = await scene.claim(5)
+    await scene.configure(paused=True)
+    async with scene.worker():
+
+        async def reported() -> bool:
+            return bool((await scene.status())["workers"])
+
+        await scene.until(reported, "the worker acts upon the configuration")
+        assert {row["read_ct"] for row in (await scene.queue()).values()} == {0}
+        assert len(await scene.queue()) == len(claims)
+        await scene.configure(paused=False)
+        await scene.until_drained()
+    await scene.check()
+
+
+async def test_i10_max_per_second_bounds_one_worker(scene: Scene) -> None:
+    rate, count = 100, 60
+    await scene.configure(maxPerSecond=rate)
+    await scene.claim(count)
+    async with scene.worker():
+        await scene.until_drained()
+    times = sorted(row["recorded_at"].timestamp() for row in (await scene.sales()).values())
+    # rate x window + burst, burst = a tenth of a second's worth, plus the one token that rounding may show.
+    for first, start in enumerate(times):
+        for last in range(first, len(times)):
+            assert last - first + 1 <= rate * (times[last] - start) + rate / 10 + 1
+    await scene.check()
+
+
+async def test_probes_and_metrics(scene: Scene) -> None:
+    await scene.claim(3)
+    async with scene.worker() as worker, aiohttp.ClientSession() as client:
+        base = f"http://127.0.0.1:{await worker.port()}"
+
+        async def ready() -> bool:
+            async with client.get(f"{base}/readyz") as response:
+                return response.status == 200
+
+        await scene.until(ready, "ready once DB1 has answered")
+        await scene.until_drained()
+        async with client.get(f"{base}/livez") as response:
+            assert response.status == 200
+        async with client.get(f"{base}/metrics") as response:
+            text = await response.text()
+    assert 'intake_bridge_messages_total{end="committed"} 3.0' in text
+    assert 'intake_bridge_breaker_state{step="commit"} 0.0' in text
+    assert "intake_bridge_engine_up 1.0" in text
+
+
+SCALAR_ONLY = """
+CREATE TABLE sold (claim_id uuid PRIMARY KEY);
+CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS void LANGUAGE sql AS
+    $$ INSERT INTO sold SELECT (payload ->> 'claim_id')::uuid ON CONFLICT DO NOTHING $$;
+"""
+
+
+async def test_a_ledger_with_one_function_that_returns_void(templates: Templates, webhook: WebhookServer) -> None:
+    """The weakest ledger: no outcome, no set form, no void_claim. What it is told, it is told."""
+    async with templates.scene(ledger_sql=SCALAR_ONLY) as scene:
+        claims = await scene.claim(10)
+        declined = str(claims[0].claim_id)
+        webhook.behaviour = lambda item: {"decision": "declined" if item["claim_id"] == declined else "approved"}
+        await scene.configure(validation=validation(webhook.single))
+        async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
+            await scene.until_drained()
+        sold = await (await scene.ledger.execute("SELECT claim_id FROM sold")).fetchall()
+        assert {row["claim_id"] for row in sold} == {claim.claim_id for claim in claims[1:]}
+        assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
+        assert (await scene.status())["inventory"]["available"] == 1000 - 9

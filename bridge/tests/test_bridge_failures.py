@@ -1,0 +1,321 @@
+"""What breaks, and what must hold while it is broken and after it is mended."""
+
+import asyncio
+import logging
+
+import pytest
+from psycopg.types.json import Jsonb
+from scene import POOL, Scene, Templates, open_scene, validation
+from webhook_server import Answer, Item, WebhookServer, approve, status
+
+from tests.postgres import PostgresServer, install_intake, install_ledger
+
+
+async def test_a_failure_is_retried_and_counted_until_it_succeeds(scene: Scene, webhook: WebhookServer) -> None:
+    claims = await scene.claim(10)
+    sick = str(claims[3].claim_id)
+    webhook.behaviour = lambda item: (
+        status(500) if item["claim_id"] == sick and webhook.asked()[sick] < 3 else approve(item)
+    )
+    await scene.configure(validation=validation(webhook.single))
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    assert webhook.asked()[sick] == 3
+    (archived,) = await scene.rows("SELECT message FROM pgmq.a_intake_queue WHERE message ->> 'claim_id' = %s", sick)
+    assert archived["message"]["failures"] == 2
+    assert archived["message"]["last_error"] == "validate: answers 500"
+    assert len(await scene.sales()) == 10
+
+
+async def test_i2_after_max_retries_a_claim_is_a_dead_letter_that_holds_its_slot(
+    scene: Scene, webhook: WebhookServer
+) -> None:
+    claims = await scene.claim(10)
+    sick = str(claims[3].claim_id)
+    webhook.behaviour = lambda item: status(500) if item["claim_id"] == sick else approve(item)
+    await scene.configure(validation=validation(webhook.single), maxRetries=2)
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    assert webhook.asked()[sick] == 3  # one try and two retries
+    (dead,) = (await scene.dead()).values()
+    assert (str(dead["claim_id"]), dead["reason"]) == (sick, "validate: answers 500 (after 3 failures)")
+    assert (await scene.status())["inventory"] == {"size": 1000, "available": 990, "reserved": 1, "consumed": 9}
+
+
+def _hang() -> asyncio.Future[Answer]:
+    return asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("kind", ["500", "timeout", "refused", "401", "html", "redirect"])
+async def test_a_validator_that_is_down_costs_no_claim_anything(
+    scene: Scene, webhook: WebhookServer, kind: str
+) -> None:
+    down = {
+        "500": lambda _: status(500),
+        "timeout": lambda _: _hang(),
+        "refused": approve,
+        "401": lambda _: status(401),
+        "html": lambda _: status(200, {"hello": "world"}),
+        "redirect": lambda _: status(302, Location=webhook.single),
+    }
+    said = {
+        "500": "500",
+        "timeout": "no answer",
+        "refused": "cannot be reached",
+        "401": "401",
+        "html": "200",
+        "redirect": "302",
+    }
+    webhook.behaviour = down[kind]
+    url = "http://127.0.0.1:9/single" if kind == "refused" else webhook.single  # the discard port: nobody listens
+    await scene.configure(validation=validation(url, seconds=0.1), maxRetries=0)
+    claims = await scene.claim(40)
+    async with scene.worker():
+        await scene.until_health("validator", "down", said[kind])
+        await _until_probed(scene, 40 + 3)
+        calls = len(webhook.calls)
+        probes = sum(row["read_ct"] for row in (await scene.queue()).values()) - 40
+        # One call a probe. Before: as many as run side by side, and those that start until the fifth has failed.
+        assert calls <= 32 + 4 + probes
+        assert await scene.sales() == {}
+        queue = await scene.queue()
+        assert len(queue) == len(claims)
+        assert {row["message"]["failures"] for row in queue.values()} == {0}
+        assert (await scene.health())["ledger"] == {"state": "ok"}
+        webhook.behaviour = approve
+        await scene.configure(validation=validation(webhook.single))
+        await scene.until_drained()
+        await scene.until_health("validator", "ok")
+    await scene.check()
+    assert len(await scene.sales()) == 40
+
+
+async def _until_probed(scene: Scene, reads: int) -> None:
+    async def probed() -> bool:
+        return sum(row["read_ct"] for row in (await scene.queue()).values()) >= reads
+
+    await scene.until(probed, "the breaker probes")
+
+
+async def test_a_validator_that_asks_to_wait_is_waited_for_and_nothing_is_counted(
+    scene: Scene, webhook: WebhookServer
+) -> None:
+    await scene.claim(5)
+    webhook.behaviour = lambda item: status(429, **{"Retry-After": "1"}) if len(webhook.calls) <= 5 else approve(item)
+    await scene.configure(validation=validation(webhook.single), maxRetries=0)
+    loop = asyncio.get_running_loop()
+    async with scene.worker():
+        await webhook.until_calls(5)
+        before = loop.time()
+        await scene.until_drained()
+    assert loop.time() - before > 0.9
+    assert len(webhook.calls) == 10
+    await scene.check()
+
+
+async def test_a_batch_webhook_that_leaves_claims_out_gets_them_again(scene: Scene, webhook: WebhookServer) -> None:
+    claims = await scene.claim(6)
+    shy = str(claims[2].claim_id)
+    webhook.behaviour = lambda item: {} if item["claim_id"] == shy and webhook.asked()[shy] < 2 else approve(item)
+    await scene.configure(validation=validation(webhook.batch, batch=True))
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    assert webhook.asked()[shy] == 2
+
+
+async def test_calls_are_bounded(scene: Scene, webhook: WebhookServer) -> None:
+    release = asyncio.Event()
+
+    async def slow(item: Item) -> Answer:
+        await release.wait()
+        return approve(item)
+
+    webhook.behaviour = slow
+    await scene.configure(validation=validation(webhook.single))
+    await scene.claim(60)
+    async with scene.worker():
+        await webhook.until_calls(32)
+        release.set()
+        await scene.until_drained()
+    assert webhook.most_open == 32
+    await scene.check()
+
+
+async def test_a_ledger_without_the_function_is_said_and_heals(templates: Templates) -> None:
+    async with templates.scene(ledger_sql="SELECT 1") as scene:
+        await scene.claim(5)
+        async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
+            await scene.until_health("ledger", "down", "function finalize_transaction(payload jsonb) does not exist")
+            assert {row["read_ct"] for row in (await scene.queue()).values()} == {0}
+            install_ledger(scene.ledger_uri)
+            await scene.until_health("ledger", "ok")
+            await scene.until_drained()
+        await scene.check()
+
+
+async def test_a_function_that_disappears_during_the_sale_is_said_and_heals(scene: Scene) -> None:
+    await scene.claim(5)
+    async with scene.worker():
+        await scene.until_drained()
+        await scene.ledger.execute("ALTER FUNCTION finalize_transactions(jsonb) RENAME TO gone")
+        await scene.ledger.execute("ALTER FUNCTION finalize_transaction(jsonb) RENAME TO gone_too")
+        await scene.claim(5)
+        await scene.until_health("ledger", "down", "does not exist")
+        assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {0}
+        await scene.ledger.execute("ALTER FUNCTION gone(jsonb) RENAME TO finalize_transactions")
+        await scene.ledger.execute("ALTER FUNCTION gone_too(jsonb) RENAME TO finalize_transaction")
+        await scene.until_drained()
+    await scene.check()
+
+
+async def test_no_ledger_uri_is_said(scene: Scene) -> None:
+    await scene.claim(1)
+    async with scene.worker(INTAKE_LEDGER_URI=""):
+        await scene.until_health("ledger", "down", "INTAKE_LEDGER_URI")
+    assert len(await scene.queue()) == 1
+
+
+async def test_a_conflict_is_a_dead_letter_and_an_error(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    claims = await scene.claim(3)
+    (item, *_) = [
+        row["message"] for row in (await scene.queue()).values() if row["message"]["slot_no"] == claims[1].slot_no
+    ]
+    other = item | {"claim_id": "00000000-0000-7000-8000-000000000001", "user_id": "somebody else"}
+    await scene.ledger.execute("SELECT finalize_transaction(%s)", (Jsonb(other),))
+    with caplog.at_level(logging.ERROR):
+        async with scene.worker():
+            await scene.until_drained()
+    assert set(await scene.dead()) == {claims[1].claim_id}
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert (record.__dict__["claim_id"], record.__dict__["pool_id"]) == (str(claims[1].claim_id), POOL)
+    assert (await scene.status())["committed"] == 2
+
+
+@pytest.mark.parametrize("word", ["voided", "conflict"])
+async def test_after_committing_a_webhook_leads_to_committed_or_dead_only(
+    scene: Scene, webhook: WebhookServer, word: str
+) -> None:
+    claims = await scene.claim(4)
+    odd = str(claims[0].claim_id)
+    webhook.behaviour = lambda item: {"outcome": word if item["claim_id"] == odd else "duplicate"}
+    await scene.configure(commitTarget={"webhook": {"url": webhook.single}})
+    async with scene.worker():
+        await scene.until_drained()
+    assert set(await scene.dead()) == {claims[0].claim_id}
+    assert (await scene.status())["inventory"] == {"size": 1000, "available": 996, "reserved": 1, "consumed": 3}
+
+
+async def test_a_commit_webhook_that_is_down_costs_no_claim_anything(scene: Scene, webhook: WebhookServer) -> None:
+    webhook.behaviour = lambda _: status(503)
+    await scene.claim(20)
+    await scene.configure(commitTarget={"webhook": {"url": webhook.single}}, maxRetries=0)
+    async with scene.worker():
+        await scene.until_health("ledger", "down", "503")
+        webhook.behaviour = approve
+        await scene.until_drained()
+    assert await scene.dead() == {}
+    assert (await scene.status())["committed"] == 20
+    assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
+
+
+PICKY = """
+CREATE TABLE sold (claim_id uuid PRIMARY KEY, user_id text CHECK (user_id <> 'user-7'));
+CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO sold VALUES ((payload ->> 'claim_id')::uuid, payload ->> 'user_id') ON CONFLICT DO NOTHING;
+    RETURN 'committed';
+END $$;
+"""
+
+
+async def test_a_row_that_the_ledger_refuses_fails_alone(templates: Templates) -> None:
+    async with templates.scene(ledger_sql=PICKY) as scene:
+        claims = await scene.claim(20)
+        await scene.configure(maxRetries=1)
+        async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
+            await scene.until_drained()
+        sold = await (await scene.ledger.execute("SELECT user_id FROM sold")).fetchall()
+        assert len(sold) == 19
+        (dead,) = (await scene.dead()).values()
+        assert dead["user_id"] == "user-7"
+        assert "SQLSTATE 23514" in dead["reason"]
+        assert (await scene.status())["committed"] == len(claims) - 1
+
+
+async def test_i9_a_stale_worker_changes_nothing(scene: Scene, webhook: WebhookServer) -> None:
+    release = asyncio.Event()
+
+    async def slow(item: Item) -> Answer:
+        await release.wait()
+        return approve(item)
+
+    webhook.behaviour = slow
+    await scene.configure(validation=validation(webhook.single))
+    (claim,) = await scene.claim()
+    async with scene.worker() as worker:
+        await webhook.until_calls(1)
+        # Another worker reads it: the lease is (msg_id, read_ct).
+        await scene.intake.execute(
+            "UPDATE pgmq.q_intake_queue SET read_ct = read_ct + 1, vt = now() + interval '1 hour'"
+        )
+        (before,) = await scene.rows("SELECT * FROM pgmq.q_intake_queue")
+        release.set()
+
+        async def noticed() -> bool:
+            return worker.metrics.ends.labels("stale")._value.get() == 1
+
+        await scene.until(noticed, "the worker notices that it is stale")
+        assert await scene.rows("SELECT * FROM pgmq.q_intake_queue") == [before]
+        assert await scene.sales() == {}
+        await scene.intake.execute("UPDATE pgmq.q_intake_queue SET vt = now()")
+        await scene.until_drained()
+    await scene.check()
+    assert set(await scene.sales()) == {claim.claim_id}
+
+
+async def test_a_long_call_keeps_its_lease(scene: Scene, webhook: WebhookServer) -> None:
+    """The visibility timeout is shorter than the validator takes, and still nobody else gets the message."""
+
+    async def slow(item: Item) -> Answer:
+        await asyncio.sleep(1.6)
+        return approve(item)
+
+    webhook.behaviour = slow
+    await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
+    await scene.claim(3)
+    async with scene.worker("one"), scene.worker("two"):
+        await scene.until_drained()
+    await scene.check()
+    assert set(webhook.asked().values()) == {1}
+
+
+async def test_i2_ledger_killed_and_db1_killed_under_load_lose_nothing(fragile: PostgresServer) -> None:
+    """Both databases die with SIGKILL in mid-sale; the bridge alone brings the sale back, without the operator."""
+    intake_uri, ledger_uri = fragile.create_database("intake"), fragile.create_database("ledger")
+    await asyncio.to_thread(install_intake, intake_uri)
+    await asyncio.to_thread(install_ledger, ledger_uri)
+    async with open_scene(intake_uri, ledger_uri, 3000) as scene:
+        await scene.configure(batchSize=10)
+        await scene.claim(2000)
+        async with scene.worker():
+
+            async def begun() -> bool:
+                return len(await scene.sales()) >= 50
+
+            await scene.until(begun, "some are committed")
+            await asyncio.to_thread(fragile.kill)
+            await asyncio.to_thread(fragile.start)
+            after = await scene.reconnected()
+            async with after.stack:
+                await after.until_drained()
+
+                async def rebuilt() -> bool:
+                    return bool((await after.status())["ready"])
+
+                await after.until(rebuilt, "the housekeeper has rebuilt the holds")
+                await after.claim(1)
+                await after.until_drained()
+                await after.check()

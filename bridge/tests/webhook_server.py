@@ -1,0 +1,99 @@
+"""A webhook as a test wants it: real HTTP, any behaviour, and a record of what was asked."""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+type Item = dict[str, Any]
+type Answer = web.StreamResponse | dict[str, Any]
+type Behaviour = Callable[[Item], Answer | Awaitable[Answer]]
+
+
+def approve(_: Item) -> Answer:
+    """Both contracts at once: an approval for a validator, a commit for a ledger."""
+    return {"decision": "approved", "outcome": "committed"}
+
+
+def status(code: int, body: dict[str, Any] | None = None, **headers: str) -> web.Response:
+    """Any answer."""
+    return web.json_response(body or {}, status=code, headers=headers)
+
+
+class WebhookServer:
+    """POST /single and POST /batch; `behaviour` may be replaced at any time."""
+
+    def __init__(self) -> None:
+        self.behaviour: Behaviour = approve
+        self.calls: list[Item] = []
+        self.keys: list[str] = []
+        self.authorizations: set[str | None] = set()
+        self.open = 0
+        self.most_open = 0
+        self.called = asyncio.Condition()
+        application = web.Application()
+        application.add_routes([web.post("/single", self._single), web.post("/batch", self._batch)])
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        self._port = 0
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def single(self) -> str:
+        """The URL of the contract for one claim."""
+        return f"http://127.0.0.1:{self._port}/single"
+
+    @property
+    def batch(self) -> str:
+        """The URL of the contract for a batch."""
+        return f"http://127.0.0.1:{self._port}/batch"
+
+    def asked(self) -> Counter[str]:
+        """How often each claim was asked about."""
+        return Counter(item["claim_id"] for item in self.calls)
+
+    async def until_calls(self, count: int) -> None:
+        """Wait until so many items have arrived."""
+        async with asyncio.timeout(10), self.called:
+            await self.called.wait_for(lambda: len(self.calls) >= count)
+
+    async def _single(self, request: web.Request) -> web.StreamResponse:
+        answer = await self._answer(await request.json(), request)
+        return answer if isinstance(answer, web.StreamResponse) else web.json_response(answer)
+
+    async def _batch(self, request: web.Request) -> web.StreamResponse:
+        items = []
+        for item in (await request.json())["items"]:
+            answer = await self._answer(item, request)
+            if isinstance(answer, web.StreamResponse):
+                return answer
+            if answer:
+                items.append({"claim_id": item["claim_id"], **answer})
+        return web.json_response({"items": items})
+
+    async def _answer(self, item: Item, request: web.Request) -> Answer:
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            async with self.called:
+                self.calls.append(item)
+                self.keys.append(request.headers.get("Idempotency-Key", ""))
+                self.authorizations.add(request.headers.get("Authorization"))
+                self.called.notify_all()
+            answer = self.behaviour(item)
+            return await answer if inspect.isawaitable(answer) else answer
+        finally:
+            self.open -= 1
