@@ -1,0 +1,182 @@
+"""DB1 as its callers see it: one method for each SQL function, and a crowd that calls them all at once."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, LiteralString, Self
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row, dict_row, tuple_row
+
+POOL = "drop"
+CLAIM: LiteralString = "SELECT * FROM intake.claim_resource(%s, %s, %s)"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What claim_resource returns."""
+
+    outcome: str
+    claim_id: UUID | None
+    resource_id: UUID | None
+    slot_no: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call of a crowd and its answer; None = the connection died before it came."""
+
+    user: str
+    request: str | None
+    answer: Answer | None
+
+
+def window(opens: timedelta = timedelta(hours=-1), closes: timedelta = timedelta(hours=1)) -> dict[str, str]:
+    """A window around the present, on the clock that this machine shares with the server."""
+    now = datetime.now(UTC)
+    return {"opensAt": (now + opens).isoformat(), "closesAt": (now + closes).isoformat()}
+
+
+class Intake:
+    """One connection to DB1, every call a transaction of its own unless `transaction` says otherwise."""
+
+    def __init__(self, uri: str, pool: str = POOL) -> None:
+        self.uri = uri
+        self.pool = pool
+        self.connection = psycopg.connect(uri, autocommit=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def rows(self, query: LiteralString, *arguments: object) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self.connection.cursor(row_factory=tuple_row).execute(query, arguments).fetchall()
+
+    def dicts(self, query: LiteralString, *arguments: object) -> list[dict[str, Any]]:
+        """All rows of a query, by column name."""
+        return self.connection.cursor(row_factory=dict_row).execute(query, arguments).fetchall()
+
+    def value(self, query: LiteralString, *arguments: object) -> Any:  # noqa: ANN401 - whatever the query selects
+        """The first column of the first row."""
+        return self.rows(query, *arguments)[0][0]
+
+    def column(self, query: LiteralString, *arguments: object) -> list[Any]:
+        """The first column, sorted."""
+        return sorted(row[0] for row in self.rows(query, *arguments))
+
+    def configure(self, inventory: int, **settings: object) -> int:
+        """Configure the pool; open now unless told otherwise. Returns the generation."""
+        config = window() | {"inventorySize": inventory} | settings
+        return int(self.value("SELECT intake.configure(%s, %s)", self.pool, json.dumps(config)))
+
+    def seed(self) -> int:
+        """Provision or rebuild."""
+        return int(self.value("SELECT intake.seed(%s)", self.pool))
+
+    def open(self, inventory: int, **settings: object) -> Self:
+        """A pool that is on sale."""
+        self.configure(inventory, **settings)
+        self.seed()
+        return self
+
+    def claim(self, user: str, request: str | None = None) -> Answer:
+        """One claim."""
+        return self.connection.cursor(row_factory=class_row(Answer)).execute(CLAIM, (self.pool, user, request)).fetchall()[0]
+
+    def read(self, limit: int = 100, worker: str = "worker") -> list[dict[str, Any]]:
+        """Lease messages."""
+        return self.dicts("SELECT * FROM intake.read_batch(%s, %s, %s)", self.pool, worker, limit)
+
+    def change(self, function: LiteralString, messages: Sequence[dict[str, Any]], *more: list[Any]) -> list[int]:
+        """Call a fenced function for leased messages; returns the ids it changed."""
+        holes: LiteralString = ", ".join(["%s"] * (3 + len(more)))
+        query: LiteralString = "SELECT intake." + function + "(" + holes + ")"
+        ids, fences = [m["msg_id"] for m in messages], [m["read_ct"] for m in messages]
+        return self.column(query, self.pool, ids, fences, *more)
+
+    def acknowledge(self, messages: Sequence[dict[str, Any]], outcome: str) -> list[int]:
+        """Acknowledge all with one outcome."""
+        return self.change("acknowledge", messages, [outcome] * len(messages))
+
+    def expire_leases(self) -> None:
+        """Let the visibility timeout of every message pass."""
+        self.connection.execute("UPDATE pgmq.q_intake_queue SET vt = clock_timestamp() - interval '1 s'")
+
+    def status(self) -> dict[str, Any]:
+        """engine_status."""
+        found: dict[str, Any] = self.value("SELECT intake.engine_status(%s)", self.pool)
+        return found
+
+    def inventory(self) -> tuple[int, int, int]:
+        """(available, reserved, consumed)."""
+        counts = self.status()["inventory"]
+        return counts["available"], counts["reserved"], counts["consumed"]
+
+    def reconcile(self) -> list[tuple[Any, ...]]:
+        """What reconcile finds."""
+        return self.rows("SELECT invariant, detail FROM intake.reconcile(%s)", self.pool)
+
+    def housekeep(self) -> int:
+        """One round of housekeeping."""
+        return int(self.value("SELECT intake.housekeep(%s)", self.pool))
+
+
+@asynccontextmanager
+async def connections(uri: str, count: int) -> AsyncIterator[list[psycopg.AsyncConnection]]:
+    """Many connections, all of them open before the first is used."""
+    made = await asyncio.gather(*(psycopg.AsyncConnection.connect(uri, autocommit=True) for _ in range(count)))
+    try:
+        yield list(made)
+    finally:
+        await asyncio.gather(*(connection.close() for connection in made))
+
+
+async def ask(connection: psycopg.AsyncConnection, user: str, request: str | None = None) -> Answer:
+    """One claim over an async connection."""
+    cursor = connection.cursor(row_factory=class_row(Answer))
+    await cursor.execute(CLAIM, (POOL, user, request))
+    return (await cursor.fetchall())[0]
+
+
+async def crowd(
+    uri: str,
+    count: int,
+    calls: Iterable[tuple[str, str | None]],
+    done: Callable[[Asked], Awaitable[None]] | None = None,
+) -> list[Asked]:
+    """Make all calls over `count` connections at once, each connection taking the next call as soon as it is free."""
+    pending = iter(calls)
+    history: list[Asked] = []
+
+    async def fan(connection: psycopg.AsyncConnection) -> None:
+        for user, request in pending:
+            try:
+                answer = await ask(connection, user, request)
+            except psycopg.OperationalError:
+                history.append(Asked(user, request, None))
+                return
+            history.append(Asked(user, request, answer))
+            if done:
+                await done(history[-1])
+
+    async with connections(uri, count) as fans:
+        await asyncio.gather(*(fan(connection) for connection in fans))
+    return history
+
+
+def outcomes(history: Iterable[Asked]) -> Counter[str]:
+    """How often each outcome was answered."""
+    return Counter(asked.answer.outcome if asked.answer else "lost" for asked in history)
+
+
+def claims(history: Iterable[Asked]) -> list[Answer]:
+    """The claims that were acknowledged as new."""
+    return [asked.answer for asked in history if asked.answer and asked.answer.outcome == "claimed"]
