@@ -70,7 +70,7 @@ class Actor:
                 await self.cluster.delete(kind, event.namespace, name)
 
     async def _own_finalizers(self, event: Event, finalizers: list[str]) -> None:
-        """Finalizers are a set to server-side apply: ours come and go, others' stay. The uid keeps a successor out of it."""
+        """Finalizers are a set to server-side apply: ours come and go, others' stay. The uid keeps a successor out."""
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
