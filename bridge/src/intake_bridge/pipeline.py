@@ -68,6 +68,7 @@ class StepGate:
         """Feed the breaker."""
         self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
         breaker, error = self._target.breaker, outcome.reason or outcome.result.value
+        was_tripped = breaker.tripped
         match outcome.blame:
             case Blame.TARGET:
                 breaker.trip(error)
@@ -77,6 +78,10 @@ class StepGate:
                 breaker.succeeded()
         if outcome.holds:
             breaker.hold(1.0 if outcome.retry_after is None else outcome.retry_after)
+        if breaker.tripped and not was_tripped:
+            log.warning("%s: breaker opens: %s", self._target.step, error)
+        elif was_tripped and not breaker.tripped:
+            log.info("%s: breaker closes", self._target.step)
 
 
 class Pipeline:

@@ -31,8 +31,8 @@ class Tuning:
     housekeeping_seconds: float = 5.0
     first_idle_seconds: float = 0.02
     last_idle_seconds: float = 0.5
-    # After SIGTERM a batch may go on for this long; 3 s more for giving back and closing stay below the grace of 25 s.
-    finish_seconds: float = 20.0
+    # After SIGTERM a batch may go on for this long; giving back and closing stay below a grace of 25 s.
+    finish_seconds: float = 17.0
     # DB1 unseen for longer than this: not ready.
     silence_seconds: float = 5.0
     backoff: Backoff = field(default_factory=Backoff)
@@ -103,10 +103,13 @@ class Worker:
             log.info("stopped")
 
     async def _finish(self, lane: asyncio.Task[None]) -> None:
-        try:
-            await asyncio.wait_for(lane, self._tuning.finish_seconds)
-        except TimeoutError:
-            log.warning("could not finish in time; what was open was given back or comes back when its lease ends")
+        await asyncio.wait({lane}, timeout=self._tuning.finish_seconds)
+        # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
+        for _ in range(2):
+            if not lane.done():
+                log.warning("could not finish in time: giving back what is open")
+                lane.cancel()
+                await asyncio.wait({lane}, timeout=2.5)
 
     # --- the lane: batches, one after the other ---
 

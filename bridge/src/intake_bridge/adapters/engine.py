@@ -11,10 +11,11 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
-from intake_bridge.adapters.postgres import CONNECTION, one_line
+from intake_bridge.adapters.postgres import CONNECTION
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError, GiveBack
+from intake_bridge.redaction import one_line
 
 # Lane, its lease extension, configuration and heartbeat, housekeeping.
 _CONNECTIONS = 4

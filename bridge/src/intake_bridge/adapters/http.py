@@ -9,6 +9,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from intake_bridge.domain.outcomes import Transport
 from intake_bridge.ports import HttpError, HttpReply
+from intake_bridge.redaction import one_line
 
 # Calls at a time for one target. The connections equal it, so that no call ever waits inside the client, where waiting
 # would look like a slow target.
@@ -22,9 +23,11 @@ class HttpClient:
     """One client for one target. No redirects (the method would change), no proxies from the environment."""
 
     def __init__(self) -> None:
-        limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=15)
+        # Idle connections go before servers drop them (5 s in uvicorn and node): a POST that meets a dead one fails.
+        limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY, keepalive_expiry=4)
         self._client = httpx.AsyncClient(
-            transport=AiohttpTransport(limits=limits, trust_env=False),
+            # trust_env here is SSL_CERT_FILE and SSL_CERT_DIR, for a private authority; proxies stay out.
+            transport=AiohttpTransport(limits=limits, trust_env=True),
             follow_redirects=False,
             trust_env=False,
             headers={"User-Agent": "intake-engine-bridge", "Accept-Encoding": "identity"},
@@ -61,7 +64,7 @@ async def _read(response: httpx.Response) -> bytes:
 def _translate(error: Exception) -> HttpError:
     # httpx-aiohttp maps a refused connection to a timeout; aiohttp's own error, the cause, tells them apart.
     cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
-    text = " ".join(str(cause).split())[:300] or type(cause).__name__
+    text = one_line(cause)[:300]
     never_sent = (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError, httpx.InvalidURL)
     if isinstance(cause, (*never_sent, httpx.UnsupportedProtocol)):
         return HttpError(Transport.UNREACHABLE, f"cannot be reached: {text}")

@@ -9,11 +9,12 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
-from intake_bridge.adapters.postgres import CONNECTION, one_line
+from intake_bridge.adapters.postgres import CONNECTION
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.message import Messages
 from intake_bridge.domain.outcomes import Outcome
 from intake_bridge.ports import Gate, TargetDownError
+from intake_bridge.redaction import one_line
 
 # A ledger call is cancelled after this. The lease is renewed meanwhile.
 _CALL_SECONDS = 30.0
@@ -52,8 +53,15 @@ class PostgresLedger:
     # The ledger itself decides each claim's fate by its first insert: nothing has to be marked here.
     needs_mark = False
 
-    def __init__(self, function: str, uri: Callable[[], Awaitable[str]], application_name: str) -> None:
+    def __init__(
+        self,
+        function: str,
+        uri: Callable[[], Awaitable[str]],
+        application_name: str,
+        call_seconds: float = _CALL_SECONDS,
+    ) -> None:
         self._name = function
+        self._call_seconds = call_seconds
         self._uri = uri
         self._kwargs: dict[str, Any] = CONNECTION | {
             "application_name": application_name,
@@ -171,7 +179,8 @@ class PostgresLedger:
         assert self._connection is not None
         payload = Jsonb([message.item() for message in messages])
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
+            # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
+            async with asyncio.timeout(self._call_seconds + 1), asyncio.timeout(self._call_seconds):
                 cursor = await self._connection.execute(statement, (payload,))
                 rows = await cursor.fetchall()
         except TimeoutError:

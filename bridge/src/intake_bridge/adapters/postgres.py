@@ -15,9 +15,3 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": _SILENCE * 1000,
 }
-
-
-def one_line(error: BaseException) -> str:
-    """An error as a condition or a log may show it: one line, bounded, never a URI (libpq puts none into messages)."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:500]

@@ -2,26 +2,14 @@
 
 import json
 import logging
-import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from intake_bridge.redaction import redacted
+
 # What a LogRecord has by nature; everything else came in through `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# user:password@ of any URI, and libpq's password=…; whatever error text carries one loses it here.
-_SECRETS = (
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]*@", re.IGNORECASE), r"\1***@"),
-    (re.compile(r"(\b(?:password|passwd|token|authorization)\s*[=:]\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
-    (re.compile(r"(\bbearer\s+)\S+", re.IGNORECASE), r"\1***"),
-)
-
-
-def redacted(text: str) -> str:
-    """The text without what looks like a credential."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,0 +1,22 @@
+"""Taking credentials out of text that somebody will read."""
+
+import re
+
+_SECRETS = (
+    (re.compile(r"(\bbearer\s+)\S+", re.IGNORECASE), r"\1***"),
+    # user:password@ of anything like a URI, the broken ones included: libpq quotes those back whole.
+    (re.compile(r"(//)\S*@"), r"\1***@"),
+    (re.compile(r"(\b(?:password|passwd|token|authorization)\s*[=:]\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
+)
+
+
+def redacted(text: str) -> str:
+    """The text without what looks like a credential."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a condition or a log may show it: one line, bounded, no credentials."""
+    return redacted(" ".join(str(error).split()) or type(error).__name__)[:500]

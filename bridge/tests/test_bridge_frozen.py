@@ -1,0 +1,58 @@
+"""A ledger that neither answers nor closes the connection."""
+
+import asyncio
+import os
+import signal
+
+from intake_bridge.adapters.ledger_postgres import PostgresLedger
+from intake_bridge.domain.message import Message, State
+from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from scene import POOL, Scene
+
+
+class OpenGate:
+    """Lets everything through and remembers."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def admits(self, message: Message) -> bool:
+        """Always."""
+        return True
+
+    def holds(self, message: Message) -> bool:
+        """Always."""
+        return True
+
+    def told(self, outcome: Outcome) -> None:
+        """Remember."""
+        self.outcomes.append(outcome)
+
+
+async def test_a_frozen_ledger_is_given_up_in_time(scene: Scene) -> None:
+    (claim,) = await scene.claim()
+    (row,) = await scene.rows("SELECT * FROM intake.read_batch(%s, 'test', 1)", POOL)
+    row = {key: value for key, value in row.items() if key not in {"enqueued_at", "headers", "state"}}
+    message = Message(pool_id=POOL, state=State.VALIDATED, **row)
+
+    async def uri() -> str:
+        return scene.ledger_uri.replace("postgres@", "ledger_writer@")
+
+    ledger, gate = PostgresLedger("finalize_transaction", uri, "test", call_seconds=0.2), OpenGate()
+    await ledger.check()
+    (backend,) = await (
+        await scene.ledger.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'test'")
+    ).fetchall()
+    os.kill(backend["pid"], signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(5):
+            outcomes = await ledger.commit([message], gate)
+    finally:
+        os.kill(backend["pid"], signal.SIGCONT)
+    assert [(each.result, each.blame, each.counted) for each in outcomes.values()] == [
+        (Result.RETRY, Blame.SUSPECT, False)
+    ]
+    await ledger.check()
+    assert {each.result for each in (await ledger.commit([message], gate)).values()} == {Result.COMMITTED}
+    await ledger.close()
+    assert set(await scene.sales()) == {claim.claim_id}
