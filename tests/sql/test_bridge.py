@@ -1,0 +1,219 @@
+"""What bridges do to messages: leases, fences, outcomes, dead letters."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from tests.sql.intake import POOL, Intake
+
+
+@pytest.fixture
+def queue(intake: Intake) -> Iterator[Intake]:
+    """Ten slots, five claims."""
+    intake.open(10, visibilityTimeoutSeconds=30)
+    for n in range(1, 6):
+        intake.claim(f"u{n}", f"r{n}")
+    return intake
+
+
+def test_a_batch_is_leased_oldest_first_for_the_visibility_timeout(queue: Intake) -> None:
+    messages = queue.read(3)
+    assert [(m["slot_no"], m["user_id"], m["request_id"], m["read_ct"]) for m in messages] == [
+        (n, f"u{n}", f"r{n}", 1) for n in (1, 2, 3)
+    ]
+    assert {m["state"] for m in messages} == {"queued"}
+    lease = queue.value("SELECT max(vt) - clock_timestamp() FROM pgmq.q_intake_queue")
+    assert timedelta(seconds=20) < lease <= timedelta(seconds=30)
+    assert [m["slot_no"] for m in queue.read()] == [4, 5]
+    assert queue.read() == []
+    assert queue.status()["queue"]["inFlight"] == 5
+
+
+def test_a_lease_that_expired_is_given_to_the_next_reader(queue: Intake) -> None:
+    queue.read(worker="one")
+    queue.expire_leases()
+    assert [(m["read_ct"], m["headers"]) for m in queue.read(worker="two")] == [(2, {"worker": "two"})] * 5
+
+
+def test_a_paused_pool_is_not_read_and_a_sealed_one_is(queue: Intake) -> None:
+    queue.configure(10, paused=True)
+    assert queue.read() == []
+    queue.configure(10)
+    queue.value("SELECT intake.seal(%s, 'drain')", POOL)
+    assert len(queue.read()) == 5
+
+
+def test_a_message_that_is_committed_late_is_not_passed_over(intake: Intake, uri: str) -> None:
+    intake.open(10)
+    with Intake(uri) as slow:
+        with slow.connection.transaction():
+            late = slow.claim("slow")
+            quick = intake.claim("quick")
+            first = intake.read()
+            assert [m["claim_id"] for m in first] == [quick.claim_id]
+            intake.acknowledge(first, "committed")
+        second = intake.read()
+    assert [m["claim_id"] for m in second] == [late.claim_id]
+    assert second[0]["msg_id"] < first[0]["msg_id"]
+
+
+def test_two_readers_never_get_the_same_message(queue: Intake, uri: str) -> None:
+    with Intake(uri) as other, other.connection.transaction():
+        assert [m["slot_no"] for m in other.read(2)] == [1, 2]
+        assert [m["slot_no"] for m in queue.read(2)] == [3, 4], "locked rows are skipped, not waited for"
+
+
+CHANGES: list[tuple[str, list[Any]]] = [
+    ("mark_validated", []),
+    ("mark_committing", []),
+    ("extend", []),
+    ("acknowledge", ["committed"]),
+    ("acknowledge", ["voided"]),
+    ("give_back", [0.0, "error"]),
+    ("dead_letter", ["reason"]),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments"), CHANGES)
+def test_i9_a_stale_worker_changes_nothing(queue: Intake, function: str, arguments: list[Any]) -> None:
+    stale = queue.read()
+    queue.expire_leases()
+    owner = queue.read(2)
+    everything = """SELECT (SELECT array_agg(q ORDER BY msg_id)::text FROM pgmq.q_intake_queue q),
+        (SELECT array_agg(a ORDER BY msg_id)::text FROM pgmq.a_intake_queue a),
+        (SELECT array_agg(h ORDER BY slot_no)::text FROM intake.holds h), (SELECT count(*) FROM pgmq.q_intake_dlq)"""
+    before = queue.rows(everything)
+    assert queue.change(function, stale[:2], *([argument] * 2 for argument in arguments)) == []
+    assert queue.rows(everything) == before
+    # The same call by the owner works, and those that nobody else has read are still the first worker's.
+    assert queue.change(function, owner, *([argument] * 2 for argument in arguments)) == [m["msg_id"] for m in owner]
+    assert queue.change(function, stale[2:], *([argument] * 3 for argument in arguments)) == [
+        m["msg_id"] for m in stale[2:]
+    ]
+    assert queue.reconcile() == []
+
+
+def test_i8_validated_is_remembered_by_the_next_reader_and_never_taken_back(queue: Intake) -> None:
+    messages = queue.read()
+    queue.change("mark_validated", messages[:2])
+    queue.change("mark_committing", messages[:1])
+    assert queue.change("mark_validated", messages[:2]) == [messages[1]["msg_id"]], "committing stays committing"
+    queue.expire_leases()
+    assert [m["state"] for m in queue.read()] == ["committing", "validated", "queued", "queued", "queued"]
+
+
+def test_i8_an_acknowledged_claim_is_archived_and_its_slot_consumed_or_freed(queue: Intake) -> None:
+    messages = queue.read()
+    queue.change("acknowledge", messages[:3], ["committed", "voided", "committed"])
+    assert queue.rows(
+        "SELECT (message ->> 'slot_no')::int, message ->> 'outcome' FROM pgmq.a_intake_queue ORDER BY msg_id"
+    ) == [(1, "committed"), (2, "voided"), (3, "committed")]
+    assert queue.rows("SELECT slot_no, status FROM intake.allocations WHERE slot_no <= 5 ORDER BY slot_no") == [
+        (1, "CONSUMED"),
+        (2, "AVAILABLE"),
+        (3, "CONSUMED"),
+        (4, "RESERVED"),
+        (5, "RESERVED"),
+    ]
+    assert queue.column("SELECT slot_no FROM intake.free_numbers") == [2]
+    assert queue.inventory() == (6, 2, 2)
+    assert queue.acknowledge(messages[:3], "committed") == [], "once is enough"
+
+
+def test_failures_are_counted_only_where_there_was_an_error(queue: Intake) -> None:
+    messages = queue.read(2)
+    queue.change("give_back", messages, [0.0, 60.0], ["timeout", None])
+    (again,) = queue.read(2)[:1]
+    assert (again["msg_id"], again["failures"], again["read_ct"]) == (messages[0]["msg_id"], 1, 2)
+    assert queue.rows("SELECT message ->> 'failures', message ->> 'last_error' FROM pgmq.q_intake_queue ORDER BY msg_id")[
+        :2
+    ] == [("1", "timeout"), ("0", None)]
+    assert messages[1]["msg_id"] not in [m["msg_id"] for m in queue.read()], "not before its delay"
+
+
+def test_a_dead_letter_keeps_its_slot_and_its_state_until_it_is_replayed_once(queue: Intake) -> None:
+    messages = queue.read(2)
+    queue.change("mark_validated", messages)
+    queue.change("give_back", messages, [0.0, 0.0], ["boom", "boom"])
+    messages = queue.read(2)
+    assert queue.change("dead_letter", messages, ["gave up", "gave up"]) == [m["msg_id"] for m in messages]
+    assert queue.inventory() == (5, 5, 0)
+    letters = queue.dicts("SELECT * FROM intake.dead_letters(%s)", POOL)
+    assert letters == queue.dicts("SELECT * FROM intake.dead_letters(%s)", POOL), "looking changes nothing"
+    assert [(x["slot_no"], x["state"], x["failures"], x["reason"], x["last_error"]) for x in letters] == [
+        (1, "validated", 1, "gave up", "boom"),
+        (2, "validated", 1, "gave up", "boom"),
+    ]
+    wanted = [x["msg_id"] for x in letters] + [999]
+    replay = "SELECT * FROM intake.replay(%s, %s, 'ops', 'validator mended')"
+    assert queue.column(replay, POOL, wanted) == wanted[:2], "of those asked for, the ones that were there"
+    assert queue.column(replay, POOL, wanted) == []
+    replayed = [m for m in queue.read() if m["slot_no"] in {1, 2}]
+    assert [(m["claim_id"], m["state"], m["failures"]) for m in replayed] == [
+        (m["claim_id"], "validated", 0) for m in messages
+    ]
+    assert queue.rows("SELECT action, actor, detail -> 'moved' FROM intake.audit ORDER BY id") == [
+        ("replay", "ops", wanted[:2]),
+        ("replay", "ops", []),
+    ]
+    assert queue.reconcile() == []
+
+
+def test_a_discarded_dead_letter_frees_its_slot(queue: Intake) -> None:
+    queue.change("dead_letter", queue.read(1), ["poison"])
+    (letter,) = queue.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)
+    discard = "SELECT * FROM intake.discard(%s, %s, 'ops', 'ledger voided it')"
+    assert queue.column(discard, POOL, [letter]) == [letter]
+    assert queue.column(discard, POOL, [letter]) == []
+    assert queue.inventory() == (6, 4, 0)
+    assert queue.dicts("SELECT * FROM intake.proof(%s)", POOL)[0] | {"digest": 0} == {
+        "claims": 5, "committed": 0, "voided": 1, "queued": 4, "dead": 0, "digest": 0,
+    }  # fmt: skip
+    assert queue.reconcile() == []
+
+
+@pytest.mark.parametrize("function", ["replay", "discard"])
+@pytest.mark.parametrize(("actor", "reason"), [("", "why"), ("ops", ""), (None, "why"), ("ops", None)])
+def test_nobody_touches_dead_letters_without_a_name_and_a_reason(
+    queue: Intake, function: str, actor: str | None, reason: str | None
+) -> None:
+    queue.change("dead_letter", queue.read(1), ["poison"])
+    with pytest.raises(psycopg.Error) as caught:
+        queue.rows("SELECT intake." + function + "(%s, '{1}', %s, %s)", POOL, actor, reason)  # type: ignore[arg-type]
+    assert caught.value.sqlstate == "IE002"
+    assert queue.status()["queue"]["deadLetters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "sqlstate"),
+    [
+        ("intake.read_batch('nowhere', 'w', 1)", "IE001"),
+        ("intake.read_batch('drop', '', 1)", "IE002"),
+        ("intake.read_batch('drop', 'w', 0)", "IE002"),
+        ("intake.read_batch('drop', 'w', 10001)", "IE002"),
+        ("intake.mark_validated('nowhere', '{}', '{}')", "IE001"),
+        ("intake.mark_validated('drop', '{1,2}', '{1}')", "IE002"),
+        ("intake.mark_validated('drop', null, null)", "IE002"),
+        ("intake.acknowledge('drop', '{1}', '{1}', '{}')", "IE002"),
+        ("intake.acknowledge('drop', '{1}', '{1}', '{lost}')", "IE002"),
+        ("intake.acknowledge('drop', '{1}', '{1}', '{null}')", "IE002"),
+        ("intake.give_back('drop', '{1}', '{1}', '{}', '{null}')", "IE002"),
+        ("intake.give_back('drop', '{1}', '{1}', '{0}', '{}')", "IE002"),
+        ("intake.dead_letter('drop', '{1}', '{1}', '{}')", "IE002"),
+        ("intake.dead_letters('nowhere')", "IE001"),
+        ("intake.report_worker('drop', '', 1, 1, '{}')", "IE002"),
+        ("intake.engine_status('nowhere')", "IE001"),
+        ("intake.configuration('nowhere')", "IE001"),
+        ("intake.proof('nowhere')", "IE001"),
+        ("intake.reconcile('nowhere')", "IE001"),
+        ("intake.housekeep('nowhere')", "IE001"),
+        ("intake.seed('nowhere')", "IE001"),
+    ],
+)
+def test_bad_arguments_have_an_sqlstate_of_ours_and_a_hint(queue: Intake, call: str, sqlstate: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        queue.connection.execute(f"SELECT * FROM {call}".encode())
+    assert caught.value.sqlstate == sqlstate
+    assert caught.value.diag.message_hint

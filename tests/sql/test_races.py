@@ -1,0 +1,143 @@
+"""Everybody at once: nothing oversold, nothing lied about, nothing left over."""
+
+import asyncio
+from collections import Counter
+
+from tests.postgres import PostgresServer
+from tests.sql.intake import Asked, Intake, claims, crowd, outcomes
+
+FANS = 64
+
+
+def consistent(intake: Intake, history: list[Asked], inventory: int) -> None:
+    """I1, I2, I6 and I7, from the fans' own record and from DB1's."""
+    acknowledged = claims(history)
+    slots = Counter(answer.slot_no for answer in acknowledged)
+    assert max(slots.values(), default=0) <= 1, "I1: a slot was promised twice"
+    assert len(acknowledged) <= inventory, "I1"
+    queued = intake.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue")
+    assert queued == sorted(answer.claim_id for answer in acknowledged if answer.claim_id), "I2"
+    available, reserved, consumed = intake.inventory()
+    assert (available + reserved + consumed, reserved) == (inventory, len(acknowledged)), "I6"
+    by_request: dict[tuple[str, str], set[object]] = {}
+    for asked in history:
+        if asked.request and asked.answer and asked.answer.claim_id:
+            by_request.setdefault((asked.user, asked.request), set()).add(asked.answer.claim_id)
+    assert all(len(made) == 1 for made in by_request.values()), "I7"
+    assert intake.reconcile() == []
+
+
+async def test_i1_selling_out_sells_every_slot_once(server: PostgresServer, template: str) -> None:
+    for attempt, inventory in enumerate((1, 7, 50, 200, 400)):
+        uri = server.create_database(f"sellout_{attempt}", template)
+        with Intake(uri) as intake:
+            intake.open(inventory, claimsPerUser=1)
+            wanted = [(f"u{n}", f"r{n}") for n in range(inventory + 3 * FANS)]
+            history = await crowd(server.uri(f"sellout_{attempt}", "claimer"), FANS, wanted)
+            # busy is honest while the last tickets are in running transactions; those fans ask once more.
+            again = [(a.user, a.request) for a in history if a.answer and a.answer.outcome == "busy"]
+            history += await crowd(uri, 4, again)
+            assert outcomes(claims_and_sold_out(history)).keys() == {"claimed", "sold_out"}
+            assert len(claims(history)) == inventory
+            consistent(intake, history, inventory)
+        server.drop_database(f"sellout_{attempt}")
+
+
+def claims_and_sold_out(history: list[Asked]) -> list[Asked]:
+    return [asked for asked in history if asked.answer and asked.answer.outcome != "busy"]
+
+
+async def test_i1_slots_that_return_during_the_sell_out_are_sold_once_more(intake: Intake, uri: str) -> None:
+    inventory, returned = 100, 0
+    intake.open(inventory)
+    total: list[Asked] = []
+
+    async def void_some() -> None:
+        nonlocal returned
+        with Intake(uri) as bridge:
+            while returned < 60:
+                messages = await asyncio.to_thread(bridge.read, 5)
+                returned += len(await asyncio.to_thread(bridge.acknowledge, messages, "voided"))
+
+    async def fans() -> None:
+        calls = ((f"u{n}", f"r{n}") for n in range(1_000_000))
+        while returned < 60 or not total or outcomes(total[-40:])["sold_out"] < 40:
+            batch = [next(calls) for _ in range(60)]
+            total.extend(await crowd(uri, 16, batch))
+
+    await asyncio.gather(void_some(), fans())
+    assert intake.inventory() == (0, inventory, 0)
+    assert len(claims(total)) == inventory + returned
+    voided = intake.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.a_intake_queue")
+    assert len(voided) == returned
+    live = intake.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue")
+    assert sorted(live + voided) == sorted(answer.claim_id for answer in claims(total) if answer.claim_id)
+    assert intake.reconcile() == []
+
+
+async def test_the_limit_per_user_holds_against_the_users_own_crowd(intake: Intake, uri: str) -> None:
+    intake.open(500, claimsPerUser=3)
+    calls = [(f"u{n % 20}", f"r{n}") for n in range(400)]
+    history = await crowd(uri, FANS, calls)
+    held = Counter(asked.user for asked in history if asked.answer and asked.answer.outcome == "claimed")
+    assert held == Counter({f"u{n}": 3 for n in range(20)})
+    consistent(intake, history, 500)
+
+
+async def test_the_limit_holds_while_claims_of_the_user_are_voided(intake: Intake, uri: str) -> None:
+    intake.open(500, claimsPerUser=2)
+    stop = asyncio.Event()
+    most = 0
+
+    async def void() -> None:
+        with Intake(uri) as bridge:
+            while not stop.is_set():
+                await asyncio.to_thread(bridge.acknowledge, await asyncio.to_thread(bridge.read, 2), "voided")
+
+    async def watch() -> None:
+        nonlocal most
+        with Intake(uri) as looker:
+            while not stop.is_set():
+                held = await asyncio.to_thread(
+                    looker.value, "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM intake.holds GROUP BY user_id)"
+                )
+                most = max(most, held)
+
+    async def claim() -> None:
+        await crowd(uri, 16, [(f"u{n % 4}", f"r{n}") for n in range(800)])
+        stop.set()
+
+    await asyncio.gather(void(), watch(), claim())
+    assert most <= 2
+    assert intake.reconcile() == []
+
+
+async def test_i7_a_request_sent_many_times_at_once_is_one_claim(intake: Intake, uri: str) -> None:
+    for limit in (None, 1, 5):
+        intake.pool = "drop"
+        intake.connection.execute("TRUNCATE intake.pools, intake.holds, pgmq.q_intake_queue, intake.tails, intake.slots")
+        intake.configure(500, claimsPerUser=limit)
+        intake.seed()
+        history = await crowd(uri, FANS, [(f"u{n // 16}", f"r{n // 16}") for n in range(320)])
+        assert outcomes(history) == {"claimed": 20, "replayed": 300}
+        consistent(intake, history, 500)
+
+
+async def test_numbers_burnt_by_aborted_claims_all_come_back(intake: Intake, uri: str) -> None:
+    intake.open(100)
+
+    async def abort(connection_number: int) -> None:
+        def work() -> None:
+            with Intake(uri) as fan:
+                for n in range(5):
+                    with fan.connection.transaction(force_rollback=True):
+                        fan.claim(f"a{connection_number}-{n}")
+
+        await asyncio.to_thread(work)
+
+    history, *_ = await asyncio.gather(crowd(uri, 16, [(f"u{n}", None) for n in range(60)]), *(abort(n) for n in range(6)))
+    history += await crowd(uri, 8, [(f"v{n}", None) for n in range(100)])
+    while "busy" in outcomes(history[-8:]) or outcomes(history[-8:])["sold_out"] < 8:
+        history += await crowd(uri, 8, [(f"w{n}", None) for n in range(8)])
+    assert len(claims(history)) == 100
+    consistent(intake, history, 100)

@@ -1,0 +1,81 @@
+"""seal: on return no claim is running, and none will ever succeed."""
+
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import psycopg
+import pytest
+from tests.sql.intake import POOL, Intake, claims, crowd, outcomes
+
+
+def seal(uri: str) -> list[object]:
+    """Seal, and look at once at what is on the queue."""
+    with Intake(uri) as operator:
+        operator.value("SELECT intake.seal(%s, 'window closed')", POOL)
+        return operator.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue")
+
+
+def wait_until_blocked(intake: Intake, *pending: "Future[object]") -> None:
+    """Until the server says that as many sessions wait for a lock, or one of them needed not to."""
+    while not any(future.done() for future in pending) and intake.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    ) < len(pending):
+        pass
+
+
+def test_i2_seal_waits_for_running_claims_and_lets_none_pass_it(intake: Intake, uri: str) -> None:
+    intake.open(10)
+    with ThreadPoolExecutor() as threads, Intake(uri) as early, Intake(uri) as late:
+        with early.connection.transaction():
+            claim = early.claim("early")
+            sealing = threads.submit(seal, uri)
+            wait_until_blocked(intake, sealing)
+            assert not sealing.done(), "seal returned while a claim was running"
+            overtaking = threads.submit(late.claim, "late")
+            wait_until_blocked(intake, sealing, overtaking)
+        assert sealing.result() == [claim.claim_id], "the claim that ran is committed and visible when seal returns"
+        assert overtaking.result().outcome == "closed"
+        assert late.claim("later").outcome == "closed"
+
+
+async def test_i2_nothing_is_claimed_after_seal_returns(intake: Intake, uri: str) -> None:
+    intake.open(100_000)
+    sealed: list[object] = []
+
+    async def seal_when_it_is_busy() -> None:
+        while not intake.value("SELECT EXISTS (SELECT FROM pgmq.q_intake_queue)"):  # noqa: ASYNC110 - the server's state is the event
+            await asyncio.sleep(0)
+        sealed.extend(await asyncio.to_thread(seal, uri))
+
+    history, _ = await asyncio.gather(crowd(uri, 16, [(f"u{n}", None) for n in range(1500)]), seal_when_it_is_busy())
+    assert outcomes(history).keys() == {"claimed", "closed"}
+    assert sealed == sorted(answer.claim_id for answer in claims(history) if answer.claim_id)
+
+
+def test_seal_is_for_good(intake: Intake) -> None:
+    intake.open(10)
+    intake.value("SELECT intake.seal(%s, 'first')", POOL)
+    intake.value("SELECT intake.seal(%s, 'second')", POOL)
+    assert intake.rows("SELECT action, reason FROM intake.audit") == [("seal", "first")]
+    intake.connection.execute("TRUNCATE intake.pools, intake.holds, intake.slots, intake.free_numbers, intake.tails")
+    intake.seed()
+    assert intake.claim("ann").outcome == "closed", "a rebuild does not open it again"
+    assert intake.status()["sealed"] is True
+    with pytest.raises(psycopg.Error) as caught:
+        intake.configure(11)
+    assert caught.value.sqlstate == "IE003"
+
+
+def test_seal_before_the_pool_was_ever_seeded(intake: Intake) -> None:
+    intake.configure(10)
+    intake.value("SELECT intake.seal(%s, 'deleted early')", POOL)
+    intake.seed()
+    assert intake.claim("ann").outcome == "closed"
+
+
+@pytest.mark.parametrize(("pool", "reason", "sqlstate"), [("nowhere", "why", "IE001"), (POOL, "", "IE002")])
+def test_seal_refuses(intake: Intake, pool: str, reason: str, sqlstate: str) -> None:
+    intake.configure(10)
+    with pytest.raises(psycopg.Error) as caught:
+        intake.value("SELECT intake.seal(%s, %s)", pool, reason)
+    assert caught.value.sqlstate == sqlstate
