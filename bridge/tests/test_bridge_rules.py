@@ -66,6 +66,7 @@ VALIDATE = [
     (415, None, Result.RETRY, Blame.TARGET, False),
     (418, None, Result.RETRY, Blame.SUSPECT, True),
     (422, None, Result.DECLINED, Blame.CLAIM, False),
+    (422, "approved", Result.RETRY, Blame.TARGET, False),  # it contradicts itself: nobody is declined or approved
     (425, None, Result.RETRY, Blame.CLAIM, True),
     (429, None, Result.RETRY, Blame.CLAIM, False),
     (500, None, Result.RETRY, Blame.SUSPECT, True),
@@ -105,6 +106,12 @@ def test_commit_webhook_ends_in_committed_or_dead(status: int, word: str | None,
 def test_only_a_2xx_approves(status: int, word: str | None) -> None:
     outcome = table.of_status(status, word, table.DECISIONS, table.VALIDATE_STATUS)
     assert (outcome.result is Result.APPROVED) == (word == "approved" and 200 <= status < 300)
+
+
+@given(st.integers(100, 999), st.none() | st.sampled_from([*table.COMMIT_WORDS, "x"]))
+def test_only_a_2xx_commits(status: int, word: str | None) -> None:
+    outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
+    assert (outcome.result is Result.COMMITTED) == (word in {"committed", "duplicate"} and 200 <= status < 300)
 
 
 @given(st.integers(100, 999))

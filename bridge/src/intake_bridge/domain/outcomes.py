@@ -93,8 +93,9 @@ VALIDATE_STATUS = _SHARED | {402: _DECLINED, 410: _DECLINED, 422: _DECLINED}
 COMMIT_STATUS = _SHARED | {402: _DEAD, 410: _DEAD, 422: _DEAD}
 # One status for a whole batch declines nobody: it speaks of the batch.
 BATCH_STATUS = _SHARED
-# In these a word in the body counts as it does in a 2xx.
+# In these a word in the body says what kind of refusal it is; a word of success contradicts them and is not believed.
 _SPEAKING = frozenset({402, 403, 409, 410, 422})
+_SUCCESSES = frozenset({Result.APPROVED, Result.COMMITTED})
 
 TRANSPORT = {
     Transport.UNREACHABLE: _MISCONFIGURED,
@@ -128,9 +129,11 @@ SQLSTATES = {
 
 def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses: Mapping[int, Outcome]) -> Outcome:
     """The outcome of an HTTP answer: the word if one may speak, else the status, else its family."""
-    if (200 <= status < 300 or status in _SPEAKING) and isinstance(word, str) and word in words:
-        return words[word]
-    if 200 <= status < 300:
+    known = words.get(word) if isinstance(word, str) else None
+    good = 200 <= status < 300
+    if known is not None and (good or (status in _SPEAKING and known.result not in _SUCCESSES)):
+        return known
+    if good or (known is not None and status in _SPEAKING):
         said = f"with {word!r}" if isinstance(word, str) else "without a decision"
         return replace(_MISCONFIGURED, reason=f"answers {status} {said}, expected one of {', '.join(words)}")
     row = statuses.get(status) or _FAMILIES.get(status // 100, _MISCONFIGURED)
