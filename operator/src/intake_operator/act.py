@@ -40,10 +40,10 @@ class Actor:
         """Carry out one step."""
         match step:
             case AddFinalizer():
-                await self._own_finalizers(event, [names.FINALIZER])
+                await self._set_finalizers(event, [*event.finalizers, names.FINALIZER])
             case RemoveFinalizer():
                 await self.engines.close(event.uid)
-                await self._own_finalizers(event, [])
+                await self._set_finalizers(event, [f for f in event.finalizers if f != names.FINALIZER])
             case CreateCredentials(secret, role):
                 await self._create_credentials(event, secret, role)
             case Apply(manifest):
@@ -69,19 +69,15 @@ class Actor:
             case Delete(kind, name):
                 await self.cluster.delete(kind, event.namespace, name)
 
-    async def _own_finalizers(self, event: Event, finalizers: list[str]) -> None:
-        """Finalizers are a set to server-side apply: ours come and go, others' stay. The uid keeps a successor out."""
-        manifest = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {
-                "name": event.name,
-                "namespace": event.namespace,
-                "uid": event.uid,
-                "finalizers": finalizers,
-            },
-        }
-        await self.cluster.apply(manifest, names.FIELD_MANAGER)
+    async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
+        """Only if they, and the object, are what was seen: others may own finalizers, too."""
+        seen = {"op": "test", "path": "/metadata/finalizers", "value": list(event.finalizers)}
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": event.uid},
+            *([seen] if event.finalizers else []),
+            {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
+        ]
+        await self.cluster.patch(names.KIND, event.namespace, event.name, patch, names.FIELD_MANAGER)
 
     async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
         # 32 random bytes, in letters that need no quoting in SQL, shell or URI.

@@ -29,6 +29,6 @@ def configure(level: str) -> None:
     """Send everything to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # kopf tells every event it sees at INFO or below; what matters of it is a warning.
     logging.getLogger("kopf").setLevel(logging.WARNING)

@@ -147,11 +147,14 @@ class Observer:
                 event.uid, event.pool
             )
             told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
+            unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
         except (psycopg.Error, OSError) as error:
             return replace(
                 observed, proof_error=f"the account cannot be made: {str(error).strip().splitlines()[0][:300]}"
             )
-        if told is None:
+        if unasked and (committed or voided):
+            word = f"the ledger cannot be asked: {observed.ledger.message}"
+        elif told is None:
             word = LEDGER_SILENT
         elif (told.committed, told.voided, told.digest) == (committed, voided, digest):
             word = LEDGER_AGREES

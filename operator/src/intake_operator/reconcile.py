@@ -10,7 +10,7 @@ from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.build.bridge import BridgeImage
 from intake_operator.decide.plan import Plan, plan
-from intake_operator.decide.steps import RemoveFinalizer, Step
+from intake_operator.decide.steps import AddFinalizer, RemoveFinalizer, Step
 from intake_operator.kube import events
 from intake_operator.kube.apply import NotOursError
 from intake_operator.kube.client import ApiError
@@ -73,7 +73,9 @@ class Reconciler:
         try:
             await self.actor.act(step, event, observed, now)
         except Exception as error:
-            stale = isinstance(error, ApiError) and error.status in {404, 409}
+            stale = isinstance(error, ApiError) and (
+                error.status in {404, 409} or isinstance(step, AddFinalizer | RemoveFinalizer)
+            )
             if not stale:
                 await self._say(event, _failed(decided.status, step, error), now)
             raise

@@ -1,7 +1,7 @@
 """The few verbs of the Kubernetes API that the operator needs, on plain dicts, through the official async client."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kubernetes.aio import client, config
@@ -29,6 +29,7 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
 REQUEST_TIMEOUT: Final = 30
 
 APPLY: Final = "application/apply-patch+yaml"
+PATCH: Final = "application/json-patch+json"
 
 
 class ApiError(Exception):
@@ -70,6 +71,12 @@ class Cluster:
         query = {"fieldManager": field_manager, "force": "true", "fieldValidation": "Strict"}
         return await self._call("PATCH", path, query, manifest, APPLY)
 
+    async def patch(
+        self, kind: str, namespace: str, name: str, patch: Sequence[Mapping[str, object]], field_manager: str
+    ) -> Manifest:
+        """JSON patch; ApiError Invalid when one of its tests fails."""
+        return await self._call("PATCH", _path(kind, namespace, name), {"fieldManager": field_manager}, patch, PATCH)
+
     async def create(self, manifest: Manifest, field_manager: str) -> Manifest:
         """Create; ApiError AlreadyExists when it is there."""
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])
@@ -95,7 +102,7 @@ class Cluster:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Manifest | None = None,
+        body: Manifest | Sequence[Mapping[str, object]] | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
         request = await self._api.param_serialize(
