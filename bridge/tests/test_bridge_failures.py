@@ -6,7 +6,7 @@ import logging
 import pytest
 from psycopg.types.json import Jsonb
 from scene import POOL, Scene, Templates, open_scene, validation
-from webhook_server import Answer, Item, WebhookServer, approve, status
+from webhook_server import Answer, Behaviour, Item, WebhookServer, approve, status
 
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
@@ -52,13 +52,13 @@ def _hang() -> asyncio.Future[Answer]:
 async def test_a_validator_that_is_down_costs_no_claim_anything(
     scene: Scene, webhook: WebhookServer, kind: str
 ) -> None:
-    down = {
+    down: dict[str, Behaviour] = {
         "500": lambda _: status(500),
         "timeout": lambda _: _hang(),
         "refused": approve,
         "401": lambda _: status(401),
         "html": lambda _: status(200, {"hello": "world"}),
-        "redirect": lambda _: status(302, Location=webhook.single),
+        "redirect": lambda _: status(302, location=webhook.single),
     }
     said = {
         "500": "500",
@@ -94,7 +94,7 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(
 
 async def _until_probed(scene: Scene, reads: int) -> None:
     async def probed() -> bool:
-        return sum(row["read_ct"] for row in (await scene.queue()).values()) >= reads
+        return sum(int(row["read_ct"]) for row in (await scene.queue()).values()) >= reads
 
     await scene.until(probed, "the breaker probes")
 
@@ -103,7 +103,7 @@ async def test_a_validator_that_asks_to_wait_is_waited_for_and_nothing_is_counte
     scene: Scene, webhook: WebhookServer
 ) -> None:
     await scene.claim(5)
-    webhook.behaviour = lambda item: status(429, **{"Retry-After": "1"}) if len(webhook.calls) <= 5 else approve(item)
+    webhook.behaviour = lambda item: status(429, retry_after=1) if len(webhook.calls) <= 5 else approve(item)
     await scene.configure(validation=validation(webhook.single), maxRetries=0)
     loop = asyncio.get_running_loop()
     async with scene.worker():
@@ -265,7 +265,7 @@ async def test_i9_a_stale_worker_changes_nothing(scene: Scene, webhook: WebhookS
         release.set()
 
         async def noticed() -> bool:
-            return worker.metrics.ends.labels("stale")._value.get() == 1
+            return worker.metrics.registry.get_sample_value("intake_bridge_messages_total", {"end": "stale"}) == 1
 
         await scene.until(noticed, "the worker notices that it is stale")
         assert await scene.rows("SELECT * FROM pgmq.q_intake_queue") == [before]

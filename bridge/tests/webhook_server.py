@@ -19,9 +19,14 @@ def approve(_: Item) -> Answer:
     return {"decision": "approved", "outcome": "committed"}
 
 
-def status(code: int, body: dict[str, Any] | None = None, **headers: str) -> web.Response:
+def status(
+    code: int, body: dict[str, Any] | None = None, *, location: str | None = None, retry_after: int | None = None
+) -> web.Response:
     """Any answer."""
-    return web.json_response(body or {}, status=code, headers=headers)
+    headers = {"Location": location, "Retry-After": None if retry_after is None else str(retry_after)}
+    return web.json_response(
+        body or {}, status=code, headers={name: value for name, value in headers.items() if value is not None}
+    )
 
 
 class WebhookServer:
