@@ -71,8 +71,8 @@ class Actor:
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
         """Only if they, and the object, are what was seen: others may own finalizers, too."""
-        seen = {"op": "test", "path": "/metadata/finalizers", "value": list(event.finalizers)}
-        patch = [
+        seen: dict[str, object] = {"op": "test", "path": "/metadata/finalizers", "value": list(event.finalizers)}
+        patch: list[dict[str, object]] = [
             {"op": "test", "path": "/metadata/uid", "value": event.uid},
             *([seen] if event.finalizers else []),
             {"op": "add", "path": "/metadata/finalizers", "value": finalizers},

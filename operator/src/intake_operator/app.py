@@ -5,7 +5,7 @@ from time import monotonic
 
 import kopf
 
-from intake_operator import probes, watch
+from intake_operator import names, probes, watch
 from intake_operator.act import Actor
 from intake_operator.build.bridge import BridgeImage
 from intake_operator.engine import migrate
@@ -45,6 +45,8 @@ async def run(settings: Settings) -> None:
             registry=watch.registry(queue, forget),
             settings=watch.settings(),
             standalone=True,
+            # Unused without peering; left out, kopf would look up the name of a user that has none.
+            identity=names.FIELD_MANAGER,  # type: ignore[arg-type]
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
         )
