@@ -44,7 +44,7 @@ END $$;
 COMMENT ON FUNCTION intake.read_batch IS 'Lease up to max_messages due messages, oldest first, for the configured visibility timeout. Nothing while the pool is paused.';
 
 CREATE FUNCTION intake.leased(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     IF leased.msg_ids IS NULL OR cardinality(leased.msg_ids) IS DISTINCT FROM cardinality(leased.read_cts) THEN

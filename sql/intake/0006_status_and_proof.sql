@@ -106,17 +106,17 @@ DECLARE
     config intake.engine_config := intake.config_of(engine_status.pool_id);
     n      record;
     past   intake.engine_metrics;
-    at     timestamptz := clock_timestamp();
+    moment timestamptz := clock_timestamp();
     span   float8;
 BEGIN
     SELECT * INTO n FROM intake.counts(config);
     -- Rates over the last metrics rows, 2 to 15 seconds back: long enough to be smooth, short enough to be now.
     SELECT m.* INTO past FROM intake.engine_metrics m
-    WHERE m.pool_id = engine_status.pool_id AND m.at BETWEEN at - interval '15 s' AND at - interval '2 s'
+    WHERE m.pool_id = engine_status.pool_id AND m.at BETWEEN moment - interval '15 s' AND moment - interval '2 s'
     ORDER BY m.at LIMIT 1;
-    span := extract(epoch FROM clock_timestamp() - past.at);
+    span := extract(epoch FROM moment - past.at);
     RETURN jsonb_build_object(
-        'now', clock_timestamp(), 'windowState', intake.window_state(config.opens_at, config.closes_at),
+        'now', moment, 'windowState', intake.window_state(config.opens_at, config.closes_at),
         'sealed', config.sealed_at IS NOT NULL, 'ready', n.ready, 'generation', config.generation,
         'inventory', jsonb_build_object('size', config.inventory_size, 'available', n.available,
             'reserved', n.reserved, 'consumed', n.consumed),

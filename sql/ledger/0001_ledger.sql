@@ -105,8 +105,9 @@ BEGIN
             RETURN QUERY SELECT (item ->> 'claim_id')::uuid, ledger.record_once(item, 'committed');
         EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
             -- A row that can never be written is for a human, like any conflict. Without a claim_id it has no answer.
-            RETURN QUERY SELECT (item ->> 'claim_id')::uuid, 'conflict'
-            WHERE item ->> 'claim_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$';
+            IF item ->> 'claim_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
+                RETURN QUERY SELECT (item ->> 'claim_id')::uuid, 'conflict';
+            END IF;
         END;
     END LOOP;
 END $$;

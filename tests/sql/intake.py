@@ -89,7 +89,11 @@ class Intake:
 
     def claim(self, user: str, request: str | None = None) -> Answer:
         """One claim."""
-        return self.connection.cursor(row_factory=class_row(Answer)).execute(CLAIM, (self.pool, user, request)).fetchall()[0]
+        return (
+            self.connection.cursor(row_factory=class_row(Answer))
+            .execute(CLAIM, (self.pool, user, request))
+            .fetchall()[0]
+        )
 
     def read(self, limit: int = 100, worker: str = "worker") -> list[dict[str, Any]]:
         """Lease messages."""

@@ -1,16 +1,16 @@
 """What bridges do to messages: leases, fences, outcomes, dead letters."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+
 from tests.sql.intake import POOL, Intake
 
 
 @pytest.fixture
-def queue(intake: Intake) -> Iterator[Intake]:
+def queue(intake: Intake) -> Intake:
     """Ten slots, five claims."""
     intake.open(10, visibilityTimeoutSeconds=30)
     for n in range(1, 6):
@@ -127,9 +127,9 @@ def test_failures_are_counted_only_where_there_was_an_error(queue: Intake) -> No
     queue.change("give_back", messages, [0.0, 60.0], ["timeout", None])
     (again,) = queue.read(2)[:1]
     assert (again["msg_id"], again["failures"], again["read_ct"]) == (messages[0]["msg_id"], 1, 2)
-    assert queue.rows("SELECT message ->> 'failures', message ->> 'last_error' FROM pgmq.q_intake_queue ORDER BY msg_id")[
-        :2
-    ] == [("1", "timeout"), ("0", None)]
+    assert queue.rows(
+        "SELECT message ->> 'failures', message ->> 'last_error' FROM pgmq.q_intake_queue ORDER BY msg_id"
+    )[:2] == [("1", "timeout"), ("0", None)]
     assert messages[1]["msg_id"] not in [m["msg_id"] for m in queue.read()], "not before its delay"
 
 
@@ -181,7 +181,7 @@ def test_nobody_touches_dead_letters_without_a_name_and_a_reason(
 ) -> None:
     queue.change("dead_letter", queue.read(1), ["poison"])
     with pytest.raises(psycopg.Error) as caught:
-        queue.rows("SELECT intake." + function + "(%s, '{1}', %s, %s)", POOL, actor, reason)  # type: ignore[arg-type]
+        queue.rows("SELECT intake." + function + "(%s, '{1}', %s, %s)", POOL, actor, reason)
     assert caught.value.sqlstate == "IE002"
     assert queue.status()["queue"]["deadLetters"] == 1
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+
 from tests.sql.intake import POOL, Answer, Intake, window
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
+
 from tests.sql.intake import POOL, Intake, claims, crowd, outcomes
 
 
@@ -15,7 +17,7 @@ def seal(uri: str) -> list[object]:
         return operator.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue")
 
 
-def wait_until_blocked(intake: Intake, *pending: "Future[object]") -> None:
+def wait_until_blocked(intake: Intake, *pending: Future[Any]) -> None:
     """Until the server says that as many sessions wait for a lock, or one of them needed not to."""
     while not any(future.done() for future in pending) and intake.value(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"

@@ -1,0 +1,129 @@
+"""reconcile and proof find what is planted; status counts."""
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.postgres import PostgresServer
+from tests.sql.intake import POOL, Intake
+
+DUPLICATE_MESSAGE = (
+    "INSERT INTO pgmq.q_intake_queue (vt, message) SELECT vt, message {} FROM pgmq.q_intake_queue LIMIT 1"
+)
+
+
+@pytest.fixture
+def sale(intake: Intake) -> Intake:
+    """Ten slots: one committed, one voided, one dead, three queued."""
+    intake.open(10)
+    for n in range(6):
+        intake.claim(f"u{n}", f"r{n}")
+    messages = intake.read(3)
+    intake.change("acknowledge", messages[:2], ["committed", "voided"])
+    intake.change("dead_letter", messages[2:], ["why"])
+    assert intake.reconcile() == []
+    return intake
+
+
+@pytest.mark.parametrize(
+    ("invariant", "damage"),
+    [
+        (
+            "I1",
+            DUPLICATE_MESSAGE.format(
+                """|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "request_id": "x"}'"""
+            ),
+        ),
+        ("I1", """UPDATE pgmq.q_intake_queue SET message = message || '{"slot_no": 11}' WHERE msg_id = 4"""),
+        ("I2", DUPLICATE_MESSAGE.format("")),
+        ("I2", "DELETE FROM pgmq.q_intake_queue WHERE msg_id = 4"),
+        ("I2", "DELETE FROM pgmq.a_intake_queue WHERE msg_id = 1"),
+        ("I2", "DELETE FROM pgmq.q_intake_dlq"),
+        ("I2", "DELETE FROM intake.holds WHERE slot_no = 4"),
+        ("I2", "UPDATE intake.holds SET user_id = 'thief' WHERE slot_no = 4"),
+        (
+            "I3",
+            "INSERT INTO pgmq.a_intake_dlq (msg_id, vt, message)"
+            """ SELECT 99, vt, message || '{"outcome": "voided"}' FROM pgmq.a_intake_queue WHERE msg_id = 1""",
+        ),
+        ("I6", "UPDATE intake.holds SET status = 'R' WHERE slot_no = 1"),
+        ("I6", "UPDATE intake.holds SET status = 'C' WHERE slot_no = 4"),
+        ("I6", "INSERT INTO intake.free_numbers VALUES (1, 4)"),
+        ("I6", "DELETE FROM intake.slots WHERE slot_no = 7"),
+        ("I6", "UPDATE intake.tails SET frontier = 2; DELETE FROM intake.free_numbers"),
+        ("I7", DUPLICATE_MESSAGE.format("""|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "slot_no": 9}'""")),
+    ],
+)
+def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: str) -> None:
+    sale.connection.execute(damage.encode())
+    found = sale.reconcile()
+    assert invariant in {name for name, _ in found}, found
+    assert all(detail for _, detail in found)
+
+
+def test_reconcile_is_quiet_while_claims_run(sale: Intake, uri: str) -> None:
+    with Intake(uri) as fan, fan.connection.transaction():
+        fan.claim("ann")
+        assert sale.reconcile() == []
+    assert sale.reconcile() == []
+
+
+def test_the_proof_adds_up_and_agrees_with_the_ledger(sale: Intake, server: PostgresServer, ledger_uri: str) -> None:
+    (proof,) = sale.dicts("SELECT * FROM intake.proof(%s)", POOL)
+    digest = proof.pop("digest")
+    assert proof == {"claims": 6, "committed": 1, "voided": 1, "queued": 3, "dead": 1}
+    payloads = "SELECT jsonb_agg(message) FROM intake.intents WHERE place = '{}'"
+    with Intake(ledger_uri) as ledger:
+        for claim in sale.value(payloads.format("committed")):
+            assert ledger.value("SELECT finalize_transaction(%s)", Jsonb(claim)) == "committed"
+        for claim in sale.value(payloads.format("voided")):
+            assert ledger.value("SELECT void_claim(%s)", Jsonb(claim)) == "voided"
+        assert ledger.dicts("SELECT * FROM ledger_proof(%s)", POOL) == [{"committed": 1, "voided": 1, "digest": digest}]
+        assert ledger.dicts("SELECT * FROM ledger_proof('other')") == [{"committed": 0, "voided": 0, "digest": 0}]
+
+
+def test_a_vanished_message_breaks_the_sum_of_the_proof(sale: Intake) -> None:
+    sale.connection.execute("DELETE FROM pgmq.q_intake_queue WHERE msg_id = 4")
+    (proof,) = sale.dicts("SELECT * FROM intake.proof(%s)", POOL)
+    assert proof["claims"] == 6
+    assert proof["committed"] + proof["voided"] + proof["queued"] + proof["dead"] == 5
+
+
+def test_engine_status_counts(sale: Intake) -> None:
+    sale.read(1)
+    sale.value("SELECT intake.report_worker(%s, 'w1', 1, 100, %s)", POOL, '{"ledger": {"state": "ok"}}')
+    sale.value("SELECT intake.report_worker(%s, 'w2', 1, 100, '{}')", POOL)
+    sale.connection.execute("UPDATE intake.workers SET seen_at = seen_at - interval '11 s' WHERE worker = 'w2'")
+    status = sale.status()
+    assert status["queue"].pop("oldestSeconds") > 0
+    assert status.pop("now")
+    assert status == {
+        "windowState": "open",
+        "sealed": False,
+        "ready": True,
+        "generation": 1,
+        "inventory": {"size": 10, "available": 5, "reserved": 4, "consumed": 1},
+        "queue": {"depth": 3, "inFlight": 1, "deadLetters": 1},
+        "claims": 6,
+        "committed": 1,
+        "voided": 1,
+        "claimsPerSecond": 0,
+        "commitsPerSecond": 0,
+        "workers": [{"worker": "w1", "generation": 1, "batchSize": 100, "health": {"ledger": {"state": "ok"}}}],
+    }
+
+
+def test_rates_come_from_the_metrics(sale: Intake) -> None:
+    sale.value("SELECT intake.record_metrics(%s)", POOL)
+    sale.connection.execute("UPDATE intake.engine_metrics SET at = at - interval '4 s'")
+    for n in range(8):
+        sale.claim(f"v{n}")
+    status = sale.status()
+    assert 0.5 < status["claimsPerSecond"] <= 5 / 4
+    assert status["commitsPerSecond"] == 0
+
+
+def test_housekeeping_forgets_workers_that_are_long_gone(sale: Intake) -> None:
+    sale.value("SELECT intake.report_worker(%s, 'w1', 1, 100, '{}')", POOL)
+    sale.connection.execute("UPDATE intake.workers SET seen_at = seen_at - interval '2 hours'")
+    sale.housekeep()
+    assert sale.column("SELECT worker FROM intake.workers") == []

@@ -1,0 +1,167 @@
+"""Provisioning, growth and rebuild: one function, any number of times."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from tests.sql.intake import POOL, Intake
+
+CRASH = "TRUNCATE intake.pools, intake.holds, intake.slots, intake.free_numbers, intake.voided_requests, intake.tails"
+
+
+def test_seeding_twice_adds_nothing(intake: Intake) -> None:
+    intake.configure(100)
+    assert (intake.seed(), intake.seed()) == (100, 0)
+    assert intake.value("SELECT count(DISTINCT resource_id) FROM intake.slots") == 100
+
+
+def test_everybody_may_seed_at_once(intake: Intake, uri: str) -> None:
+    intake.configure(2000)
+
+    def seed(_: int) -> int:
+        with Intake(uri) as one:
+            return one.seed()
+
+    with ThreadPoolExecutor() as threads:
+        assert sorted(threads.map(seed, range(8))) == [0] * 7 + [2000]
+    assert intake.value("SELECT epoch FROM intake.pools") == 1
+
+
+def test_an_interrupted_seeding_leaves_nothing_and_the_next_does_it_all(intake: Intake) -> None:
+    intake.configure(1000)
+    with intake.connection.transaction(force_rollback=True):
+        assert intake.seed() == 1000
+    assert intake.claim("ann").outcome == "not_ready"
+    assert intake.seed() == 1000
+
+
+def test_i6_a_rebuild_restores_every_hold_and_every_resource_id(intake: Intake) -> None:
+    intake.open(20, claimsPerUser=2)
+    for n in range(10):
+        intake.claim(f"u{n}", f"r{n}")
+    messages = intake.read()
+    intake.change("acknowledge", messages[:4], ["committed", "voided", "committed", "voided"])
+    intake.change("dead_letter", messages[4:6], ["why", "why"])
+    (letter,) = intake.column("SELECT min(msg_id) FROM intake.dead_letters(%s)", POOL)
+    intake.rows("SELECT intake.discard(%s, %s, 'ops', 'voided')", POOL, [letter])
+    everything = (
+        "SELECT resource_id, slot_no, status, locked_by, locked_at, claim_id FROM intake.allocations ORDER BY slot_no"
+    )
+    before, proof = intake.rows(everything), intake.rows("SELECT * FROM intake.proof(%s)", POOL)
+    intake.connection.execute(CRASH)
+    assert intake.rows("SELECT * FROM intake.proof(%s)", POOL) != proof, "nobody may take this for a proof"
+    intake.housekeep()
+    assert len(intake.column("SELECT slot_no FROM intake.free_numbers")) == 3, "the voided slots are for sale again"
+    assert intake.rows(everything) == before
+    assert intake.rows("SELECT * FROM intake.proof(%s)", POOL) == proof
+    assert intake.claim("u1", "r1").outcome == "replayed", "its claim was voided before the crash"
+    assert intake.claim("u0", "r0").outcome == "replayed"
+    assert intake.reconcile() == []
+
+
+def test_a_rebuild_keeps_the_limit(intake: Intake) -> None:
+    intake.open(20, claimsPerUser=2)
+    assert [intake.claim("ann", f"r{n}").outcome for n in range(2)] == ["claimed"] * 2
+    intake.connection.execute(CRASH)
+    intake.seed()
+    assert intake.claim("ann", "r2").outcome == "limit_reached"
+
+
+def test_housekeeping_does_not_provision_what_the_operator_has_not(intake: Intake) -> None:
+    intake.configure(10)
+    intake.housekeep()
+    assert intake.claim("ann").outcome == "not_ready"
+
+
+async def test_an_acknowledgement_during_a_rebuild_is_not_lost(intake: Intake, uri: str) -> None:
+    intake.open(10)
+    for n in range(2):
+        intake.claim(f"u{n}", f"r{n}")
+    messages = intake.read()
+    intake.connection.execute(CRASH)
+
+    def acknowledge() -> list[int]:
+        with Intake(uri) as bridge:
+            return bridge.change("acknowledge", messages, ["voided", "committed"])
+
+    with Intake(uri) as operator:
+        with operator.connection.transaction():
+            operator.seed()
+            acknowledging = asyncio.create_task(asyncio.to_thread(acknowledge))
+            while not acknowledging.done() and not intake.value(  # noqa: ASYNC110 - the server's state is the event
+                "SELECT EXISTS (SELECT FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database())"
+            ):
+                await asyncio.sleep(0)
+        assert len(await acknowledging) == 2
+    assert intake.inventory() == (9, 0, 1)
+    assert intake.reconcile() == []
+
+
+def test_a_million_slots_are_seeded_in_seconds(intake: Intake) -> None:
+    intake.configure(1_000_000)
+    started = time.monotonic()
+    assert intake.seed() == 1_000_000
+    # 3 to 5 s on one of two cores; the bound only tells seconds from minutes on a busy machine.
+    assert time.monotonic() - started < 60
+    assert intake.claim("ann").outcome == "claimed"
+    assert intake.inventory() == (999_999, 1, 0)
+
+
+def test_configure_bumps_the_generation_only_by_a_change(intake: Intake) -> None:
+    fixed = {"opensAt": "2026-01-01T00:00:00Z", "closesAt": "2027-01-01T00:00:00Z"}
+    assert [intake.configure(10, **fixed) for _ in range(2)] == [1, 1]
+    assert intake.configure(10, **fixed, batchSize=7) == 2
+    assert intake.configure(10, **fixed) == 3, "what is left out goes back to its default"
+    found = intake.value("SELECT intake.configuration(%s)", POOL)
+    assert found == {
+        "inventorySize": 10,
+        "batchSize": 100,
+        "opensAt": "2026-01-01T00:00:00+00:00",
+        "closesAt": "2027-01-01T00:00:00+00:00",
+        "visibilityTimeoutSeconds": 45,
+        "maxRetries": 10,
+        "paused": False,
+        "claimsPerUser": None,
+        "holdTimeoutSeconds": None,
+        "maxPerSecond": None,
+        "validation": None,
+        "commitTarget": None,
+        "generation": 3,
+        "sealed": False,
+        "windowState": "open",
+    }
+
+
+def test_a_sealed_pool_may_be_throttled_without_repeating_its_window(intake: Intake) -> None:
+    intake.open(10)
+    intake.value("SELECT intake.seal(%s, 'drain')", POOL)
+    intake.value("SELECT intake.configure(%s, %s)", POOL, '{"batchSize": 5}')
+    found = intake.value("SELECT intake.configuration(%s)", POOL)
+    assert (found["inventorySize"], found["batchSize"], found["sealed"]) == (10, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "sqlstate"),
+    [
+        ("[]", "IE002"),
+        ("null", "IE002"),
+        ("{}", "IE002"),
+        ('{"inventorySize": 10, "opensAt": "soon", "closesAt": "2027-01-01"}', "IE002"),
+        ('{"inventorySize": "x", "opensAt": "2026-01-01", "closesAt": "2027-01-01"}', "IE002"),
+        ('{"inventorySize": 10, "opensAt": "2027-01-01", "closesAt": "2026-01-01"}', "IE002"),
+        ('{"inventorySize": 10000001, "opensAt": "2026-01-01", "closesAt": "2027-01-01"}', "IE002"),
+        ('{"inventorySize": 10, "batchsize": 1, "opensAt": "2026-01-01", "closesAt": "2027-01-01"}', "IE002"),
+        ('{"inventorySize": 9, "opensAt": "2026-01-01", "closesAt": "2027-01-01"}', "IE004"),
+    ],
+)
+def test_configure_refuses(intake: Intake, config: str, sqlstate: str) -> None:
+    intake.configure(10)
+    with pytest.raises(psycopg.Error) as caught:
+        intake.value("SELECT intake.configure(%s, %s)", POOL, config)
+    assert caught.value.sqlstate == sqlstate
+    assert caught.value.diag.message_hint
+    assert intake.value("SELECT generation FROM intake.engine_config") == 1
