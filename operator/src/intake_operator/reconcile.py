@@ -90,7 +90,11 @@ class Reconciler:
             "status": status,
         }
         await self.actor.cluster.apply(manifest, names.FIELD_MANAGER, subresource="status")
-        await events.post(self.actor.cluster, events.transitions(event, status, now))
+        changes = list(events.transitions(event, status, now))
+        for change in changes:
+            where = {"namespace": event.namespace, "event": event.name, "reason": change["reason"]}
+            logger.info(change["message"], extra=where)
+        await events.post(self.actor.cluster, changes)
 
 
 def _failed(status: dict[str, Any], step: Step, error: Exception) -> dict[str, Any]:

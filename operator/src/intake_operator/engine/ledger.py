@@ -64,7 +64,10 @@ def from_elsewhere(uri: str, namespace: str) -> str:
     Raises psycopg.ProgrammingError for a URI that cannot be parsed; its message may quote the URI, so do not show it.
     """
     hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
-    return make_conninfo(uri, host=",".join(f"{h}.{namespace}.svc" if h and "." not in h else h for h in hosts))
+    bare = [bool(h) and "." not in h and not h.startswith("/") for h in hosts]
+    return make_conninfo(
+        uri, host=",".join(f"{h}.{namespace}.svc" if b else h for h, b in zip(hosts, bare, strict=True))
+    )
 
 
 async def account(uri: str, pool: str) -> Account | None:

@@ -1,7 +1,7 @@
 """Kubernetes Events: what changed, in the words of the conditions."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -46,7 +46,7 @@ def transitions(event: Event, status: Mapping[str, Any], now: datetime) -> Itera
         }
 
 
-async def post(cluster: Cluster, found: Iterator[Manifest]) -> None:
+async def post(cluster: Cluster, found: Iterable[Manifest]) -> None:
     """Send them. Events are for people: one that is refused (a namespace that is going away) stops nothing."""
     for manifest in found:
         try:

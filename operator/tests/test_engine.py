@@ -1,0 +1,223 @@
+"""DB1 and the ledger through the operator's eyes, on a real PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import psycopg
+import pytest
+from intake_operator.engine import ledger
+from intake_operator.engine.database import Engines
+from intake_operator.engine.ledger import WHILE_BAD, WHILE_GOOD, Account, Ledgers
+from intake_operator.engine.migrate import Migration, MigrationChangedError, load, migrate, pending
+from intake_operator.reasons import Problem
+from psycopg import AsyncConnection
+
+from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
+
+UID, POOL = "11111111-2222", "taylor-la-night-1"
+MIGRATIONS = load(INTAKE_SQL)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """The live configuration of an open pool of ten slots."""
+    now = datetime.now(UTC)
+    window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
+    return {"inventorySize": 10, "batchSize": 5, **window} | changes
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as running:
+        yield running
+
+
+@pytest.fixture
+def uri(server: PostgresServer) -> Iterator[str]:
+    """An empty database, under the name that the operator uses."""
+    yield server.create_database("intake")
+    server.drop_database("intake")
+
+
+@pytest.fixture
+def host(uri: str) -> str:
+    """Where the server listens."""
+    return unquote(urlparse(uri).query.removeprefix("host="))
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[Engines]:
+    opened = Engines(MIGRATIONS)
+    yield opened
+    await opened.close_all()
+
+
+@pytest.fixture
+def ledger_uri(server: PostgresServer) -> Iterator[str]:
+    """A ledger with the reference contract."""
+    uri = server.create_database("ledger")
+    install_ledger(uri)
+    yield uri
+    server.drop_database("ledger")
+
+
+class Clock:
+    """Seconds that only the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestMigrations:
+    async def test_pgmq_first_then_our_files_by_name_each_once(self, uri: str) -> None:
+        async with await AsyncConnection.connect(uri, autocommit=True) as connection:
+            assert (await pending(connection, MIGRATIONS))[0].name == "pgmq"
+            await migrate(connection, MIGRATIONS)
+            await migrate(connection, MIGRATIONS)
+            assert await pending(connection, MIGRATIONS) == []
+            rows = await (await connection.execute("SELECT name FROM intake_operator.migrations ORDER BY 1")).fetchall()
+        assert [name for (name,) in rows] == sorted(m.name for m in MIGRATIONS)
+
+    async def test_two_operators_at_once_install_once(self, uri: str) -> None:
+        async with (
+            await AsyncConnection.connect(uri, autocommit=True) as one,
+            await AsyncConnection.connect(uri, autocommit=True) as two,
+        ):
+            await asyncio.gather(migrate(one, MIGRATIONS), migrate(two, MIGRATIONS))
+            assert await pending(one, MIGRATIONS) == []
+
+    async def test_a_migration_that_fails_leaves_nothing_and_can_be_resumed(self, uri: str) -> None:
+        broken = (*MIGRATIONS[:2], Migration("0002_broken.sql", "CREATE TABLE intake.half (x int); SELECT 1 / 0"))
+        async with await AsyncConnection.connect(uri, autocommit=True) as connection:
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await migrate(connection, broken)
+            there = await (await connection.execute("SELECT to_regclass('intake.half')")).fetchone()
+            assert there == (None,)
+            await migrate(connection, MIGRATIONS)
+            assert await pending(connection, MIGRATIONS) == []
+
+    async def test_a_file_that_changed_after_it_ran_is_refused(self, uri: str) -> None:
+        async with await AsyncConnection.connect(uri, autocommit=True) as connection:
+            await migrate(connection, MIGRATIONS)
+            edited = (*MIGRATIONS[:-1], replace(MIGRATIONS[-1], sql="SELECT 1"))
+            with pytest.raises(MigrationChangedError, match=MIGRATIONS[-1].name):
+                await migrate(connection, edited)
+
+
+class TestEngines:
+    async def test_from_an_empty_database_to_an_answer(self, engines: Engines, host: str) -> None:
+        fresh = await engines.observe(UID, POOL, host, "")
+        assert (fresh.reachable, fresh.migrated, fresh.status) == (True, False, None)
+        await engines.migrate(UID)
+        migrated = await engines.observe(UID, POOL, host, "")
+        assert (migrated.migrated, migrated.status) == (True, None)
+        await engines.configure(UID, POOL, config())
+        assert not (await engines.observe(UID, POOL, host, "")).ready
+        assert await engines.seed(UID, POOL) == 10
+        assert await engines.seed(UID, POOL) == 0
+        ready = await engines.observe(UID, POOL, host, "")
+        assert (ready.ready, ready.sealed, ready.depth, ready.dead_letters) == (True, False, 0, 0)
+        await engines.seal(UID, POOL, "test")
+        assert (await engines.observe(UID, POOL, host, "")).sealed
+        (claims, committed, voided, queued, dead, _), violations = await engines.account(UID, POOL)
+        assert (claims, committed, voided, queued, dead, violations) == (0, 0, 0, 0, 0, ())
+
+    async def test_a_sealed_engine_is_still_throttled(self, engines: Engines, host: str) -> None:
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        await engines.configure(UID, POOL, config())
+        await engines.seal(UID, POOL, "test")
+        await engines.configure(UID, POOL, {"batchSize": 3})
+        async with await AsyncConnection.connect(host=host, dbname="intake", user="postgres") as connection:
+            row = await (await connection.execute("SELECT intake.configuration(%s)", (POOL,))).fetchone()
+        assert row is not None
+        assert row[0]["batchSize"] == 3
+
+    async def test_a_database_that_is_not_there_is_an_observation(self, engines: Engines, tmp_path: Path) -> None:
+        seen = await engines.observe(UID, POOL, str(tmp_path), "")
+        assert not seen.reachable
+        assert seen.error
+
+    async def test_a_lost_connection_heals_on_the_next_pass(self, engines: Engines, host: str, uri: str) -> None:
+        await engines.observe(UID, POOL, host, "")
+        with psycopg.connect(uri, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'intake-operator'"
+            )
+        assert not (await engines.observe(UID, POOL, host, "")).reachable
+        assert (await engines.observe(UID, POOL, host, "")).reachable
+
+    async def test_roles_get_a_verifier_and_the_fingerprint_of_their_secret(
+        self, engines: Engines, host: str, uri: str
+    ) -> None:
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        await engines.set_logins(UID, {"claimer": ("s3cret", "fingerprint-1")})
+        assert (await engines.observe(UID, POOL, host, "")).logins["claimer"] == "fingerprint-1"
+        with psycopg.connect(uri) as connection:
+            row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'claimer'").fetchone()
+        assert row is not None
+        assert row[0].startswith("SCRAM-SHA-256$")
+
+
+class TestLedger:
+    async def test_a_usable_ledger_is_looked_at_seldom(self, ledger_uri: str) -> None:
+        clock = Clock()
+        ledgers = Ledgers(clock)
+        assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
+        with psycopg.connect(ledger_uri) as connection:
+            connection.execute("DROP FUNCTION finalize_transactions")
+            connection.execute("DROP FUNCTION finalize_transaction")
+        clock.now = WHILE_GOOD - 1
+        assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
+        clock.now = WHILE_GOOD
+        missing = await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")
+        assert missing.problem is Problem.LEDGER_FUNCTION_MISSING
+        install = "CREATE FUNCTION finalize_transaction(jsonb) RETURNS void LANGUAGE sql AS ''"
+        with psycopg.connect(ledger_uri) as connection:
+            connection.execute(install)
+        clock.now += WHILE_BAD
+        assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
+
+    async def test_a_function_may_name_its_schema(self, ledger_uri: str) -> None:
+        with psycopg.connect(ledger_uri) as connection:
+            connection.execute("CREATE SCHEMA core")
+            connection.execute("CREATE FUNCTION core.sell(jsonb) RETURNS void LANGUAGE sql AS ''")
+        assert (await Ledgers(Clock()).check(UID, ledger_uri, "tickets", "core.sell")).problem is None
+        assert (await Ledgers(Clock()).check(UID, ledger_uri, "tickets", "sell")).problem is not None
+
+    @pytest.mark.parametrize(
+        "uri", ["postgresql://ledger:hunter2@%zz/db", "host=/nowhere password=hunter2", "password=hunter2 nonsense"]
+    )
+    async def test_a_password_never_shows_in_a_message(self, uri: str) -> None:
+        seen = await Ledgers(Clock()).check(UID, uri, "tickets", "finalize_transaction")
+        assert seen.problem is Problem.LEDGER_UNREACHABLE
+        assert "hunter2" not in seen.message
+
+    async def test_the_account_is_the_ledger_s_own(self, ledger_uri: str) -> None:
+        assert await ledger.account(ledger_uri, POOL) == Account(committed=0, voided=0, digest=0)
+
+    async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
+        assert await ledger.account(server.uri(), POOL) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("postgresql://u:p@core-ledger:5432/db", "core-ledger.tickets.svc"),
+        ("postgresql://u:p@db.example.com/db", "db.example.com"),
+        ("postgresql://u:p@10.0.0.1/db", "10.0.0.1"),
+        ("postgresql://u:p@a,b.other/db", "a.tickets.svc,b.other"),
+        ("dbname=db", ""),
+        ("host=/run/postgresql dbname=db", "/run/postgresql"),
+    ],
+)
+def test_a_bare_host_is_a_service_beside_the_event(given: str, found: str) -> None:
+    told = psycopg.conninfo.conninfo_to_dict(ledger.from_elsewhere(given, "tickets"))
+    assert told.get("host", "") == found
