@@ -76,7 +76,10 @@ def make_pod(event: Event, component: str, **changes: Any) -> Manifest:
             "labels": {names.EVENT_LABEL: event.name, "app.kubernetes.io/component": component},
             "creationTimestamp": OPENS.isoformat(),
         },
-        "status": {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": OPENS.isoformat()}],
+            "containerStatuses": [],
+        },
     }
     return pod | changes
 

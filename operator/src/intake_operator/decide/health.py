@@ -14,6 +14,9 @@ from intake_operator.reasons import Problem
 # person who has just applied a file and is looking.
 START_PATIENCE: Final = timedelta(seconds=20)
 
+# A Service takes a moment to lead to a pod that has just become ready.
+REACH_PATIENCE: Final = timedelta(seconds=10)
+
 IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
@@ -29,7 +32,7 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     """Everything wrong at this moment, in the order of `reasons.Problem`."""
     if stage in {Stage.INERT, Stage.RELEASE}:
         return ()
-    found = [*_spec(event), *_pods(observed, now), *_engine(event, observed), *_ledger(observed)]
+    found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
     found += [*_workers(observed), *_dead_letters(observed), *_overdue(event, stage, now)]
     order = list(Problem)
     return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
@@ -77,9 +80,9 @@ def _pods(observed: Observed, now: datetime) -> Iterator[Trouble]:
             yield Trouble(Problem.PODS_NOT_STARTING, f"pod {name} does not start: {why}")
 
 
-def _engine(event: Event, observed: Observed) -> Iterator[Trouble]:
-    running = any(_component(p) == "database" and _ready(p) for p in observed.pods)
-    if running and not observed.engine.reachable:
+def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
+    since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
+    if since and now - since[0] > REACH_PATIENCE and not observed.engine.reachable:
         yield Trouble(
             Problem.DATABASE_UNREACHABLE,
             f"DB1 runs but cannot be spoken to: {observed.engine.error}. Check network policies between the operator "
@@ -158,6 +161,11 @@ def _component(pod: Manifest) -> str | None:
 def _ready(pod: Manifest) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _ready_since(pod: Manifest) -> datetime:
+    conditions = pod["status"]["conditions"]
+    return datetime.fromisoformat(next(c for c in conditions if c["type"] == "Ready")["lastTransitionTime"])
 
 
 def _created(pod: Manifest) -> datetime:
