@@ -72,13 +72,18 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(
     url = "http://127.0.0.1:9/single" if kind == "refused" else webhook.single  # the discard port: nobody listens
     await scene.configure(validation=validation(url, seconds=0.1), maxRetries=0)
     claims = await scene.claim(40)
-    async with scene.worker():
+    async with scene.worker() as worker:
         await scene.until_health("validator", "down", said[kind])
         await _until_probed(scene, 40 + 3)
         calls = len(webhook.calls)
         probes = sum(row["read_ct"] for row in (await scene.queue()).values()) - 40
         # One call a probe. Before: as many as run side by side, and those that start until the fifth has failed.
         assert calls <= 32 + 4 + probes
+        read, batches = (
+            worker.metrics.registry.get_sample_value(f"intake_bridge_batch_messages_{what}") or 0
+            for what in ("sum", "count")
+        )
+        assert read == 40 + (batches - 1)
         assert await scene.sales() == {}
         queue = await scene.queue()
         assert len(queue) == len(claims)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 class Meter:
     """A token bucket. No tokens at the start, and a bucket no deeper than a tenth of a second: a restart gives nothing.
 
-    It bounds one worker: commits in any window <= rate x window + burst. The fleet's rate is divided by the number of
-    live workers, which is a second late when workers come and go.
+    It bounds what one worker sends: commits in any window <= rate x window + burst. At the ledger two bursts may meet,
+    when one call is slow and the next is not. The fleet's rate is divided by the number of live workers, which is
+    seconds late when workers come and go.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
