@@ -2,18 +2,67 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 
 CACHE := $(HOME)/.cache/intake-engine
 # uv of the machine where there is one, otherwise our own in a venv that nothing else sees.
 UV := $(or $(shell command -v uv 2>/dev/null),$(CACHE)/uv/bin/uv)
-RUN := $(UV) run --frozen
+VENV := .venv/bin
+CLUSTER := tests/cluster/cluster
+WITHIN := tests/cluster/within
+
+UNIT_TESTS := operator/tests bridge/tests tests --ignore=tests/e2e
+E2E_TESTS := tests/e2e
+TYPED := operator/src bridge/src tests examples
+# Added to every pytest command: make e2e PYTEST_FLAGS='-k deletion -x'
+PYTEST_FLAGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: sync ## a whole sale on a real cluster, from apply to gone
+	@$(WITHIN) $(VENV)/python examples/demo/demo.py
+
+.PHONY: test
+test: sync lint types unit e2e ## everything, from a bare machine: lint, types, unit and SQL tests, end to end
 
 .PHONY: sync
 sync: ## install Python's side of everything, PostgreSQL 18 included, into .venv
-	@command -v $(UV) > /dev/null || { echo "installing uv into $(CACHE)/uv"; python3 -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip install --quiet uv; }
-	@tests/cluster/python.sh $(UV)
+	@CACHE=$(CACHE) UV=$(UV) tests/cluster/python
 
+.PHONY: lint
+lint: ## ruff
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+
+.PHONY: types
+types: ## mypy --strict
+	@$(VENV)/mypy $(TYPED)
+
+.PHONY: unit
+unit: ## tests on this machine: units, SQL and bridge on a real PostgreSQL
+	@$(VENV)/pytest $(UNIT_TESTS) $(PYTEST_FLAGS)
+
+.PHONY: e2e
+e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again
+	@$(WITHIN) $(VENV)/pytest $(E2E_TESTS) $(PYTEST_FLAGS)
+
+.PHONY: cluster
+cluster: ## find or make a Kubernetes cluster, and say which
+	@$(CLUSTER) up
+	@echo "A shell in which kubectl and helm speak to it:  make cluster-shell"
+
+.PHONY: cluster-shell
+cluster-shell: ## a shell in which kubectl and helm speak to it
+	@$(CLUSTER) shell
+
+.PHONY: cluster-down
+cluster-down: ## take it away, with everything it left on the machine
+	@$(CLUSTER) down
+
+.PHONY: images
+images: ## build the operator's and the bridge's image and postgres:18, and put them into the cluster if it runs
+	@tests/cluster/images/build
+	@! $(CLUSTER) status | grep -qv '^no cluster' || $(CLUSTER) load intake-engine/operator:dev intake-engine/bridge:dev postgres:18

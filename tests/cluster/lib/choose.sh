@@ -14,6 +14,7 @@ choose_way() {
   case $insisted in
     node | kind) way=$insisted; say "$way, as INTAKE_CLUSTER_KIND says" ;;
     '')
+      . "$here/lib/versions.sh"
       . "$here/lib/engine.sh"
       if reason=$(why_no_kind); then
         way=node

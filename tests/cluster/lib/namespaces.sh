@@ -25,6 +25,7 @@ make_namespaces() {
     mount -t tmpfs -o mode=755 none /run
     mkdir -p "$inside" /run/netns /var/lib/cni
     mount -t tmpfs -o mode=755 none /var/lib/cni
+    mount --bind "$state/var-log" /var/log
     mount --bind "$state" "$inside"
     exec "$bin/pause"
   ' sh "$state" "$bin" "$inside_root" > "$state/log/holder.log" 2>&1 < /dev/null &

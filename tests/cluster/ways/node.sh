@@ -23,7 +23,7 @@ way_up() {
     need_programs
     [ ! -d "$state" ] || { say "cleaning up what an ended node left"; take_away; }
     say "starting $context on our own node"
-    mkdir -p "$state"/{pki,log,pids,etc/cni,etcd,containerd,kubelet,volumes,cni,loaded}
+    mkdir -p "$state"/{pki,log,var-log,pids,etc/cni,etcd,containerd,kubelet,volumes,cni,loaded}
     chmod 700 "$state"
     echo node > "$state/way"
     ln -s "$bin" "$state/bin"

@@ -1,0 +1,30 @@
+# A cluster that is somebody else's, named explicitly with INTAKE_CONTEXT. Nothing is made and nothing is taken away.
+
+. "$here/lib/versions.sh"
+. "$here/lib/tools.sh"
+context=$INTAKE_CONTEXT
+
+way_up() {
+  command -v kubectl > /dev/null || die "INTAKE_CONTEXT needs the kubectl that you use with it on the PATH"
+  need_tool helm "helm.sh/helm/v4/cmd/helm@$helm_version"
+  kubectl --context "$context" get --raw /readyz > /dev/null || die "the context '$context' does not answer"
+  say "the context $context, as INTAKE_CONTEXT says; it stays as it is"
+}
+
+way_down() { say "the context $context is not ours: left alone"; }
+way_status() { kubectl --context "$context" get nodes; }
+
+# There is no way into an unknown cluster's image store but a registry.
+way_load() { say "not loaded into $context, it has to pull them from a registry: $*"; }
+
+# A copy with this context as the current one, so that a plain kubectl or helm cannot speak to another by mistake.
+way_env() {
+  local copy=$cache/contexts/${context//\//_}
+  mkdir -p "$cache/contexts"
+  (umask 077; kubectl config view --context "$context" --minify --flatten > "$copy") || die "no context '$context'"
+  echo "export KUBECONFIG='$copy'"
+  echo "export PATH='$PATH'"
+  echo "export INTAKE_RUN="
+  echo "export INTAKE_CONTEXT='$context'"
+  echo "export INTAKE_CLUSTER_KIND=context"
+}
