@@ -209,27 +209,38 @@ class Scene:
 
 
 class Templates:
-    """Migrated databases; a scene is a copy of them, made in a fraction of a second."""
+    """A migrated DB1 to copy from, and one reference ledger that is emptied for each scene: copies take their time."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
         self._numbers = itertools.count(1)
         install_intake(server.create_database("intake_template"))
-        install_ledger(server.create_database("ledger_template"))
+        self._ledger = server.create_database("ledger")
+        install_ledger(self._ledger)
 
     @asynccontextmanager
-    async def scene(self, *, ledger_sql: LiteralString | None = None, inventory: int = 1000) -> AsyncIterator[Scene]:
-        """A scene; `ledger_sql` makes a ledger of another shape than ours."""
-        number = next(self._numbers)
-        intake_uri = self._server.create_database(f"intake_{number}", "intake_template")
-        template = "ledger_template" if ledger_sql is None else "template1"
-        ledger_uri = self._server.create_database(f"ledger_{number}", template)
-        async with open_scene(intake_uri, ledger_uri, inventory) as scene:
-            if ledger_sql is not None:
-                await scene.ledger.execute(ledger_sql)
+    async def scene(self) -> AsyncIterator[Scene]:
+        """A seeded, open pool in DB1 and the reference ledger."""
+        async with self._intake() as intake_uri, open_scene(intake_uri, self._ledger, 1000) as scene:
+            await scene.ledger.execute("TRUNCATE ledger.sales")
             yield scene
-        self._server.drop_database(f"intake_{number}")
-        self._server.drop_database(f"ledger_{number}")
+
+    @asynccontextmanager
+    async def scene_with_ledger(self, *statements: LiteralString) -> AsyncIterator[Scene]:
+        """The same with a ledger of another shape, or none at all."""
+        name = f"ledger_{next(self._numbers)}"
+        uri = self._server.create_database(name)
+        async with self._intake() as intake_uri, open_scene(intake_uri, uri, 1000) as scene:
+            for statement in statements:
+                await scene.ledger.execute(statement)
+            yield scene
+        self._server.drop_database(name)
+
+    @asynccontextmanager
+    async def _intake(self) -> AsyncIterator[str]:
+        name = f"intake_{next(self._numbers)}"
+        yield self._server.create_database(name, "intake_template")
+        self._server.drop_database(name)
 
 
 @asynccontextmanager

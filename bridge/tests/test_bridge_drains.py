@@ -177,7 +177,7 @@ CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS void LANGUAGE sql AS
 
 async def test_a_ledger_with_one_function_that_returns_void(templates: Templates, webhook: WebhookServer) -> None:
     """The weakest ledger: no outcome, no set form, no void_claim. What it is told, it is told."""
-    async with templates.scene(ledger_sql=SCALAR_ONLY) as scene:
+    async with templates.scene_with_ledger(SCALAR_ONLY) as scene:
         claims = await scene.claim(10)
         declined = str(claims[0].claim_id)
         webhook.behaviour = lambda item: {"decision": "declined" if item["claim_id"] == declined else "approved"}

@@ -150,7 +150,7 @@ async def test_calls_are_bounded(scene: Scene, webhook: WebhookServer) -> None:
 
 
 async def test_a_ledger_without_the_function_is_said_and_heals(templates: Templates) -> None:
-    async with templates.scene(ledger_sql="SELECT 1") as scene:
+    async with templates.scene_with_ledger() as scene:
         await scene.claim(5)
         async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
             await scene.until_health("ledger", "down", "function finalize_transaction(payload jsonb) does not exist")
@@ -161,19 +161,21 @@ async def test_a_ledger_without_the_function_is_said_and_heals(templates: Templa
         await scene.check()
 
 
-async def test_a_function_that_disappears_during_the_sale_is_said_and_heals(scene: Scene) -> None:
-    await scene.claim(5)
-    async with scene.worker():
-        await scene.until_drained()
-        await scene.ledger.execute("ALTER FUNCTION finalize_transactions(jsonb) RENAME TO gone")
-        await scene.ledger.execute("ALTER FUNCTION finalize_transaction(jsonb) RENAME TO gone_too")
+async def test_a_function_that_disappears_during_the_sale_is_said_and_heals(templates: Templates) -> None:
+    async with templates.scene_with_ledger() as scene:
+        install_ledger(scene.ledger_uri)
         await scene.claim(5)
-        await scene.until_health("ledger", "down", "does not exist")
-        assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {0}
-        await scene.ledger.execute("ALTER FUNCTION gone(jsonb) RENAME TO finalize_transactions")
-        await scene.ledger.execute("ALTER FUNCTION gone_too(jsonb) RENAME TO finalize_transaction")
-        await scene.until_drained()
-    await scene.check()
+        async with scene.worker():
+            await scene.until_drained()
+            await scene.ledger.execute("ALTER FUNCTION finalize_transactions(jsonb) RENAME TO gone")
+            await scene.ledger.execute("ALTER FUNCTION finalize_transaction(jsonb) RENAME TO gone_too")
+            await scene.claim(5)
+            await scene.until_health("ledger", "down", "does not exist")
+            assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {0}
+            await scene.ledger.execute("ALTER FUNCTION gone(jsonb) RENAME TO finalize_transactions")
+            await scene.ledger.execute("ALTER FUNCTION gone_too(jsonb) RENAME TO finalize_transaction")
+            await scene.until_drained()
+        await scene.check()
 
 
 async def test_no_ledger_uri_is_said(scene: Scene) -> None:
@@ -237,7 +239,7 @@ END $$;
 
 
 async def test_a_row_that_the_ledger_refuses_fails_alone(templates: Templates) -> None:
-    async with templates.scene(ledger_sql=PICKY) as scene:
+    async with templates.scene_with_ledger(PICKY) as scene:
         claims = await scene.claim(20)
         await scene.configure(maxRetries=1)
         async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
@@ -285,11 +287,11 @@ async def test_a_long_call_keeps_its_lease(scene: Scene, webhook: WebhookServer)
     """The visibility timeout is shorter than the validator takes, and still nobody else gets the message."""
 
     async def slow(item: Item) -> Answer:
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(2.5)
         return approve(item)
 
     webhook.behaviour = slow
-    await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
+    await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=2)
     await scene.claim(3)
     async with scene.worker("one"), scene.worker("two"):
         await scene.until_drained()
