@@ -21,12 +21,14 @@ class Housekeeper:
 
     async def run(self) -> None:
         """For ever; a lost connection is a lost lock, and somebody else may have it by the next try."""
+        said = ""
         while True:
             try:
                 async with self._engine.session() as session:
                     await self._keep(session)
             except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
-                log.warning("housekeeping interrupted: %s", error)
+                if said != (said := str(error)):  # once, not once a second for the length of an outage
+                    log.warning("housekeeping interrupted: %s", error)
             finally:
                 self._metrics.housekeeper.set(0)
             await asyncio.sleep(min(1.0, self._every))

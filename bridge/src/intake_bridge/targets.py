@@ -55,6 +55,7 @@ class TargetBoard:
         self._wanted: tuple[Webhook | None, CommitTarget | None] | None = None
         self._clients: list[HttpClient] = []
         self._targets: Targets | None = None
+        self._checked = False
         self._check_failed = False
 
     @property
@@ -74,14 +75,16 @@ class TargetBoard:
                 commitment=Target("commit", self._breaker()),
             )
             self._wanted = wanted
+            self._checked = False
             self._check_failed = False
         await self._check(self._targets)
+        self._checked = True
         return self._targets
 
     def health(self) -> dict[str, dict[str, str]]:
         """For `report_worker`: the words become conditions of the event."""
-        if self._targets is None:
-            return {"validator": {"state": "ok"}, "ledger": {"state": "ok"}}
+        if self._targets is None or not self._checked:
+            return {}  # no word before the first look: `ok` would be a guess
         return {
             "validator": _health(self._targets.validation.breaker),
             "ledger": _health(self._targets.commitment.breaker),

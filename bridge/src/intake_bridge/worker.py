@@ -115,11 +115,14 @@ class Worker:
 
     async def _lane(self) -> None:
         idle = self._tuning.first_idle_seconds
+        said = ""
         while not self._stop.is_set():
             try:
                 moved = await self._turn()
+                said = ""
             except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
-                log.warning("DB1: %s", error)
+                if said != (said := str(error)):  # once, not once a turn for the length of an outage
+                    log.warning("nothing can be read: %s", error)
                 moved = False
                 idle = self._tuning.last_idle_seconds
             except Exception:
