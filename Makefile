@@ -23,7 +23,7 @@ help: ## this list
 
 .PHONY: demo
 demo: sync ## a whole sale on a real cluster, from apply to gone
-	@$(WITHIN) $(VENV)/python examples/demo/demo.py
+	@$(WITHIN) $(VENV)/python -m examples.demo.demo
 
 .PHONY: test
 test: sync lint types unit e2e ## everything, from a bare machine: lint, types, unit and SQL tests, end to end
@@ -65,4 +65,3 @@ cluster-down: ## take it away, with everything it left on the machine
 .PHONY: images
 images: ## build the operator's and the bridge's image and postgres:18, and put them into the cluster if it runs
 	@tests/cluster/images/build
-	@! $(CLUSTER) status | grep -qv '^no cluster' || $(CLUSTER) load intake-engine/operator:dev intake-engine/bridge:dev postgres:18

@@ -28,7 +28,7 @@ make_namespaces() {
     mount --bind "$state/var-log" /var/log
     mount --bind "$state" "$inside"
     exec "$bin/pause"
-  ' sh "$state" "$bin" "$inside_root" > "$state/log/holder.log" 2>&1 < /dev/null &
+  ' sh "$state" "$bin" "$inside_root" > "$state/log/holder.log" 2>&1 < /dev/null 9>&- &
   wrapper=$!
   wait_for 10 "namespaces" has_child "$wrapper" || { kill -KILL "$wrapper"; die "cannot make namespaces: $(cat "$state/log/holder.log")"; }
   pid=$(child_of "$wrapper")
@@ -43,7 +43,7 @@ start() {
   local name=$1 wrapper held
   shift
   held=$(holder)
-  setsid nohup nsenter --target "$held" --mount --net --pid -- "$@" > "$state/log/$name.log" 2>&1 < /dev/null &
+  setsid nohup nsenter --target "$held" --mount --net --pid -- "$@" > "$state/log/$name.log" 2>&1 < /dev/null 9>&- &
   wrapper=$!
   wait_for 10 "$name to start" has_child "$wrapper" || die "$name: $(tail -n 5 "$state/log/$name.log")"
   child_of "$wrapper" > "$state/pids/$name"
@@ -57,16 +57,10 @@ end_namespaces() {
 }
 gone() { [ ! -d "/proc/$1" ]; }
 
-# -- control groups: one folder of our own in each hierarchy (version 1) or in the one there is (version 2)
+# -- control groups: one folder of our own in each hierarchy, whether the machine has version 1, version 2 or both
 
 cgroup_name=intake-$cluster
-cgroup_hierarchies() {
-  if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-    echo /sys/fs/cgroup
-  else
-    awk '$3 == "cgroup" {print $2}' /proc/mounts
-  fi
-}
+cgroup_hierarchies() { awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/mounts; }
 
 make_cgroups() {
   local at
@@ -77,7 +71,7 @@ make_cgroups() {
       cat "$at/cpuset.mems" > "$at/$cgroup_name/cpuset.mems"
     fi
     if [ -f "$at/cgroup.subtree_control" ]; then
-      sed 's/[a-z_]*/+&/g' "$at/cgroup.controllers" > "$at/cgroup.subtree_control" 2> /dev/null || true
+      sed 's/[a-z_]\+/+&/g' "$at/cgroup.controllers" > "$at/cgroup.subtree_control" 2> /dev/null || true
     fi
   done
 }

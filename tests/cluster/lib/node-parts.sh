@@ -8,7 +8,7 @@ component() { # NAME COMPONENT [FLAG...]
 
 # start_part NAME: also the way back for one whose pid was ended, as a test of a control-plane outage does.
 start_part() {
-  local etc=$inside_root/etc pki=$inside_root/pki identity
+  local etc=$inside_root/etc pki=$inside_root/pki
   identity() { # the three flags with which a controller uses its kubeconfig
     printf -- '--%s=%s ' kubeconfig "$etc/$1.kubeconfig" authentication-kubeconfig "$etc/$1.kubeconfig" \
       authorization-kubeconfig "$etc/$1.kubeconfig"
@@ -21,11 +21,11 @@ start_part() {
         --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync --log-level warn
       ;;
     apiserver)
-      component apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=$node_ip \
-        --advertise-address=$node_ip --secure-port=6443 --tls-cert-file="$pki/apiserver.crt" \
+      component apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address="$node_ip" \
+        --advertise-address="$node_ip" --secure-port=6443 --tls-cert-file="$pki/apiserver.crt" \
         --tls-private-key-file="$pki/apiserver.key" --client-ca-file="$pki/ca.crt" \
         --service-account-issuer=https://kubernetes.default.svc.cluster.local --service-account-key-file="$pki/sa.pub" \
-        --service-account-signing-key-file="$pki/sa.key" --service-cluster-ip-range=$service_range \
+        --service-account-signing-key-file="$pki/sa.key" --service-cluster-ip-range="$service_range" \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
         --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" \
         --kubelet-certificate-authority="$pki/ca.crt" --kubelet-preferred-address-types=InternalIP \
@@ -38,7 +38,7 @@ start_part() {
       component controllers kube-controller-manager $(identity controllers) --leader-elect=false --root-ca-file="$pki/ca.crt" \
         --service-account-private-key-file="$pki/sa.key" --use-service-account-credentials \
         --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" \
-        --allocate-node-cidrs --cluster-cidr=$pod_range
+        --allocate-node-cidrs --cluster-cidr="$pod_range"
       ;;
     scheduler) component scheduler kube-scheduler $(identity scheduler) --leader-elect=false ;;
     volumes)
@@ -47,7 +47,7 @@ start_part() {
     containerd) start containerd containerd -c "$etc/containerd.toml" ;;
     kubelet)
       component kubelet kubelet --config="$etc/kubelet.yaml" --kubeconfig="$etc/kubelet.kubeconfig" \
-        --root-dir="$inside_root/kubelet" --cert-dir="$inside_root/kubelet-pki" --hostname-override=node --node-ip=$node_ip
+        --root-dir="$inside_root/kubelet" --cert-dir="$inside_root/kubelet-pki" --hostname-override=node --node-ip="$node_ip"
       ;;
     proxy) component proxy kube-proxy --config="$etc/proxy.yaml" ;;
     dns) start dns "$bin/coredns" -conf "$etc/Corefile" ;;
@@ -64,7 +64,7 @@ make_network() { # the node's address is a bridge; the default route leads nowhe
     ip link set node0 up
     ip route add default via "$1"
     sysctl -qw net.ipv4.ip_forward=1
-  ' sh $node_ip
+  ' sh "$node_ip"
 }
 
 raise_limit() { # the machine's limits for all watchers of files, never lowered

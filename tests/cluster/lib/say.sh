@@ -6,19 +6,22 @@ die() { echo "cluster: $*" >&2; exit 1; }
 # watched TITLE COMMAND...: runs it with its output in a log, says every ten seconds that it still runs, shows the
 # log's end if it fails.
 watched() {
-  local title=$1 log heart code=0 began=$SECONDS
+  local title=$1 log heart code began=$SECONDS
   shift
   log=$(mktemp)
   say "$title"
   (
-    trap 'exit 0' TERM
-    while :; do
+    trap 'kill $! 2> /dev/null; exit 0' TERM # its sleep would keep a pipe open behind us
+    while kill -0 $$ 2> /dev/null; do
       sleep 10 & wait $!
       say "  ... $((SECONDS - began)) s  $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-90)"
     done
   ) &
   heart=$!
-  "$@" > "$log" 2>&1 < /dev/null || code=$?
+  set +e # not `|| code=$?`: inside such a list no failure ends a function
+  (set -e; "$@") > "$log" 2>&1 < /dev/null
+  code=$?
+  set -e
   kill "$heart" 2> /dev/null
   wait "$heart" 2> /dev/null || true
   if [ "$code" != 0 ]; then
