@@ -8,9 +8,21 @@ from psycopg import sql
 
 from tests.postgres import PostgresServer, install_intake, install_ledger
 from tests.sql.intake import Intake
-from tests.sql.mutants import active_patch
+from tests.sql.mutants.catalogue import MUTANTS
 
-DATABASE = "intake"
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "mutant: a test on broken SQL, which must fail")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on each mutant that it must catch, as an expected failure: of an assertion, and of nothing else."""
+    must_catch = [name for name, mutant in MUTANTS.items() if mutant.caught_by == metafunc.function.__name__]
+    if must_catch:
+        fails = pytest.mark.xfail(strict=True, raises=AssertionError, reason="a mutant is caught")
+        variants = [pytest.param(None, id="as written")]
+        variants += [pytest.param(name, id=name, marks=[pytest.mark.mutant, fails]) for name in must_catch]
+        metafunc.parametrize("migrated", variants, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +32,13 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def migrated(server: PostgresServer) -> str:
-    """The name of a database with sql/intake, or with the mutant of it that this run is about."""
-    install_intake(server.create_database(DATABASE), active_patch())
-    return DATABASE
+def migrated(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a database with sql/intake, or with the mutant of it that this test must catch."""
+    mutant: str | None = getattr(request, "param", None)
+    name = "mutant" if mutant else "intake"
+    install_intake(server.create_database(name), MUTANTS[mutant].patch if mutant else None)
+    yield name
+    server.drop_database(name)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -184,3 +185,11 @@ def outcomes(history: Iterable[Asked]) -> Counter[str]:
 def claims(history: Iterable[Asked]) -> list[Answer]:
     """The claims that were acknowledged as new."""
     return [asked.answer for asked in history if asked.answer and asked.answer.outcome == "claimed"]
+
+
+def wait_until_blocked(intake: Intake, *pending: Future[Any]) -> None:
+    """Until the server says that as many sessions wait for a lock, or one of them needed not to."""
+    while not any(future.done() for future in pending) and intake.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    ) < len(pending):
+        pass

@@ -11,25 +11,23 @@ HOT = ("holds", "free_numbers", "voided_requests", "q_intake_queue", "slots")
 
 @pytest.fixture
 def planned(intake: Intake) -> "Planned":
-    intake.connection.execute("LOAD 'auto_explain'")
-    for setting, value in {
-        "log_min_duration": "0",
-        "log_nested_statements": "on",
-        "log_level": "notice",
-        "log_analyze": "on",
-        "log_timing": "off",
-    }.items():
-        intake.value("SELECT set_config(%s, %s, false)", f"auto_explain.{setting}", value)
     return Planned(intake)
 
 
 class Planned:
-    """A connection that records every plan it runs."""
+    """A connection that records the plans it runs, once it is told to."""
 
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
         self.plans: list[str] = []
-        intake.connection.add_notice_handler(lambda notice: self.plans.append(notice.message_primary or ""))
+        intake.connection.execute("LOAD 'auto_explain'")
+
+    def watch(self) -> None:
+        """From here on, record. The session keeps the plans that it has made before."""
+        settings = {"log_nested_statements": "on", "log_level": "notice", "log_analyze": "on", "log_timing": "off"}
+        for setting, value in (settings | {"log_min_duration": "0"}).items():
+            self.intake.value("SELECT set_config(%s, %s, false)", f"auto_explain.{setting}", value)
+        self.intake.connection.add_notice_handler(lambda notice: self.plans.append(notice.message_primary or ""))
 
     def scans(self) -> list[str]:
         """The scans of our tables that were executed since the last call, as `how table`."""
@@ -55,8 +53,8 @@ def test_a_claim_reads_by_index_only(planned: Planned, statistics: str, limit: i
     fill(planned.intake, 600, claimsPerUser=limit)
     if statistics == "now":
         planned.intake.connection.execute("VACUUM ANALYZE intake.holds")
+    planned.watch()
     for user, request in (("new", "new"), ("u1", "r1"), ("u1", "other"), ("anonymous", None)):
-        planned.plans.clear()
         planned.intake.claim(user, request)
         scans = planned.scans()
         assert {scan for scan in scans if "holds" in scan} <= {
@@ -68,7 +66,7 @@ def test_a_claim_reads_by_index_only(planned: Planned, statistics: str, limit: i
 def test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one(planned: Planned) -> None:
     # The session that serves the first claim keeps its plans while the pool fills.
     fill(planned.intake, 600, claimsPerUser=1)
-    planned.plans.clear()
+    planned.watch()
     planned.intake.claim("late", "late")
     scans = planned.scans()
     assert "holds_request_key on holds" in scans
@@ -79,7 +77,7 @@ def test_a_sold_out_answer_costs_a_few_probes(planned: Planned) -> None:
     planned.intake.open(600, claimsPerUser=1)
     for n in range(601):
         planned.intake.claim(f"u{n}", f"r{n}")
-    planned.plans.clear()
+    planned.watch()
     assert planned.intake.claim("late", "late").outcome == "sold_out"
     scans = planned.scans()
     assert len(scans) <= 3, scans
@@ -93,7 +91,7 @@ def test_reading_and_acknowledging_a_batch_goes_by_key(planned: Planned) -> None
         " FROM pgmq.q_intake_queue m, generate_series(1, 2500)"
     )
     planned.intake.connection.execute("VACUUM ANALYZE pgmq.q_intake_queue")
-    planned.plans.clear()
+    planned.watch()
     messages = planned.intake.read(20)
     read = planned.scans()
     planned.intake.change("mark_validated", messages)
@@ -110,7 +108,7 @@ def test_ten_claims_of_a_house_account_do_not_read_each_other(planned: Planned) 
     planned.intake.open(2000)
     for n in range(1000):
         planned.intake.claim("house", f"r{n}")
-    planned.plans.clear()
+    planned.watch()
     planned.intake.claim("house", "new")
     rows = [int(n) for n in re.findall(r"holds_request_key[^\n]*actual rows=(\d+)", "\n".join(planned.plans))]
     assert rows == [0], f"the probe for {POOL}'s request looked at {rows} claims"

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.postgres import PostgresServer
-from tests.sql.intake import Asked, Intake, claims, crowd, outcomes
+from tests.sql.intake import Asked, Intake, claims, crowd, outcomes, wait_until_blocked
 
 FANS = 64
 
@@ -107,6 +108,35 @@ async def test_the_limit_holds_while_claims_of_the_user_are_voided(intake: Intak
 
     await asyncio.gather(void(), watch(), claim())
     assert most <= 2
+    assert intake.reconcile() == []
+
+
+def test_two_claims_of_a_user_at_once_wait_for_each_other(intake: Intake, uri: str) -> None:
+    intake.open(10, claimsPerUser=1)
+    with Intake(uri) as one, Intake(uri) as other, ThreadPoolExecutor() as threads:
+        with one.connection.transaction():
+            assert one.claim("ann", "r1").outcome == "claimed"
+            second = threads.submit(other.claim, "ann", "r2")
+            wait_until_blocked(intake, second)
+        assert second.result().outcome == "limit_reached"
+        with one.connection.transaction(force_rollback=True):
+            assert one.claim("bob", "r1").outcome == "claimed"
+            second = threads.submit(other.claim, "bob", "r2")
+            wait_until_blocked(intake, second)
+        assert second.result().outcome == "claimed", "the first was rolled back"
+    assert intake.reconcile() == []
+
+
+def test_i7_a_request_sent_twice_at_once_is_one_claim(intake: Intake, uri: str) -> None:
+    intake.open(10)
+    with Intake(uri) as one, Intake(uri) as other, ThreadPoolExecutor() as threads:
+        with one.connection.transaction():
+            first = one.claim("ann", "r1")
+            second = threads.submit(other.claim, "ann", "r1")
+            wait_until_blocked(intake, second)
+        assert (second.result().outcome, second.result().claim_id) == ("replayed", first.claim_id)
+    assert intake.inventory() == (9, 1, 0)
+    assert intake.housekeep() == 0, "the second's number went to the free list by itself"
     assert intake.reconcile() == []
 
 

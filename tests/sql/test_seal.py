@@ -1,13 +1,12 @@
 """seal: on return no claim is running, and none will ever succeed."""
 
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from tests.sql.intake import POOL, Intake, claims, crowd, outcomes
+from tests.sql.intake import POOL, Intake, claims, crowd, outcomes, wait_until_blocked
 
 
 def seal(uri: str) -> list[object]:
@@ -15,14 +14,6 @@ def seal(uri: str) -> list[object]:
     with Intake(uri) as operator:
         operator.value("SELECT intake.seal(%s, 'window closed')", POOL)
         return operator.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue")
-
-
-def wait_until_blocked(intake: Intake, *pending: Future[Any]) -> None:
-    """Until the server says that as many sessions wait for a lock, or one of them needed not to."""
-    while not any(future.done() for future in pending) and intake.value(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    ) < len(pending):
-        pass
 
 
 def test_i2_seal_waits_for_running_claims_and_lets_none_pass_it(intake: Intake, uri: str) -> None:
