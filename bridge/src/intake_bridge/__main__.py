@@ -4,31 +4,16 @@ import asyncio
 import signal
 import sys
 
-from pydantic import ValidationError
-
-from intake_bridge.observability import logs
-from intake_bridge.settings import MissingSettingError, load
-from intake_bridge.worker import Worker
-
-
-async def run() -> int:
-    """Returns the exit code: 0 after a signal, 2 for settings that cannot work."""
-    try:
-        settings, secrets = await load()
-    except (MissingSettingError, ValidationError) as error:
-        sys.stderr.write(f"intake-bridge: {error}\n")
-        return 2
-    logs.configure(settings.log_level, settings.worker)
-    worker = Worker(settings, secrets)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
-    await worker.run()
-    return 0
-
 
 def main() -> None:
-    """The console script."""
+    """The console script.
+
+    Process 1 of a container gets no signal that it has no handler for, and the imports take seconds on a busy node:
+    until the real handler is there, SIGTERM ends a process that has not begun anything.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from intake_bridge.process import run  # noqa: PLC0415 -- after the handler
+
     sys.exit(asyncio.run(run()))
 
 

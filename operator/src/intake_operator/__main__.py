@@ -1,13 +1,20 @@
 """Start the operator: `intake-operator` or `python -m intake_operator`."""
 
 import asyncio
-
-from intake_operator import app, logs
-from intake_operator.settings import Settings
+import signal
+import sys
 
 
 def main() -> None:
-    """Run until told to stop."""
+    """The console script.
+
+    Process 1 of a container gets no signal that it has no handler for, and the imports take seconds on a busy node:
+    until the real handler is there, SIGTERM ends a process that has not begun anything.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from intake_operator import app, logs  # noqa: PLC0415 -- after the handler
+    from intake_operator.settings import Settings  # noqa: PLC0415
+
     settings = Settings()
     logs.configure(settings.log_level)
     asyncio.run(app.run(settings))
