@@ -30,6 +30,33 @@ def test_everybody_may_seed_at_once(intake: Intake, uri: str) -> None:
     assert intake.value("SELECT epoch FROM intake.pools") == 1
 
 
+def test_configure_seed_and_seal_at_once_never_deadlock(intake: Intake, uri: str) -> None:
+    intake.configure(10)
+
+    def configure() -> None:
+        with Intake(uri) as one:
+            for n in range(40):
+                one.configure(10, batchSize=n + 1, **window_of_the_pool)
+
+    def rebuild() -> None:
+        with Intake(uri) as one:
+            for _ in range(40):
+                one.connection.execute("DELETE FROM intake.pools")
+                one.seed()
+
+    def seal() -> None:
+        with Intake(uri) as one:
+            for _ in range(40):
+                one.value("SELECT intake.seal(%s, 'test')", POOL)
+
+    found = intake.value("SELECT intake.configuration(%s)", POOL)
+    window_of_the_pool = {"opensAt": found["opensAt"], "closesAt": found["closesAt"]}
+    with ThreadPoolExecutor() as threads:
+        for done in [threads.submit(work) for work in (configure, configure, rebuild, seal)]:
+            done.result()
+    assert intake.claim("ann").outcome == "closed"
+
+
 def test_an_interrupted_seeding_leaves_nothing_and_the_next_does_it_all(intake: Intake) -> None:
     intake.configure(1000)
     with intake.connection.transaction(force_rollback=True):
