@@ -306,6 +306,12 @@ class TestDrain:
 
 
 class TestRelease:
+    def test_an_abandoned_event_that_is_deleted_needs_no_report(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event(deleted_at=opens, annotations={names.ABANDON_ANNOTATION: "taylor-drop"})
+        assert plan(e, observed(e), image, opens).steps == (Delete("StatefulSet", "taylor-drop-db"),)
+
     def test_bridges_then_db1_then_volume_then_secrets_then_the_finalizer(
         self, event: Make[Event], observed: Make[Observed], image: BridgeImage, closes: datetime
     ) -> None:

@@ -56,6 +56,9 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.reconnect_backoff = 1
     chosen.networking.connect_timeout = 10
     chosen.networking.request_timeout = 60
+    # Filtered by the server: in a large cluster hardly any pod is ours.
+    for child in CHILDREN:
+        chosen.watching.label_selectors[child] = names.EVENT_LABEL
     # Neither CRDs nor namespaces are watched: their lists would need rights that we do not ask for.
     chosen.scanning.disabled = True
     chosen.posting.enabled = False

@@ -24,8 +24,12 @@ class Stage(Enum):
 
 
 def stage_of(event: Event, observed: Observed, now: datetime) -> Stage:
-    """The stage of an event. Once the report is written there is no way back from RELEASE."""
-    if observed.report is not None:
+    """The stage of an event. Once the report is written there is no way back from RELEASE.
+
+    An event that is abandoned and deleted needs no report: it would go with the event, and in a namespace that is being
+    terminated it could not be written.
+    """
+    if observed.report is not None or (event.deleting and abandoned(event)):
         return Stage.RELEASE
     over = event.deleting or (event.spec is not None and now >= event.spec.window.closes_at)
     if not over:
