@@ -91,8 +91,8 @@ def make_observed(event: Event, **changes: Any) -> Observed:
         *access.services(event),
         protection.network_policy(event),
         protection.disruption_budget(event, serving=True),
-        database.volume_claim(event, event.spec.database, claimable=True),
-        database.stateful_set(event, event.spec.database, claimable=True),
+        database.volume_claim(event, event.spec.database, mark="7251"),
+        database.stateful_set(event, event.spec.database, mark="7251"),
     ]
     children = {(m["kind"], m["metadata"]["name"]): m for m in wanted if m}
     secrets = {
@@ -107,6 +107,7 @@ def make_observed(event: Event, **changes: Any) -> Observed:
         input_fingerprints=secrets | {"core-ledger": "l"},
         engine=Engine(
             reachable=True,
+            identity="7251",
             migrated=True,
             logins={names.CLAIMER_ROLE: "c", names.BRIDGE_ROLE: "b"},
             status=make_status(),

@@ -85,7 +85,7 @@ class TestProvisioning:
         self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
     ) -> None:
         e = event()
-        fresh = replace(observed(e, children={}), engine=Engine(reachable=True))
+        fresh = replace(observed(e, children={}), engine=Engine(reachable=True, identity="7251"))
         decided = plan(e, fresh, image, opens - timedelta(hours=1))
         applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
         marked = [m["kind"] for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
@@ -138,6 +138,19 @@ class TestProvisioning:
     ) -> None:
         e = event(spec=spec(inventorySize=30_000))
         assert Seed() in plan(e, observed(e), image, opens).steps
+
+    def test_i1_a_db1_that_came_back_empty_sells_nothing(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        lost = replace(seen, engine=replace(seen.engine, identity="9999", migrated=False, status=None))
+        decided = plan(e, lost, image, opens)
+        assert not {"Migrate", "Configure", "Seed", "SetLogins"} & set(kinds(decided))
+        assert condition(decided, ConditionType.DEGRADED)["reason"] == Problem.VOLUME_LOST
+        applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
+        marks = {m["metadata"].get("annotations", {}).get(names.CLAIMABLE_ANNOTATION) for m in applied}
+        assert marks == {None, "7251"}
 
 
 class TestServing:
@@ -193,8 +206,37 @@ class TestServing:
             isinstance(s, ReplaceDatabasePod) for s in plan(e, replace(stuck, pods=(healthy,)), image, opens).steps
         )
 
+    def test_a_changed_definition_restarts_db1_only_while_the_window_is_far(
+        self, event: Make[Event], observed: Make[Observed], pod: Make[Manifest], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        old = pod(e, "database")
+        old["metadata"]["labels"]["controller-revision-hash"] = "old"
+        key = ("StatefulSet", "taylor-drop-db")
+        moved = replace(
+            seen,
+            pods=(old,),
+            children={**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}},
+        )
+
+        def restarted(moment: datetime) -> bool:
+            return any(isinstance(s, ReplaceDatabasePod) for s in plan(e, moved, image, moment).steps)
+
+        assert restarted(opens - timedelta(hours=1))
+        assert not restarted(opens - timedelta(minutes=1))
+        assert not restarted(opens)
+
 
 class TestInertAndInvalid:
+    def test_a_completed_event_whose_report_was_deleted_stays_over(
+        self, event: Make[Event], image: BridgeImage, closes: datetime
+    ) -> None:
+        told = {"conditions": [{"type": "IntakeOpen", "status": "False", "reason": "WindowClosed"}]}
+        told["conditions"][0]["lastTransitionTime"] = closes.isoformat()
+        decided = plan(event(finalizers=(), status=told), Observed(), image, closes)
+        assert decided.steps == ()
+
     def test_an_event_whose_window_has_passed_creates_nothing(
         self, event: Make[Event], image: BridgeImage, closes: datetime
     ) -> None:
@@ -234,6 +276,19 @@ class TestDrain:
         late = plan(e, with_status(observed(e), engine_status(windowState="closed")), image, closes)
         assert late.steps[-1] == Seal("the window closed")
         assert drained(late) == Drain.INTAKE_CLOSED
+
+    def test_a_sealed_engine_stays_closed_though_the_window_is_moved(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        e = event()
+        decided = plan(e, with_status(observed(e), engine_status(sealed=True)), image, opens)
+        assert decided.status["phase"] == Phase.DRAINING
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.WINDOW_CLOSED
 
     def test_deletion_seals_at_once(
         self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime

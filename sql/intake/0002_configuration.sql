@@ -176,7 +176,10 @@ BEGIN
         'claimsPerUser', c.claims_per_user, 'holdTimeoutSeconds', c.hold_timeout_seconds,
         'maxPerSecond', c.max_per_second, 'validation', c.validation, 'commitTarget', c.commit_target,
         'generation', c.generation, 'sealed', c.sealed_at IS NOT NULL,
-        'windowState', intake.window_state(c.opens_at, c.closes_at));
+        'windowState', intake.window_state(c.opens_at, c.closes_at),
+        'workers', (SELECT count(*) FROM intake.workers w
+            WHERE w.pool_no = c.pool_no AND w.seen_at > clock_timestamp() - interval '10 s'));
 END $$;
-COMMENT ON FUNCTION intake.configuration IS 'What configure() was given, plus generation, sealed and windowState.';
+COMMENT ON FUNCTION intake.configuration IS
+    'What configure() was given, plus generation, sealed, windowState, and how many bridges share maxPerSecond.';
 GRANT EXECUTE ON FUNCTION intake.configuration TO bridge, monitor;

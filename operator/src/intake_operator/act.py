@@ -22,7 +22,7 @@ from intake_operator.decide.steps import (
     Step,
 )
 from intake_operator.engine.database import Engines
-from intake_operator.kube.apply import Applier
+from intake_operator.kube.apply import Applier, NotOursError, owned
 from intake_operator.kube.client import ApiError, Cluster
 from intake_operator.model.observed import Event, Observed
 from intake_operator.observe import fingerprint, value
@@ -87,6 +87,9 @@ class Actor:
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
+            there = await self.cluster.get("Secret", event.namespace, secret)
+            if there and not owned(there, event.uid):
+                raise NotOursError("Secret", secret) from error
 
     async def _scale(self, event: Event, replicas: int, now: datetime) -> None:
         manifest = {

@@ -11,8 +11,9 @@ PLURAL: Final = "intakeevents"
 EVENT_LABEL: Final = f"{GROUP}/event"
 FINALIZER: Final = f"{GROUP}/drain"
 
-# A child that carries this mark belongs to an engine whose claims may have been acknowledged: from then on only the
-# drain proof, or the abandon annotation, lets it go.
+# On DB1's StatefulSet and volume; the value is the identity of the database cluster (Postgres' system identifier). A
+# child that carries this mark belongs to an engine whose claims may have been acknowledged: from then on only the drain
+# proof, or the abandon annotation, lets it go.
 CLAIMABLE_ANNOTATION: Final = f"{GROUP}/claimable"
 # Value: the event's own name. The only way past a drain that cannot be proven.
 ABANDON_ANNOTATION: Final = f"{GROUP}/abandon"

@@ -35,14 +35,14 @@ exec docker-entrypoint.sh postgres "$@"
 RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
 
 
-def stateful_set(event: Event, wanted: Database, *, claimable: bool) -> Manifest:
+def stateful_set(event: Event, wanted: Database, *, mark: str) -> Manifest:
     """DB1's StatefulSet.
 
     Updates wait for the pod to be deleted (OnDelete): the operator decides when, because nothing may restart a healthy
     DB1 while people are buying.
     """
     meta = common.metadata(event, names.database(event.name), "database")
-    meta["annotations"] = _mark(claimable=claimable)
+    meta["annotations"] = _annotations(mark)
     volumes: list[Manifest] = [
         {"name": "superuser", "secret": {"secretName": names.superuser_secret(event.name), "defaultMode": 0o440}},
         {"name": "tmp", "emptyDir": {}},
@@ -76,7 +76,7 @@ def stateful_set(event: Event, wanted: Database, *, claimable: bool) -> Manifest
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
 
 
-def volume_claim(event: Event, wanted: Database, *, claimable: bool) -> Manifest | None:
+def volume_claim(event: Event, wanted: Database, *, mark: str) -> Manifest | None:
     """The volume, made by us under the name that the StatefulSet looks for.
 
     So it has an owner reference, and outlives a StatefulSet that somebody deletes in the middle of a sale.
@@ -84,7 +84,7 @@ def volume_claim(event: Event, wanted: Database, *, claimable: bool) -> Manifest
     if wanted.volume is None:
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
-    meta["annotations"] = _mark(claimable=claimable)
+    meta["annotations"] = _annotations(mark)
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -93,8 +93,8 @@ def volume_claim(event: Event, wanted: Database, *, claimable: bool) -> Manifest
     }
 
 
-def _mark(*, claimable: bool) -> dict[str, str]:
-    return {names.CLAIMABLE_ANNOTATION: "true"} if claimable else {}
+def _annotations(mark: str) -> dict[str, str]:
+    return {names.CLAIMABLE_ANNOTATION: mark} if mark else {}
 
 
 def _claim_template(wanted: Database) -> Manifest:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.decide.stage import Stage
+from intake_operator.decide.stage import Stage, volume_lost
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.reasons import Problem
 
@@ -16,6 +16,9 @@ START_PATIENCE: Final = timedelta(seconds=20)
 
 # A Service takes a moment to lead to a pod that has just become ready.
 REACH_PATIENCE: Final = timedelta(seconds=10)
+
+# DB1 is not restarted for a changed definition when the window is this near: a start takes seconds, a recovery longer.
+QUIET_BEFORE: Final = timedelta(minutes=5)
 
 IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
@@ -38,7 +41,7 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
 
 
-def stuck_database_pod(event: Event, observed: Observed) -> tuple[str, str] | None:
+def stuck_database_pod(event: Event, observed: Observed, now: datetime) -> tuple[str, str] | None:
     """DB1's pod, and why it has to be replaced; None when it should be left alone.
 
     A StatefulSet does not replace a pod that never became ready, so a mended image would wait for ever.
@@ -55,6 +58,8 @@ def stuck_database_pod(event: Event, observed: Observed) -> tuple[str, str] | No
     outdated = revision and pod["metadata"]["labels"].get("controller-revision-hash") != revision
     if outdated and not _ready(pod):
         return pod["metadata"]["name"], "it never became ready, and its definition has changed since"
+    if outdated and event.spec and now < event.spec.window.opens_at - QUIET_BEFORE:
+        return pod["metadata"]["name"], "its definition has changed, and nobody is buying yet"
     return None
 
 
@@ -81,6 +86,13 @@ def _pods(observed: Observed, now: datetime) -> Iterator[Trouble]:
 
 
 def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
+    if volume_lost(event, observed):
+        yield Trouble(
+            Problem.VOLUME_LOST,
+            "DB1 came back empty: its volume is gone, and with it every claim that had not reached the ledger. Nothing "
+            "is sold from it. Restore the volume, or give the rest up with the annotation "
+            f"{names.ABANDON_ANNOTATION}: {event.name}.",
+        )
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
     if since and now - since[0] > REACH_PATIENCE and not observed.engine.reachable:
         yield Trouble(

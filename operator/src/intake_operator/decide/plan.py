@@ -10,7 +10,7 @@ from intake_operator.build.bridge import BridgeImage
 from intake_operator.decide import scaling, status
 from intake_operator.decide.health import problems, stuck_database_pod
 from intake_operator.decide.scaling import Decision
-from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
+from intake_operator.decide.stage import Stage, abandoned, mark, stage_of, volume_lost
 from intake_operator.decide.status import Facts
 from intake_operator.decide.steps import (
     AddFinalizer,
@@ -74,7 +74,7 @@ def _serve(facts: Facts, image: BridgeImage) -> Plan:
     if names.FINALIZER not in event.finalizers:
         return Plan((AddFinalizer(),), status.build(facts), SOON)
     steps = [
-        *_children(event, event.spec, observed, serving=observed.engine.ready),
+        *_children(event, event.spec, observed, now, serving=observed.engine.ready),
         *_engine(event, event.spec, observed),
     ]
     warm = now >= event.spec.window.opens_at - WARM_UP or bool(observed.engine.depth)
@@ -97,7 +97,7 @@ def _drain(facts: Facts, image: BridgeImage) -> Plan:
         return _finish(replace(facts, drain=Drain.VERIFYING), proof_given=False)
     steps: list[Step] = []
     if event.spec is not None:
-        steps += _children(event, event.spec, observed, serving=True)
+        steps += _children(event, event.spec, observed, now, serving=True)
         steps += _engine(event, event.spec, observed)
         decision, bridges = _bridges(event, event.spec, observed, image, now)
         facts = replace(facts, scaling=decision)
@@ -154,8 +154,8 @@ def _release(facts: Facts) -> Plan:
     return Plan(tuple(steps), status.build(replace(facts, drain=state)), None if done else SOON)
 
 
-def _children(event: Event, spec: IntakeEventSpec, observed: Observed, *, serving: bool) -> list[Step]:
-    claimable = was_claimable(event, observed) or observed.engine.reachable
+def _children(event: Event, spec: IntakeEventSpec, observed: Observed, now: datetime, *, serving: bool) -> list[Step]:
+    identity = mark(event, observed) or observed.engine.identity
     steps: list[Step] = [
         CreateCredentials(name, role)
         for name, role in _credentials(event).items()
@@ -165,18 +165,18 @@ def _children(event: Event, spec: IntakeEventSpec, observed: Observed, *, servin
         *access.services(event),
         protection.network_policy(event),
         protection.disruption_budget(event, serving=serving),
-        database.volume_claim(event, spec.database, claimable=claimable),
-        database.stateful_set(event, spec.database, claimable=claimable),
+        database.volume_claim(event, spec.database, mark=identity),
+        database.stateful_set(event, spec.database, mark=identity),
     ]
     steps += [Apply(manifest) for manifest in wanted if manifest is not None]
-    if stuck := stuck_database_pod(event, observed):
+    if stuck := stuck_database_pod(event, observed, now):
         steps.append(ReplaceDatabasePod(*stuck))
     return steps
 
 
 def _engine(event: Event, spec: IntakeEventSpec, observed: Observed) -> list[Step]:
     engine = observed.engine
-    if not engine.reachable:
+    if not engine.reachable or volume_lost(event, observed):
         return []
     steps: list[Step] = []
     if not engine.migrated:

@@ -31,29 +31,43 @@ def stage_of(event: Event, observed: Observed, now: datetime) -> Stage:
     """
     if observed.report is not None or (event.deleting and abandoned(event)):
         return Stage.RELEASE
-    over = event.deleting or (event.spec is not None and now >= event.spec.window.closes_at)
+    sealed = observed.engine.sealed  # for good: moving closesAt does not reopen it
+    over = event.deleting or sealed or (event.spec is not None and now >= event.spec.window.closes_at)
     if not over:
         return Stage.SERVE if event.spec else Stage.INVALID
-    if was_claimable(event, observed):
-        return Stage.DRAIN
     untouched = not observed.children and not observed.secret_fingerprints and names.FINALIZER not in event.finalizers
-    return Stage.INERT if untouched and not event.deleting else Stage.RELEASE
+    if untouched and not event.deleting:
+        return Stage.INERT
+    return Stage.DRAIN if was_claimable(event, observed) else Stage.RELEASE
 
 
-def was_claimable(event: Event, observed: Observed) -> bool:
-    """Whether a claim may ever have been acknowledged.
+def mark(event: Event, observed: Observed) -> str:
+    """The identity of the DB1 that was made claimable; empty if none ever was.
 
-    The mark is set on DB1's StatefulSet and volume before the engine is seeded. Should both be gone, the status still
-    tells.
+    It is set on DB1's StatefulSet and volume before the engine is seeded.
     """
-    marks = (
+    children = (
         observed.children.get(("StatefulSet", names.database(event.name))),
         observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name))),
     )
-    if any(m and names.CLAIMABLE_ANNOTATION in (m["metadata"].get("annotations") or {}) for m in marks):
-        return True
+    found = (
+        (child["metadata"].get("annotations") or {}).get(names.CLAIMABLE_ANNOTATION) for child in children if child
+    )
+    return next((word for word in found if word), "")
+
+
+def was_claimable(event: Event, observed: Observed) -> bool:
+    """Whether a claim may ever have been acknowledged. Should both marks be gone, the status still tells."""
     opened = (c for c in event.status.get("conditions") or () if c["type"] == ConditionType.INTAKE_OPEN)
-    return any(c["status"] == "True" or c["reason"] == Intake.WINDOW_CLOSED for c in opened)
+    return bool(mark(event, observed)) or any(
+        c["status"] == "True" or c["reason"] == Intake.WINDOW_CLOSED for c in opened
+    )
+
+
+def volume_lost(event: Event, observed: Observed) -> bool:
+    """DB1 answers, and it is not the one that acknowledged claims."""
+    before = mark(event, observed)
+    return bool(before and observed.engine.identity and observed.engine.identity != before)
 
 
 def abandoned(event: Event) -> bool:

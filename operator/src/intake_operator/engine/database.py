@@ -32,11 +32,12 @@ class Engines:
             connection = await self._connect(uid, host, password)
             missing = await pending(connection, self._migrations)
             logins = await self._logins(connection)
+            identity = await self._identity(connection)
             status = None if missing else await self._status(connection, pool)
         except (psycopg.Error, OSError) as error:
             await self.close(uid)
             return Engine(error=_brief(error), login_failed="password authentication failed" in str(error))
-        return Engine(reachable=True, migrated=not missing, logins=logins, status=status)
+        return Engine(reachable=True, identity=identity, migrated=not missing, logins=logins, status=status)
 
     async def migrate(self, uid: str) -> None:
         """Install what is missing."""
@@ -107,6 +108,11 @@ class Engines:
             autocommit=True,
         )
         return self._connections[uid]
+
+    async def _identity(self, connection: AsyncConnection) -> str:
+        row = await (await connection.execute("SELECT system_identifier::text FROM pg_control_system()")).fetchone()
+        assert row is not None
+        return str(row[0])
 
     async def _logins(self, connection: AsyncConnection) -> dict[str, str]:
         found = await connection.execute(

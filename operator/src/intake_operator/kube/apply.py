@@ -11,6 +11,11 @@ from intake_operator.model.observed import Event, Manifest
 class NotOursError(Exception):
     """An object of the name we need belongs to somebody else."""
 
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"{kind} {name} exists and does not belong to this event. Remove it, or give the event another name."
+        )
+
 
 class Applier:
     """Applies children, and skips those that are as it left them.
@@ -35,10 +40,7 @@ class Applier:
             return False
         existing = existing or await self._cluster.get(*key)
         if existing and not owned(existing, event.uid):
-            raise NotOursError(
-                f"{kind} {meta['name']} exists and does not belong to this event. "
-                "Remove it, or give the event another name."
-            )
+            raise NotOursError(kind, meta["name"])
         result = await self._cluster.apply(wanted, names.FIELD_MANAGER)
         self._left[key] = (digest, result["metadata"]["resourceVersion"])
         return True

@@ -42,6 +42,8 @@ class Engine:
     reachable: bool = False
     error: str = ""
     login_failed: bool = False
+    identity: str = ""
+    """Postgres' system identifier: another one is another volume."""
     migrated: bool = False
     logins: Mapping[str, str] = field(default_factory=dict)
     """Role name to the fingerprint of the Secret whose password it has."""

@@ -1,0 +1,119 @@
+"""The children: what must hold of each, whatever the specification. The API server judges the rest in tests/e2e."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+from intake_operator import names
+from intake_operator.build import access, bridge, database, protection
+from intake_operator.build.bridge import BridgeImage
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.spec import DURABILITY_PARAMETERS
+from pydantic import ValidationError
+
+type Make[T] = Callable[..., T]
+
+
+@pytest.fixture
+def all_children(event: Make[Event], image: BridgeImage) -> list[Manifest]:
+    """Everything that is made for the example."""
+    e = event()
+    assert e.spec is not None
+    made = [
+        *access.services(e),
+        access.credentials(e, names.claimer_secret(e.name), names.CLAIMER_ROLE, "pass/word"),
+        database.volume_claim(e, e.spec.database, mark="7251"),
+        database.stateful_set(e, e.spec.database, mark="7251"),
+        bridge.deployment(e, e.spec, image, {}),
+        protection.network_policy(e),
+        protection.disruption_budget(e, serving=True),
+    ]
+    return [m for m in made if m]
+
+
+def test_every_child_has_an_owner_and_the_labels(all_children: list[Manifest], event: Make[Event]) -> None:
+    for child in all_children:
+        meta = child["metadata"]
+        assert [o["uid"] for o in meta["ownerReferences"]] == [event().uid]
+        assert meta["labels"][names.EVENT_LABEL] == "taylor-drop"
+        assert meta["labels"]["app.kubernetes.io/managed-by"] == "intake-operator"
+
+
+def test_every_pod_is_restricted(all_children: list[Manifest]) -> None:
+    pods = [c["spec"]["template"]["spec"] for c in all_children if c["kind"] in {"StatefulSet", "Deployment"}]
+    assert len(pods) == 2
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_secrets_reach_pods_as_files_only(all_children: list[Manifest]) -> None:
+    containers = [
+        container
+        for child in all_children
+        if child["kind"] in {"StatefulSet", "Deployment"}
+        for container in child["spec"]["template"]["spec"]["containers"]
+    ]
+    for container in containers:
+        for variable in container["env"]:
+            assert "secretKeyRef" not in str(variable)
+            assert variable["name"].endswith("_FILE") or "PASSWORD" not in variable["name"]
+
+
+def test_the_bridges_number_belongs_to_the_scaler(all_children: list[Manifest]) -> None:
+    (deployment,) = (c for c in all_children if c["kind"] == "Deployment")
+    assert "replicas" not in deployment["spec"]
+
+
+def test_a_mended_secret_replaces_the_bridges(event: Make[Event], image: BridgeImage) -> None:
+    e = event()
+    assert e.spec is not None
+    spec = e.spec
+
+    def inputs(fingerprints: dict[str, str]) -> str:
+        template: Manifest = bridge.deployment(e, spec, image, fingerprints)["spec"]["template"]
+        word: str = template["metadata"]["annotations"][names.INPUTS_ANNOTATION]
+        return word
+
+    assert inputs({}) != inputs({"core-ledger": "a"}) != inputs({"core-ledger": "b"})
+    assert inputs({"core-ledger": "a"}) == inputs({"core-ledger": "a", "somebody-else": "x"})
+
+
+def test_credentials_have_cloudnative_pg_s_keys_and_survive_odd_passwords(event: Make[Event]) -> None:
+    secret = access.credentials(event(), "taylor-drop-app", "claimer", "p@ss/w:rd")
+    content = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    keys = "username user password dbname host port uri jdbc-uri fqdn-uri fqdn-jdbc-uri pgpass"
+    assert content.keys() == set(keys.split())
+    uri = urlparse(content["uri"])
+    assert (uri.hostname, uri.port, uri.path) == ("taylor-drop-rw.tickets", 5432, "/intake")
+    assert secret["type"] == "kubernetes.io/basic-auth"
+
+
+def test_an_ephemeral_db1_has_no_volume_claim(event: Make[Event], spec: Make[Any]) -> None:
+    e = event(spec=spec(database={"ephemeral": {}}))
+    assert e.spec is not None
+    assert database.volume_claim(e, e.spec.database, mark="7251") is None
+    made = database.stateful_set(e, e.spec.database, mark="7251")
+    assert "volumeClaimTemplates" not in made["spec"]
+    assert {"name": "data", "emptyDir": {}} in made["spec"]["template"]["spec"]["volumes"]
+
+
+def test_db1_s_volume_outlives_its_stateful_set(all_children: list[Manifest]) -> None:
+    (made,) = (c for c in all_children if c["kind"] == "StatefulSet")
+    assert made["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
+
+
+@pytest.mark.parametrize("parameter", sorted(DURABILITY_PARAMETERS))
+def test_i2_no_parameter_may_make_an_acknowledged_claim_vanish(spec: Make[Any], parameter: str) -> None:
+    with pytest.raises(ValidationError, match=parameter):
+        spec(database={"parameters": {parameter.upper(): "off"}})
