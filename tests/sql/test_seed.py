@@ -160,6 +160,7 @@ def test_configure_bumps_the_generation_only_by_a_change(intake: Intake) -> None
         "generation": 3,
         "sealed": False,
         "windowState": "open",
+        "workers": 0,
     }
 
 
