@@ -7,6 +7,7 @@ duplicated and the event is Completed.
 
 import argparse
 import json
+import re
 import secrets
 import sys
 import time
@@ -28,6 +29,8 @@ LASTS_SECONDS = 65
 SEATS = 3000
 # More fans than seats, so that it sells out; at a rate at which that takes about half a minute.
 CROWD = stage.CrowdPlan(fans=3600, rate=100, connections=16)
+# What the ledger can stand is less than what the crowd buys: the queue grows, calls bridges, and empties afterwards.
+COMMITS_PER_SECOND = 70
 
 # Longer than any healthy drain of this crowd.
 DRAIN_SECONDS = 180.0
@@ -35,16 +38,17 @@ DRAIN_SECONDS = 180.0
 TABLE_SECONDS = 5.0
 
 
-def overlay() -> dict[str, Any]:
+def overlay(event: Object) -> dict[str, Any]:
     """What the demo changes in the event of examples/."""
     return {
         "window": stage.window(OPENS_IN_SECONDS, LASTS_SECONDS),
         "inventorySize": SEATS,
         "validation": {"webhook": {"url": stage.VALIDATOR_URL}},
+        "commitTarget": {**event["spec"]["commitTarget"], "maxPerSecond": COMMITS_PER_SECOND},
         "bridge": {
             "minReplicas": 1,
             "maxReplicas": 3,
-            "backlogPerReplica": 150,
+            "backlogPerReplica": 300,
             "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
         },
         "database": {"storage": {"size": "1Gi"}, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}},
@@ -63,7 +67,7 @@ def step(what: str) -> Iterator[None]:
 def the_event() -> Object:
     """taylor-drop.yaml with its window moved to now, and said so."""
     event: Object = yaml.safe_load((REPOSITORY / EVENT).read_text())
-    changes = overlay()
+    changes = overlay(event)
     print(f"    {EVENT}, with these changes to its spec:")
     for field, value in changes.items():
         print(f"      {field}: {json.dumps(value)}")
@@ -71,25 +75,34 @@ def the_event() -> Object:
     return event
 
 
+# Wide enough for what stands in each column, so that lines of different calls stand under each other.
+WIDTHS = {"PHASE": 12, "AVAILABLE": 9, "QUEUED": 6, "COMMITTED": 9, "DEAD": 4, "BRIDGES": 7, "CLOSES": 20}
+
+
 def show_until_over(kube: Kube, name: str) -> str:
     """`kubectl get intakeevents` as a table that grows when something changes; the phase in which it ended."""
-    over = time.monotonic() + OPENS_IN_SECONDS + LASTS_SECONDS + DRAIN_SECONDS
     started = time.monotonic()
-    before, printed, titled = "", 0.0, False
+    over = started + OPENS_IN_SECONDS + LASTS_SECONDS + DRAIN_SECONDS
+    before, printed = "", 0.0
+    print("        " + "  ".join(f"{title:<{width}}" for title, width in WIDTHS.items()))
     while True:
-        header, line = kube.kubectl("get", "intakeevent", name).splitlines()
-        if not titled:
-            print(f"       {header}")
-            titled = True
-        told = line.rsplit(maxsplit=1)[0]  # all but the age, which always changes
+        row = columns(kube.kubectl("get", "intakeevent", name))
+        line = "  ".join(f"{row[title]:<{width}}" for title, width in WIDTHS.items())
         now = time.monotonic()
-        if told != before or now - printed >= TABLE_SECONDS:
-            print(f"{now - started:5.0f}s {line}", flush=True)
-            before, printed = told, now
-        phase = stage.phase(kube, name)
-        if phase in {"Completed", "Failed"} or now > over:
-            return phase
+        if line != before or now - printed >= TABLE_SECONDS:
+            print(f"{now - started:6.0f}s {line}", flush=True)
+            before, printed = line, now
+        if row["PHASE"] in {"Completed", "Failed"} or now > over:
+            return row["PHASE"]
         time.sleep(1)
+
+
+def columns(table: str) -> dict[str, str]:
+    """The only row of kubectl's table, by title; a column may be empty."""
+    header, line = table.splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", header)]
+    ends = [*starts[1:], None]
+    return {header[a:b].strip(): line[a:b].strip() for a, b in zip(starts, ends, strict=True)}
 
 
 def play(kube: Kube) -> tuple[account.Account, str]:

@@ -192,7 +192,9 @@ def crowd_record(kube: Kube, deadline: float, pod: str = "crowd") -> list[Object
         return bool(phase == "Succeeded")
 
     eventually(gone, deadline, f"the crowd of pod {pod} went home")
-    *answers, last = [json.loads(line) for line in kube.kubectl("logs", pod).splitlines()]
+    lines = [json.loads(line) for line in kube.kubectl("logs", pod).splitlines()]
+    assert lines, f"the log of pod {pod} is gone"
+    *answers, last = lines
     summary = last["summary"]
     assert summary["lines"] == len(answers), f"the record is not whole: {len(answers)} lines of {summary['lines']}"
     assert summary["contradictions"] == 0, f"a second press was not answered like the first: {summary}"
