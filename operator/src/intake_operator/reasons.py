@@ -34,6 +34,7 @@ class Intake(StrEnum):
     PAUSED = "Paused"
     WINDOW_CLOSED = "WindowClosed"
     WINDOW_PASSED = "WindowPassed"
+    NEVER_OPENED = "NeverOpened"
     NOT_READY = "NotReady"
 
 

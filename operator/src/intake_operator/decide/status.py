@@ -8,7 +8,7 @@ from intake_operator import names
 from intake_operator.build import access
 from intake_operator.decide.health import Trouble
 from intake_operator.decide.scaling import Decision
-from intake_operator.decide.stage import Stage
+from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.reasons import ALL_GOOD, ConditionType, Database, Drain, Intake, Phase, Scaling
 
@@ -116,6 +116,12 @@ def _intake_open(facts: Facts) -> Condition:
     spec = facts.event.spec
     if facts.stage is Stage.INERT:
         return intake(False, Intake.WINDOW_PASSED, "the window had passed before anything was made; nothing is created")
+    if (
+        facts.stage is Stage.RELEASE
+        and facts.observed.report is None
+        and not was_claimable(facts.event, facts.observed)
+    ):
+        return intake(False, Intake.NEVER_OPENED, "no claim was ever possible")
     if spec is None or facts.stage in {Stage.DRAIN, Stage.RELEASE}:
         return intake(False, Intake.WINDOW_CLOSED, "no more claims are accepted")
     if not facts.observed.engine.ready:
