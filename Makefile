@@ -26,7 +26,7 @@ demo: sync ## a whole sale on a real cluster, from apply to gone
 	@$(WITHIN) $(VENV)/python -m examples.demo.demo
 
 .PHONY: test
-test: sync lint types unit e2e ## everything, from a bare machine: lint, types, unit and SQL tests, end to end
+test: sync lint types unit demo e2e ## everything, from a bare machine: lint, types, unit and SQL tests, the demo, end to end
 
 .PHONY: sync
 sync: ## install Python's side of everything, PostgreSQL 18 included, into .venv
