@@ -46,8 +46,8 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
 
     with ThreadPoolExecutor(1) as background:
         waiting = background.submit(stage.engine, theatre, "live", WHEN_REPORTED.format(pool=POOL, size=7))
-        edited = time.time()
         theatre.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
+        edited = time.time()  # kubectl ends when the API server has taken the edit
         reached = float(waiting.result())
     assert reached - edited <= 2.0
     assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)} == before
