@@ -217,16 +217,19 @@ class Worker:
 
     async def _control(self) -> None:
         """Follow the configuration, report what is acted upon."""
-        reported_at = float("-inf")
+        reported_at, reported_generation = float("-inf"), None
         while True:
             try:
                 configuration = await self._engine.configuration()
                 if configuration != self._configuration:
                     self._configuration = configuration
                     self._wake.set()
-                if self._acting is not None and self._clock() >= reported_at + self._tuning.heartbeat_seconds:
-                    reported_at = self._clock()
-                    await self._engine.report_worker(self._settings.worker, self._acting, self._board.health())
+                acting = self._acting
+                # A new generation is told at once: somebody has edited the throttle and is looking.
+                due = acting is not None and acting.generation != reported_generation
+                if acting is not None and (due or self._clock() >= reported_at + self._tuning.heartbeat_seconds):
+                    reported_at, reported_generation = self._clock(), acting.generation
+                    await self._engine.report_worker(self._settings.worker, acting, self._board.health())
                 self._engine_answers()
             except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
                 if str(error) != self._engine_error:
