@@ -1,11 +1,12 @@
 """The way of a claim through the bridge when nothing is broken."""
 
 import asyncio
+from dataclasses import replace
 
 import aiohttp
 import pytest
 from psycopg.types.json import Jsonb
-from scene import POOL, Scene, Templates, validation
+from scene import POOL, TUNING, Scene, Templates, validation
 from webhook_server import WebhookServer
 
 
@@ -106,6 +107,17 @@ async def test_batch_size_acts_within_two_seconds(scene: Scene) -> None:
         assert loop.time() - before < 2
         process.terminate()
         assert await process.wait() == 0
+
+
+async def test_a_new_batch_size_is_reported_before_the_next_heartbeat(scene: Scene) -> None:
+    async with asyncio.timeout(10), scene.worker(tuning=replace(TUNING, heartbeat_seconds=3600.0)):
+
+        async def reported(size: int) -> bool:
+            return [worker["batchSize"] for worker in (await scene.status())["workers"]] == [size]
+
+        await scene.until(lambda: reported(100), "the worker reports")
+        await scene.configure(batchSize=7)
+        await scene.until(lambda: reported(7), "the new batch size is told at once")
 
 
 async def test_a_batch_is_never_larger_than_batch_size(scene: Scene, webhook: WebhookServer) -> None:
