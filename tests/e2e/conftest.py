@@ -35,9 +35,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def cluster() -> Iterator[Kube]:
     """A cluster that may be used, with the operator in it."""
     kube = Kube.connect()
+    was_installed = stage.operator_installed(kube)
     stage.install_operator(kube)
     yield kube
-    stage.remove_operator(kube)
+    if not was_installed:
+        stage.remove_operator(kube)
 
 
 @pytest.fixture
