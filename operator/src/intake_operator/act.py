@@ -1,5 +1,6 @@
 """Carries out the steps of a plan, in their order. The first that fails ends the pass: nothing is swallowed here."""
 
+import logging
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,8 @@ from intake_operator.kube.client import ApiError, Cluster
 from intake_operator.model.observed import Event, Observed
 from intake_operator.observe import fingerprint, value
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Actor:
@@ -51,7 +54,9 @@ class Actor:
                 await self.applier.apply(event, manifest, existing)
             case ScaleBridges(replicas):
                 await self._scale(event, replicas, now)
-            case ReplaceDatabasePod(pod):
+            case ReplaceDatabasePod(pod, why):
+                where = {"namespace": event.namespace, "event": event.name}
+                logger.info("replacing pod %s: %s", pod, why, extra=where)
                 await self.cluster.delete("Pod", event.namespace, pod)
             case Migrate():
                 await self.engines.migrate(event.uid)

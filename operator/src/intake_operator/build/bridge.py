@@ -64,11 +64,6 @@ def deployment(event: Event, spec: IntakeEventSpec, image: BridgeImage, fingerpr
     }
 
 
-def mounted_secrets(event: Event, spec: IntakeEventSpec) -> list[SecretRef]:
-    """Every Secret that a bridge needs before it can start."""
-    return [i.secret for i in _inputs(event, spec)]
-
-
 def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
     found = [_Input("INTAKE_DATABASE_URI", "engine", SecretRef(name=names.bridge_secret(event.name), key="uri"))]
     target = spec.commit_target
