@@ -1,7 +1,7 @@
 """One claim at a time: every outcome, and what it leaves behind."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -32,7 +32,7 @@ def test_a_claim_takes_the_next_slot_and_queues_its_intent(intake: Intake) -> No
     assert len(allocation) == 1
     assert allocation[0]["resource_id"] == answer.resource_id
     assert (allocation[0]["status"], allocation[0]["locked_by"]) == ("RESERVED", "ann")
-    assert allocation[0]["locked_at"].isoformat() == claimed_at
+    assert allocation[0]["locked_at"] == datetime.fromisoformat(claimed_at)
     assert intake.inventory() == (9, 1, 0)
 
 
