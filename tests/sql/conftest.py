@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from tests.postgres import PostgresServer, install_intake, install_ledger
-from tests.sql.intake import Intake
+from tests.sql.intake import Intake, empty
 from tests.sql.mutants.catalogue import MUTANTS
 
 
@@ -45,22 +44,7 @@ def migrated(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator
 def uri(server: PostgresServer, migrated: str) -> str:
     """DB1 as migrated, for the superuser."""
     uri = server.uri(migrated)
-    with psycopg.connect(uri, autocommit=True) as owner:
-        owner.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
-        tables = owner.execute(
-            "SELECT schemaname, tablename FROM pg_tables"
-            " WHERE schemaname = 'intake' OR schemaname = 'pgmq' AND tablename ~ '^[aq]_'"
-        ).fetchall()
-        owner.execute(
-            sql.SQL("TRUNCATE {} RESTART IDENTITY").format(
-                sql.SQL(", ").join(sql.Identifier(*table) for table in tables)
-            )
-        )
-        for ticket in owner.execute("SELECT sequencename FROM pg_sequences WHERE sequencename ~ '^ticket_'").fetchall():
-            owner.execute(sql.SQL("DROP SEQUENCE {}").format(sql.Identifier("intake", *ticket)))
+    empty(uri)
     return uri
 
 

@@ -12,10 +12,15 @@ from typing import Any, LiteralString, Self
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row, dict_row, tuple_row
 
 POOL = "drop"
 CLAIM: LiteralString = "SELECT * FROM intake.claim_resource(%s, %s, %s)"
+SEVERAL: LiteralString = "SELECT * FROM intake.claim_resources(%s, %s, %s, %s)"
+SEAT: LiteralString = "SELECT * FROM intake.claim_seat(%s, %s, %s, %s)"
+NOTHING = sql.SQL("")
+BATCH: LiteralString = "SELECT * FROM intake.claim_batch(%s, %s, %s)"
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,48 @@ class Intake:
             .fetchall()[0]
         )
 
+    def answers(self, query: LiteralString, *arguments: object) -> list[Answer]:
+        """What a claim function answers, one for each row."""
+        return self.connection.cursor(row_factory=class_row(Answer)).execute(query, arguments).fetchall()
+
+    def claim_several(self, user: str, quantity: int | None, request: str | None = None) -> list[Answer]:
+        """Several seats or none."""
+        return self.answers(SEVERAL, self.pool, user, quantity, request)
+
+    def claim_seat(self, user: str, seat: str | None, request: str | None = None) -> Answer:
+        """A named seat."""
+        return self.answers(SEAT, self.pool, user, seat, request)[0]
+
+    def claim_batch(self, callers: Sequence[tuple[str | None, str | None]]) -> list[Answer]:
+        """One claim for each (user, request), in their order."""
+        rows = self.rows(BATCH, self.pool, [user for user, _ in callers], [request for _, request in callers])
+        assert [row[0] for row in rows] == list(range(1, len(callers) + 1)), "one row for each, in their order"
+        return [Answer(*row[1:]) for row in rows]
+
+    def release(self, claim_id: UUID | None, reason: str = "changed my mind") -> str:
+        """Give a claim back."""
+        return str(self.value("SELECT intake.release_claim(%s, %s, %s)", self.pool, claim_id, reason))
+
+    def claim_status(self, claim_id: UUID | None) -> dict[str, Any]:
+        """Where a claim is."""
+        return self.dicts("SELECT * FROM intake.claim_status(%s, %s::uuid)", self.pool, claim_id)[0]
+
+    def request_status(self, user: str, request: str) -> list[dict[str, Any]]:
+        """Where the claims of a request are."""
+        return self.dicts("SELECT * FROM intake.claim_status(%s, %s::text, %s)", self.pool, user, request)
+
+    def stock(self, first: int, rows: Sequence[tuple[UUID, str | None]]) -> int:
+        """Put resources of one's own behind the slots from `first` on."""
+        ids, labels = [row[0] for row in rows], [row[1] for row in rows]
+        return int(self.value("SELECT intake.stock(%s, %s, %s, %s)", self.pool, first, ids, labels))
+
     def read(self, limit: int = 100, worker: str = "worker") -> list[dict[str, Any]]:
         """Lease messages."""
         return self.dicts("SELECT * FROM intake.read_batch(%s, %s, %s)", self.pool, worker, limit)
+
+    def read_releases(self, limit: int = 100, worker: str = "worker") -> list[dict[str, Any]]:
+        """Lease messages that are to be voided."""
+        return self.dicts("SELECT * FROM intake.read_releases(%s, %s, %s)", self.pool, worker, limit)
 
     def change(self, function: LiteralString, messages: Sequence[dict[str, Any]], *more: list[Any]) -> list[int]:
         """Call a fenced function for leased messages; returns the ids it changed."""
@@ -132,6 +176,36 @@ class Intake:
     def housekeep(self) -> int:
         """One round of housekeeping."""
         return int(self.value("SELECT intake.housekeep(%s)", self.pool))
+
+
+def empty(uri: str) -> None:
+    """DB1 as migrated: nobody connected, every table empty, no tickets."""
+    with psycopg.connect(uri, autocommit=True) as owner:
+        owner.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        tables = owner.execute(
+            "SELECT schemaname, tablename FROM pg_tables"
+            " WHERE schemaname = 'intake' OR schemaname = 'pgmq' AND tablename ~ '^[aq]_'"
+        ).fetchall()
+        truncate(owner, tables, sql.SQL("RESTART IDENTITY"))
+        for ticket in owner.execute("SELECT sequencename FROM pg_sequences WHERE sequencename ~ '^ticket_'").fetchall():
+            owner.execute(sql.SQL("DROP SEQUENCE {}").format(sql.Identifier("intake", *ticket)))
+
+
+def truncate(owner: psycopg.Connection, tables: Iterable[tuple[str, str]], more: sql.SQL = NOTHING) -> None:
+    """Empty tables, all at once."""
+    names = sql.SQL(", ").join(sql.Identifier(*table) for table in tables)
+    owner.execute(sql.SQL("TRUNCATE {} {}").format(names, more))
+
+
+def lose_unlogged(owner: psycopg.Connection) -> None:
+    """What crash recovery does to UNLOGGED tables, without the crash: test_crash.py has the real one."""
+    tables = owner.execute(
+        "SELECT relnamespace::regnamespace::text, relname FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'"
+    ).fetchall()
+    truncate(owner, tables)
 
 
 @asynccontextmanager

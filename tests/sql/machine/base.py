@@ -1,0 +1,151 @@
+"""The machine's ground: a pool, what may be done to it from outside, and what must be true after every step."""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.sql.intake import Answer, Intake, empty, lose_unlogged, window
+from tests.sql.machine.model import Claim, Model
+
+WINDOWS = {
+    "open": {},
+    "not_open": window(opens=timedelta(minutes=30)),
+    "closed": window(closes=timedelta(minutes=-30)),
+}
+users = st.sampled_from(["ann", "bob", "cid"])
+requests = st.sampled_from([None, "r1", "r2", "r3"])
+
+
+class Ground(RuleBasedStateMachine):
+    """One pool on an empty DB1."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        empty(uri)
+        self.intake = Intake(uri)
+        self.slow = Intake(uri)
+        # A vacuum that looks at the hot row makes `busy` of what the model knows: it might be a claim.
+        self.intake.connection.execute("ALTER TABLE intake.pools SET (autovacuum_enabled = false)")
+
+    def teardown(self) -> None:
+        self.slow.connection.close()
+        self.intake.connection.close()
+
+    @initialize(
+        size=st.integers(1, 7), limit=st.sampled_from([None, 1, 2, 3]), hold_timeout=st.sampled_from([None, 600])
+    )
+    def provision(self, size: int, limit: int | None, hold_timeout: int | None) -> None:
+        self.model = Model(size, limit, hold_timeout)
+        self.configure()
+        self.seed()
+
+    def configure(self) -> None:
+        """Make the configuration what the model says."""
+        self.intake.configure(
+            self.model.size,
+            claimsPerUser=self.model.limit,
+            holdTimeoutSeconds=self.model.hold_timeout,
+            paused=self.model.paused,
+            visibilityTimeoutSeconds=3600,
+            **WINDOWS[self.model.window],
+        )
+
+    @rule(more=st.integers(1, 3))
+    def grow(self, more: int) -> None:
+        self.model.size += more
+        self.configure()
+
+    @rule()
+    def seed(self) -> None:
+        if self.model.running and not self.model.ready:
+            return
+        self.intake.seed()
+        self.model.seeded()
+
+    @rule()
+    def housekeep(self) -> None:
+        self.intake.housekeep()
+        if not self.model.ready:
+            self.model.seeded()
+        self.model.expire()
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        self.model.paused = paused
+        self.configure()
+
+    @rule(state=st.sampled_from(["open", "open", "not_open", "closed"]))
+    def move_window(self, state: str) -> None:
+        self.model.window = state
+        self.configure()
+
+    @rule(limit=st.sampled_from([None, 1, 2, 3]))
+    def change_limit(self, limit: int | None) -> None:
+        self.model.limit = limit
+        self.configure()
+
+    @precondition(lambda self: self.model.ready)
+    @rule(lost=st.sampled_from([0, 1, 32]))
+    def crash(self, lost: int) -> None:
+        self.end_slow()
+        # A sequence is logged 32 numbers ahead: that many tickets may be gone.
+        ticket = "intake.ticket_1"
+        last = self.intake.value("SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)", ticket)
+        if last + lost:
+            self.intake.value("SELECT setval(%s, %s)", ticket, last + lost)
+        lose_unlogged(self.intake.connection)
+        self.model.crash()
+
+    def end_slow(self, *, commit: bool = False) -> None:
+        """End the transaction that is running, if one is."""
+        (self.slow.connection.commit if commit else self.slow.connection.rollback)()
+        self.slow.connection.set_autocommit(True)
+        if commit and self.model.running:
+            claim, self.model.running = self.model.running, None
+            self.model.made(claim)
+        self.model.running = None
+
+    def claim_of(self, answer: Answer, user: str, request: str | None) -> Claim:
+        """The claim that an answer speaks of."""
+        assert answer.claim_id is not None
+        assert answer.resource_id is not None
+        assert answer.slot_no is not None
+        self.model.orders += 1
+        return Claim(answer.claim_id, user, request, answer.slot_no, answer.resource_id, self.model.orders)
+
+    # What must be true after every step.
+
+    @invariant()
+    def nothing_to_reconcile(self) -> None:
+        assert self.intake.reconcile() == []
+
+    @invariant()
+    def i2_every_claim_is_where_the_model_has_it(self) -> None:
+        found = self.intake.rows(
+            "SELECT (message ->> 'claim_id')::uuid, place, message ->> 'state', (message ->> 'slot_no')::int,"
+            " message ->> 'user_id', message ->> 'request_id', (message ->> 'resource_id')::uuid FROM intake.intents"
+        )
+        expected = [
+            (c.claim_id, c.place, c.state, c.slot, c.user, c.request, c.resource) for c in self.model.claims.values()
+        ]
+        assert sorted(found) == sorted(expected), "I2"
+
+    @invariant()
+    def i6_the_counts_add_up(self) -> None:
+        status = self.intake.status()
+        places = Counter(claim.place for claim in self.model.claims.values())
+        reserved, consumed = places["queued"] + places["dead"], places["committed"]
+        available = self.model.capacity - reserved - consumed if self.model.ready else 0
+        assert status["ready"] is self.model.ready
+        counts: dict[str, Any] = status["inventory"]
+        assert (counts["available"], counts["reserved"], counts["consumed"]) == (available, reserved, consumed), "I6"
+        assert (status["queue"]["depth"], status["queue"]["deadLetters"]) == (places["queued"], places["dead"])
+        assert status["claims"] == len(self.model.claims)
+        assert status["voided"] == places["voided"]
+        if self.model.ready:
+            held = {claim.slot for claim in self.model.claims.values() if claim.holding}
+            free = self.intake.column("SELECT slot_no FROM intake.allocations WHERE status = 'AVAILABLE'")
+            assert free == [slot for slot in range(1, self.model.capacity + 1) if slot not in held], "I6"

@@ -1,0 +1,142 @@
+"""The machine's bridges, some of them slow: every lease they ever got may still be used."""
+
+from typing import Any, LiteralString
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from tests.sql.intake import POOL
+from tests.sql.machine.fans import Fans
+from tests.sql.machine.model import Claim, Lease
+
+picks = st.lists(st.integers(0, 60), min_size=1, max_size=4)
+
+
+def has_leases(machine: "Bridges") -> bool:
+    """Whether a bridge has ever read anything."""
+    return bool(machine.model.leases)
+
+
+class Bridges(Fans):
+    """Messages, the ledger, dead letters."""
+
+    @rule(limit=st.integers(1, 4))
+    def read(self, limit: int) -> None:
+        self.took(self.model.due(voiding=False)[:limit], self.intake.read(limit))
+
+    def took(self, due: list[Claim], messages: list[dict[str, Any]]) -> None:
+        """Compare what a reader got with what was due, and remember the leases."""
+        assert [m["claim_id"] for m in messages] == [claim.claim_id for claim in due]
+        for claim, message in zip(due, messages, strict=True):
+            claim.leased = claim.seen = True
+            claim.reads += 1
+            assert (message["read_ct"], message["failures"], message["state"]) == (
+                claim.reads, claim.failures, claim.state
+            )  # fmt: skip
+            self.model.leases.append(Lease(claim.claim_id, message["msg_id"], message["read_ct"]))
+
+    def chosen(self, numbers: list[int]) -> list[Lease]:
+        """Some leases, the last ones first, no message twice."""
+        leases = self.model.leases[::-1]
+        return list({lease.msg_id: lease for lease in (leases[n % len(leases)] for n in numbers)}.values())
+
+    def change(self, function: LiteralString, leases: list[Lease], *more: list[Any]) -> list[Claim]:
+        """Call a fenced function; the claims whose lease stood, and only they, were changed (I9)."""
+        standing = sorted((lease for lease in leases if self.model.stands(lease)), key=lambda lease: lease.msg_id)
+        messages = [{"msg_id": lease.msg_id, "read_ct": lease.read_ct} for lease in leases]
+        changed = self.intake.change(function, messages, *more)
+        claims = [self.model.claims[lease.claim_id] for lease in standing]
+        if function == "mark_validated":
+            standing = [s for s, claim in zip(standing, claims, strict=True) if claim.state != "committing"]
+            claims = [claim for claim in claims if claim.state != "committing"]
+        assert changed == [lease.msg_id for lease in standing], "I9"
+        return claims
+
+    @precondition(has_leases)
+    @rule(numbers=picks, state=st.sampled_from(["validated", "validated", "committing"]))
+    def mark(self, numbers: list[int], state: str) -> None:
+        function: LiteralString = "mark_validated" if state == "validated" else "mark_committing"
+        for claim in self.change(function, self.chosen(numbers)):
+            claim.state = state
+
+    @precondition(has_leases)
+    @rule(numbers=picks)
+    def extend(self, numbers: list[int]) -> None:
+        for claim in self.change("extend", self.chosen(numbers)):
+            claim.leased = True
+
+    @precondition(has_leases)
+    @rule(numbers=picks, delay=st.sampled_from([0.0, 3600.0]), error=st.sampled_from([None, "timeout"]))
+    def give_back(self, numbers: list[int], delay: float, error: str | None) -> None:
+        leases = self.chosen(numbers)
+        for claim in self.change("give_back", leases, [delay] * len(leases), [error] * len(leases)):
+            claim.leased = delay > 0
+            claim.failures += error is not None
+
+    @rule()
+    def expire_leases(self) -> None:
+        self.intake.expire_leases()
+        for claim in self.model.at("queued"):
+            claim.leased = False
+
+    # The ledger: asked by anybody who ever had the message, however long ago.
+
+    @precondition(has_leases)
+    @rule(numbers=picks)
+    def commit(self, numbers: list[int]) -> None:
+        for lease in self.chosen(numbers):
+            self.model.commit(self.model.claims[lease.claim_id])
+
+    @precondition(has_leases)
+    @rule(numbers=picks)
+    def void(self, numbers: list[int]) -> None:
+        for lease in self.chosen(numbers):
+            self.model.void(self.model.claims[lease.claim_id])
+
+    @precondition(has_leases)
+    @rule(numbers=picks)
+    def acknowledge(self, numbers: list[int]) -> None:
+        """The ledger's word, never anybody else's (I8)."""
+        leases = [lease for lease in self.chosen(numbers) if lease.claim_id in self.model.ledger]
+        words = [self.model.ledger[lease.claim_id] for lease in leases]
+        for claim in self.change("acknowledge", leases, words):
+            claim.place = self.model.ledger[claim.claim_id]
+
+    @precondition(has_leases)
+    @rule(numbers=picks)
+    def read_commit_and_acknowledge(self, numbers: list[int]) -> None:
+        """What a bridge does when all is well, in one step: a machine that has to find it by chance sells little."""
+        self.read(4)
+        self.commit(numbers)
+        self.acknowledge(numbers)
+
+    # Dead letters.
+
+    @precondition(has_leases)
+    @rule(numbers=picks)
+    def dead_letter(self, numbers: list[int]) -> None:
+        leases = self.chosen(numbers)
+        for claim in self.change("dead_letter", leases, ["poison"] * len(leases)):
+            claim.place = "dead"
+
+    @precondition(lambda self: self.model.at("dead"))
+    @rule(replay=st.booleans(), most=st.integers(1, 3))
+    def end_dead_letters(self, replay: bool, most: int) -> None:
+        """Put letters back on the queue, or void them in the ledger and then discard those that it did void."""
+        found = self.intake.rows("SELECT msg_id, claim_id FROM intake.dead_letters(%s, %s)", POOL, most)
+        claims = [self.model.claims[claim_id] for _, claim_id in found]
+        if not replay:
+            for claim in claims:
+                self.model.void(claim)
+            found = [row for row in found if self.model.ledger[row[1]] == "voided"]
+            claims = [self.model.claims[claim_id] for _, claim_id in found]
+        ids = [msg_id for msg_id, _ in found]
+        call: LiteralString = "replay" if replay else "discard"
+        ended = self.intake.column("SELECT intake." + call + "(%s, %s, 'ops', 'test')", POOL, ids)
+        assert ended == ids
+        for claim in claims:
+            if replay:
+                self.model.queued(claim)
+                claim.failures = 0
+            else:
+                claim.place = "voided"

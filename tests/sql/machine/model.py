@@ -1,0 +1,176 @@
+"""What DB1 must answer, in a few lines of Python that know nothing of tickets, latches and free lists."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+type Request = tuple[str, str]
+
+
+@dataclass
+class Claim:
+    """One claim: what was answered, and where it is."""
+
+    claim_id: UUID
+    user: str
+    request: str | None
+    slot: int
+    resource: UUID
+    order: int
+    """Its place on the queue."""
+    place: str = "queued"
+    """queued, dead, committed, voided or released."""
+    state: str = "queued"
+    """queued, validated or committing."""
+    reads: int = 0
+    """What a lease has to say to be the present one."""
+    seen: bool = False
+    """A bridge has read it, in this life on the queue or an earlier one."""
+    leased: bool = False
+    """Not due yet."""
+    voiding: bool = False
+    """To be voided, not committed."""
+    old: bool = False
+    """Past the hold time-out."""
+    failures: int = 0
+
+    @property
+    def holding(self) -> bool:
+        """Whether its slot is not free."""
+        return self.place in {"queued", "dead", "committed"}
+
+    @property
+    def status(self) -> str:
+        """What claim_status says."""
+        if self.place != "queued":
+            return self.place
+        return "releasing" if self.voiding else self.state
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a bridge has in hand, perhaps for too long."""
+
+    claim_id: UUID
+    msg_id: int
+    read_ct: int
+
+
+@dataclass
+class Model:
+    """One pool, its claims, and the ledger behind it."""
+
+    size: int
+    """Slots as configured."""
+    limit: int | None
+    hold_timeout: int | None
+    capacity: int = 0
+    """Slots on sale."""
+    ready: bool = False
+    paused: bool = False
+    window: str = "open"
+    claims: dict[UUID, Claim] = field(default_factory=dict)
+    requests: dict[Request, list[UUID]] = field(default_factory=dict)
+    leases: list[Lease] = field(default_factory=list)
+    resources: dict[int, UUID] = field(default_factory=dict)
+    """Every resource id that was ever answered, by slot."""
+    ledger: dict[UUID, str] = field(default_factory=dict)
+    """The ledger's word, its first and its last."""
+    running: Claim | None = None
+    """The claim of a transaction that has not ended."""
+    orders: int = 0
+
+    @property
+    def free(self) -> set[int]:
+        """Slots that nobody has and that no running claim may take."""
+        taken = {claim.slot for claim in self.claims.values() if claim.holding}
+        if self.running:
+            taken.add(self.running.slot)
+        return set(range(1, self.capacity + 1)) - taken
+
+    def held(self, user: str) -> int:
+        """How many claims count for the user's limit."""
+        return sum(claim.holding and claim.user == user for claim in self.claims.values())
+
+    def at(self, *places: str) -> list[Claim]:
+        """The claims that are there, in the queue's order."""
+        return sorted((c for c in self.claims.values() if c.place in places), key=lambda c: c.order)
+
+    def refusal(self, user: str, request: str | None, quantity: int = 1) -> str | None:
+        """What is answered before any slot is looked for; None: look."""
+        if not self.ready:
+            return "not_ready"
+        if request and (user, request) in self.requests:
+            return "replayed"
+        if self.window != "open":
+            return self.window
+        if self.paused:
+            return "paused"
+        if self.limit is not None and self.held(user) + quantity > self.limit:
+            return "limit_reached"
+        return None
+
+    def verdicts(self, user: str, request: str | None, quantity: int = 1) -> set[str]:
+        """The outcomes that would be true of a claim for any slots; one, unless a transaction is running."""
+        refusal = self.refusal(user, request, quantity)
+        if refusal:
+            return {refusal}
+        free = len(self.free)
+        if self.running:
+            # Its slot may come back, and as long as it runs, burnt numbers look like numbers in its hand.
+            return {"busy", "claimed"} if free >= quantity else {"busy"} | ({"too_few"} if free else set())
+        return {"claimed" if free >= quantity else "too_few" if free else "sold_out"}
+
+    def queued(self, claim: Claim) -> None:
+        """Behind everything that is on the queue."""
+        self.orders += 1
+        claim.order = self.orders
+        claim.place, claim.leased, claim.reads = "queued", False, 0
+
+    def made(self, claim: Claim) -> None:
+        """A claim that was acknowledged."""
+        assert claim.claim_id not in self.claims, "two claims of one id"
+        assert claim.slot in self.free, f"I1: slot {claim.slot} is not free"
+        assert self.resources.setdefault(claim.slot, claim.resource) == claim.resource, "a slot changed its resource id"
+        self.claims[claim.claim_id] = claim
+        if claim.request:
+            self.requests.setdefault((claim.user, claim.request), []).append(claim.claim_id)
+
+    def stands(self, lease: Lease) -> bool:
+        """Whether nobody else has taken the message over (I9)."""
+        claim = self.claims[lease.claim_id]
+        return claim.place == "queued" and claim.reads == lease.read_ct and lease == self.newest(claim)
+
+    def newest(self, claim: Claim) -> Lease | None:
+        """The last lease of a claim, whether or not it still stands."""
+        return next((lease for lease in reversed(self.leases) if lease.claim_id == claim.claim_id), None)
+
+    def due(self, *, voiding: bool) -> list[Claim]:
+        """What a reader gets."""
+        return [] if self.paused else [c for c in self.at("queued") if not c.leased and c.voiding == voiding]
+
+    def commit(self, claim: Claim) -> None:
+        """The ledger is asked to commit, by whoever holds or once held the message. It takes a slot only once."""
+        if claim.claim_id not in self.ledger:
+            for other, word in self.ledger.items():
+                assert word != "committed" or self.claims[other].slot != claim.slot, (
+                    f"I1: slot {claim.slot} is sold to {other}, and {claim.claim_id} could be committed too"
+                )
+            self.ledger[claim.claim_id] = "committed"
+
+    def void(self, claim: Claim) -> None:
+        """The ledger is asked to void."""
+        self.ledger.setdefault(claim.claim_id, "voided")
+
+    def expire(self) -> None:
+        """What housekeeping does to holds that took too long."""
+        for claim in self.at("queued"):
+            if self.hold_timeout and claim.old and not claim.leased and claim.state != "committing":
+                claim.voiding = True
+
+    def crash(self) -> None:
+        """What is not LOGGED is gone, and so is every running transaction."""
+        self.ready, self.running = False, None
+
+    def seeded(self) -> None:
+        """Provisioned, grown or rebuilt."""
+        self.ready, self.capacity = True, self.size
