@@ -1,0 +1,1 @@
+"""Benchmarks on a real PostgreSQL. See README.md."""
