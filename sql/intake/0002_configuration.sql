@@ -19,6 +19,7 @@ CREATE TABLE intake.engine_config (
     max_per_second             int         CHECK (max_per_second > 0),
     validation                 jsonb,
     commit_target              jsonb,
+    own_resources              boolean     NOT NULL DEFAULT false,
     generation                 bigint      NOT NULL DEFAULT 1,
     epoch                      bigint      NOT NULL DEFAULT 0,
     sealed_at                  timestamptz,
@@ -39,6 +40,7 @@ CREATE UNLOGGED TABLE intake.pools (
     paused          boolean     NOT NULL,
     sealed          boolean     NOT NULL,
     sold_out        boolean     NOT NULL DEFAULT false,
+    own_resources   boolean     NOT NULL,
     ticket_seq      regclass    NOT NULL
 ) WITH (fillfactor = 50); -- room for a new version on the same page: updates stay off the indexes
 COMMENT ON TABLE intake.pools IS 'The hot row a claim reads. Absent = holds not (re)built yet, claims answer not_ready.';
@@ -74,7 +76,8 @@ CREATE FUNCTION intake.configure(pool_id text, config jsonb) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known  CONSTANT text[] := ARRAY['inventorySize', 'batchSize', 'opensAt', 'closesAt', 'visibilityTimeoutSeconds',
-        'maxRetries', 'paused', 'claimsPerUser', 'holdTimeoutSeconds', 'maxPerSecond', 'validation', 'commitTarget'];
+        'maxRetries', 'paused', 'claimsPerUser', 'holdTimeoutSeconds', 'maxPerSecond', 'validation', 'commitTarget',
+        'ownResources'];
     before intake.engine_config;
     wanted intake.engine_config;
     stray  text;
@@ -109,6 +112,7 @@ BEGIN
         wanted.claims_per_user := (config ->> 'claimsPerUser')::int;
         wanted.hold_timeout_seconds := (config ->> 'holdTimeoutSeconds')::int;
         wanted.max_per_second := (config ->> 'maxPerSecond')::int;
+        wanted.own_resources := coalesce((config ->> 'ownResources')::boolean, false);
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'bad configuration for pool %: %', configure.pool_id, SQLERRM USING ERRCODE = 'IE002',
             HINT = 'Numbers, booleans and RFC 3339 times, as in the IntakeEvent.';
@@ -130,6 +134,11 @@ BEGIN
             wanted.inventory_size USING ERRCODE = 'IE004', HINT = 'Slots may be sold already: inventorySize only grows.';
     END IF;
 
+    IF wanted.own_resources <> before.own_resources THEN
+        RAISE EXCEPTION 'pool % cannot change between counted slots and resources of its own', configure.pool_id
+            USING ERRCODE = 'IE004', HINT = 'Its slots have their ids already; a new sale is a new event.';
+    END IF;
+
     IF before.pool_id IS NOT NULL AND wanted IS NOT DISTINCT FROM before THEN
         RETURN before.generation;
     END IF;
@@ -137,10 +146,11 @@ BEGIN
     BEGIN
         INSERT INTO intake.engine_config AS c (pool_id, inventory_size, batch_size, opens_at, closes_at,
             visibility_timeout_seconds, max_retries, paused, claims_per_user, hold_timeout_seconds, max_per_second,
-            validation, commit_target, generation)
+            validation, commit_target, own_resources, generation)
         VALUES (configure.pool_id, wanted.inventory_size, wanted.batch_size, wanted.opens_at, wanted.closes_at,
             wanted.visibility_timeout_seconds, wanted.max_retries, wanted.paused, wanted.claims_per_user,
-            wanted.hold_timeout_seconds, wanted.max_per_second, wanted.validation, wanted.commit_target, wanted.generation)
+            wanted.hold_timeout_seconds, wanted.max_per_second, wanted.validation, wanted.commit_target,
+            wanted.own_resources, wanted.generation)
         ON CONFLICT ON CONSTRAINT engine_config_pkey DO UPDATE SET
             inventory_size = excluded.inventory_size, batch_size = excluded.batch_size,
             opens_at = excluded.opens_at, closes_at = excluded.closes_at,
@@ -152,6 +162,16 @@ BEGIN
         RAISE EXCEPTION 'configuration of pool % is out of range: %', configure.pool_id, SQLERRM
             USING ERRCODE = 'IE002', HINT = 'The ranges are those of the IntakeEvent.';
     END;
+    IF before.pool_id IS NOT NULL AND (before.claims_per_user IS NULL) <> (wanted.claims_per_user IS NULL) THEN
+        -- Turns mean something else with a limit than without. The lock waits for running claims, as in seal(): those
+        -- that come after it find all the others under the new kind of key.
+        LOCK TABLE intake.pools IN ACCESS EXCLUSIVE MODE;
+        UPDATE intake.holds h
+        SET turn = intake.turn_of(CASE WHEN wanted.claims_per_user IS NOT NULL THEN n.nth END, h.seat, h.request_id)
+        FROM (SELECT x.slot_no, row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id) AS nth
+            FROM intake.holds x WHERE x.pool_no = before.pool_no) n
+        WHERE h.pool_no = before.pool_no AND h.slot_no = n.slot_no;
+    END IF;
     -- Capacity is not touched here: it grows in seed(), once the new slots exist.
     UPDATE intake.pools p SET claims_per_user = wanted.claims_per_user, opens_at = wanted.opens_at,
         closes_at = wanted.closes_at, paused = wanted.paused
@@ -175,6 +195,7 @@ BEGIN
         'visibilityTimeoutSeconds', c.visibility_timeout_seconds, 'maxRetries', c.max_retries, 'paused', c.paused,
         'claimsPerUser', c.claims_per_user, 'holdTimeoutSeconds', c.hold_timeout_seconds,
         'maxPerSecond', c.max_per_second, 'validation', c.validation, 'commitTarget', c.commit_target,
+        'ownResources', c.own_resources,
         'generation', c.generation, 'sealed', c.sealed_at IS NOT NULL,
         'windowState', intake.window_state(c.opens_at, c.closes_at),
         'workers', (SELECT count(*) FROM intake.workers w

@@ -11,6 +11,17 @@ ALTER TABLE pgmq.q_intake_queue SET (fillfactor = 70, autovacuum_vacuum_scale_fa
     autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 REVOKE ALL ON ALL TABLES IN SCHEMA pgmq FROM PUBLIC;
 
+CREATE TABLE intake.inventory (
+    pool_no     int    NOT NULL,
+    slot_no     bigint NOT NULL,
+    resource_id uuid   NOT NULL,
+    label       text   CHECK (length(label) BETWEEN 1 AND 200),
+    PRIMARY KEY (pool_no, slot_no),
+    CONSTRAINT inventory_resource_key UNIQUE (pool_no, resource_id),
+    CONSTRAINT inventory_label_key UNIQUE (pool_no, label)
+);
+COMMENT ON TABLE intake.inventory IS 'Resource ids and labels of pools that bring their own. LOGGED: they cannot be computed again after a crash.';
+
 CREATE UNLOGGED TABLE intake.slots (
     pool_no     int    NOT NULL,
     slot_no     bigint NOT NULL,
@@ -18,28 +29,41 @@ CREATE UNLOGGED TABLE intake.slots (
     label       text,
     PRIMARY KEY (pool_no, slot_no)
 );
+CREATE UNIQUE INDEX slots_resource_key ON intake.slots (pool_no, resource_id);
+CREATE UNIQUE INDEX slots_label_key ON intake.slots (pool_no, label) WHERE label IS NOT NULL;
 COMMENT ON TABLE intake.slots IS 'The inventory, one row a slot, written by seed() and never updated.';
 
+-- No CHECK here: each one is parsed anew by every INSERT. reconcile() looks instead.
 CREATE UNLOGGED TABLE intake.holds (
-    pool_no    int         NOT NULL,
-    slot_no    bigint      NOT NULL,
-    claim_id   uuid        NOT NULL,
-    user_id    text        NOT NULL,
-    request_id text,
-    ord        int,
-    status     "char"      NOT NULL DEFAULT 'R' CHECK (status IN ('R', 'C')),
-    locked_at  timestamptz NOT NULL,
+    slot_no     bigint      NOT NULL,
+    msg_id      bigint      NOT NULL,
+    locked_at   timestamptz NOT NULL,
+    claim_id    uuid        NOT NULL,
+    pool_no     int         NOT NULL,
+    seat        int         NOT NULL,
+    status      "char"      NOT NULL,
+    user_id     text        NOT NULL,
+    turn        text        COLLATE "C",
+    request_id  text,
+    was_slot_no bigint,
     PRIMARY KEY (pool_no, slot_no)
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
     -- Not looked at while it is small: a claim's plan that was made for a few rows stays with its session, and reads
     -- all of them when they have become many.
     autovacuum_vacuum_insert_threshold = 20000, autovacuum_analyze_threshold = 20000);
-CREATE UNIQUE INDEX holds_request_key ON intake.holds (pool_no, user_id, request_id);
--- Partial, so that only one index can be taken for "what does this user hold", whatever the statistics say.
-CREATE UNIQUE INDEX holds_user_key ON intake.holds (pool_no, user_id, ord) WHERE ord IS NOT NULL;
-COMMENT ON TABLE intake.holds IS 'Taken slots: a row exists exactly as long as the slot is not free.';
-COMMENT ON COLUMN intake.holds.ord IS 'Which of the user''s claims this is, 1..claimsPerUser: the limit as a unique key. NULL = made without a limit.';
-COMMENT ON COLUMN intake.holds.status IS 'R = RESERVED (the claim is on its way), C = CONSUMED (committed to the ledger).';
+CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);
+COMMENT ON TABLE intake.holds IS 'Every claim there has been. One that has not been voided holds the slot of its key; nobody else can have it.';
+COMMENT ON COLUMN intake.holds.slot_no IS 'The slot that is held; -msg_id once the claim is voided: it holds none, and still answers its request.';
+COMMENT ON COLUMN intake.holds.was_slot_no IS 'The slot that a voided claim held.';
+COMMENT ON COLUMN intake.holds.turn IS 'What is unique among a user''s claims. With claimsPerUser: 1, 2, 3 … without gaps, so that whoever takes the next turn has seen all the claims before it, and neither the limit nor a request can be overrun. Without: request_id/seat, NULL if there is no request_id.';
+COMMENT ON COLUMN intake.holds.seat IS 'Which of the seats of its request, from 1.';
+COMMENT ON COLUMN intake.holds.status IS 'R = RESERVED (on its way), C = CONSUMED (committed to the ledger), V = voided or released.';
+COMMENT ON COLUMN intake.holds.msg_id IS 'Its intent on the queue.';
+
+CREATE FUNCTION intake.turn_of(nth bigint, seat int, request_id text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN nth IS NULL THEN request_id || '/' || seat::text ELSE nth::text END;
+COMMENT ON FUNCTION intake.turn_of IS 'The turn of a claim: its user''s nth where there is a limit, otherwise (nth NULL) its request and seat.';
 
 CREATE UNLOGGED TABLE intake.free_numbers (
     pool_no int    NOT NULL,
@@ -47,16 +71,6 @@ CREATE UNLOGGED TABLE intake.free_numbers (
     PRIMARY KEY (pool_no, slot_no)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE intake.free_numbers IS 'Numbers that tickets have passed and nobody holds: given back, or burnt by an aborted claim.';
-
-CREATE UNLOGGED TABLE intake.voided_requests (
-    pool_no    int    NOT NULL,
-    user_id    text   NOT NULL,
-    request_id text   NOT NULL,
-    claim_id   uuid   NOT NULL,
-    slot_no    bigint NOT NULL,
-    PRIMARY KEY (pool_no, user_id, request_id)
-);
-COMMENT ON TABLE intake.voided_requests IS 'Requests whose claim was voided: the hold is gone, the answer to a retry stays the same.';
 
 CREATE UNLOGGED TABLE intake.tails (
     pool_no  int      PRIMARY KEY,
@@ -78,18 +92,38 @@ GRANT SELECT ON intake.allocations TO monitor;
 
 CREATE VIEW intake.intents WITH (security_barrier) AS
 SELECT 'queued' AS place, m.msg_id, m.message FROM pgmq.q_intake_queue m
-UNION ALL SELECT 'dead', m.msg_id, m.message FROM pgmq.q_intake_dlq m
+UNION ALL SELECT 'dead', (m.message ->> 'queued_as')::bigint, m.message FROM pgmq.q_intake_dlq m
 UNION ALL SELECT m.message ->> 'outcome', m.msg_id, m.message FROM pgmq.a_intake_queue m
-UNION ALL SELECT m.message ->> 'outcome', m.msg_id, m.message FROM pgmq.a_intake_dlq m;
-COMMENT ON VIEW intake.intents IS 'Every claim there has ever been and where it is: queued, dead, committed or voided. All of it LOGGED.';
+UNION ALL SELECT m.message ->> 'outcome', (m.message ->> 'queued_as')::bigint, m.message FROM pgmq.a_intake_dlq m;
+COMMENT ON VIEW intake.intents IS 'Every claim there has ever been and where it is: queued, dead, committed, voided or released. All of it LOGGED. msg_id is its (last) place on the queue.';
 
 CREATE FUNCTION intake.resource_of(pool_id text, slot_no bigint) RETURNS uuid
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
 -- UUIDv8 over SHA-256 (RFC 9562, B.2): computed wherever it is needed, so a claim reads no slot and a rebuild gives
--- every slot its old id.
-RETURN overlay(overlay(left(encode(sha256(convert_to(pool_id || '/' || slot_no, 'UTF8')), 'hex'), 32)
+-- every slot its old id. STABLE although nothing in it ever changes: convert_to() is, and a function that claims more
+-- than its body is not inlined, which costs a claim ten times what the hash does.
+RETURN overlay(overlay(left(encode(sha256(convert_to(pool_id || '/' || slot_no::text, 'UTF8')), 'hex'), 32)
     PLACING '8' FROM 13) PLACING '8' FROM 17)::uuid;
 COMMENT ON FUNCTION intake.resource_of IS 'The resource id of a slot of a counted pool.';
+
+CREATE FUNCTION intake.resource_at(own boolean, pool_no int, pool_id text, slot_no bigint) RETURNS uuid
+LANGUAGE sql STABLE
+RETURN CASE WHEN own
+    THEN (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = resource_at.pool_no AND s.slot_no = resource_at.slot_no)
+    ELSE intake.resource_of(pool_id, slot_no) END;
+COMMENT ON FUNCTION intake.resource_at IS 'The resource id of a slot, computed or looked up.';
+
+CREATE FUNCTION intake.new_claim_id(slot_no bigint) RETURNS uuid
+LANGUAGE sql VOLATILE
+-- A UUIDv7 whose last 24 bits, random otherwise (RFC 9562, 6.9), are the slot number: a claim is found by its id
+-- through the key of its slot, and the hot path keeps no index for it. 2^24 is more than the largest inventory.
+RETURN (left(uuidv7()::text, 30) || lpad(to_hex(slot_no), 6, '0'))::uuid;
+COMMENT ON FUNCTION intake.new_claim_id IS 'A new claim id for a slot.';
+
+CREATE FUNCTION intake.slot_of(claim_id uuid) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT
+RETURN ('x' || right(claim_id::text, 6))::bit(24)::bigint;
+COMMENT ON FUNCTION intake.slot_of IS 'The slot that a claim was made for, out of its id.';
 
 CREATE FUNCTION intake.pools_lockers() RETURNS text[]
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -137,6 +171,11 @@ BEGIN
                 ON CONFLICT DO NOTHING
                 RETURNING 1)
             SELECT back + count(*) INTO back FROM burnt;
+            -- A claim by name can have taken such a number meanwhile. It touches the number's key on the free list
+            -- first, so the insert above has waited for it, and this statement sees what it took.
+            DELETE FROM intake.free_numbers f
+            WHERE f.pool_no = settle.pool_no AND f.slot_no = ANY (tail.suspects) AND EXISTS (SELECT FROM intake.holds h
+                WHERE h.pool_no = f.pool_no AND h.slot_no = f.slot_no);
         END IF;
 
         upto := least(coalesce(pg_sequence_last_value(hot.ticket_seq), 0), hot.capacity, tail.frontier + chunk);
@@ -169,32 +208,29 @@ BEGIN
     LOCK TABLE intake.holds IN EXCLUSIVE MODE;
     DELETE FROM intake.holds h WHERE h.pool_no = config.pool_no;
     DELETE FROM intake.free_numbers f WHERE f.pool_no = config.pool_no;
-    DELETE FROM intake.voided_requests v WHERE v.pool_no = config.pool_no;
     DELETE FROM intake.tails t WHERE t.pool_no = config.pool_no;
 
     -- A slot that two intents hold is damage that only a hand can have done: the first one keeps it, the sale goes on,
     -- and reconcile() reports the other.
-    INSERT INTO intake.holds (pool_no, slot_no, claim_id, user_id, request_id, ord, status, locked_at)
-    SELECT config.pool_no, (i.message ->> 'slot_no')::bigint, (i.message ->> 'claim_id')::uuid, i.message ->> 'user_id',
-        i.message ->> 'request_id',
-        CASE WHEN config.claims_per_user IS NOT NULL THEN row_number() OVER (PARTITION BY i.message ->> 'user_id'
-            ORDER BY (i.message ->> 'slot_no')::bigint) END,
-        CASE i.place WHEN 'committed' THEN 'C' ELSE 'R' END::"char", (i.message ->> 'claimed_at')::timestamptz
-    FROM intake.intents i
-    WHERE i.message ->> 'pool_id' = config.pool_id AND i.place IN ('queued', 'dead', 'committed')
-    ORDER BY (i.message ->> 'slot_no')::bigint, i.message ->> 'claim_id'
-    ON CONFLICT DO NOTHING;
-    INSERT INTO intake.voided_requests (pool_no, user_id, request_id, claim_id, slot_no)
-    SELECT config.pool_no, i.message ->> 'user_id', i.message ->> 'request_id', (i.message ->> 'claim_id')::uuid,
-        (i.message ->> 'slot_no')::bigint
-    FROM intake.intents i
-    WHERE i.message ->> 'pool_id' = config.pool_id AND i.place = 'voided' AND i.message ->> 'request_id' IS NOT NULL
+    INSERT INTO intake.holds (pool_no, slot_no, was_slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+        locked_at)
+    SELECT config.pool_no, CASE WHEN i.void THEN -i.msg_id ELSE i.slot_no END, CASE WHEN i.void THEN i.slot_no END,
+        i.msg_id, i.claim_id, i.user_id, i.request_id, i.seat,
+        intake.turn_of(CASE WHEN config.claims_per_user IS NOT NULL
+            THEN row_number() OVER (PARTITION BY i.user_id ORDER BY i.claim_id) END, i.seat, i.request_id),
+        (CASE WHEN i.void THEN 'V' WHEN i.place = 'committed' THEN 'C' ELSE 'R' END)::"char",
+        (i.message ->> 'claimed_at')::timestamptz
+    FROM (SELECT x.*, x.place IN ('voided', 'released') AS void, (x.message ->> 'slot_no')::bigint AS slot_no,
+            (x.message ->> 'claim_id')::uuid AS claim_id, x.message ->> 'user_id' AS user_id,
+            x.message ->> 'request_id' AS request_id, coalesce((x.message ->> 'seat')::int, 1) AS seat
+        FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id) i
+    ORDER BY i.slot_no, i.claim_id
     ON CONFLICT DO NOTHING;
     INSERT INTO intake.tails (pool_no) VALUES (config.pool_no);
     -- What the planner knew was about the tables' former life. Knowing nothing is safe, knowing "empty" is not.
     PERFORM pg_clear_relation_stats('intake', 'holds');
 END $$;
-COMMENT ON FUNCTION intake.rebuild_holds IS 'Holds and voided requests of a pool out of everything that is LOGGED. Part of seed().';
+COMMENT ON FUNCTION intake.rebuild_holds IS 'The holds of a pool out of everything that is LOGGED. Part of seed().';
 
 CREATE FUNCTION intake.seed(pool_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -202,7 +238,8 @@ DECLARE
     config  intake.engine_config := intake.config_of(seed.pool_id);
     ticket  text := format('intake.%I', 'ticket_' || config.pool_no);
     has_hot boolean;
-    held_to bigint;
+    stocked bigint;
+    seeded  bigint;
     added   bigint;
 BEGIN
     -- Operator and bridges may all notice that a rebuild is due: one does it, the others then find it done.
@@ -217,16 +254,23 @@ BEGIN
         -- LOGGED, so that after a crash it never gives a number again that was acknowledged.
         EXECUTE format('CREATE SEQUENCE IF NOT EXISTS intake.%I AS bigint MINVALUE 1 NO CYCLE CACHE 1',
             'ticket_' || config.pool_no);
-        SELECT max(h.slot_no) INTO held_to FROM intake.holds h WHERE h.pool_no = config.pool_no;
-        IF held_to > coalesce(pg_sequence_last_value(ticket::regclass), 0) THEN
-            PERFORM setval(ticket::regclass, held_to);
-        END IF;
     END IF;
 
-    INSERT INTO intake.slots (pool_no, slot_no, resource_id)
-    SELECT config.pool_no, g, intake.resource_of(config.pool_id, g)
-    FROM generate_series(1 + coalesce((SELECT max(s.slot_no) FROM intake.slots s WHERE s.pool_no = config.pool_no), 0),
-        config.inventory_size) AS g;
+    SELECT coalesce(max(s.slot_no), 0) INTO seeded FROM intake.slots s WHERE s.pool_no = config.pool_no;
+    IF config.own_resources THEN
+        stocked := (SELECT coalesce(max(v.slot_no), 0) FROM intake.inventory v WHERE v.pool_no = config.pool_no);
+        IF stocked < config.inventory_size THEN
+            RAISE EXCEPTION 'pool % has % of % resources', config.pool_id, stocked, config.inventory_size
+                USING ERRCODE = 'IE005', HINT = 'Put the missing ones in with intake.stock(), then seed again.';
+        END IF;
+        INSERT INTO intake.slots (pool_no, slot_no, resource_id, label)
+        SELECT v.pool_no, v.slot_no, v.resource_id, v.label FROM intake.inventory v
+        WHERE v.pool_no = config.pool_no AND v.slot_no > seeded AND v.slot_no <= config.inventory_size;
+    ELSE
+        INSERT INTO intake.slots (pool_no, slot_no, resource_id)
+        SELECT config.pool_no, g, intake.resource_of(config.pool_id, g)
+        FROM generate_series(seeded + 1, config.inventory_size) AS g;
+    END IF;
     GET DIAGNOSTICS added = ROW_COUNT;
 
     IF has_hot THEN
@@ -236,9 +280,10 @@ BEGIN
         UPDATE intake.engine_config c SET epoch = c.epoch + 1 WHERE c.pool_id = seed.pool_id
         RETURNING c.* INTO config;
         INSERT INTO intake.pools (pool_id, pool_no, epoch, capacity, claims_per_user, opens_at, closes_at, paused,
-            sealed, ticket_seq)
+            sealed, own_resources, ticket_seq)
         VALUES (config.pool_id, config.pool_no, config.epoch, config.inventory_size, config.claims_per_user,
-            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL, ticket::regclass);
+            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL, config.own_resources,
+            ticket::regclass);
         PERFORM intake.settle(config.pool_no);
     END IF;
     IF added > 0 THEN
@@ -247,3 +292,52 @@ BEGIN
     RETURN added;
 END $$;
 COMMENT ON FUNCTION intake.seed IS 'Make the inventory: first provisioning, growth, and the rebuild after a crash. Publishes the hot row last; returns the slots added.';
+
+CREATE FUNCTION intake.stock(pool_id text, first_slot bigint, resource_ids uuid[], labels text[] DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config   intake.engine_config := intake.config_of(stock.pool_id);
+    stocked  bigint;
+    differs  bigint;
+    twice    text;
+    violated text;
+BEGIN
+    IF NOT config.own_resources THEN
+        RAISE EXCEPTION 'pool % counts its slots and has no resources of its own', stock.pool_id USING ERRCODE = 'IE002',
+            HINT = 'configure() it with "ownResources": true.';
+    END IF;
+    IF coalesce(cardinality(stock.resource_ids), 0) = 0 OR array_position(stock.resource_ids, NULL) IS NOT NULL
+            OR cardinality(stock.labels) <> cardinality(stock.resource_ids)
+            OR EXISTS (SELECT FROM unnest(stock.labels) l WHERE length(l) NOT BETWEEN 1 AND 200) THEN
+        RAISE EXCEPTION 'stock needs resource ids, and labels parallel to them or none' USING ERRCODE = 'IE002',
+            HINT = 'No resource id is NULL; a label is NULL or has 1 to 200 characters.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('intake.seed'), config.pool_no);
+    SELECT coalesce(max(v.slot_no), 0) INTO stocked FROM intake.inventory v WHERE v.pool_no = config.pool_no;
+    IF coalesce(stock.first_slot, 0) NOT BETWEEN 1 AND stocked + 1 THEN
+        RAISE EXCEPTION 'slot % cannot come next: pool % has resources up to slot %', stock.first_slot, stock.pool_id,
+            stocked USING ERRCODE = 'IE002', HINT = 'Slots are stocked in order and without gaps.';
+    END IF;
+    SELECT min(v.slot_no) INTO differs
+    FROM unnest(stock.resource_ids, stock.labels) WITH ORDINALITY AS w (resource_id, label, n)
+    JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = stock.first_slot + w.n - 1
+    WHERE (v.resource_id, v.label) IS DISTINCT FROM (w.resource_id, w.label);
+    IF differs IS NOT NULL THEN
+        RAISE EXCEPTION 'slot % of pool % is stocked with another resource', differs, stock.pool_id
+            USING ERRCODE = 'IE006', HINT = 'It may be sold already: rows are only appended, never changed or reordered.';
+    END IF;
+    BEGIN
+        INSERT INTO intake.inventory (pool_no, slot_no, resource_id, label)
+        SELECT config.pool_no, stock.first_slot + w.n - 1, w.resource_id, w.label
+        FROM unnest(stock.resource_ids, stock.labels) WITH ORDINALITY AS w (resource_id, label, n)
+        WHERE stock.first_slot + w.n - 1 > stocked;
+    EXCEPTION WHEN unique_violation THEN
+        GET STACKED DIAGNOSTICS twice = PG_EXCEPTION_DETAIL, violated = CONSTRAINT_NAME;
+        RAISE EXCEPTION 'pool % has a % twice: %', stock.pool_id,
+            CASE violated WHEN 'inventory_label_key' THEN 'label' ELSE 'resource id' END, twice
+            USING ERRCODE = 'IE002', HINT = 'Within a pool every resource id and every label stands once.';
+    END;
+    RETURN (SELECT max(v.slot_no) FROM intake.inventory v WHERE v.pool_no = config.pool_no);
+END $$;
+COMMENT ON FUNCTION intake.stock IS 'Append own resources to a pool, from first_slot on; what is there already must be the same. Returns how many it has. seed() puts them on sale.';

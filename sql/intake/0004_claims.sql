@@ -1,8 +1,208 @@
 -- The claim: one transaction that takes a slot and puts its intent on the LOGGED queue. Nothing is decoupled.
 --
--- A ticket number (nextval) says where to try, the key of the hold decides. Every statement here relies on seeing what
+-- A ticket number (nextval) says where to try, the keys of the hold decide. Every statement here relies on seeing what
 -- was committed before it, hence READ COMMITTED only. The queue row is a static INSERT, a quarter of what pgmq.send()
 -- costs; a test pins it to what pgmq.send() writes.
+--
+-- claim_resource() is the plain case: one look and two writes. Whatever is not plain goes to claim_slots(), which also
+-- serves several seats, seats by name, and the callers of a batch that are not plain.
+
+CREATE FUNCTION intake.intent(claim_id uuid, pool_id text, user_id text, request_id text, seat int, slot_no bigint,
+    resource_id uuid, claimed_at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN jsonb_build_object('claim_id', claim_id, 'pool_id', pool_id, 'user_id', user_id, 'request_id', request_id,
+    'seat', seat, 'slot_no', slot_no, 'resource_id', resource_id, 'claimed_at', claimed_at, 'state', 'queued',
+    'failures', 0);
+COMMENT ON FUNCTION intake.intent IS 'What a claim puts on the queue.';
+
+CREATE FUNCTION intake.can_claim(user_id text, request_id text) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN (length(user_id) BETWEEN 1 AND 200 AND coalesce(length(request_id), 1) BETWEEN 1 AND 200
+    AND current_setting('transaction_isolation') = 'read committed') IS TRUE;
+COMMENT ON FUNCTION intake.can_claim IS 'Whether a claim can be made with these, in this transaction.';
+
+CREATE FUNCTION intake.refuse_claim(who text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'claims run in READ COMMITTED' USING ERRCODE = 'IE002',
+            HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, or no explicit transaction at all.';
+    END IF;
+    RAISE EXCEPTION '%: user_id and request_id are texts of 1 to 200 characters', refuse_claim.who USING ERRCODE = 'IE002',
+        HINT = 'request_id may be NULL; better give one that the client keeps across its retries.';
+END $$;
+COMMENT ON FUNCTION intake.refuse_claim IS 'Say why can_claim() said no.';
+
+CREATE FUNCTION intake.shut(pool intake.pools, at timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN pool.sealed OR at >= pool.closes_at THEN 'closed' WHEN at < pool.opens_at THEN 'not_open'
+    WHEN pool.paused THEN 'paused' END;
+COMMENT ON FUNCTION intake.shut IS 'Why a pool takes no claims at that time; NULL = it does.';
+
+CREATE FUNCTION intake.requested(pool_no int, limited boolean, user_id text, request_id text) RETURNS SETOF intake.holds
+LANGUAGE sql STABLE AS $$
+    SELECT h.* FROM intake.holds h
+    WHERE h.pool_no = requested.pool_no AND h.user_id = requested.user_id AND h.request_id = requested.request_id
+        -- All turns where they count the user's claims, the request's own otherwise. '0' follows '/', ':' follows '9'.
+        AND h.turn >= CASE WHEN limited THEN '' ELSE requested.request_id || '/' END
+        AND h.turn < CASE WHEN limited THEN ':' ELSE requested.request_id || '0' END
+$$;
+COMMENT ON FUNCTION intake.requested IS 'The claims that a request has made, voided ones too.';
+
+CREATE FUNCTION intake.draw(pool intake.pools, hand bigint[], quantity int) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+-- Tickets first, the free list after the last one. A number that is held already (claimed by name, or tickets that
+-- start over after a restore) is passed by: never sell it twice.
+DECLARE
+    drawn bigint;
+BEGIN
+    FOR n IN 1..1000 LOOP -- a run of named seats longer than this takes another attempt
+        EXIT WHEN pool.sold_out OR cardinality(hand) >= quantity;
+        drawn := nextval(pool.ticket_seq);
+        EXIT WHEN drawn > pool.capacity;
+        IF NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = drawn) THEN
+            hand := hand || drawn;
+        END IF;
+    END LOOP;
+    IF cardinality(hand) < quantity THEN
+        WITH found AS MATERIALIZED (
+            SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = pool.pool_no
+            LIMIT quantity - cardinality(hand) FOR UPDATE SKIP LOCKED),
+        taken AS (
+            DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = pool.pool_no AND f.slot_no = x.slot_no
+            RETURNING f.slot_no)
+        SELECT hand || coalesce(array_agg(t.slot_no), '{}') INTO hand FROM taken t;
+    END IF;
+    RETURN hand;
+END $$;
+COMMENT ON FUNCTION intake.draw IS 'Add numbers to a hand until there are quantity of them, as far as there are any.';
+
+CREATE FUNCTION intake.claim_slots(pool_id text, user_id text, request_id text, quantity int, at timestamptz,
+    named bigint DEFAULT NULL, hand bigint[] DEFAULT '{}')
+RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    pool     intake.pools;
+    made     bigint;           -- claims the user has made, where there is a limit
+    live     bigint;           -- of those, not voided
+    took     bigint[];
+    free     bigint;
+    latched  boolean;
+    settled  boolean := false;
+    was_free boolean := false; -- the named number stood on the free list
+    verdict  text;
+BEGIN
+    FOR attempt IN 1..20 LOOP
+        -- Reading the hot row also takes the lock that seal() and settle() look for: it comes before any ticket.
+        SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_slots.pool_id;
+        IF NOT FOUND THEN
+            PERFORM intake.config_of(claim_slots.pool_id);
+            verdict := 'not_ready';
+            EXIT;
+        END IF;
+
+        -- 1. What the user has. First of all: a retry gets its first answer whatever has happened since, burns no
+        -- ticket and writes nothing.
+        IF claim_slots.request_id IS NOT NULL THEN
+            RETURN QUERY
+            SELECT 'replayed', h.claim_id, intake.resource_at(pool.own_resources, pool.pool_no, pool.pool_id, n.slot_no),
+                n.slot_no
+            FROM intake.requested(pool.pool_no, pool.claims_per_user IS NOT NULL, claim_slots.user_id, claim_slots.request_id) h
+            CROSS JOIN LATERAL (SELECT coalesce(h.was_slot_no, h.slot_no) AS slot_no) n
+            ORDER BY h.seat;
+            IF FOUND THEN
+                verdict := 'replayed';
+                EXIT;
+            END IF;
+        END IF;
+
+        -- 2. Is the sale on, and may this user?
+        verdict := intake.shut(pool, at);
+        EXIT WHEN verdict IS NOT NULL;
+        IF pool.claims_per_user IS NOT NULL THEN
+            SELECT count(*), count(*) FILTER (WHERE h.status <> 'V') INTO made, live
+            FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = claim_slots.user_id;
+            IF live + quantity > pool.claims_per_user THEN
+                verdict := 'limit_reached';
+                EXIT;
+            END IF;
+        END IF;
+
+        -- 3. Numbers.
+        IF named IS NOT NULL THEN
+            IF EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = named) THEN
+                verdict := 'taken';
+                EXIT;
+            END IF;
+            -- Its key on the free list first, whether it is there or not: whoever draws it or settle()s it waits there.
+            INSERT INTO intake.free_numbers (pool_no, slot_no) VALUES (pool.pool_no, named) ON CONFLICT DO NOTHING;
+            was_free := was_free OR NOT FOUND;
+            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = named;
+            hand := ARRAY[named];
+        ELSE
+            hand := intake.draw(pool, hand, quantity);
+        END IF;
+        IF cardinality(hand) < quantity THEN
+            -- One snapshot: at that instant every slot was taken but those in hand and on the free list.
+            SELECT p.sold_out, (SELECT count(*) FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
+            INTO latched, free FROM intake.pools p WHERE p.pool_no = pool.pool_no;
+            IF latched AND free + cardinality(hand) < quantity THEN
+                verdict := CASE free + cardinality(hand) WHEN 0 THEN 'sold_out' ELSE 'too_few' END;
+                EXIT;
+            END IF;
+            -- Not known to be sold out: some numbers are in other claims' hands, or burnt.
+            IF settled THEN
+                verdict := 'busy';
+                EXIT;
+            END IF;
+            settled := true;
+            PERFORM intake.settle(pool.pool_no);
+            CONTINUE;
+        END IF;
+
+        -- 4. Take them, all or none.
+        WITH holding AS (
+            INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+                locked_at)
+            SELECT pool.pool_no, u.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'), intake.new_claim_id(u.slot_no),
+                claim_slots.user_id, claim_slots.request_id, u.n,
+                intake.turn_of(made + u.n, u.n::int, claim_slots.request_id), 'R', at
+            FROM unnest(hand) WITH ORDINALITY AS u (slot_no, n) WHERE u.n <= quantity
+            ON CONFLICT DO NOTHING
+            RETURNING holds.slot_no)
+        SELECT coalesce(array_agg(h.slot_no), '{}') INTO took FROM holding h;
+        IF cardinality(took) = quantity THEN
+            RETURN QUERY
+            WITH mine AS (
+                SELECT h.*, intake.resource_at(pool.own_resources, h.pool_no, pool.pool_id, h.slot_no) AS resource_id
+                FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took)),
+            queued AS (
+                INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+                SELECT m.msg_id, at, intake.intent(m.claim_id, pool.pool_id, m.user_id, m.request_id, m.seat,
+                    m.slot_no, m.resource_id, at), NULL
+                FROM mine m)
+            SELECT 'claimed', m.claim_id, m.resource_id, m.slot_no FROM mine m ORDER BY m.seat;
+            hand := hand[quantity + 1:];
+            verdict := 'claimed';
+            EXIT;
+        END IF;
+        -- Another claim of this user was faster, or a number is held after all. What is not held stays in hand.
+        DELETE FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took);
+        SELECT coalesce(array_agg(u.slot_no ORDER BY u.n), '{}') INTO hand
+        FROM unnest(hand) WITH ORDINALITY AS u (slot_no, n)
+        WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no);
+    END LOOP;
+
+    IF named IS NULL OR was_free THEN
+        INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(hand) u
+        ON CONFLICT DO NOTHING;
+    END IF;
+    IF verdict IS NULL OR verdict NOT IN ('claimed', 'replayed') THEN
+        RETURN QUERY SELECT coalesce(verdict, 'busy'), NULL::uuid, NULL::uuid, NULL::bigint;
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake.claim_slots IS 'Claim quantity slots, all or none: the named one, or the next, beginning with those in hand. A row a slot, or one row that says why not.';
 
 CREATE FUNCTION intake.claim_resource(pool_id text, user_id text, request_id text DEFAULT NULL,
     OUT outcome text, OUT claim_id uuid, OUT resource_id uuid, OUT slot_no bigint)
@@ -10,166 +210,290 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     -- The wall clock, not now(): a transaction that was opened before the window closed must not claim after it.
-    at      timestamptz := clock_timestamp();
-    pool    intake.pools;
-    known   boolean;          -- the user has a claim, or has made this request before
-    earlier bigint;           -- the slot of the claim that this request made before
-    nth     int;              -- the claim's ordinal among its user's, where there is a limit
-    held    int;              -- claims the user holds
-    outside int;              -- of those, made without a limit or under a higher one: ordinal not in 1..limit
-    settled boolean := false;
+    at     timestamptz := clock_timestamp();
+    pool   record;
+    msg_id bigint;
 BEGIN
-    IF coalesce(length(claim_resource.user_id), 0) NOT BETWEEN 1 AND 200
-            OR length(claim_resource.request_id) NOT BETWEEN 1 AND 200 THEN
-        RAISE EXCEPTION 'user_id and request_id are texts of 1 to 200 characters' USING ERRCODE = 'IE002',
-            HINT = 'request_id may be NULL; better give one that the client keeps across its retries.';
+    IF NOT intake.can_claim(claim_resource.user_id, claim_resource.request_id) THEN
+        PERFORM intake.refuse_claim('claim_resource');
     END IF;
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        RAISE EXCEPTION 'claims run in READ COMMITTED' USING ERRCODE = 'IE002',
-            HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, or no explicit transaction at all.';
-    END IF;
+    SELECT p.pool_no, p.capacity, p.own_resources, p.ticket_seq, intake.shut(p, at) IS NULL AS open,
+        p.claims_per_user IS NOT NULL AS limited,
+        CASE WHEN p.claims_per_user IS NOT NULL
+            THEN EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id)
+            ELSE EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id
+                AND h.turn = claim_resource.request_id || '/1') END AS known,
+        p.sold_out, p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) AS nothing_left
+    INTO pool FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
 
-    -- Reading the hot row also takes the lock that seal() and settle() look for: it comes before any ticket is drawn.
-    SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
-    IF NOT FOUND THEN
-        PERFORM intake.config_of(claim_resource.pool_id);
-        outcome := 'not_ready';
-        RETURN;
-    END IF;
-
-    FOR attempt IN 1..20 LOOP
-        -- 1. What the user has. First of all: a retry gets its first answer whatever has happened since, burns no
-        -- ticket and writes nothing.
-        known := CASE WHEN pool.claims_per_user IS NULL
-            THEN EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no
-                AND h.user_id = claim_resource.user_id AND h.request_id = claim_resource.request_id)
-            ELSE EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no
-                AND h.user_id = claim_resource.user_id)
-            END OR EXISTS (SELECT FROM intake.voided_requests v WHERE v.pool_no = pool.pool_no
-                AND v.user_id = claim_resource.user_id AND v.request_id = claim_resource.request_id);
-        IF known THEN
-            SELECT a.claim_id, a.slot_no INTO claim_id, earlier
-            FROM (SELECT h.claim_id, h.slot_no FROM intake.holds h WHERE h.pool_no = pool.pool_no
-                    AND h.user_id = claim_resource.user_id AND h.request_id = claim_resource.request_id
-                UNION ALL SELECT v.claim_id, v.slot_no FROM intake.voided_requests v WHERE v.pool_no = pool.pool_no
-                    AND v.user_id = claim_resource.user_id AND v.request_id = claim_resource.request_id) a;
-            IF FOUND THEN
-                outcome := 'replayed';
-                EXIT;
-            END IF;
+    -- A user without claims, in an open pool: the crowd.
+    IF pool.open AND NOT pool.known THEN
+        IF pool.nothing_left THEN
+            outcome := 'sold_out';
+            RETURN;
         END IF;
-
-        -- 2. Is the sale on, and may this user?
-        outcome := CASE WHEN pool.sealed OR at >= pool.closes_at THEN 'closed' WHEN at < pool.opens_at THEN 'not_open'
-            WHEN pool.paused THEN 'paused' END;
-        EXIT WHEN outcome IS NOT NULL;
-        nth := CASE WHEN pool.claims_per_user IS NOT NULL THEN 1 END;
-        IF known AND pool.claims_per_user IS NOT NULL THEN
-            SELECT count(*), count(*) FILTER (WHERE h.ord IS NULL OR h.ord > pool.claims_per_user) INTO held, outside
-            FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = claim_resource.user_id;
-            IF held >= pool.claims_per_user THEN
-                outcome := 'limit_reached';
-                EXIT;
-            END IF;
-            -- The smallest free ordinal: the user's claims that race for the last place all try the same key.
-            SELECT min(g) INTO nth FROM generate_series(1, pool.claims_per_user - outside) g
-            WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no
-                AND h.user_id = claim_resource.user_id AND h.ord = g);
-            CONTINUE WHEN nth IS NULL; -- the two statements saw a different set of claims
-        END IF;
-
-        -- 3. A number: the next ticket, or, after the last ticket, one from the free list.
-        IF slot_no IS NULL AND NOT pool.sold_out THEN
+        IF NOT pool.sold_out THEN
             slot_no := nextval(pool.ticket_seq);
-            IF slot_no > pool.capacity THEN
+            IF slot_no <= pool.capacity THEN
+                claim_id := intake.new_claim_id(slot_no);
+                msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
+                INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+                    locked_at)
+                VALUES (pool.pool_no, claim_resource.slot_no, msg_id, claim_resource.claim_id, claim_resource.user_id,
+                    claim_resource.request_id, 1, CASE WHEN pool.limited THEN '1' ELSE claim_resource.request_id || '/1' END,
+                    'R', at)
+                ON CONFLICT DO NOTHING;
+                IF FOUND THEN
+                    IF pool.own_resources THEN
+                        resource_id := intake.resource_at(true, pool.pool_no, NULL, slot_no);
+                    ELSE
+                        resource_id := intake.resource_of(claim_resource.pool_id, slot_no);
+                    END IF;
+                    INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+                    VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
+                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
+                        claim_resource.resource_id, at), NULL);
+                    outcome := 'claimed';
+                    RETURN;
+                END IF;
+            ELSE
                 slot_no := NULL;
             END IF;
         END IF;
-        IF slot_no IS NULL AND pool.sold_out THEN
-            -- One snapshot for both: at that instant every slot of the pool was taken.
-            IF EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = pool.pool_no AND p.sold_out
-                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)) THEN
-                outcome := 'sold_out';
-                EXIT;
-            END IF;
-        END IF;
-        IF slot_no IS NULL THEN
-            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = (
-                SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = pool.pool_no
-                LIMIT 1 FOR UPDATE SKIP LOCKED)
-            RETURNING f.slot_no INTO slot_no;
-        END IF;
-        IF slot_no IS NULL THEN
-            -- Nothing to take, yet not known to be sold out: some numbers are in other claims' hands, or burnt.
-            IF settled THEN
-                outcome := 'busy';
-                EXIT;
-            END IF;
-            settled := true;
-            PERFORM intake.settle(pool.pool_no);
-            SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
-            CONTINUE;
-        END IF;
-
-        -- 4. Take it.
-        claim_id := uuidv7();
-        INSERT INTO intake.holds (pool_no, slot_no, claim_id, user_id, request_id, ord, locked_at)
-        VALUES (pool.pool_no, claim_resource.slot_no, claim_resource.claim_id, claim_resource.user_id,
-            claim_resource.request_id, nth, at)
-        ON CONFLICT DO NOTHING;
-        IF FOUND THEN
-            resource_id := intake.resource_of(pool.pool_id, slot_no);
-            -- The condition: this request's first claim may have been made and voided since step 1.
-            INSERT INTO pgmq.q_intake_queue (vt, message, headers)
-            SELECT clock_timestamp(), jsonb_build_object('claim_id', claim_resource.claim_id, 'pool_id', pool.pool_id,
-                'user_id', claim_resource.user_id, 'request_id', claim_resource.request_id,
-                'slot_no', claim_resource.slot_no, 'resource_id', claim_resource.resource_id, 'claimed_at', at,
-                'state', 'queued', 'failures', 0), NULL
-            WHERE NOT EXISTS (SELECT FROM intake.voided_requests v WHERE v.pool_no = pool.pool_no
-                AND v.user_id = claim_resource.user_id AND v.request_id = claim_resource.request_id);
-            IF FOUND THEN
-                outcome := 'claimed';
-                RETURN;
-            END IF;
-            DELETE FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = claim_resource.slot_no;
-        ELSIF EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = claim_resource.slot_no) THEN
-            slot_no := NULL; -- that number is held: never sell it twice, draw another
-        END IF;
-        -- Otherwise another claim of this user was faster; the number stays in hand for the next look.
-    END LOOP;
-
-    IF slot_no IS NOT NULL THEN
-        INSERT INTO intake.free_numbers (pool_no, slot_no) VALUES (pool.pool_no, claim_resource.slot_no)
-        ON CONFLICT DO NOTHING;
     END IF;
-    outcome := coalesce(outcome, 'busy');
-    IF outcome = 'replayed' THEN
-        slot_no := earlier;
-        resource_id := intake.resource_of(pool.pool_id, earlier);
-    ELSE
-        claim_id := NULL;
-        resource_id := NULL;
-        slot_no := NULL;
-    END IF;
+
+    SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
+    FROM intake.claim_slots(claim_resource.pool_id, claim_resource.user_id, claim_resource.request_id, 1, at,
+        hand => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_resource IS 'Claim the next slot. outcome: claimed, replayed, sold_out, limit_reached, not_open, closed, paused, busy or not_ready.';
-GRANT EXECUTE ON FUNCTION intake.claim_resource TO claimer;
+
+CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int, request_id text DEFAULT NULL)
+RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT intake.can_claim(claim_resources.user_id, claim_resources.request_id) THEN
+        PERFORM intake.refuse_claim('claim_resources');
+    END IF;
+    IF coalesce(quantity, 0) NOT BETWEEN 1 AND 100 THEN
+        RAISE EXCEPTION 'quantity is 1 to 100, not %', coalesce(quantity::text, 'NULL') USING ERRCODE = 'IE002',
+            HINT = 'Larger groups are several requests.';
+    END IF;
+    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no
+    FROM intake.claim_slots(claim_resources.pool_id, claim_resources.user_id, claim_resources.request_id, quantity,
+        clock_timestamp()) c;
+END $$;
+COMMENT ON FUNCTION intake.claim_resources IS 'Claim several slots, all or none: a row for each, or one row with an outcome of claim_resource() or too_few.';
+
+CREATE FUNCTION intake.claim_seat(pool_id text, user_id text, seat text, request_id text DEFAULT NULL,
+    OUT outcome text, OUT claim_id uuid, OUT resource_id uuid, OUT slot_no bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    at    timestamptz := clock_timestamp();
+    pool  intake.pools;
+    named bigint;
+BEGIN
+    IF NOT intake.can_claim(claim_seat.user_id, claim_seat.request_id) THEN
+        PERFORM intake.refuse_claim('claim_seat');
+    END IF;
+    SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_seat.pool_id;
+    IF FOUND THEN
+        SELECT s.slot_no INTO named FROM intake.slots s WHERE s.pool_no = pool.pool_no AND s.label = claim_seat.seat;
+        IF named IS NULL AND pg_input_is_valid(claim_seat.seat, 'uuid') THEN
+            SELECT s.slot_no INTO named FROM intake.slots s
+            WHERE s.pool_no = pool.pool_no AND s.resource_id = claim_seat.seat::uuid;
+        END IF;
+        IF named IS NULL THEN
+            RAISE EXCEPTION 'pool % has no seat %', claim_seat.pool_id, coalesce(quote_literal(claim_seat.seat), 'NULL')
+                USING ERRCODE = 'IE005', HINT = 'A seat is named by its label or its resource id.';
+        END IF;
+    END IF;
+    SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
+    FROM intake.claim_slots(claim_seat.pool_id, claim_seat.user_id, claim_seat.request_id, 1, at, named) c;
+END $$;
+COMMENT ON FUNCTION intake.claim_seat IS 'Claim the slot with this label or resource id. outcome: as claim_resource(), or taken.';
+
+CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids text[] DEFAULT NULL)
+RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    at        timestamptz := clock_timestamp();
+    pool      intake.pools;
+    bad       bigint;
+    drawn     bigint[]; -- tickets of the plain callers
+    took      int[];    -- those of them who have a slot now, and in step with it what they have
+    claims    uuid[];
+    resources uuid[];
+    slots     bigint[];
+    caller    record;
+BEGIN
+    IF coalesce(cardinality(user_ids), 0) NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> cardinality(user_ids) THEN
+        RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and request_ids parallel to them or none' USING ERRCODE = 'IE002',
+            HINT = 'Larger crowds are several batches.';
+    END IF;
+    SELECT min(a.n) INTO bad FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+    WHERE NOT intake.can_claim(a.user_id, a.request_id);
+    IF bad IS NOT NULL THEN
+        PERFORM intake.refuse_claim(format('caller %s of the batch', bad));
+    END IF;
+    SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id;
+
+    -- The crowd: callers who are not known, no two with the same turn, while there are tickets. Who comes first draws
+    -- first; the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
+    IF intake.shut(pool, at) IS NULL AND NOT pool.sold_out THEN
+        WITH plain AS (
+            SELECT DISTINCT ON (a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END) a.*, t.turn
+            FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+            CROSS JOIN LATERAL (SELECT intake.turn_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN 1 END, 1,
+                a.request_id) AS turn) t
+            WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
+                AND h.turn = t.turn)
+            ORDER BY a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END, a.n),
+        ticketed AS MATERIALIZED (
+            SELECT p.*, nextval(pool.ticket_seq) AS slot_no FROM (SELECT * FROM plain ORDER BY n) p),
+        holding AS (
+            INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+                locked_at)
+            SELECT pool.pool_no, t.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'), intake.new_claim_id(t.slot_no),
+                t.user_id, t.request_id, 1, t.turn, 'R', at
+            FROM ticketed t WHERE t.slot_no <= pool.capacity ORDER BY t.user_id, t.turn, t.n
+            ON CONFLICT DO NOTHING
+            RETURNING holds.*),
+        claimed AS MATERIALIZED (
+            SELECT h.*, intake.resource_at(pool.own_resources, h.pool_no, pool.pool_id, h.slot_no) AS resource_id
+            FROM holding h),
+        queued AS (
+            INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+            SELECT c.msg_id, at, intake.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, 1, c.slot_no,
+                c.resource_id, at), NULL
+            FROM claimed c)
+        SELECT array_agg(t.slot_no), array_agg(t.n) FILTER (WHERE c.claim_id IS NOT NULL),
+            array_agg(c.claim_id) FILTER (WHERE c.claim_id IS NOT NULL),
+            array_agg(c.resource_id) FILTER (WHERE c.claim_id IS NOT NULL),
+            array_agg(c.slot_no) FILTER (WHERE c.claim_id IS NOT NULL)
+        INTO drawn, took, claims, resources, slots
+        FROM ticketed t LEFT JOIN claimed c USING (slot_no) WHERE t.slot_no <= pool.capacity;
+        IF cardinality(took) IS DISTINCT FROM cardinality(drawn) THEN
+            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u.slot_no FROM unnest(drawn) u (slot_no)
+            WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no)
+            ON CONFLICT DO NOTHING;
+        END IF;
+        RETURN QUERY SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no
+        FROM unnest(took, claims, resources, slots) AS c (n, claim_id, resource_id, slot_no);
+    END IF;
+
+    -- Everybody else, one by one.
+    FOR caller IN SELECT a.* FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+            WHERE took IS NULL OR a.n <> ALL (took) ORDER BY a.user_id, a.request_id, a.n LOOP
+        RETURN QUERY SELECT caller.n::int, c.outcome, c.claim_id, c.resource_id, c.slot_no
+        FROM intake.claim_slots(claim_batch.pool_id, caller.user_id, caller.request_id, 1, at) c LIMIT 1;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION intake.claim_batch IS 'Claim the next slots for many callers in one transaction: a row for each, with what claim_resource() would have said. n says whose it is; the rows come in no order.';
+
+CREATE FUNCTION intake.state_of(hold intake.holds) RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE hold.status
+    WHEN 'C' THEN 'committed'
+    -- A discarded dead letter is in the archive of the dead letters.
+    WHEN 'V' THEN coalesce((SELECT a.message ->> 'outcome' FROM pgmq.a_intake_queue a WHERE a.msg_id = hold.msg_id), 'voided')
+    ELSE coalesce((SELECT CASE WHEN q.message ? 'release' THEN 'releasing' ELSE q.message ->> 'state' END
+        FROM pgmq.q_intake_queue q WHERE q.msg_id = hold.msg_id), 'dead') END;
+COMMENT ON FUNCTION intake.state_of IS 'Where a claim stands: queued, validated, committing, releasing, committed, voided, released or dead.';
+
+CREATE FUNCTION intake.hold_of(pool_no int, claim_id uuid) RETURNS intake.holds
+LANGUAGE sql STABLE
+RETURN (SELECT h FROM intake.holds h
+    WHERE h.pool_no = hold_of.pool_no AND h.claim_id = hold_of.claim_id AND h.slot_no IN (
+        SELECT intake.slot_of(hold_of.claim_id)
+        -- Voided: its slot may be another's by now.
+        UNION ALL SELECT -a.msg_id FROM pgmq.a_intake_queue a
+        WHERE a.message ->> 'claim_id' = hold_of.claim_id::text AND a.message ->> 'outcome' <> 'committed'
+        UNION ALL SELECT -(d.message ->> 'queued_as')::bigint FROM pgmq.a_intake_dlq d
+        WHERE d.message ->> 'claim_id' = hold_of.claim_id::text));
+COMMENT ON FUNCTION intake.hold_of IS 'A claim by its id, or NULL.';
 
 CREATE FUNCTION intake.claim_status(pool_id text, claim_id uuid,
-    OUT state text, OUT slot_no bigint, OUT resource_id uuid)
+    OUT state text, OUT slot_no bigint, OUT resource_id uuid, OUT label text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config intake.engine_config := intake.config_of(claim_status.pool_id);
+    hold   intake.holds;
 BEGIN
-    PERFORM intake.config_of(claim_status.pool_id);
-    -- Reads queue and archive from end to end: a question for support and for tests, not for every fan.
-    SELECT CASE i.place WHEN 'queued' THEN i.message ->> 'state' ELSE i.place END, (i.message ->> 'slot_no')::bigint,
-        (i.message ->> 'resource_id')::uuid
-    INTO claim_status.state, claim_status.slot_no, claim_status.resource_id
-    FROM intake.intents i
-    WHERE i.message ->> 'pool_id' = claim_status.pool_id AND i.message ->> 'claim_id' = claim_status.claim_id::text;
-    claim_status.state := coalesce(claim_status.state, 'unknown');
+    IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+        claim_status.state := 'not_ready';
+        RETURN;
+    END IF;
+    hold := intake.hold_of(config.pool_no, claim_status.claim_id);
+    claim_status.state := CASE WHEN hold.claim_id IS NULL THEN 'unknown' ELSE intake.state_of(hold) END;
+    claim_status.slot_no := coalesce(hold.was_slot_no, hold.slot_no);
+    SELECT s.resource_id, s.label INTO claim_status.resource_id, claim_status.label
+    FROM intake.slots s WHERE s.pool_no = config.pool_no AND s.slot_no = claim_status.slot_no;
 END $$;
-COMMENT ON FUNCTION intake.claim_status IS 'queued, validated, committing, committed, voided, dead or unknown.';
-GRANT EXECUTE ON FUNCTION intake.claim_status TO claimer, monitor;
+COMMENT ON FUNCTION intake.claim_status(text, uuid) IS 'One claim: queued, validated, committing, releasing, committed, voided, released, dead, unknown, or not_ready while the pool is.';
+
+CREATE FUNCTION intake.claim_status(pool_id text, user_id text, request_id text)
+RETURNS TABLE (claim_id uuid, state text, slot_no bigint, resource_id uuid, label text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(claim_status.pool_id);
+BEGIN
+    RETURN QUERY
+    SELECT h.claim_id, intake.state_of(h), s.slot_no, s.resource_id, s.label
+    FROM intake.requested(config.pool_no, config.claims_per_user IS NOT NULL, claim_status.user_id, claim_status.request_id) h
+    JOIN intake.slots s ON s.pool_no = h.pool_no AND s.slot_no = coalesce(h.was_slot_no, h.slot_no)
+    ORDER BY h.seat;
+END $$;
+COMMENT ON FUNCTION intake.claim_status(text, text, text) IS 'The claims of a request, a row for each seat; none if it has made none.';
+
+CREATE FUNCTION intake.release_claim(pool_id text, claim_id uuid, reason text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.config_of(release_claim.pool_id);
+    hold   intake.holds;
+    intent pgmq.q_intake_queue;
+BEGIN
+    IF coalesce(length(release_claim.reason), 0) NOT BETWEEN 1 AND 200 OR release_claim.claim_id IS NULL THEN
+        RAISE EXCEPTION 'release_claim needs a claim and a reason of 1 to 200 characters' USING ERRCODE = 'IE002',
+            HINT = 'The reason stays with the claim for those who look later.';
+    END IF;
+    -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
+    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+        RETURN 'not_ready';
+    END IF;
+    hold := intake.hold_of(config.pool_no, release_claim.claim_id);
+    IF hold.claim_id IS NULL THEN
+        RETURN 'unknown';
+    END IF;
+    SELECT q.* INTO intent FROM pgmq.q_intake_queue q WHERE q.msg_id = hold.msg_id FOR UPDATE;
+    IF NOT FOUND THEN
+        -- It has ended, perhaps while we waited for it.
+        hold := intake.hold_of(config.pool_no, release_claim.claim_id);
+        RETURN intake.state_of(hold);
+    ELSIF intent.message ? 'release' THEN
+        RETURN 'releasing';
+    ELSIF intent.message ->> 'state' = 'committing' THEN
+        RETURN 'committing';
+    ELSIF intent.read_ct > 0 THEN
+        -- Some bridge has had it in hand; only the ledger can say that it did not commit.
+        PERFORM intake.recall(config.pool_no, ARRAY[hold.msg_id], release_claim.reason);
+        RETURN 'releasing';
+    END IF;
+    -- Nobody has read it, and as long as we hold its row nobody can.
+    PERFORM intake.archive(config.pool_id, ARRAY[hold.msg_id], ARRAY['released'],
+        jsonb_build_object('release', jsonb_build_object('reason', release_claim.reason, 'at', clock_timestamp())));
+    RETURN 'released';
+END $$;
+COMMENT ON FUNCTION intake.release_claim IS 'Give a claim up. released: its slot is free; releasing: as soon as the ledger has voided it; committing, committed, voided, dead, unknown: nothing changed.';
+
+GRANT EXECUTE ON FUNCTION intake.claim_resource, intake.claim_resources, intake.claim_seat, intake.claim_batch,
+    intake.release_claim TO claimer;
+GRANT EXECUTE ON FUNCTION intake.claim_status(text, uuid), intake.claim_status(text, text, text) TO claimer, monitor;
 
 CREATE FUNCTION intake.seal(pool_id text, reason text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -5,43 +5,98 @@
 -- both and touches only rows where both still match, so a worker that lost its lease changes nothing and learns it
 -- from what is returned. Rows are locked in msg_id order, so two calls never deadlock.
 
-CREATE FUNCTION intake.read_batch(pool_id text, worker text, max_messages int)
+CREATE TABLE intake.releases (
+    msg_id  bigint PRIMARY KEY,
+    pool_no int    NOT NULL
+);
+COMMENT ON TABLE intake.releases IS 'Messages whose claim the ledger is to void: released by its fan after a bridge had read it, or its hold expired.';
+
+CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[])
 RETURNS TABLE (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint, resource_id uuid, request_id text,
     claimed_at timestamptz, state text, failures int, enqueued_at timestamptz, headers jsonb)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    config intake.engine_config := intake.config_of(read_batch.pool_id);
-    at     timestamptz := clock_timestamp();
-BEGIN
-    IF coalesce(read_batch.max_messages, 0) NOT BETWEEN 1 AND 10000 OR coalesce(read_batch.worker, '') = '' THEN
-        RAISE EXCEPTION 'read_batch needs a worker and 1 to 10000 messages' USING ERRCODE = 'IE002',
-            HINT = 'The worker''s name is written to the headers of what it reads.';
-    END IF;
-    IF config.paused THEN
-        RETURN;
-    END IF;
-    -- From the head, every time: a message with a lower id may be committed later than its neighbours, and a reader
-    -- that remembers a position would pass it over.
-    RETURN QUERY
-    WITH due AS MATERIALIZED (
-        SELECT q.msg_id FROM pgmq.q_intake_queue q
-        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id
-        ORDER BY q.msg_id LIMIT read_batch.max_messages
-        FOR UPDATE SKIP LOCKED),
-    leased AS (
-        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, last_read_at = at,
-            vt = at + make_interval(secs => config.visibility_timeout_seconds),
-            headers = coalesce(q.headers, '{}') || jsonb_build_object('worker', read_batch.worker)
-        FROM due WHERE q.msg_id = due.msg_id
+LANGUAGE sql AS $$
+    WITH leased AS (
+        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, last_read_at = clock_timestamp(),
+            vt = clock_timestamp() + make_interval(secs => config.visibility_timeout_seconds),
+            headers = coalesce(q.headers, '{}') || jsonb_build_object('worker', lease.worker)
+        WHERE q.msg_id = ANY (lease.msg_ids)
         RETURNING q.*)
     SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id',
         (l.message ->> 'slot_no')::bigint, (l.message ->> 'resource_id')::uuid, l.message ->> 'request_id',
         (l.message ->> 'claimed_at')::timestamptz, l.message ->> 'state', (l.message ->> 'failures')::int,
         l.enqueued_at, l.headers
     FROM leased l ORDER BY l.msg_id;
+$$;
+COMMENT ON FUNCTION intake.lease IS 'Lease messages that the caller has locked.';
+
+CREATE FUNCTION intake.reader(pool_id text, worker text, max_messages int) RETURNS intake.engine_config
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF coalesce(reader.max_messages, 0) NOT BETWEEN 1 AND 10000 OR coalesce(reader.worker, '') = '' THEN
+        RAISE EXCEPTION 'reading needs a worker and 1 to 10000 messages' USING ERRCODE = 'IE002',
+            HINT = 'The worker''s name is written to the headers of what it reads.';
+    END IF;
+    RETURN intake.config_of(reader.pool_id);
+END $$;
+COMMENT ON FUNCTION intake.reader IS 'The configuration for one who may read.';
+
+CREATE FUNCTION intake.read_batch(pool_id text, worker text, max_messages int)
+RETURNS TABLE (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint, resource_id uuid, request_id text,
+    claimed_at timestamptz, state text, failures int, enqueued_at timestamptz, headers jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.reader(read_batch.pool_id, read_batch.worker, read_batch.max_messages);
+    at     timestamptz := clock_timestamp();
+    due    bigint[];
+BEGIN
+    IF config.paused THEN
+        RETURN;
+    END IF;
+    -- From the head, every time: a message with a lower id may be committed later than its neighbours, and a reader
+    -- that remembers a position would pass it over.
+    SELECT array_agg(d.msg_id) INTO due FROM (
+        SELECT q.msg_id FROM pgmq.q_intake_queue q
+        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND NOT q.message ? 'release'
+        ORDER BY q.msg_id LIMIT read_batch.max_messages
+        FOR UPDATE SKIP LOCKED) d;
+    RETURN QUERY SELECT l.* FROM intake.lease(config, read_batch.worker, due) l;
 END $$;
 COMMENT ON FUNCTION intake.read_batch IS 'Lease up to max_messages due messages, oldest first, for the configured visibility timeout. Nothing while the pool is paused.';
+
+CREATE FUNCTION intake.read_releases(pool_id text, worker text, max_messages int)
+RETURNS TABLE (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint, resource_id uuid, request_id text,
+    claimed_at timestamptz, state text, failures int, enqueued_at timestamptz, headers jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake.reader(read_releases.pool_id, read_releases.worker, read_releases.max_messages);
+    at     timestamptz := clock_timestamp();
+    due    bigint[];
+BEGIN
+    IF config.paused THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(d.msg_id) INTO due FROM (
+        SELECT q.msg_id FROM intake.releases r JOIN pgmq.q_intake_queue q USING (msg_id)
+        WHERE r.pool_no = config.pool_no AND q.vt <= at
+        ORDER BY q.msg_id LIMIT read_releases.max_messages
+        FOR UPDATE OF q SKIP LOCKED) d;
+    RETURN QUERY SELECT l.* FROM intake.lease(config, read_releases.worker, due) l;
+END $$;
+COMMENT ON FUNCTION intake.read_releases IS 'Lease messages whose claims the ledger is to void, as read_batch() leases the others.';
+
+CREATE FUNCTION intake.recall(pool_no int, msg_ids bigint[], reason text) RETURNS void
+LANGUAGE sql AS $$
+    -- Whoever has it leased loses the lease: read_ct is the fence.
+    WITH recalled AS (
+        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, vt = clock_timestamp(), message = q.message
+            || jsonb_build_object('release', jsonb_build_object('reason', recall.reason, 'at', clock_timestamp()))
+        WHERE q.msg_id = ANY (recall.msg_ids)
+        RETURNING q.msg_id)
+    INSERT INTO intake.releases (msg_id, pool_no) SELECT r.msg_id, recall.pool_no FROM recalled r;
+$$;
+COMMENT ON FUNCTION intake.recall IS 'Take messages that the caller has locked out of the bridges'' hands, to be voided in the ledger.';
 
 CREATE FUNCTION intake.leased(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
 LANGUAGE plpgsql ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -110,37 +165,57 @@ END $$;
 COMMENT ON FUNCTION intake.give_back IS 'Return messages to the queue, visible after a delay; an error counts as a failure of the message, NULL does not.';
 
 CREATE FUNCTION intake.settle_slots(pool_id text, claims jsonb[], outcomes text[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
+LANGUAGE sql AS $$
     WITH ended AS (
         SELECT c.pool_no, (e.message ->> 'slot_no')::bigint AS slot_no, (e.message ->> 'claim_id')::uuid AS claim_id,
-            e.message ->> 'user_id' AS user_id, e.message ->> 'request_id' AS request_id, e.outcome
+            e.outcome
         FROM unnest(settle_slots.claims, settle_slots.outcomes) AS e (message, outcome)
         JOIN intake.engine_config c ON c.pool_id = settle_slots.pool_id),
     consumed AS (
         UPDATE intake.holds h SET status = 'C' FROM ended e
         WHERE e.outcome = 'committed' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id),
-    released AS (
-        DELETE FROM intake.holds h USING ended e
-        WHERE e.outcome = 'voided' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id
-        RETURNING h.pool_no, h.slot_no),
-    freed AS (
-        INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT r.pool_no, r.slot_no FROM released r
-        ON CONFLICT DO NOTHING)
-    INSERT INTO intake.voided_requests (pool_no, user_id, request_id, claim_id, slot_no)
-    SELECT e.pool_no, e.user_id, e.request_id, e.claim_id, e.slot_no FROM ended e
-    WHERE e.outcome = 'voided' AND e.request_id IS NOT NULL
+    voided AS (
+        UPDATE intake.holds h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM ended e
+        WHERE e.outcome <> 'committed' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id
+        RETURNING h.pool_no, h.was_slot_no)
+    INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT v.pool_no, v.was_slot_no FROM voided v
     ON CONFLICT DO NOTHING;
+$$;
+COMMENT ON FUNCTION intake.settle_slots IS 'What the end of a claim does to its slot: committed consumes it, voided or released frees it.';
+
+CREATE FUNCTION intake.archive(pool_id text, msg_ids bigint[], outcomes text[], remark jsonb DEFAULT '{}')
+RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    ended    bigint[];
+    messages jsonb[];
+    endings  text[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM pgmq.q_intake_queue q USING unnest(archive.msg_ids, archive.outcomes) AS o (msg_id, outcome)
+        WHERE q.msg_id = o.msg_id
+        RETURNING q.*, o.outcome),
+    archived AS (
+        INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
+        SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt,
+            g.message || archive.remark || jsonb_build_object('outcome', g.outcome), g.headers
+        FROM gone g),
+    unlisted AS (
+        DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id AND g.message ? 'release')
+    SELECT array_agg(g.msg_id ORDER BY g.msg_id), array_agg(g.message ORDER BY g.msg_id),
+        array_agg(g.outcome ORDER BY g.msg_id)
+    INTO ended, messages, endings FROM gone g;
+    PERFORM intake.settle_slots(archive.pool_id, messages, endings);
+    RETURN ended;
 END $$;
-COMMENT ON FUNCTION intake.settle_slots IS 'What the end of a claim does to its slot: committed consumes it, voided frees it. Part of acknowledge() and discard().';
+COMMENT ON FUNCTION intake.archive IS 'End messages that the caller has locked, each with its outcome, and do to their slots what follows from it.';
 
 CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    ended    bigint[];
-    messages jsonb[];
+    held     bigint[];
     endings  text[];
 BEGIN
     IF cardinality(acknowledge.outcomes) IS DISTINCT FROM cardinality(acknowledge.msg_ids)
@@ -150,25 +225,10 @@ BEGIN
     END IF;
     -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
     LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
-    WITH held AS MATERIALIZED (
-        SELECT l AS msg_id FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l),
-    gone AS (
-        DELETE FROM pgmq.q_intake_queue q
-        USING held JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes) AS o (msg_id, outcome) USING (msg_id)
-        WHERE q.msg_id = held.msg_id
-        RETURNING q.*, o.outcome),
-    archived AS (
-        INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
-        SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt,
-            g.message || jsonb_build_object('outcome', g.outcome), g.headers
-        FROM gone g)
-    SELECT array_agg(g.msg_id ORDER BY g.msg_id), array_agg(g.message ORDER BY g.msg_id),
-        array_agg(g.outcome ORDER BY g.msg_id)
-    INTO ended, messages, endings FROM gone g;
-    IF ended IS NOT NULL THEN
-        PERFORM intake.settle_slots(acknowledge.pool_id, messages, endings);
-    END IF;
-    RETURN QUERY SELECT unnest(ended);
+    SELECT array_agg(l), array_agg(o.outcome) INTO held, endings
+    FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l
+    JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes) AS o (msg_id, outcome) ON o.msg_id = l;
+    RETURN QUERY SELECT unnest(intake.archive(acknowledge.pool_id, held, endings));
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS 'The ledger has spoken: archive with the outcome, and consume or free the slot, in one transaction.';
 
@@ -187,6 +247,8 @@ BEGIN
         USING held JOIN unnest(dead_letter.msg_ids, dead_letter.reasons) AS r (msg_id, reason) USING (msg_id)
         WHERE q.msg_id = held.msg_id
         RETURNING q.*, r.reason),
+    unlisted AS (
+        DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id),
     buried AS (
         INSERT INTO pgmq.q_intake_dlq (vt, message, headers)
         SELECT clock_timestamp(), g.message || jsonb_build_object('reason', left(g.reason, 2000),
@@ -231,14 +293,24 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved bigint[];
 BEGIN
-    WITH raised AS (
+    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    WITH raised AS MATERIALIZED (
         DELETE FROM pgmq.q_intake_dlq d
         WHERE d.msg_id = ANY (replay.msg_ids) AND d.message ->> 'pool_id' = replay.pool_id
-        RETURNING d.msg_id, d.message, d.headers),
+        RETURNING d.msg_id, d.message, d.headers, nextval('pgmq.q_intake_queue_msg_id_seq') AS queue_id),
     queued AS (
-        INSERT INTO pgmq.q_intake_queue (vt, message, headers)
-        SELECT clock_timestamp(), (r.message - ARRAY['reason', 'dead_at', 'queued_as']) || '{"failures": 0}', r.headers
-        FROM raised r ORDER BY r.msg_id)
+        -- read_ct 1: bridges have had it in hand, it is never again one that release_claim() may end by itself.
+        INSERT INTO pgmq.q_intake_queue (msg_id, vt, read_ct, message, headers) OVERRIDING SYSTEM VALUE
+        SELECT r.queue_id, clock_timestamp(), 1, (r.message - ARRAY['reason', 'dead_at', 'queued_as']) || '{"failures": 0}',
+            r.headers
+        FROM raised r),
+    listed AS (
+        INSERT INTO intake.releases (msg_id, pool_no) SELECT r.queue_id, c.pool_no
+        FROM raised r JOIN intake.engine_config c ON c.pool_id = replay.pool_id WHERE r.message ? 'release'),
+    followed AS (
+        UPDATE intake.holds h SET msg_id = r.queue_id FROM raised r JOIN intake.engine_config c ON c.pool_id = replay.pool_id
+        WHERE h.pool_no = c.pool_no AND h.slot_no = (r.message ->> 'slot_no')::bigint
+            AND h.claim_id = (r.message ->> 'claim_id')::uuid)
     SELECT coalesce(array_agg(r.msg_id ORDER BY r.msg_id), '{}') INTO moved FROM raised r;
     PERFORM intake.audited(replay.pool_id, 'replay', replay.actor, replay.reason,
         jsonb_build_object('asked', replay.msg_ids, 'moved', moved));
@@ -271,6 +343,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.discard IS 'Dead letters that the ledger has voided (void_claim answered voided, never before): archive as voided, free the slot.';
 
-GRANT EXECUTE ON FUNCTION intake.read_batch, intake.mark_validated, intake.mark_committing, intake.extend,
+GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.mark_validated, intake.mark_committing, intake.extend,
     intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;
 GRANT EXECUTE ON FUNCTION intake.dead_letters TO bridge, monitor;

@@ -30,8 +30,9 @@ CREATE TABLE intake.engine_metrics (
 COMMENT ON TABLE intake.engine_metrics IS 'A row every few seconds for the life of the pool, written by whichever bridge keeps house.';
 GRANT SELECT ON intake.engine_metrics TO monitor;
 
--- Few claims end voided; this finds them without reading the others.
-CREATE INDEX a_intake_queue_voided ON pgmq.a_intake_queue ((message ->> 'pool_id')) WHERE message ->> 'outcome' = 'voided';
+-- Few claims end voided or released; these find them without reading the others.
+CREATE INDEX a_intake_queue_void ON pgmq.a_intake_queue ((message ->> 'claim_id')) WHERE message ->> 'outcome' <> 'committed';
+CREATE INDEX a_intake_dlq_claim ON pgmq.a_intake_dlq ((message ->> 'claim_id'));
 
 CREATE FUNCTION intake.report_worker(pool_id text, worker text, generation bigint, batch_size int, health jsonb)
 RETURNS void
@@ -55,7 +56,7 @@ COMMENT ON FUNCTION intake.report_worker IS 'Heartbeat of a bridge, once a secon
 
 CREATE FUNCTION intake.counts(config intake.engine_config, OUT ready boolean, OUT available bigint, OUT reserved bigint,
     OUT consumed bigint, OUT depth bigint, OUT in_flight bigint, OUT oldest_seconds float8, OUT dead_letters bigint,
-    OUT voided bigint)
+    OUT voided bigint, OUT released bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     capacity bigint := (SELECT p.capacity FROM intake.pools p WHERE p.pool_no = config.pool_no);
@@ -67,9 +68,11 @@ BEGIN
     FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = config.pool_id ORDER BY q.msg_id LIMIT 1;
     oldest_seconds := coalesce(oldest_seconds, 0);
     SELECT count(*) INTO dead_letters FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = config.pool_id;
-    voided := (SELECT count(*) FROM pgmq.a_intake_queue a
-            WHERE a.message ->> 'outcome' = 'voided' AND a.message ->> 'pool_id' = config.pool_id)
-        + (SELECT count(*) FROM pgmq.a_intake_dlq a WHERE a.message ->> 'pool_id' = config.pool_id);
+    SELECT count(*) FILTER (WHERE a.message ->> 'outcome' = 'voided')
+            + (SELECT count(*) FROM pgmq.a_intake_dlq d WHERE d.message ->> 'pool_id' = config.pool_id),
+        count(*) FILTER (WHERE a.message ->> 'outcome' = 'released')
+    INTO voided, released FROM pgmq.a_intake_queue a
+    WHERE a.message ->> 'outcome' <> 'committed' AND a.message ->> 'pool_id' = config.pool_id;
     IF ready THEN
         SELECT count(*) FILTER (WHERE h.status = 'R'), count(*) FILTER (WHERE h.status = 'C') INTO reserved, consumed
         FROM intake.holds h WHERE h.pool_no = config.pool_no;
@@ -93,7 +96,7 @@ BEGIN
     INSERT INTO intake.engine_metrics (pool_id, at, available, reserved, consumed, depth, in_flight, dead_letters, claims,
         voided)
     SELECT config.pool_id, clock_timestamp(), n.available, n.reserved, n.consumed, n.depth, n.in_flight, n.dead_letters,
-        n.reserved + n.consumed + n.voided, n.voided
+        n.reserved + n.consumed + n.voided + n.released, n.voided
     FROM intake.counts(config) n
     ON CONFLICT DO NOTHING;
 END $$;
@@ -122,8 +125,10 @@ BEGIN
             'reserved', n.reserved, 'consumed', n.consumed),
         'queue', jsonb_build_object('depth', n.depth, 'inFlight', n.in_flight,
             'oldestSeconds', round(n.oldest_seconds::numeric, 3), 'deadLetters', n.dead_letters),
-        'claims', n.reserved + n.consumed + n.voided, 'committed', n.consumed, 'voided', n.voided,
-        'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided - past.claims) / span)::numeric, 1), 0),
+        'claims', n.reserved + n.consumed + n.voided + n.released, 'committed', n.consumed, 'voided', n.voided,
+        'released', n.released,
+        'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided + n.released - past.claims)
+            / span)::numeric, 1), 0),
         'commitsPerSecond', coalesce(round(((n.consumed - past.consumed) / span)::numeric, 1), 0),
         'workers', (SELECT coalesce(jsonb_agg(jsonb_build_object('worker', w.worker, 'generation', w.generation,
                 'batchSize', w.batch_size, 'health', w.health) ORDER BY w.worker), '[]')
@@ -132,24 +137,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.engine_status IS 'Everything a status needs in one call.';
 
-CREATE FUNCTION intake.proof(pool_id text, OUT claims bigint, OUT committed bigint, OUT voided bigint, OUT queued bigint,
-    OUT dead bigint, OUT digest bigint)
+CREATE FUNCTION intake.proof(pool_id text, OUT claims bigint, OUT committed bigint, OUT voided bigint,
+    OUT released bigint, OUT queued bigint, OUT dead bigint, OUT digest bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config intake.engine_config := intake.config_of(proof.pool_id);
 BEGIN
     -- claims is counted apart from the rest: by the holds, which know nothing of queue and archive. A message that
     -- vanished leaves a hold behind and the sum no longer agrees. After a crash it disagrees until seed() has run.
-    SELECT (SELECT count(*) FROM intake.holds h WHERE h.pool_no = config.pool_no)
-            + count(*) FILTER (WHERE i.place = 'voided'),
+    SELECT (SELECT count(*) FROM intake.holds h WHERE h.pool_no = config.pool_no),
         count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
+        count(*) FILTER (WHERE i.place = 'released'),
         count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
         coalesce(bit_xor(hashtextextended(concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
             i.message ->> 'slot_no'), 0)) FILTER (WHERE i.place = 'committed'), 0)
-    INTO claims, committed, voided, queued, dead, digest
+    INTO claims, committed, voided, released, queued, dead, digest
     FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
 END $$;
-COMMENT ON FUNCTION intake.proof IS 'Where every claim ended. Complete when claims = committed + voided and the ledger shows the same committed, voided and digest.';
+COMMENT ON FUNCTION intake.proof IS 'Where every claim ended. Complete when claims = committed + voided + released and the ledger shows the same committed, voided and digest.';
 
 CREATE FUNCTION intake.reconcile(pool_id text) RETURNS TABLE (invariant text, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -160,11 +165,12 @@ BEGIN
     RETURN QUERY
     WITH intent AS MATERIALIZED (
         SELECT i.place, i.message ->> 'claim_id' AS claim_id, (i.message ->> 'slot_no')::bigint AS slot_no,
-            i.message ->> 'user_id' AS user_id, i.message ->> 'request_id' AS request_id,
+            i.message ->> 'user_id' AS user_id, i.message ->> 'request_id' AS request_id, i.message ->> 'seat' AS seat,
             i.place IN ('queued', 'dead', 'committed') AS holding
         FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
     hold AS MATERIALIZED (
-        SELECT h.*, h.claim_id::text AS claim FROM intake.holds h WHERE h.pool_no = config.pool_no),
+        SELECT h.*, h.claim_id::text AS claim, h.status <> 'V' AS holding, coalesce(h.was_slot_no, h.slot_no) AS made_for
+        FROM intake.holds h WHERE h.pool_no = config.pool_no),
     pool AS ( -- no hot row: the holds are not built, and nothing is asked of them
         SELECT p.*, t.frontier FROM intake.pools p LEFT JOIN intake.tails t USING (pool_no)
         WHERE p.pool_no = config.pool_no)
@@ -177,14 +183,14 @@ BEGIN
     SELECT 'I2', format('claim %s is in %s places: %s', i.claim_id, count(*), string_agg(i.place, ', '))
     FROM intent i GROUP BY i.claim_id HAVING count(*) > 1
     UNION ALL
-    SELECT 'I2', format('claim %s holds slot %s and is in neither queue, dead letters nor archive', h.claim, h.slot_no)
+    SELECT 'I2', format('claim %s for slot %s is in neither queue, dead letters nor archive', h.claim, h.made_for)
     FROM pool CROSS JOIN hold h
-    WHERE NOT EXISTS (SELECT FROM intent i WHERE i.holding AND i.claim_id = h.claim AND i.slot_no = h.slot_no
+    WHERE NOT EXISTS (SELECT FROM intent i WHERE i.holding = h.holding AND i.claim_id = h.claim AND i.slot_no = h.made_for
         AND i.user_id = h.user_id AND i.request_id IS NOT DISTINCT FROM h.request_id)
     UNION ALL
     SELECT 'I2', format('claim %s (%s) has no hold on its slot %s', i.claim_id, i.place, i.slot_no)
     FROM pool CROSS JOIN intent i
-    WHERE i.holding AND NOT EXISTS (SELECT FROM hold h WHERE h.claim = i.claim_id AND h.slot_no = i.slot_no)
+    WHERE NOT EXISTS (SELECT FROM hold h WHERE h.claim = i.claim_id AND h.made_for = i.slot_no AND h.holding = i.holding)
     UNION ALL
     SELECT 'I3', format('claim %s is committed and voided', i.claim_id)
     FROM intent i GROUP BY i.claim_id HAVING bool_or(i.place = 'committed') AND bool_or(i.place = 'voided')
@@ -192,7 +198,7 @@ BEGIN
     SELECT 'I6', format('slot %s is %s, its claim %s is %s', h.slot_no,
         CASE h.status WHEN 'C' THEN 'CONSUMED' ELSE 'RESERVED' END, h.claim, i.place)
     FROM pool CROSS JOIN hold h JOIN intent i ON i.claim_id = h.claim AND i.holding
-    WHERE (h.status = 'C') <> (i.place = 'committed')
+    WHERE h.holding AND (h.status = 'C') <> (i.place = 'committed')
     UNION ALL
     SELECT 'I6', format('slot %s is free and held by claim %s', f.slot_no, h.claim)
     FROM pool JOIN intake.free_numbers f USING (pool_no) JOIN hold h ON h.slot_no = f.slot_no
@@ -208,7 +214,7 @@ BEGIN
     UNION ALL
     SELECT 'I7', format('request %s of user %s made claims %s', i.request_id, i.user_id, string_agg(i.claim_id, ', '))
     FROM intent i WHERE i.request_id IS NOT NULL
-    GROUP BY i.user_id, i.request_id HAVING count(DISTINCT i.claim_id) > 1;
+    GROUP BY i.user_id, i.request_id, i.seat HAVING count(DISTINCT i.claim_id) > 1;
 END $$;
 COMMENT ON FUNCTION intake.reconcile IS 'What is wrong inside DB1, by the name of the invariant. No row = consistent.';
 

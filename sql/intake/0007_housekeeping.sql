@@ -1,6 +1,25 @@
 -- What has to happen now and then while a pool is on sale, in whichever bridge keeps house: a sale does not need the
 -- operator to be alive, not even to get over a crash of DB1.
 
+CREATE FUNCTION intake.expire_holds(config intake.engine_config) RETURNS bigint
+LANGUAGE plpgsql AS $$
+-- Time alone frees nothing: an old claim goes to the ledger, and its slot is free when the ledger has voided it. One
+-- that a bridge has leased is left alone until the lease ends, one that may have been committed beyond recall for good.
+DECLARE
+    overdue bigint[];
+BEGIN
+    SELECT array_agg(o.msg_id) INTO overdue FROM (
+        SELECT q.msg_id FROM pgmq.q_intake_queue q
+        WHERE q.enqueued_at < clock_timestamp() - make_interval(secs => config.hold_timeout_seconds)
+            AND q.vt <= clock_timestamp() AND q.message ->> 'pool_id' = config.pool_id
+            AND q.message ->> 'state' <> 'committing' AND NOT q.message ? 'release'
+        ORDER BY q.msg_id LIMIT 1000 -- a bridge's batch or so: each of them is a call to the ledger
+        FOR UPDATE SKIP LOCKED) o;
+    PERFORM intake.recall(config.pool_no, overdue, 'hold expired');
+    RETURN coalesce(cardinality(overdue), 0);
+END $$;
+COMMENT ON FUNCTION intake.expire_holds IS 'Send claims older than hold_timeout_seconds to be voided. Returns how many.';
+
 CREATE FUNCTION intake.housekeep(pool_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -21,9 +40,12 @@ BEGIN
         SELECT t.frontier INTO after FROM intake.tails t WHERE t.pool_no = config.pool_no;
         EXIT WHEN after IS NOT DISTINCT FROM before;
     END LOOP;
+    IF config.hold_timeout_seconds IS NOT NULL AND NOT config.paused THEN
+        PERFORM intake.expire_holds(config);
+    END IF;
     DELETE FROM intake.workers w
     WHERE w.pool_no = config.pool_no AND w.seen_at < clock_timestamp() - interval '1 hour';
     RETURN back;
 END $$;
-COMMENT ON FUNCTION intake.housekeep IS 'Rebuild after a crash, bring burnt numbers back, forget workers that are long gone. Returns the numbers that came back.';
+COMMENT ON FUNCTION intake.housekeep IS 'Rebuild after a crash, bring burnt numbers back, expire holds, forget workers that are long gone. Returns the numbers that came back.';
 GRANT EXECUTE ON FUNCTION intake.housekeep TO bridge;

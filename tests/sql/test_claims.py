@@ -23,6 +23,7 @@ def test_a_claim_takes_the_next_slot_and_queues_its_intent(intake: Intake) -> No
         "pool_id": POOL,
         "user_id": "ann",
         "request_id": "r1",
+        "seat": 1,
         "slot_no": 1,
         "resource_id": str(answer.resource_id),
         "state": "queued",
