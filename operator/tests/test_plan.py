@@ -1,9 +1,9 @@
 """What is done next, in every stage of an event; and what is never done, whatever was observed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from intake_operator import names
@@ -25,8 +25,9 @@ from intake_operator.decide.steps import (
     Seed,
     SetLogins,
     Step,
+    Stock,
 )
-from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Manifest, Observed, Proof
+from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Inventory, Manifest, Observed, Proof
 from intake_operator.reasons import ConditionType, Drain, Intake, Phase, Problem
 
 type Make[T] = Callable[..., T]
@@ -152,6 +153,96 @@ class TestProvisioning:
         applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
         marks = {m["metadata"].get("annotations", {}).get(names.CLAIMABLE_ANNOTATION) for m in applied}
         assert marks == {None, "7251"}
+
+
+class TestOwnInventory:
+    WANTED: ClassVar = {"inventory": {"configMapRef": {"name": "seats"}}}
+
+    @staticmethod
+    def stocked(observed: Observed, rows: int, status: Mapping[str, Any] | None) -> Observed:
+        """DB1 has so many of the user's rows."""
+        return replace(observed, engine=replace(observed.engine, stocked=rows, status=status))
+
+    @staticmethod
+    def configured(decided: Plan) -> int:
+        """The inventory that DB1 is told."""
+        return int(next(s.config["inventorySize"] for s in decided.steps if isinstance(s, Configure)))
+
+    def test_rows_are_stocked_after_configuring_and_seeded_once_they_are_seen_to_be_there(
+        self,
+        event: Make[Event],
+        spec: Make[Any],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        e = event(spec=spec(**self.WANTED))
+        fresh = replace(self.stocked(observed(e), 0, None), inventory=Inventory(due=True))
+        first = plan(e, fresh, image, opens - timedelta(hours=1))
+        assert kinds(first)[-2:] == ["Configure", "Stock"]
+        assert [s.size for s in first.steps if isinstance(s, Stock)] == [20_000]
+        unseeded = engine_status(ready=False, inventory={"size": 20_000, "available": 0, "reserved": 0, "consumed": 0})
+        second = plan(e, self.stocked(observed(e), 20_000, unseeded), image, opens - timedelta(hours=1))
+        assert kinds(second)[-2:] == ["Configure", "Seed"]
+
+    def test_an_engine_that_waits_for_its_rows_is_not_claimable_and_can_be_let_go(
+        self,
+        event: Make[Event],
+        spec: Make[Any],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        unseeded = engine_status(ready=False, inventory={"size": 20_000, "available": 0, "reserved": 0, "consumed": 0})
+        missing = Inventory(Problem.INVENTORY_MISSING, "there is no such ConfigMap")
+        e = event(spec=spec(**self.WANTED))
+        waiting = replace(self.stocked(observed(e), 0, unseeded), children={}, inventory=missing)
+        decided = plan(e, waiting, image, opens)
+        applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
+        assert not [m for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
+        assert not {"Seed", "Stock"} & set(kinds(decided))
+        assert condition(decided, ConditionType.READY)["reason"] == Problem.INVENTORY_MISSING
+
+        made = {(m["kind"], m["metadata"]["name"]): m for m in applied}
+        deleted = event(spec=spec(**self.WANTED), deleted_at=opens, status=decided.status)
+        assert kinds(plan(deleted, replace(waiting, children=made), image, opens))[0] == "Delete"
+
+    def test_growth_waits_for_its_rows_so_that_a_crash_meanwhile_can_be_repaired(
+        self,
+        event: Make[Event],
+        spec: Make[Any],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        e = event(spec=spec(inventorySize=30_000, **self.WANTED))
+        short = Inventory(Problem.INVENTORY_TOO_SMALL, "it has 20000 rows")
+        selling = replace(self.stocked(observed(e), 20_000, engine_status()), inventory=short)
+        decided = plan(e, selling, image, opens)
+        assert self.configured(decided) == 20_000
+        assert not {"Seed", "Stock"} & set(kinds(decided))
+        ready_to_grow = replace(selling, inventory=Inventory(due=True))
+        assert "Stock" in kinds(plan(e, ready_to_grow, image, opens))
+        crashed = plan(e, self.stocked(ready_to_grow, 20_000, engine_status(ready=False)), image, opens)
+        assert self.configured(crashed) == 20_000
+        assert kinds(crashed)[-1] == "Seed", "the rebuild does not wait for the growth"
+        assert "Stock" not in kinds(crashed)
+
+        grown = plan(e, self.stocked(selling, 30_000, engine_status()), image, opens)
+        assert self.configured(grown) == 30_000
+        assert Seed() in grown.steps
+
+    def test_nothing_is_stocked_while_it_drains(
+        self, event: Make[Event], spec: Make[Any], observed: Make[Observed], image: BridgeImage, closes: datetime
+    ) -> None:
+        e = event(spec=spec(**self.WANTED))
+        draining = self.stocked(observed(e), 20_000, observed(e).engine.status)
+        decided = plan(e, draining, image, closes)
+        assert not {"Seed", "Stock"} & set(kinds(decided))
+        assert decided.status["phase"] == Phase.DRAINING
 
 
 class TestServing:

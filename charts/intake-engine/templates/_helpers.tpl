@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, delete]
-# The report.
+# The report; and, by name, the inventory that a spec refers to. Neither listed nor watched.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch, delete]

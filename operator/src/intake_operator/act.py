@@ -21,8 +21,10 @@ from intake_operator.decide.steps import (
     Seed,
     SetLogins,
     Step,
+    Stock,
 )
 from intake_operator.engine.database import Engines
+from intake_operator.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError, owned
 from intake_operator.kube.client import ApiError, Cluster
 from intake_operator.model.observed import Event, Observed
@@ -37,6 +39,7 @@ class Actor:
 
     cluster: Cluster
     engines: Engines
+    inventories: Inventories
     applier: Applier
 
     async def act(self, step: Step, event: Event, observed: Observed, now: datetime) -> None:
@@ -64,6 +67,8 @@ class Actor:
                 await self._set_logins(event, dict(wanted))
             case Configure(config):
                 await self.engines.configure(event.uid, event.pool, config)
+            case Stock(inventory, size):
+                await self.inventories.stock(event, inventory, size)
             case Seed():
                 await self.engines.seed(event.uid, event.pool)
             case Seal(reason):

@@ -11,6 +11,7 @@ from intake_operator.build.bridge import BridgeImage
 from intake_operator.engine import migrate
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
+from intake_operator.inventories import Inventories
 from intake_operator.kube.apply import Applier
 from intake_operator.kube.client import connect
 from intake_operator.metrics import Metrics
@@ -24,6 +25,7 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step is safe to abandon, so nothing is waited for."""
     cluster = await connect()
     engines = Engines(migrate.load(settings.sql_dir / "intake"))
+    inventories = Inventories(cluster, engines, monotonic)
     queue = WorkQueue(monotonic)
     metrics = Metrics()
 
@@ -32,8 +34,8 @@ async def run(settings: Settings) -> None:
         metrics.forget(key)
 
     reconciler = Reconciler(
-        observer=Observer(cluster, engines, Ledgers(monotonic)),
-        actor=Actor(cluster, engines, Applier(cluster)),
+        observer=Observer(cluster, engines, Ledgers(monotonic), inventories),
+        actor=Actor(cluster, engines, inventories, Applier(cluster)),
         image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy),
         metrics=metrics,
         forget=forget,

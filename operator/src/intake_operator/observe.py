@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from intake_operator import names
 from intake_operator.build import access
-from intake_operator.decide.stage import Stage, stage_of
+from intake_operator.decide.stage import Stage, stage_of, was_claimable
 from intake_operator.engine import ledger
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
 from intake_operator.engine.migrate import MigrationChangedError
+from intake_operator.inventories import Inventories
 from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
 from intake_operator.model.observed import (
@@ -73,6 +74,7 @@ class Observer:
     cluster: Cluster
     engines: Engines
     ledgers: Ledgers
+    inventories: Inventories
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision may need, and at nothing else."""
@@ -100,6 +102,11 @@ class Observer:
         engine = await self._engine(event, observed, secrets[0])
         observed = replace(observed, engine=engine)
         if event.spec is not None:
+            # A DB1 that was claimable has its rows: as long as it cannot be asked, nothing is missing.
+            asked = engine.status is not None or not was_claimable(event, observed)
+            if event.spec.inventory and asked and stage_of(event, observed, now) is Stage.SERVE:
+                wanted = (event.spec.inventory, event.spec.inventory_size, engine.stocked)
+                observed = replace(observed, inventory=await self.inventories.look(event, *wanted))
             target, observed = await self._inputs(event, event.spec, observed)
             drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
             if drained and stage_of(event, observed, now) is Stage.DRAIN:

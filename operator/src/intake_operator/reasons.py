@@ -70,6 +70,9 @@ class Problem(StrEnum):
     RECONCILE_FAILED = "ReconcileFailed"
     VOLUME_LOST = "VolumeLost"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
+    INVENTORY_MISSING = "InventoryMissing"
+    INVENTORY_INVALID = "InventoryInvalid"
+    INVENTORY_TOO_SMALL = "InventoryTooSmall"
     LEDGER_SECRET_MISSING = "LedgerSecretMissing"
     LEDGER_SECRET_KEY_MISSING = "LedgerSecretKeyMissing"
     PODS_NOT_STARTING = "PodsNotStarting"
@@ -79,6 +82,7 @@ class Problem(StrEnum):
     LEDGER_DOWN = "LedgerDown"
     VALIDATOR_DOWN = "ValidatorDown"
     DEAD_LETTERS = "DeadLetters"
+    INVENTORY_CHANGED = "InventoryChanged"
     DRAIN_OVERDUE = "DrainOverdue"
 
 

@@ -36,7 +36,7 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     if stage in {Stage.INERT, Stage.RELEASE}:
         return ()
     found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
-    found += [*_workers(observed), *_dead_letters(observed), *_overdue(event, stage, now)]
+    found += [*_inventory(observed), *_workers(observed), *_dead_letters(observed), *_overdue(event, stage, now)]
     order = list(Problem)
     return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
 
@@ -108,6 +108,11 @@ def _ledger(observed: Observed) -> Iterator[Trouble]:
     answers = any((w.get("health") or {}).get("ledger", {}).get("state") == "ok" for w in workers)
     if observed.ledger.problem and not (answers and observed.ledger.problem is Problem.LEDGER_UNREACHABLE):
         yield Trouble(observed.ledger.problem, observed.ledger.message)
+
+
+def _inventory(observed: Observed) -> Iterator[Trouble]:
+    if observed.inventory.problem:
+        yield Trouble(observed.inventory.problem, observed.inventory.message)
 
 
 def _workers(observed: Observed) -> Iterator[Trouble]:

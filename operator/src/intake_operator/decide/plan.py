@@ -26,8 +26,9 @@ from intake_operator.decide.steps import (
     Seed,
     SetLogins,
     Step,
+    Stock,
 )
-from intake_operator.model.observed import Event, Observed
+from intake_operator.model.observed import Engine, Event, Observed
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import Drain
 
@@ -155,7 +156,8 @@ def _release(facts: Facts) -> Plan:
 
 
 def _children(event: Event, spec: IntakeEventSpec, observed: Observed, now: datetime, *, serving: bool) -> list[Step]:
-    identity = mark(event, observed) or observed.engine.identity
+    # Marked in the pass that seeds it, and not before: an engine that waits for its inventory can be let go as it is.
+    identity = mark(event, observed) or (observed.engine.identity if _stocked(spec, observed.engine) else "")
     steps: list[Step] = [
         CreateCredentials(name, role)
         for name, role in _credentials(event).items()
@@ -187,17 +189,32 @@ def _engine(event: Event, spec: IntakeEventSpec, observed: Observed) -> list[Ste
     }
     if stale:
         steps.append(SetLogins(stale))
-    config = spec.engine_config()
+    config = spec.engine_config() | {"inventorySize": _size(spec, engine)}
     if engine.sealed:
         # The window and the inventory of a sealed engine are history; the throttle is not.
         config = {name: value for name, value in config.items() if name not in {"opensAt", "closesAt", "inventorySize"}}
     steps.append(Configure(config))
     inventory = engine.status["inventory"] if engine.status else {}
     seeded = sum(inventory.get(part, 0) for part in ("available", "reserved", "consumed"))
-    grows = seeded < spec.inventory_size and not engine.sealed
-    if not engine.ready or grows:
+    grows = seeded < _size(spec, engine) and not engine.sealed
+    if (not engine.ready or grows) and _stocked(spec, engine):
         steps.append(Seed())
+    elif spec.inventory and observed.inventory.due:
+        # Not in the pass of a rebuild: a million rows take seconds, and the crowd waits.
+        steps.append(Stock(spec.inventory, spec.inventory_size))
     return steps
+
+
+def _size(spec: IntakeEventSpec, engine: Engine) -> int:
+    """The inventory to configure: growth waits for its rows, so that a crash meanwhile can be repaired."""
+    if spec.inventory is None or engine.status is None or engine.stocked >= spec.inventory_size:
+        return spec.inventory_size
+    return int(engine.status["inventory"]["size"])
+
+
+def _stocked(spec: IntakeEventSpec, engine: Engine) -> bool:
+    """DB1 has a row for each slot that it is configured for, or needs none."""
+    return spec.inventory is None or engine.stocked >= _size(spec, engine)
 
 
 def _bridges(

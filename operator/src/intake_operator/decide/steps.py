@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intake_operator.model.observed import Manifest
+from intake_operator.model.spec import Inventory
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class Configure:
 
 
 @dataclass(frozen=True)
+class Stock:
+    """Give DB1 the first `size` rows of the user's own; what DB1 or their source refuses is seen by the next look."""
+
+    inventory: Inventory
+    size: int
+
+
+@dataclass(frozen=True)
 class Seed:
     """Slots, and after a crash the holds; the engine is ready when it returns."""
 
@@ -96,6 +105,7 @@ type Step = (
     | Migrate
     | SetLogins
     | Configure
+    | Stock
     | Seed
     | Seal
     | Delete

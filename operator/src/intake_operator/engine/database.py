@@ -1,14 +1,16 @@
 """DB1 through its own SQL functions; no SQL is composed here."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
 from intake_operator import names
+from intake_operator.engine.errors import brief
 from intake_operator.engine.migrate import Migration, migrate, pending
+from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Engine
 
 # Seconds. A pass over one event must not hang on a DB1 that is going away.
@@ -34,10 +36,13 @@ class Engines:
             logins = await self._logins(connection)
             identity = await self._identity(connection)
             status = None if missing else await self._status(connection, pool)
+            stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
             await self.close(uid)
-            return Engine(error=_brief(error), login_failed="password authentication failed" in str(error))
-        return Engine(reachable=True, identity=identity, migrated=not missing, logins=logins, status=status)
+            return Engine(error=brief(error), login_failed="password authentication failed" in str(error))
+        return Engine(
+            reachable=True, identity=identity, migrated=not missing, logins=logins, status=status, stocked=stocked
+        )
 
     async def migrate(self, uid: str) -> None:
         """Install what is missing."""
@@ -60,6 +65,17 @@ class Engines:
     async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
         """Push the live configuration."""
         await self._connections[uid].execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
+
+    async def stock(self, uid: str, pool: str, chunks: AsyncIterator[Sequence[Row]]) -> None:
+        """Give DB1 the user's own rows, from the first on: all of them, or none if one is refused."""
+        connection, first = self._connections[uid], 1
+        async with connection.transaction():
+            async for chunk in chunks:
+                resource_ids, labels = [row[0] for row in chunk], [row[1] for row in chunk]
+                await connection.execute(
+                    "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[])", (pool, first, resource_ids, labels)
+                )
+                first += len(chunk)
 
     async def seed(self, uid: str, pool: str) -> int:
         """Make DB1 ready to answer claims; the number of slots that were added."""
@@ -121,6 +137,17 @@ class Engines:
         )
         return {role: comment or "" for role, comment in await found.fetchall()}
 
+    async def _stocked(self, connection: AsyncConnection, pool: str) -> int:
+        # By the primary key, however many there are; there are no gaps.
+        found = await connection.execute(
+            "SELECT coalesce(max(i.slot_no), 0) FROM intake.inventory i"
+            " WHERE i.pool_no = (SELECT c.pool_no FROM intake.engine_config c WHERE c.pool_id = %s)",
+            (pool,),
+        )
+        row = await found.fetchone()
+        assert row is not None
+        return int(row[0])
+
     async def _status(self, connection: AsyncConnection, pool: str) -> dict[str, Any] | None:
         try:
             row = await (await connection.execute("SELECT intake.engine_status(%s)", (pool,))).fetchone()
@@ -129,7 +156,3 @@ class Engines:
                 return None
             raise
         return row[0] if row else None
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

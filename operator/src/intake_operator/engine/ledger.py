@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from intake_operator import names
+from intake_operator.engine.errors import brief
 from intake_operator.model.observed import Ledger
 from intake_operator.reasons import Problem
 
@@ -96,10 +97,10 @@ async def _look(uri: str, function: str) -> Ledger:
             )
             row = await found.fetchone()
     except (psycopg.Error, OSError) as error:
-        brief = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         return Ledger(
             Problem.LEDGER_UNREACHABLE,
-            f"the ledger cannot be reached: {brief}. Claims wait in the queue; correct the Secret or the database.",
+            f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
+            "database.",
         )
     if not row or not row[0]:
         return Ledger(

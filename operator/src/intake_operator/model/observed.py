@@ -49,6 +49,8 @@ class Engine:
     """Role name to the fingerprint of the Secret whose password it has."""
     status: Mapping[str, Any] | None = None
     """`intake.engine_status`; None before the pool is configured."""
+    stocked: int = 0
+    """Rows of the user's own inventory that it has."""
 
     @property
     def ready(self) -> bool:
@@ -116,6 +118,16 @@ class Ledger:
 
 
 @dataclass(frozen=True)
+class Inventory:
+    """What the operator saw of the user's own rows; no problem means that there are enough of them."""
+
+    problem: Problem | None = None
+    message: str = ""
+    due: bool = False
+    """DB1 has yet to take the rows as they are now."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything a decision may look at."""
 
@@ -128,6 +140,7 @@ class Observed:
     """The same for every Secret that a bridge mounts, the user's included."""
     engine: Engine = Engine()
     ledger: Ledger = Ledger()
+    inventory: Inventory = Inventory()
     proof: Proof | None = None
     proof_error: str = ""
     report: Manifest | None = None

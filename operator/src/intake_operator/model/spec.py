@@ -23,7 +23,7 @@ class SecretRef(_Model):
     key: str
 
 
-class LedgerSecretRef(SecretRef):
+class UriSecretRef(SecretRef):
     """As CloudNativePG's application Secrets have it: the connection URI is under `uri`."""
 
     key: str = "uri"
@@ -54,7 +54,7 @@ class Validation(_Model):
 class PostgresTarget(_Model):
     """A ledger that is a Postgres function."""
 
-    secret_ref: LedgerSecretRef
+    secret_ref: UriSecretRef
     function: str = "finalize_transaction"
 
 
@@ -72,6 +72,27 @@ class CommitTarget(_Model):
     postgres: PostgresTarget | None = None
     webhook: WebhookTarget | None = None
     max_per_second: int | None = None
+
+
+class ConfigMapRef(_Model):
+    """A key of a ConfigMap in the event's own namespace; its value is CSV."""
+
+    name: str
+    key: str = "seats.csv"
+
+
+class InventoryTable(_Model):
+    """A table or view of the user's, in any Postgres."""
+
+    secret_ref: UriSecretRef
+    name: str = "seats"
+
+
+class Inventory(_Model):
+    """Where the user's own resource ids and labels come from: exactly one of the two."""
+
+    config_map_ref: ConfigMapRef | None = None
+    table: InventoryTable | None = None
 
 
 class Bridge(_Model):
@@ -132,6 +153,7 @@ class IntakeEventSpec(_Model):
     hold_timeout_seconds: int | None = None
     validation: Validation = Validation()
     commit_target: CommitTarget
+    inventory: Inventory | None = None
     bridge: Bridge = Bridge()
     database: Database = Field(default_factory=lambda: Database(parameters={}))
     teardown: Teardown = Teardown()
@@ -153,6 +175,8 @@ class IntakeEventSpec(_Model):
             "maxPerSecond": self.commit_target.max_per_second,
         }
         config |= {name: value for name, value in optional.items() if value is not None}
+        if self.inventory is not None:
+            config["ownResources"] = True
         if webhook := self.validation.webhook:
             config["validation"] = _without_secret(webhook)
         if self.commit_target.postgres:

@@ -1,0 +1,76 @@
+"""The user's own rows out of a table or view in any Postgres, a chunk at a time."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from intake_operator import names
+from intake_operator.engine.errors import brief
+from intake_operator.engine.ledger import from_elsewhere
+from intake_operator.model.inventory import InventoryError, Row, check
+from intake_operator.reasons import Problem
+
+# Rows in one call of intake.stock: more make it no faster, and this is all that is in memory at a time.
+CHUNK: Final = 5_000
+CONNECT_TIMEOUT: Final = 5
+# Sorting ten million rows takes a while; a lock on somebody's table must not hold a pass for ever.
+STATEMENT_TIMEOUT: Final = "60s"
+
+# Compared byte by byte, because the order of a collation changes with the server it runs on.
+ROWS: Final = sql.SQL("""
+    SELECT resource_id, label
+    FROM (SELECT resource_id::uuid AS resource_id, nullif(label::text, '') AS label FROM {table}) AS seats
+    ORDER BY label COLLATE "C", resource_id LIMIT {size}
+""")
+COUNT: Final = sql.SQL("SELECT count(*) FROM (SELECT resource_id, label FROM {table} LIMIT {size}) AS seats")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table (`name` or `schema.name`) behind a connection URI, as an event of this namespace names it."""
+
+    uri: str
+    namespace: str
+    name: str
+
+    async def count(self, size: int) -> int:
+        """How many rows there are, up to `size`. Raises InventoryError."""
+        async with self._connection() as connection:
+            row = await (await connection.execute(self._query(COUNT, size))).fetchone()
+        return int(row[0]) if row else 0
+
+    async def chunks(self, size: int) -> AsyncGenerator[Sequence[Row]]:
+        """The first `size` rows. Raises InventoryError."""
+        number = 0
+        async with self._connection() as connection, connection.cursor("seats", binary=True) as cursor:
+            await cursor.execute(self._query(ROWS, size))
+            while rows := await cursor.fetchmany(CHUNK):
+                yield [check(f"row {number + n}", *row) for n, row in enumerate(rows, 1)]
+                number += len(rows)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            reachable = from_elsewhere(self.uri, self.namespace)
+        except psycopg.Error:
+            raise InventoryError(
+                Problem.INVENTORY_MISSING, "the URI cannot be parsed; write postgresql://user:password@host/db"
+            ) from None
+        try:
+            async with await AsyncConnection.connect(
+                reachable, connect_timeout=CONNECT_TIMEOUT, application_name=names.FIELD_MANAGER
+            ) as connection:
+                await connection.set_read_only(True)
+                await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
+                yield connection
+        except psycopg.DataError as error:
+            raise InventoryError(Problem.INVENTORY_INVALID, brief(error)) from error
+        except (psycopg.Error, OSError) as error:
+            raise InventoryError(Problem.INVENTORY_MISSING, brief(error)) from error
+
+    def _query(self, query: sql.SQL, size: int) -> sql.Composed:
+        return query.format(table=sql.Identifier(*self.name.split(".")), size=sql.Literal(size))
