@@ -29,6 +29,7 @@ TUNING = Tuning(
     housekeeping_seconds=0.1,
     first_idle_seconds=0.005,
     last_idle_seconds=0.02,
+    releases_seconds=0.02,
     finish_seconds=5.0,
     backoff=Backoff(base_seconds=0.01, cap_seconds=0.05),
     breaker=BreakerTuning(first_probe_seconds=0.05, last_probe_seconds=0.2),
@@ -92,6 +93,16 @@ class Scene:
         made = [Claim(row["claim_id"], row["user_id"], row["slot_no"]) for row in rows]
         self.claims += made
         return made
+
+    async def release(self, claim: Claim) -> str:
+        """A fan who wants his claim no longer; what he is told."""
+        (row,) = await self.rows("SELECT intake.release_claim(%s, %s, 'changed my mind') AS told", POOL, claim.claim_id)
+        return str(row["told"])
+
+    async def inventory(self) -> tuple[int, int, int]:
+        """Slots that are available, reserved and consumed."""
+        counts = (await self.status())["inventory"]
+        return counts["available"], counts["reserved"], counts["consumed"]
 
     def environment(self, **more: str) -> dict[str, str]:
         """The three variables."""
@@ -199,8 +210,10 @@ class Scene:
         ledger = await (await self.ledger.execute("SELECT * FROM ledger_proof(%s)", (POOL,))).fetchone()
         assert ledger is not None
         assert intake["queued"] == 0
-        assert intake["claims"] == len(self.claims) == intake["committed"] + intake["voided"] + intake["dead"]
-        assert (intake["committed"], intake["digest"]) == (ledger["committed"], ledger["digest"])
+        ended = intake["committed"] + intake["voided"] + intake["released"]
+        assert intake["claims"] == len(self.claims) == ended + intake["dead"]
+        for word in ("committed", "voided", "digest"):
+            assert intake[word] == ledger[word], word
         sales = {key: row for key, row in (await self.sales()).items() if row["state"] == "committed"}
         told = {each.claim_id: each for each in self.claims}
         assert {key: (row["user_id"], row["slot_no"]) for key, row in sales.items()} == {
@@ -219,18 +232,18 @@ class Templates:
         install_ledger(self._ledger)
 
     @asynccontextmanager
-    async def scene(self) -> AsyncIterator[Scene]:
+    async def scene(self, inventory: int = 1000) -> AsyncIterator[Scene]:
         """A seeded, open pool in DB1 and the reference ledger."""
-        async with self._intake() as intake_uri, open_scene(intake_uri, self._ledger, 1000) as scene:
+        async with self._intake() as intake_uri, open_scene(intake_uri, self._ledger, inventory) as scene:
             await scene.ledger.execute("TRUNCATE ledger.sales")
             yield scene
 
     @asynccontextmanager
-    async def scene_with_ledger(self, *statements: LiteralString) -> AsyncIterator[Scene]:
+    async def scene_with_ledger(self, *statements: LiteralString, inventory: int = 1000) -> AsyncIterator[Scene]:
         """The same with a ledger of another shape, or none at all."""
         name = f"ledger_{next(self._numbers)}"
         uri = self._server.create_database(name)
-        async with self._intake() as intake_uri, open_scene(intake_uri, uri, 1000) as scene:
+        async with self._intake() as intake_uri, open_scene(intake_uri, uri, inventory) as scene:
             for statement in statements:
                 await scene.ledger.execute(statement)
             yield scene

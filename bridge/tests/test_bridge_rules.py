@@ -172,7 +172,7 @@ def test_the_words_of_a_ledger() -> None:
     assert said["conflict"].page
     assert table.of_word("ok", table.LEDGER_WORDS).blame is Blame.TARGET
     assert table.of_word(None, table.LEDGER_WORDS).blame is Blame.TARGET
-    assert table.of_word("committed", table.VOID_WORDS).page
+    assert table.of_word("committed", table.VOID_WORDS).result is Result.COMMITTED
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,19 @@ class Pipeline:
         """Bring every message of the batch to an end or back to the queue. What an error leaves open stays `open`."""
         async with self._kept(batch):
             approved, declined = await self._validate(batch, targets)
-            await self._void(batch, targets, declined)
+            for message in await self._void(batch, targets, declined):
+                log.error("declined here, but the ledger had committed it", extra=message.for_log())
             await self._commit(batch, targets, approved)
             # Never started: the breaker opened, we are stopping, or the lease ran short. Nobody's failure.
+            await self.give_back_open(batch)
+
+    async def release(self, batch: Batch, targets: Targets) -> None:
+        """Have every message of the batch voided: released by its fan, or held for too long. Asks no validator."""
+        async with self._kept(batch):
+            gate = self._gate(batch, targets.commitment)
+            admitted = [message for message in batch.open.values() if gate.admits(message)]
+            for message in await self._void(batch, targets, admitted):
+                log.warning("too late to release: the ledger has committed it", extra=message.for_log())
             await self.give_back_open(batch)
 
     async def give_back_open(self, batch: Batch) -> None:
@@ -131,12 +141,14 @@ class Pipeline:
             log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
         return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]
 
-    async def _void(self, batch: Batch, targets: Targets, declined: Messages) -> None:
-        """The ledger's word first, the slot after it."""
-        if declined:
-            with self._metrics.seconds.labels("void").time():
-                outcomes = await targets.ledger.void(declined, self._gate(batch, targets.commitment))
-            await self._conclude(batch, targets.commitment, declined, outcomes)
+    async def _void(self, batch: Batch, targets: Targets, messages: Messages) -> list[Message]:
+        """The ledger's word first, the slot after it. Returns those that the ledger has committed instead."""
+        if not messages:
+            return []
+        with self._metrics.seconds.labels("void").time():
+            outcomes = await targets.ledger.void(messages, self._gate(batch, targets.commitment))
+        await self._conclude(batch, targets.commitment, messages, outcomes)
+        return [message for message, _ in _by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
     async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
         if targets.ledger.needs_mark:
@@ -157,9 +169,6 @@ class Pipeline:
         """Write down what the ledger said."""
         by_result = _by_result(messages, outcomes)
         ended = [*by_result.get(Result.COMMITTED, []), *by_result.get(Result.VOIDED, [])]
-        for message, outcome in ended:
-            if outcome.page:
-                log.error("declined here, but the ledger had committed it", extra=message.for_log())
         if ended:
             words = {message.msg_id: outcome.result.value for message, outcome in ended}
             await self._change(

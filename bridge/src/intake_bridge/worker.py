@@ -3,18 +3,21 @@
 import asyncio
 import logging
 import random
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from intake_bridge.adapters.engine import Engine
 from intake_bridge.domain.backoff import Backoff, Uniform
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
+from intake_bridge.domain.message import Messages
 from intake_bridge.domain.meter import Meter
 from intake_bridge.housekeeper import Housekeeper
 from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.pipeline import Batch, Pipeline, Targets
+from intake_bridge.pipeline import Batch, Pipeline, Target, Targets
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
 from intake_bridge.targets import TargetBoard
@@ -31,6 +34,8 @@ class Tuning:
     housekeeping_seconds: float = 5.0
     first_idle_seconds: float = 0.02
     last_idle_seconds: float = 0.5
+    # Between two looks for claims to be voided, while there are none.
+    releases_seconds: float = 1.0
     # After SIGTERM a batch may go on for this long; giving back and closing stay below a grace of 25 s.
     finish_seconds: float = 17.0
     # DB1 unseen for longer than this: not ready.
@@ -58,6 +63,8 @@ class Worker:
         self._pipeline = Pipeline(self._engine, self.metrics, self._tuning.backoff, self._stop.is_set)
         self._configuration: Configuration | None = None
         self._acting: Configuration | None = None
+        self._releases_at = self._clock()
+        self._sale_owed = False
         self._seen_engine_at: float | None = None
         self._engine_error = "not connected yet"
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -137,7 +144,7 @@ class Worker:
                 idle = min(2 * idle, self._tuning.last_idle_seconds)
 
     async def _turn(self) -> bool:
-        """Read and finish one batch; False when there was nothing to do."""
+        """Read and finish one batch, of releases or of sales; False when there was nothing to do."""
         configuration = self._configuration
         if configuration is None:
             return False
@@ -145,37 +152,55 @@ class Worker:
         targets = await self._board.follow(configuration)
         if configuration.paused:
             return False
-        limit = self._allowance(configuration, targets)
+        return await self._release(configuration, targets) or await self._sell(configuration, targets)
+
+    async def _release(self, configuration: Configuration, targets: Targets) -> bool:
+        """A batch of claims that are to be voided: needs the ledger, not the validator."""
+        if self._sale_owed or self._clock() < self._releases_at:
+            return False
+        limit = self._allowance(configuration, targets.commitment)
+        if limit == 0:
+            return False
+        started = self._clock()
+        messages = await self._engine.read_releases(self._settings.worker, limit)
+        if not messages:
+            self._releases_at = self._clock() + self._tuning.releases_seconds
+            return False
+        # By turns, or the meter would feed only whoever looks first. Sales that the validator holds up have no turn.
+        self._sale_owed = targets.validation.breaker.allowance(1) > 0
+        batch = self._batch(configuration, started, messages)
+        await self._process("releases", batch, self._pipeline.release(batch, targets))
+        return True
+
+    async def _sell(self, configuration: Configuration, targets: Targets) -> bool:
+        """A batch of claims that are to be sold."""
+        limit = self._allowance(configuration, targets.validation, targets.commitment)
         if limit == 0:
             breakers = (targets.validation.breaker, targets.commitment.breaker)
             await self._pause(min(0.25, max(self._meter.wait(), *(breaker.wait() for breaker in breakers))))
             return True
+        self._sale_owed = False
         started = self._clock()
         messages = await self._engine.read_batch(self._settings.worker, limit)
         if not messages:
             targets.validation.breaker.forget_if_idle()
             targets.commitment.breaker.forget_if_idle()
             return False
-        lease = Lease(self._clock, started, configuration.visibility_timeout_seconds)
-        batch = Batch(lease, configuration.max_retries, {message.msg_id: message for message in messages})
-        await self._process(batch, targets, len(messages))
-        log.info(
-            "batch",
-            extra={
-                "pool_id": self._settings.pool,
-                "read": len(messages),
-                **batch.ends,
-                "seconds": round(self._clock() - started, 4),
-            },
-        )
+        batch = self._batch(configuration, started, messages)
+        await self._process("batch", batch, self._pipeline.process(batch, targets))
         return True
 
-    async def _process(self, batch: Batch, targets: Targets, size: int) -> None:
+    def _batch(self, configuration: Configuration, started: float, messages: Messages) -> Batch:
+        lease = Lease(self._clock, started, configuration.visibility_timeout_seconds)
+        return Batch(lease, configuration.max_retries, {message.msg_id: message for message in messages})
+
+    async def _process(self, what: str, batch: Batch, work: Coroutine[Any, Any, None]) -> None:
+        started, size = self._clock(), len(batch.open)
         self._meter.take(size)
         self.metrics.batch.observe(size)
         self.metrics.in_flight.set(size)
         try:
-            await self._pipeline.process(batch, targets)
+            await work
         except BaseException:
             # Shielded by a task of its own: we may be here because we are cancelled.
             giving_back = asyncio.create_task(self._pipeline.give_back_open(batch))
@@ -184,6 +209,15 @@ class Worker:
             raise
         finally:
             self.metrics.in_flight.set(0)
+        log.info(
+            what,
+            extra={
+                "pool_id": self._settings.pool,
+                "read": size,
+                **batch.ends,
+                "seconds": round(self._clock() - started, 4),
+            },
+        )
 
     def _act_upon(self, configuration: Configuration) -> None:
         if self._acting is not None and self._acting.generation != configuration.generation:
@@ -196,12 +230,9 @@ class Worker:
         rate = configuration.max_per_second
         self._meter.set_rate(None if rate is None else rate / max(1, configuration.workers))
 
-    def _allowance(self, configuration: Configuration, targets: Targets) -> int:
-        return min(
-            self._meter.allowance(configuration.batch_size),
-            targets.validation.breaker.allowance(configuration.batch_size),
-            targets.commitment.breaker.allowance(configuration.batch_size),
-        )
+    def _allowance(self, configuration: Configuration, *targets: Target) -> int:
+        wanted = configuration.batch_size
+        return min(self._meter.allowance(wanted), *(target.breaker.allowance(wanted) for target in targets))
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless the configuration changes or we stop."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection
@@ -22,6 +22,10 @@ _CONNECTIONS = 4
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
 _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
+
+_READ: Final = (
+    "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures "
+)
 
 # Besides every OperationalError (connection lost, shutting down, starting up, read-only after a failover …).
 _TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, psycopg.errors.ReadOnlySqlTransaction)
@@ -94,13 +98,12 @@ class Engine:
         await self._pool.close(timeout=2)
 
     async def read_batch(self, worker: str, limit: int) -> list[Message]:
-        """Lease up to `limit` messages."""
-        rows = await self._rows(
-            "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures "
-            "FROM intake.read_batch(%s, %s, %s)",
-            (self._pool_id, worker, limit),
-        )
-        return [Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])}) for row in rows]
+        """Lease up to `limit` messages that are to be sold."""
+        return await self._lease(_READ + "FROM intake.read_batch(%s, %s, %s)", worker, limit)
+
+    async def read_releases(self, worker: str, limit: int) -> list[Message]:
+        """Lease up to `limit` messages that are to be voided."""
+        return await self._lease(_READ + "FROM intake.read_releases(%s, %s, %s)", worker, limit)
 
     async def mark_validated(self, messages: Messages) -> set[int]:
         """Make the validator's approval durable."""
@@ -159,6 +162,10 @@ class Engine:
             raise EngineUnavailableError(one_line(error)) from error
         async with connection:
             yield EngineSession(connection, self._pool_id)
+
+    async def _lease(self, statement: LiteralString, worker: str, limit: int) -> list[Message]:
+        rows = await self._rows(statement, (self._pool_id, worker, limit))
+        return [Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])}) for row in rows]
 
     async def _change(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> set[int]:
         fence = ([each.msg_id for each in messages], [each.read_ct for each in messages])

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from intake_bridge.adapters.postgres import CONNECTION
 from intake_bridge.domain import outcomes as table
-from intake_bridge.domain.message import Messages
+from intake_bridge.domain.message import Messages, State
 from intake_bridge.domain.outcomes import Outcome
 from intake_bridge.ports import Gate, TargetDownError
 from intake_bridge.redaction import one_line
@@ -44,7 +44,7 @@ class Signature:
         """For the log: what was found and what it means."""
         form = "set-based" if self.set_based else "one row at a time in one statement"
         weaker = ", returns void: duplicates and conflicts cannot be told" if self.returns_void else ""
-        return form + weaker + ("" if self.voider else ", no void_claim: a declined claim leaves no trace there")
+        return form + weaker + ("" if self.voider else ", no void_claim: a voided claim leaves no trace there")
 
 
 class PostgresLedger:
@@ -107,13 +107,15 @@ class PostgresLedger:
     async def void(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
         """Have the ledger promise that it will never commit these.
 
-        A ledger without `void_claim` cannot. Then the slot is released on our word alone, which holds because nothing
-        is committed that was not marked `validated` before, and these never were.
+        A ledger without `void_claim` cannot. Then our word alone frees the slot of a claim that was never marked
+        `validated`, because nothing else is ever committed. Another one may have been committed by a worker that has
+        lost its lease, or may be this instant: all that such a ledger can be asked for is the sale.
         """
         if self._signature is None:
             return {}
         if self._signature.voider is None:
-            return {message.msg_id: table.VOID_WORDS["voided"] for message in messages}
+            never = {each.msg_id: table.VOID_WORDS["voided"] for each in messages if each.state is State.QUEUED}
+            return never | await self.commit([each for each in messages if each.msg_id not in never], gate)
         return await self._halving(_scalar_call(self._signature.voider), table.VOID_WORDS, messages, gate)
 
     async def _look(self, connection: AsyncConnection[Any]) -> Signature:

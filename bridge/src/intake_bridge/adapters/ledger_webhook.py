@@ -30,7 +30,7 @@ class WebhookLedger:
         return await call_each(self._http, self._contract, self._token, messages, gate)
 
     async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:  # noqa: ARG002 - the port's
-        """Only claims that were never marked `committing` come here: nothing was sent, so nothing has to be voided."""
+        """Only claims not marked `committing` come here, and the mark is fenced: nothing was sent, nothing will be."""
         return {message.msg_id: table.LEDGER_WORDS["voided"] for message in messages}
 
     async def close(self) -> None:

@@ -72,8 +72,8 @@ COMMIT_WORDS = {
     "conflict": _CONFLICT,
 }
 LEDGER_WORDS = {"committed": _COMMITTED, "duplicate": _COMMITTED, "voided": _VOIDED, "conflict": _CONFLICT}
-# A declined claim that the ledger has committed: the ledger is the judge, but nobody validated what it says.
-VOID_WORDS = {"voided": _VOIDED, "committed": replace(_COMMITTED, page=True), "conflict": _CONFLICT}
+# `committed`: too late, the sale stands. The ledger is the judge.
+VOID_WORDS = {"voided": _VOIDED, "committed": _COMMITTED, "conflict": _CONFLICT}
 
 # The statuses that both webhooks share.
 _SHARED = {
