@@ -217,14 +217,14 @@ BEGIN
     IF NOT intake.can_claim(claim_resource.user_id, claim_resource.request_id) THEN
         PERFORM intake.refuse_claim('claim_resource');
     END IF;
-    SELECT p.pool_no, p.capacity, p.own_resources, p.ticket_seq, intake.shut(p, at) IS NULL AS open,
-        p.claims_per_user IS NOT NULL AS limited,
-        CASE WHEN p.claims_per_user IS NOT NULL
-            THEN EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id)
-            ELSE EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id
-                AND h.turn = claim_resource.request_id || '/1') END AS known,
+    -- Turns have no gaps: a user who has made any claim has made the first.
+    SELECT p.pool_no, p.capacity, p.own_resources, p.ticket_seq, intake.shut(p, at) IS NULL AS open, t.turn,
+        EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id
+            AND h.turn = t.turn) AS known,
         p.sold_out, p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) AS nothing_left
-    INTO pool FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
+    INTO pool FROM intake.pools p CROSS JOIN LATERAL (SELECT intake.turn_of(
+        CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1, claim_resource.request_id) AS turn) t
+    WHERE p.pool_id = claim_resource.pool_id;
 
     -- A user without claims, in an open pool: the crowd.
     IF pool.open AND NOT pool.known THEN
@@ -240,8 +240,7 @@ BEGIN
                 INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
                     locked_at)
                 VALUES (pool.pool_no, claim_resource.slot_no, msg_id, claim_resource.claim_id, claim_resource.user_id,
-                    claim_resource.request_id, 1, CASE WHEN pool.limited THEN '1' ELSE claim_resource.request_id || '/1' END,
-                    'R', at)
+                    claim_resource.request_id, 1, pool.turn, 'R', at)
                 ON CONFLICT DO NOTHING;
                 IF FOUND THEN
                     IF pool.own_resources THEN
