@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import figures, parts
+from bench import figures, parts, plot
 from bench.figures import Measurement
 from bench.lab import Lab
 from bench.machine import facts
+from bench.page import page
 from bench.pgbench import Load
 from bench.results import Results
 
@@ -20,6 +21,9 @@ BENCH = Path(__file__).parent
 def main(arguments: Sequence[str]) -> None:
     """Run it."""
     options = _parser().parse_args(arguments)
+    if options.publish:
+        publish(Results.read(options.publish))
+        return
     # Two thousand clients of pgbench and of the pooler.
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with Lab(dict(pair.split("=", 1) for pair in options.set), options.other) as lab:
@@ -33,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.claims")
     parser.add_argument("--quick", action="store_true", help="check the harness; print, keep nothing")
     parser.add_argument("--parts", type=_words, default=list(parts.PARTS), metavar="PART,…")
+    parser.add_argument("--publish", type=Path, metavar="FILE", help="make the page again out of kept results")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     some = parser.add_argument_group("only some variants: interleaved, printed, nothing kept")
     some.add_argument("--only", type=_words, metavar="VARIANT,…", help="the first is what the others are compared with")
@@ -49,13 +54,24 @@ def _words(text: str) -> list[str]:
 
 
 def everything(lab: Lab, options: argparse.Namespace) -> None:
-    """All parts, or some; a full run is kept and makes the page."""
+    """All parts, or some. Only a full run with all of them is kept and makes the page."""
     plan = parts.QUICK if options.quick else parts.FULL
     results = Results(datetime.now(UTC).date().isoformat(), options.quick, facts(lab), lab.settings())
     for name in options.parts:
         parts.PARTS[name](lab, plan, results)
-    if not options.quick and options.parts == list(parts.PARTS):
-        results.write(BENCH / "results" / f"{results.date}.json")
+    if options.quick or options.parts != list(parts.PARTS):
+        print(page(results, ""))
+        return
+    results.write(BENCH / "results" / f"{results.date}.json")
+    publish(results)
+
+
+def publish(results: Results) -> None:
+    """The page and its plots."""
+    docs = BENCH.parent / "docs"
+    (docs / "benchmarks.md").write_text(page(results, (BENCH / "notes.md").read_text("utf-8")), "utf-8")
+    (docs / "benchmarks.svg").write_text(plot.bars(results), "utf-8")
+    (docs / "benchmarks-sell-out.svg").write_text(plot.lines(results.traces), "utf-8")
 
 
 def chosen(lab: Lab, options: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -32,7 +33,8 @@ DURABLE: Final = {
 } | PARAMETERS
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _RUN: Final = "run"
-_BATCH: Final = 1000
+_BATCH: Final = 200
+_FILLERS: Final = os.cpu_count() or 1
 _MANY: Final = 1000
 
 
@@ -215,12 +217,21 @@ def make_ours(uri: str, slots: int, patch: Patch | None = None) -> float:
 
 def fill(uri: str, claims: int) -> None:
     """Claim until that many slots are held."""
-    with psycopg.connect(uri, autocommit=True) as connection:
+
+    def some(batches: Iterable[range]) -> None:
+        with psycopg.connect(uri, autocommit=True) as connection:
+            for batch in batches:
+                somebody = [str(10**17 + n) for n in batch]
+                connection.execute("SELECT intake.claim_batch(%s, %s, %s)", (POOL, somebody, somebody))
+
+    with psycopg.connect(uri) as connection:
         found = connection.execute("SELECT count(*) FROM intake.holds").fetchone()
-        assert found is not None
-        for first in range(int(found[0]), claims, _BATCH):
-            somebody = [str(10**17 + n) for n in range(first, min(first + _BATCH, claims))]
-            connection.execute("SELECT intake.claim_batch(%s, %s, %s)", (POOL, somebody, somebody))
+    assert found is not None
+    missing = range(int(found[0]), claims)
+    batches = [missing[first : first + _BATCH] for first in range(0, len(missing), _BATCH)]
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(some, batches[n::_FILLERS]) for n in range(_FILLERS)]:
+            done.result()
 
 
 def _sell_out(uri: str) -> None:

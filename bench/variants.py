@@ -75,3 +75,9 @@ VARIANTS: Final = {variant.name: variant for variant in _ALL}
 def standin_sql(name: str) -> str:
     """The SQL file of a stand-in."""
     return files("bench").joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")
+
+
+TITLES: Final = {variant.name: variant.title for variant in _ALL} | {
+    "redis_always": "Redis, appendfsync always",
+    "redis_everysec": "Redis, appendfsync everysec",
+}

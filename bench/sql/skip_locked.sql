@@ -1,7 +1,7 @@
 -- Stand-in: what most people write. A table of allocations, the next free one by SKIP LOCKED, pgmq.send().
 --
--- Written to do well: UNLOGGED as ours is, a partial index that holds the free rows only, room for HOT-free updates on
--- the same page, one function call and so one round trip. No limit per user, no request id, no window.
+-- Written to do well: UNLOGGED as ours is, a partial index of the free rows only, room on each page for the new
+-- version of a row, one function call and so one round trip. No limit per user, no request id, no window.
 SELECT pgmq.create('standin');
 
 CREATE UNLOGGED TABLE public.allocations (
@@ -11,6 +11,7 @@ CREATE UNLOGGED TABLE public.allocations (
     locked_by     text,
     locked_at     timestamptz
 ) WITH (fillfactor = 70);
+CREATE INDEX allocations_available ON public.allocations (allocation_id) WHERE status = 'AVAILABLE';
 
 CREATE FUNCTION public.claim(the_user text, OUT outcome text, OUT resource_id uuid)
 LANGUAGE plpgsql AS $$
