@@ -61,6 +61,7 @@ def make_status(**changes: Any) -> dict[str, Any]:
         "claims": 0,
         "committed": 0,
         "voided": 0,
+        "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
         "workers": [],

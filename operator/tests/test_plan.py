@@ -33,7 +33,7 @@ from intake_operator.reasons import ConditionType, Drain, Intake, Phase, Problem
 type Make[T] = Callable[..., T]
 
 SECOND = timedelta(seconds=1)
-GOOD_PROOF = Proof(claims=10, committed=8, voided=2, queued=0, dead=0, violations=(), ledger=LEDGER_AGREES)
+GOOD_PROOF = Proof(claims=11, committed=8, voided=2, released=1, queued=0, dead=0, violations=(), ledger=LEDGER_AGREES)
 
 
 def kinds(decided: Plan) -> list[str]:
@@ -405,8 +405,9 @@ class TestDrain:
         assert drained(plan(e, sealed(5, 1), image, closes)) == Drain.QUEUE_DRAINING
         assert drained(plan(e, sealed(0, 1), image, closes)) == Drain.DEAD_LETTERS_BLOCK
         assert drained(plan(e, sealed(0, 0), image, closes)) == Drain.VERIFYING
-        bad = replace(sealed(0, 0), proof=replace(GOOD_PROOF, committed=7))
-        assert drained(plan(e, bad, image, closes)) == Drain.PROOF_FAILED
+        for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}):
+            bad = replace(sealed(0, 0), proof=replace(GOOD_PROOF, **one_less))
+            assert drained(plan(e, bad, image, closes)) == Drain.PROOF_FAILED
         good = plan(e, replace(sealed(0, 0), proof=GOOD_PROOF), image, closes)
         assert kinds(good) == ["ConfigMap"]
 
@@ -493,7 +494,7 @@ class TestRelease:
         ]
         assert plan(e, seen, image, closes).steps == (RemoveFinalizer(),)
         status = plan(e, seen, image, closes).status
-        assert (status["phase"], status["committed"], status["voided"]) == (Phase.COMPLETED, 8, 2)
+        assert [status[name] for name in ("phase", "committed", "voided", "released")] == [Phase.COMPLETED, 8, 2, 1]
 
     def test_a_running_pod_holds_the_next_state_back(
         self, event: Make[Event], observed: Make[Observed], pod: Make[Manifest], image: BridgeImage, closes: datetime

@@ -23,19 +23,20 @@ class Account:
     acknowledged: int
     committed: int
     voided: int
+    released: int
     dead: int
     duplicated: int
 
     @property
     def lost(self) -> int:
         """Claims that somebody was told of and that have no end anywhere."""
-        return self.acknowledged - self.committed - self.voided - self.dead
+        return self.acknowledged - self.committed - self.voided - self.released - self.dead
 
     def line(self) -> str:
         """The last line of the demo."""
         return (
-            f"acknowledged={self.acknowledged} committed={self.committed} voided={self.voided} dead={self.dead} "
-            f"lost={self.lost} duplicated={self.duplicated}"
+            f"acknowledged={self.acknowledged} committed={self.committed} voided={self.voided} "
+            f"released={self.released} dead={self.dead} lost={self.lost} duplicated={self.duplicated}"
         )
 
 
@@ -51,9 +52,9 @@ def violations(kube: Kube, pool: str, answers: Answers) -> str:
 
 def settle_with(psql: Psql, pool: str, answers: Answers, dead: int = 0) -> Account:
     """`settle`, for a ledger that is reached in another way."""
-    query = "SELECT acknowledged, committed, voided, duplicated FROM settlement;"
-    acknowledged, committed, voided, duplicated = psql(_script(pool, answers, query)).split("|")
-    return Account(int(acknowledged), int(committed), int(voided), dead, int(duplicated))
+    query = "SELECT acknowledged, committed, voided, released, duplicated FROM settlement;"
+    acknowledged, committed, voided, released, duplicated = map(int, psql(_script(pool, answers, query)).split("|"))
+    return Account(acknowledged, committed, voided, released, dead, duplicated)
 
 
 def violations_with(psql: Psql, pool: str, answers: Answers) -> str:

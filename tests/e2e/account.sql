@@ -12,6 +12,10 @@ CREATE TEMP VIEW acknowledged AS
 SELECT DISTINCT claim_id, user_id, request_id, slot_no, resource_id FROM answer
 WHERE outcome IN ('claimed', 'replayed');
 
+-- Given back before a bridge had read it: the fan was told so, and the ledger never hears of it.
+CREATE TEMP VIEW released AS
+SELECT DISTINCT claim_id FROM answer WHERE outcome = 'released';
+
 CREATE TEMP VIEW sale AS
 SELECT claim_id, state, user_id, request_id, slot_no, resource_id FROM ledger.sales WHERE pool_id = :'pool';
 
@@ -20,7 +24,11 @@ SELECT 'I1 oversell' AS invariant, format('slot %s is sold %s times', slot_no, c
 FROM sale WHERE state = 'committed' GROUP BY slot_no HAVING count(*) > 1
 UNION ALL
 SELECT 'I2 lost', format('claim %s of %s is in the ledger %s times', a.claim_id, a.user_id, count(s.claim_id))
-FROM acknowledged a LEFT JOIN sale s USING (claim_id) GROUP BY a.claim_id, a.user_id HAVING count(s.claim_id) <> 1
+FROM acknowledged a LEFT JOIN sale s USING (claim_id) WHERE a.claim_id NOT IN (SELECT claim_id FROM released)
+GROUP BY a.claim_id, a.user_id HAVING count(s.claim_id) <> 1
+UNION ALL
+SELECT 'I2 released and in the ledger', format('claim %s', claim_id)
+FROM released JOIN sale USING (claim_id)
 UNION ALL
 SELECT 'I3 committed and voided', format('claim %s', claim_id)
 FROM sale GROUP BY claim_id HAVING count(DISTINCT state) > 1
@@ -44,5 +52,6 @@ CREATE TEMP VIEW settlement AS
 SELECT count(*) AS acknowledged,
     count(*) FILTER (WHERE s.state = 'committed') AS committed,
     count(*) FILTER (WHERE s.state = 'voided') AS voided,
+    count(*) FILTER (WHERE s.claim_id IS NULL AND a.claim_id IN (SELECT claim_id FROM released)) AS released,
     (SELECT count(*) FROM violation WHERE invariant ~ '^(I1|I3|I7)') AS duplicated
 FROM (SELECT DISTINCT claim_id FROM acknowledged) a LEFT JOIN sale s USING (claim_id);

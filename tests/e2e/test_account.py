@@ -66,7 +66,7 @@ def test_a_sale_in_which_every_answer_was_kept(ledger: PostgresServer, psql: acc
     _sell(ledger, _answer(4))
     assert _broken(psql, answers) == []
     settled = account.settle_with(psql, POOL, answers)
-    assert settled.line() == "acknowledged=2 committed=1 voided=1 dead=0 lost=0 duplicated=0"
+    assert settled.line() == "acknowledged=2 committed=1 voided=1 released=0 dead=0 lost=0 duplicated=0"
 
 
 def test_an_acknowledged_claim_that_is_nowhere_is_lost(ledger: PostgresServer, psql: account.Psql) -> None:
@@ -74,7 +74,16 @@ def test_an_acknowledged_claim_that_is_nowhere_is_lost(ledger: PostgresServer, p
     _sell(ledger, answers[0])
     assert _broken(psql, answers) == ["I2 lost"]
     settled = account.settle_with(psql, POOL, answers)
-    assert settled.line() == "acknowledged=2 committed=1 voided=0 dead=0 lost=1 duplicated=0"
+    assert settled.line() == "acknowledged=2 committed=1 voided=0 released=0 dead=0 lost=1 duplicated=0"
+
+
+def test_a_released_claim_is_not_lost_and_not_in_the_ledger(ledger: PostgresServer, psql: account.Psql) -> None:
+    answers = [_answer(1), _answer(1, outcome="released", claim_id=str(UUID(int=1)))]
+    settled = account.settle_with(psql, POOL, answers)
+    assert settled.line() == "acknowledged=1 committed=0 voided=0 released=1 dead=0 lost=0 duplicated=0"
+    assert _broken(psql, answers) == []
+    _sell(ledger, answers[0], "voided")
+    assert _broken(psql, answers) == ["I2 released and in the ledger"]
 
 
 def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:

@@ -57,6 +57,7 @@ class Metrics:
             "dead": queue.get("deadLetters"),
             "committed": status.get("committed"),
             "voided": status.get("voided"),
+            "released": status.get("released"),
         }
         for state, count in counts.items():
             if count is not None:

@@ -150,7 +150,7 @@ class Observer:
 
     async def _prove(self, event: Event, observed: Observed, uri: str) -> Observed:
         try:
-            (claims, committed, voided, queued, dead, digest), violations = await self.engines.account(
+            (claims, committed, voided, released, queued, dead, digest), violations = await self.engines.account(
                 event.uid, event.pool
             )
             told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
@@ -170,7 +170,7 @@ class Observer:
                 f"the ledger has {told.committed} committed, {told.voided} voided; the engine {committed} and {voided}"
                 + ("" if told.digest == digest else "; the committed claims are not the same ones")
             )
-        return replace(observed, proof=Proof(claims, committed, voided, queued, dead, violations, word))
+        return replace(observed, proof=Proof(claims, committed, voided, released, queued, dead, violations, word))
 
 
 def fingerprint(secret: Manifest) -> str:

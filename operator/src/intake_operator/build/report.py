@@ -25,6 +25,7 @@ def report(event: Event, proof: Proof | None, now: datetime) -> Manifest:
         "claims": proof.claims if proof else None,
         "committed": proof.committed if proof else None,
         "voided": proof.voided if proof else None,
+        "released": proof.released if proof else None,
     }
     return {
         "apiVersion": "v1",

@@ -196,6 +196,7 @@ def _numbers(facts: Facts) -> dict[str, Any]:
             "queue": engine["queue"],
             "committed": engine["committed"],
             "voided": engine["voided"],
+            "released": engine["released"],
             "claimsPerSecond": engine["claimsPerSecond"],
             "commitsPerSecond": engine["commitsPerSecond"],
             "effectiveBatchSize": min((w["batchSize"] for w in engine["workers"]), default=None),
@@ -208,13 +209,13 @@ def _reported(report: Manifest) -> dict[str, Any]:
     summary: dict[str, Any] = {"configMapName": report["metadata"]["name"], "ledgerVerified": data["ledger"]}
     numbers: dict[str, Any] = {"bridge": {"desired": 0, "ready": 0}, "report": summary}
     if "claims" in data:
-        claims, committed, voided = (int(data[name]) for name in ("claims", "committed", "voided"))
-        summary |= {"claims": claims, "committed": committed, "voided": voided}
-        numbers |= {"committed": committed, "voided": voided}
+        ends = {name: int(data[name]) for name in ("committed", "voided", "released")}
+        summary |= {"claims": int(data["claims"])} | ends
+        numbers |= ends
         numbers["queue"] = {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0}
         if "inventorySize" in data:
-            size = int(data["inventorySize"])
-            numbers["inventory"] = {"size": size, "available": size - committed, "reserved": 0, "consumed": committed}
+            size, sold = int(data["inventorySize"]), ends["committed"]
+            numbers["inventory"] = {"size": size, "available": size - sold, "reserved": 0, "consumed": sold}
     return numbers
 
 

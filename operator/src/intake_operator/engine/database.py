@@ -87,10 +87,10 @@ class Engines:
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
     async def account(self, uid: str, pool: str) -> tuple[Sequence[int], tuple[str, ...]]:
-        """(claims, committed, voided, queued, dead, digest) of a sealed engine, and what violates an invariant."""
+        """(claims, committed, voided, released, queued, dead, digest) of a sealed engine, and its violations."""
         connection = self._connections[uid]
         found = await connection.execute(
-            "SELECT claims, committed, voided, queued, dead, digest FROM intake.proof(%s)", (pool,)
+            "SELECT claims, committed, voided, released, queued, dead, digest FROM intake.proof(%s)", (pool,)
         )
         row = await found.fetchone()
         assert row is not None

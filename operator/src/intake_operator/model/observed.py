@@ -85,6 +85,7 @@ class Proof:
     claims: int
     committed: int
     voided: int
+    released: int
     queued: int
     dead: int
     violations: tuple[str, ...]
@@ -97,8 +98,9 @@ class Proof:
         found = list(self.violations)
         if self.queued or self.dead:
             found.append(f"{self.queued} intents are still queued and {self.dead} are dead letters")
-        if self.claims != self.committed + self.voided:
-            found.append(f"{self.claims} claims but {self.committed} committed and {self.voided} voided")
+        if self.claims != self.committed + self.voided + self.released:
+            ends = f"{self.committed} committed, {self.voided} voided and {self.released} released"
+            found.append(f"{self.claims} claims but {ends}")
         if self.ledger not in LEDGER_ACCEPTS:
             found.append(self.ledger)
         return tuple(found)

@@ -1,0 +1,74 @@
+"""Claims given up by holdTimeoutSeconds or by their fans end in the ledger, and their seats are sold again."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from tests.e2e import account, stage
+from tests.e2e.kube import Kube, condition, eventually
+
+POOL: Final = "hold-pool"
+SEATS: Final = 30
+
+# What a web back end does, from a pod that has psycopg: the credentials of the Secret, one statement, its only value.
+ASK: Final = (
+    "import sys, psycopg\n"
+    "with psycopg.connect(sys.argv[1], autocommit=True) as connection:\n"
+    "    print(connection.execute(sys.argv[2], sys.argv[3:]).fetchone()[0])"
+)
+
+
+def test_given_up_claims_end_in_the_ledger_and_their_seats_are_sold_again(theatre: Kube) -> None:
+    stage.validator(theatre, "/faults?mode=500")
+    webhook = {"url": stage.VALIDATOR_URL}
+    sale = stage.window(opens_in=5, lasts=3600)
+    # Small batches: the validator's breaker opens before every claim has been read once.
+    theatre.apply(stage.event("hold", sale, inventorySize=SEATS, batchSize=5, validation={"webhook": webhook}))
+    stage.await_phase(theatre, "hold", "Open", 60)
+    stage.start_crowd(theatre, "hold", POOL, stage.CrowdPlan(fans=SEATS + 5, hang_up_percent=0))
+    answers = stage.crowd_record(theatre, 60)
+    assert account.outcomes(answers)["sold_out"] > 0
+    eventually(lambda: _degraded(theatre) == "ValidatorDown", 60, "the validator is said to be down")
+
+    for queued, told in (("read_ct = 0 ORDER BY msg_id DESC", "released"), ("read_ct > 0", "releasing")):
+        pick = f"SELECT message ->> 'claim_id' FROM pgmq.q_intake_queue WHERE {queued} LIMIT 1"
+        claim_id = stage.engine(theatre, "hold", pick)
+        assert _as_claimer(theatre, "SELECT intake.release_claim(%s, %s, 'ill')", POOL, claim_id) == told
+        answers.append({"claim_id": claim_id, "outcome": told})
+
+    theatre.patch("intakeevent", "hold", {"spec": {"holdTimeoutSeconds": 30}})
+    voided = (0, SEATS - 1)  # all but the one that nobody had read
+    eventually(lambda: account.ledger_counts(theatre, POOL) == voided, 90, "the ledger has voided what was held")
+    eventually(lambda: _available(theatre) == SEATS, 20, "every seat is free again")
+    assert _degraded(theatre) == "ValidatorDown", "a void needs no validator"
+
+    stage.validator(theatre, "/faults?mode=ok")
+    again = stage.CrowdPlan(fans=SEATS, prefix="second", hang_up_percent=0)
+    stage.start_crowd(theatre, "hold", POOL, again, pod="second-crowd")
+    second = stage.crowd_record(theatre, 60, pod="second-crowd")
+    assert len({answer["claim_id"] for answer in second if answer["outcome"] == "claimed"}) == SEATS
+    answers += second
+
+    closes = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5)
+    theatre.patch("intakeevent", "hold", {"spec": {"window": {"closesAt": stage.instant(closes)}}})
+    stage.await_phase(theatre, "hold", "Completed", 90)
+    report = {key: value for key, value in theatre.get("configmap", "hold-report")["data"].items() if value.isdigit()}
+    ends = {key: int(report[key]) for key in ("committed", "voided", "released")}
+    assert (int(report["claims"]), ends["released"]) == (sum(ends.values()), 1)
+    assert (ends["committed"], ends["voided"]) == account.ledger_counts(theatre, POOL)
+    settled = account.settle(theatre, POOL, answers)
+    assert (settled.acknowledged, settled.released, settled.lost, settled.duplicated) == (2 * SEATS, 1, 0, 0)
+    assert account.violations(theatre, POOL, answers) == ""
+
+
+def _degraded(kube: Kube) -> str:
+    return str(condition(kube.get("intakeevent", "hold"), "Degraded")["reason"])
+
+
+def _available(kube: Kube) -> int:
+    return int(kube.get("intakeevent", "hold")["status"]["inventory"]["available"])
+
+
+def _as_claimer(kube: Kube, statement: str, *parameters: str) -> str:
+    uri = base64.b64decode(kube.get("secret", "hold-app")["data"]["uri"]).decode()
+    return kube.execute("deploy/validator", "python", "-c", ASK, uri, statement, *parameters).strip()
