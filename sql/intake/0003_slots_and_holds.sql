@@ -174,8 +174,8 @@ BEGIN
             -- A claim by name can have taken such a number meanwhile. It touches the number's key on the free list
             -- first, so the insert above has waited for it, and this statement sees what it took.
             DELETE FROM intake.free_numbers f
-            WHERE f.pool_no = settle.pool_no AND f.slot_no = ANY (tail.suspects) AND EXISTS (SELECT FROM intake.holds h
-                WHERE h.pool_no = f.pool_no AND h.slot_no = f.slot_no);
+            WHERE f.pool_no = settle.pool_no AND f.slot_no = ANY (tail.suspects) AND (SELECT h.claim_id
+                FROM intake.holds h WHERE h.pool_no = f.pool_no AND h.slot_no = f.slot_no) IS NOT NULL;
         END IF;
 
         upto := least(coalesce(pg_sequence_last_value(hot.ticket_seq), 0), hot.capacity, tail.frontier + chunk);

@@ -4,6 +4,9 @@
 -- was committed before it, hence READ COMMITTED only. The queue row is a static INSERT, a quarter of what pgmq.send()
 -- costs; a test pins it to what pgmq.send() writes.
 --
+-- Whether a list's slots or users are held is asked by a scalar subquery: a plan that was made while holds was small, and
+-- stays with its session, then still goes by index when holds is large. NOT EXISTS would be joined by reading all of it.
+--
 -- claim_resource() is the plain case: one look and two writes. Whatever is not plain goes to claim_slots(), which also
 -- serves several seats, seats by name, and the callers of a batch that are not plain.
 
@@ -191,7 +194,7 @@ BEGIN
         DELETE FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took);
         SELECT coalesce(array_agg(u.slot_no ORDER BY u.n), '{}') INTO hand
         FROM unnest(hand) WITH ORDINALITY AS u (slot_no, n)
-        WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no);
+        WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no) IS NULL;
     END LOOP;
 
     IF named IS NULL OR was_free THEN
@@ -318,17 +321,16 @@ RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no big
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    at        timestamptz := clock_timestamp();
-    pool      intake.pools;
-    bad       bigint;
-    drawn     bigint[]; -- tickets of the plain callers
-    took      int[];    -- those of them who have a slot now, and in step with it what they have
-    claims    uuid[];
-    resources uuid[];
-    slots     bigint[];
-    caller    record;
+    at     timestamptz := clock_timestamp();
+    pool   intake.pools;
+    bad    bigint;
+    drawn  bigint[];       -- tickets of the plain callers, in order
+    took   int[] := '{}';  -- who drew them; later: of those, who has a slot now
+    made   intake.holds[]; -- and, in step with it, which
+    caller record;
 BEGIN
-    IF coalesce(cardinality(user_ids), 0) NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> cardinality(user_ids) THEN
+    IF coalesce(cardinality(user_ids), 0) NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> cardinality(user_ids)
+            OR array_ndims(user_ids) > 1 OR array_ndims(request_ids) > 1 THEN
         RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and request_ids parallel to them or none' USING ERRCODE = 'IE002',
             HINT = 'Larger crowds are several batches.';
     END IF;
@@ -347,8 +349,8 @@ BEGIN
             FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
             CROSS JOIN LATERAL (SELECT intake.turn_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN 1 END, 1,
                 a.request_id) AS turn) t
-            WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
-                AND h.turn = t.turn)
+            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
+                AND h.turn = t.turn) IS NULL
             ORDER BY a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END, a.n),
         ticketed AS MATERIALIZED (
             SELECT p.*, nextval(pool.ticket_seq) AS slot_no FROM (SELECT * FROM plain ORDER BY n) p),
@@ -359,33 +361,38 @@ BEGIN
                 t.user_id, t.request_id, 1, t.turn, 'R', at
             FROM ticketed t WHERE t.slot_no <= pool.capacity ORDER BY t.user_id, t.turn, t.n
             ON CONFLICT DO NOTHING
-            RETURNING holds.*),
-        claimed AS MATERIALIZED (
-            SELECT h.*, intake.resource_at(pool.own_resources, h.pool_no, pool.pool_id, h.slot_no) AS resource_id
-            FROM holding h),
+            RETURNING holds.*)
+        SELECT array_agg(t.n ORDER BY t.slot_no), array_agg(t.slot_no ORDER BY t.slot_no),
+            (SELECT array_agg(h ORDER BY h.slot_no) FROM holding h)
+        INTO took, drawn, made FROM ticketed t WHERE t.slot_no <= pool.capacity;
+        IF cardinality(made) IS DISTINCT FROM cardinality(drawn) THEN
+            -- Somebody with the same turn was faster, or a number is held already.
+            SELECT array_agg(d.n ORDER BY d.slot_no) INTO took FROM unnest(took, drawn) AS d (n, slot_no)
+            WHERE d.slot_no IN (SELECT m.slot_no FROM unnest(made) m);
+            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, d.slot_no FROM unnest(drawn) d (slot_no)
+            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = d.slot_no) IS NULL
+            ON CONFLICT DO NOTHING;
+        END IF;
+        RETURN QUERY
+        WITH claimed AS MATERIALIZED (
+            SELECT m.*, CASE WHEN pool.own_resources
+                THEN (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = m.pool_no AND s.slot_no = m.slot_no)
+                ELSE intake.resource_of(pool.pool_id, m.slot_no) END AS resource_id
+            FROM ROWS FROM (unnest(took), unnest(made)) AS m (n, slot_no, msg_id, locked_at, claim_id, pool_no)),
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
             SELECT c.msg_id, at, intake.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, 1, c.slot_no,
                 c.resource_id, at), NULL
             FROM claimed c)
-        SELECT array_agg(t.slot_no), array_agg(t.n) FILTER (WHERE c.claim_id IS NOT NULL),
-            array_agg(c.claim_id) FILTER (WHERE c.claim_id IS NOT NULL),
-            array_agg(c.resource_id) FILTER (WHERE c.claim_id IS NOT NULL),
-            array_agg(c.slot_no) FILTER (WHERE c.claim_id IS NOT NULL)
-        INTO drawn, took, claims, resources, slots
-        FROM ticketed t LEFT JOIN claimed c USING (slot_no) WHERE t.slot_no <= pool.capacity;
-        IF cardinality(took) IS DISTINCT FROM cardinality(drawn) THEN
-            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u.slot_no FROM unnest(drawn) u (slot_no)
-            WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no)
-            ON CONFLICT DO NOTHING;
-        END IF;
-        RETURN QUERY SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no
-        FROM unnest(took, claims, resources, slots) AS c (n, claim_id, resource_id, slot_no);
+        SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no FROM claimed c;
     END IF;
 
     -- Everybody else, one by one.
+    IF cardinality(took) = cardinality(user_ids) THEN
+        RETURN;
+    END IF;
     FOR caller IN SELECT a.* FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-            WHERE took IS NULL OR a.n <> ALL (took) ORDER BY a.user_id, a.request_id, a.n LOOP
+            WHERE a.n <> ALL (coalesce(took, '{}')) ORDER BY a.user_id, a.request_id, a.n LOOP
         RETURN QUERY SELECT caller.n::int, c.outcome, c.claim_id, c.resource_id, c.slot_no
         FROM intake.claim_slots(claim_batch.pool_id, caller.user_id, caller.request_id, 1, at) c LIMIT 1;
     END LOOP;
