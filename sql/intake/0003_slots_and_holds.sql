@@ -117,7 +117,7 @@ CREATE FUNCTION intake.new_claim_id(slot_no bigint) RETURNS uuid
 LANGUAGE sql VOLATILE
 -- A UUIDv7 whose last 24 bits, random otherwise (RFC 9562, 6.9), are the slot number: a claim is found by its id
 -- through the key of its slot, and the hot path keeps no index for it. 2^24 is more than the largest inventory.
-RETURN (left(uuidv7()::text, 30) || lpad(to_hex(slot_no), 6, '0'))::uuid;
+RETURN (left(uuidv7()::text, 30) || right(to_hex(slot_no + 16777216), 6))::uuid;
 COMMENT ON FUNCTION intake.new_claim_id IS 'A new claim id for a slot.';
 
 CREATE FUNCTION intake.slot_of(claim_id uuid) RETURNS bigint

@@ -321,13 +321,15 @@ RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no big
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    at     timestamptz := clock_timestamp();
-    pool   intake.pools;
-    bad    bigint;
-    drawn  bigint[];       -- tickets of the plain callers, in order
-    took   int[] := '{}';  -- who drew them; later: of those, who has a slot now
-    made   intake.holds[]; -- and, in step with it, which
-    caller record;
+    at        timestamptz := clock_timestamp();
+    pool      intake.pools;
+    bad       bigint;
+    drawn     bigint[]; -- tickets of the plain callers
+    took      int[];    -- who drew them; then, of those, who has a slot now, and in step with it what they have
+    slots     bigint[];
+    claims    uuid[];
+    resources uuid[];
+    caller    record;
 BEGIN
     IF coalesce(cardinality(user_ids), 0) NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> cardinality(user_ids)
             OR array_ndims(user_ids) > 1 OR array_ndims(request_ids) > 1 THEN
@@ -361,30 +363,33 @@ BEGIN
                 t.user_id, t.request_id, 1, t.turn, 'R', at
             FROM ticketed t WHERE t.slot_no <= pool.capacity ORDER BY t.user_id, t.turn, t.n
             ON CONFLICT DO NOTHING
-            RETURNING holds.*)
-        SELECT array_agg(t.n ORDER BY t.slot_no), array_agg(t.slot_no ORDER BY t.slot_no),
-            (SELECT array_agg(h ORDER BY h.slot_no) FROM holding h)
-        INTO took, drawn, made FROM ticketed t WHERE t.slot_no <= pool.capacity;
-        IF cardinality(made) IS DISTINCT FROM cardinality(drawn) THEN
-            -- Somebody with the same turn was faster, or a number is held already.
-            SELECT array_agg(d.n ORDER BY d.slot_no) INTO took FROM unnest(took, drawn) AS d (n, slot_no)
-            WHERE d.slot_no IN (SELECT m.slot_no FROM unnest(made) m);
-            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, d.slot_no FROM unnest(drawn) d (slot_no)
-            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = d.slot_no) IS NULL
-            ON CONFLICT DO NOTHING;
-        END IF;
-        RETURN QUERY
-        WITH claimed AS MATERIALIZED (
-            SELECT m.*, CASE WHEN pool.own_resources
-                THEN (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = m.pool_no AND s.slot_no = m.slot_no)
-                ELSE intake.resource_of(pool.pool_id, m.slot_no) END AS resource_id
-            FROM ROWS FROM (unnest(took), unnest(made)) AS m (n, slot_no, msg_id, locked_at, claim_id, pool_no)),
+            RETURNING holds.*),
+        claimed AS MATERIALIZED (
+            SELECT h.*, CASE WHEN pool.own_resources
+                THEN (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = h.pool_no AND s.slot_no = h.slot_no)
+                ELSE intake.resource_of(pool.pool_id, h.slot_no) END AS resource_id
+            FROM holding h),
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
             SELECT c.msg_id, at, intake.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, 1, c.slot_no,
                 c.resource_id, at), NULL
             FROM claimed c)
-        SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no FROM claimed c;
+        SELECT d.callers, d.slots, c.slots, c.claims, c.resources INTO took, drawn, slots, claims, resources
+        FROM (SELECT array_agg(t.n ORDER BY t.slot_no) AS callers, array_agg(t.slot_no ORDER BY t.slot_no) AS slots
+            FROM ticketed t WHERE t.slot_no <= pool.capacity) d
+        CROSS JOIN (SELECT array_agg(c.slot_no ORDER BY c.slot_no) AS slots,
+            array_agg(c.claim_id ORDER BY c.slot_no) AS claims, array_agg(c.resource_id ORDER BY c.slot_no) AS resources
+            FROM claimed c) c;
+        IF slots IS DISTINCT FROM drawn THEN
+            -- Somebody with the same turn was faster, or a number is held already.
+            SELECT array_agg(d.n ORDER BY d.slot_no) INTO took FROM unnest(took, drawn) AS d (n, slot_no)
+            WHERE d.slot_no = ANY (slots);
+            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, d.slot_no FROM unnest(drawn) d (slot_no)
+            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = d.slot_no) IS NULL
+            ON CONFLICT DO NOTHING;
+        END IF;
+        RETURN QUERY SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no
+        FROM unnest(took, claims, resources, slots) AS c (n, claim_id, resource_id, slot_no);
     END IF;
 
     -- Everybody else, one by one.
