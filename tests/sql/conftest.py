@@ -26,7 +26,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as running:
+    # Hundreds of fans, each with a connection of his own.
+    with PostgresServer({"max_connections": "400"}) as running:
         yield running
 
 

@@ -116,7 +116,8 @@ class Intake:
     def claim_batch(self, callers: Sequence[tuple[str | None, str | None]]) -> list[Answer]:
         """One claim for each (user, request), in their order."""
         rows = self.rows(BATCH, self.pool, [user for user, _ in callers], [request for _, request in callers])
-        assert [row[0] for row in rows] == list(range(1, len(callers) + 1)), "one row for each, in their order"
+        rows.sort(key=lambda row: int(row[0]))
+        assert [row[0] for row in rows] == list(range(1, len(callers) + 1)), "one row for each"
         return [Answer(*row[1:]) for row in rows]
 
     def release(self, claim_id: UUID | None, reason: str = "changed my mind") -> str:

@@ -1,20 +1,36 @@
-"""kill -9 under load, several times in one sale: what was acknowledged is there, what was not is sold once."""
+"""kill -9 under load, many times in one sale: what was acknowledged is there, the rest is there once or not at all."""
 
 import asyncio
+import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.rows import tuple_row
 
-from tests.postgres import PostgresServer, install_intake
-from tests.sql.intake import POOL, Answer, Asked, Intake, crowd, outcomes
+from tests.postgres import PostgresServer, install_intake, install_ledger
+from tests.sql.intake import POOL, Answer, Intake, connections
+from tests.sql.rush import (
+    Bridge,
+    Call,
+    Got,
+    Wish,
+    ask_for,
+    check_history,
+    insist,
+    outcomes_of,
+    rush,
+    singly,
+)
 
-if TYPE_CHECKING:
-    from uuid import UUID
+ROUNDS = 10
+INVENTORY = 3000
+ANSWERS_PER_ROUND = 250
+FANS, BRIDGES, RELEASERS = 16, 2, 2
 
-INVENTORY = 2000
-CLAIMS_PER_ROUND = 500
+type Released = dict[UUID, set[str]]
+"""By claim, what release_claim has answered."""
 
 
 @pytest.fixture
@@ -22,101 +38,153 @@ def doomed() -> Iterator[PostgresServer]:
     """A server of its own: the others' would not survive this."""
     with PostgresServer() as server:
         install_intake(server.create_database("intake"))
+        install_ledger(server.create_database("ledger"))
         yield server
 
 
-def work(uri: str, rounds: int) -> None:
-    """A bridge: most claims are committed, some voided, a few die; until the server does."""
+def calls_of(round_no: int) -> Iterator[Call]:
+    """Singles, several seats, named seats, batches and retries; the same for the same round."""
+    dice = random.Random(round_no)
+    made: list[Wish] = []
+    for n in range(100_000):
+        user, request = f"u{round_no}-{dice.randrange(400)}", f"r{round_no}-{n}"
+        kind = dice.randrange(12)
+        if kind < 5:
+            call: Call = (Wish(user, request),)
+        elif kind < 7:
+            call = (Wish(user, request, quantity=dice.randint(2, 4)),)
+        elif kind < 8:
+            call = (Wish(user, request, seat=f"seat {dice.randint(1, INVENTORY)}"),)
+        elif kind < 10:
+            call = tuple(Wish(f"{user}-{k}", request) for k in range(8))
+        elif made:
+            call = (dice.choice(made[-40:]),)
+        else:
+            call = (Wish(user),)
+        made += [wish for wish in call if wish.request]
+        yield call
+
+
+def work(server: PostgresServer) -> None:
+    """A bridge, until the server dies."""
     try:
-        with Intake(uri) as bridge:
-            for n in range(rounds):
-                messages = bridge.read(20)
-                bridge.change("mark_validated", messages)
-                bridge.acknowledge(messages[:14], "committed")
-                bridge.acknowledge(messages[14:17], "voided")
-                bridge.change("dead_letter", messages[17:18], ["poison"] * len(messages[17:18]))
-                if n % 5 == 0:
-                    bridge.housekeep()
+        bridge = Bridge(server.uri("intake", "bridge"), server.uri("ledger", "ledger_writer"))
+        for n in range(100_000):
+            bridge.round()
+            if n % 5 == 0:
+                bridge.intake.housekeep()
     except psycopg.OperationalError:
         return
 
 
-async def sell_until_killed(server: PostgresServer, round_no: int) -> list[Asked]:
-    """Claims and acknowledgements at full speed; SIGKILL as soon as enough fans have their answer."""
-    answered = 0
+async def release_some(connection: psycopg.AsyncConnection, history: list[Got], released: Released) -> None:
+    """Every now and then a fan has changed his mind, until the server dies."""
+    looked = 0
+    cursor = connection.cursor(row_factory=tuple_row)
+    try:
+        while True:
+            fresh, looked = history[looked:], len(history)
+            for got in fresh[::7]:
+                for answer in got.answers:
+                    if answer.outcome == "claimed" and answer.claim_id:
+                        await cursor.execute("SELECT intake.release_claim(%s, %s, 'no')", (POOL, answer.claim_id))
+                        released.setdefault(answer.claim_id, set()).add((await cursor.fetchall())[0][0])
+            await cursor.execute("SELECT")
+    except psycopg.OperationalError:
+        return
+
+
+async def sell_until_killed(server: PostgresServer, round_no: int, released: Released) -> list[Got]:
+    """Everything at full speed; SIGKILL as soon as enough fans have their answers."""
+    history: list[Got] = []
     killed: asyncio.Future[None] | None = None
+    calls = calls_of(round_no)
 
-    async def count(_: Asked) -> None:
-        nonlocal answered, killed
-        answered += 1
-        if answered == CLAIMS_PER_ROUND:
-            killed = asyncio.ensure_future(asyncio.to_thread(server.kill))
+    async def fan(connection: psycopg.AsyncConnection) -> None:
+        nonlocal killed
+        for call in calls:
+            try:
+                history.extend(await ask_for(connection, call))
+            except psycopg.OperationalError:
+                history.extend(Got(wish) for wish in call)
+                return
+            if len(history) >= ANSWERS_PER_ROUND and killed is None:
+                killed = asyncio.ensure_future(asyncio.to_thread(server.kill))
 
-    calls = ((f"u{round_no}-{n // 2 % 200}", f"r{round_no}-{n // 2}") for n in range(INVENTORY))
-    bridge = asyncio.create_task(asyncio.to_thread(work, server.uri("intake", "postgres"), 10_000))
-    history = await crowd(server.uri("intake", "claimer"), 24, calls, count)
-    assert killed is not None, "the crowd was not large enough"
+    async with connections(server.uri("intake", "claimer"), FANS + RELEASERS) as made:
+        await asyncio.gather(
+            *(asyncio.to_thread(work, server) for _ in range(BRIDGES)),
+            *(release_some(connection, history, released) for connection in made[:RELEASERS]),
+            *(fan(connection) for connection in made[RELEASERS:]),
+        )
+    assert killed is not None
     await killed
-    await bridge
     return history
 
 
-def check(intake: Intake, history: list[Asked]) -> None:
-    """The whole history against what DB1 has."""
-    promised = {a.answer.claim_id: a for a in history if a.answer and a.answer.claim_id}
-    places: dict[UUID, str] = {}
-    slots: dict[UUID, tuple[str, int]] = {}
-    for claim_id, place, user, slot_no in intake.rows(
-        "SELECT (message ->> 'claim_id')::uuid, place, message ->> 'user_id', (message ->> 'slot_no')::int"
-        " FROM intake.intents"
-    ):
-        assert claim_id not in places, f"I2: claim {claim_id} is in two places"
-        places[claim_id], slots[claim_id] = place, (user, slot_no)
-    lost = promised.keys() - places.keys()
-    assert not lost, f"I2: acknowledged and lost: {lost}"
-    for claim_id, asked in promised.items():
-        assert claim_id is not None
-        assert asked.answer is not None
-        assert slots[claim_id] == (asked.user, asked.answer.slot_no)
-    held = [slots[claim_id][1] for claim_id, place in places.items() if place != "voided"]
-    assert len(held) == len(set(held)), "I1: one slot, two claims"
-    available, reserved, consumed = intake.inventory()
-    assert available + reserved + consumed == INVENTORY, "I6"
-    assert reserved + consumed == len(held), "I6"
-    assert intake.reconcile() == []
+def nothing_is_answered_before_the_rebuild(intake: Intake) -> None:
+    """Every kind of claim says not_ready."""
+    not_ready = Answer("not_ready", None, None, None)
+    assert intake.claim("early bird") == not_ready
+    assert intake.claim_several("early bird", 2) == [not_ready]
+    assert intake.claim_seat("early bird", "seat 1") == not_ready
+    assert intake.claim_batch([("early bird", None), ("another", None)]) == [not_ready] * 2
 
 
-async def test_i1_i2_i6_i7_survive_kill_9_under_load(doomed: PostgresServer) -> None:
+async def retry(server: PostgresServer, history: list[Got]) -> list[Got]:
+    """I7: everybody asks again. Who had an answer gets the same one; whose answer was lost may get one now."""
+    wishes = {(got.wish.user, got.wish.request): got.wish for got in history if got.wish.request}
+    return await rush(server.uri("intake", "claimer"), 4, singly(wishes.values()))
+
+
+def check_releases(places: dict[UUID, str], released: Released) -> None:
+    """What release_claim has answered is what happened."""
+    for claim_id, answers in released.items():
+        place = places[claim_id]
+        if "released" in answers:
+            assert place == "released"
+        if "releasing" in answers:
+            assert place in {"queued", "dead", "voided", "committed"}
+        if "committed" in answers:
+            assert place == "committed"
+
+
+async def test_i1_i2_i6_i7_survive_kill_9_under_load_again_and_again(doomed: PostgresServer) -> None:
     uri = doomed.uri("intake")
     with Intake(uri) as intake:
-        intake.open(INVENTORY, claimsPerUser=8, visibilityTimeoutSeconds=5)
-    history: list[Asked] = []
-    for round_no in range(3):
-        history += await sell_until_killed(doomed, round_no)
+        intake.configure(INVENTORY, ownResources=True, claimsPerUser=8, visibilityTimeoutSeconds=2)
+        rows = intake.rows("SELECT gen_random_uuid(), 'seat ' || n FROM generate_series(1, %s) n", INVENTORY)
+        intake.stock(1, [(resource, label) for resource, label in rows])
+        intake.seed()
+    history: list[Got] = []
+    released: Released = {}
+    for round_no in range(ROUNDS):
+        sold = await sell_until_killed(doomed, round_no, released)
         doomed.start()
-        with Intake(uri) as intake, Intake(doomed.uri("intake", "bridge")) as bridge:
-            assert intake.claim("early bird") == Answer("not_ready", None, None, None)
+        with Intake(doomed.uri("intake", "claimer")) as fan:
+            nothing_is_answered_before_the_rebuild(fan)
+        with Intake(doomed.uri("intake", "bridge")) as bridge, Intake(uri) as intake:
             bridge.housekeep()
             assert intake.value("SELECT epoch FROM intake.pools") == round_no + 2
-            check(intake, history)
-            # I7: whoever retries gets the same claim; whose answer was lost, gets one claim and no second.
-            for asked in history:
-                again = intake.claim(asked.user, asked.request)
-                if asked.answer and asked.answer.claim_id:
-                    assert (again.outcome, again.claim_id) == ("replayed", asked.answer.claim_id), "I7"
-                elif asked.answer is None and again.claim_id:
-                    history.append(Asked(asked.user, asked.request, again))
+            history += sold
+            check_releases(check_history(intake, history), released)
+            history += await retry(doomed, sold)
+            check_history(intake, history)
 
-    # And the sale goes on to its end: numbers that the crashes burnt are sold too.
+    # And the sale goes on to its end: numbers that the crashes burnt are sold too, and the ledger agrees.
     with Intake(uri) as intake:
-        intake.configure(INVENTORY)
-        history += await crowd(uri, 24, [(f"late{n}", f"late{n}") for n in range(INVENTORY)])
-        assert outcomes(history[-24:])["sold_out"] > 0
-        while intake.inventory()[0]:
-            history += await crowd(uri, 4, [(f"last{n}", None) for n in range(8)])
-        check(intake, history)
-        assert intake.claim("nobody").outcome == "sold_out"
-        assert intake.value("SELECT claims = committed + voided + queued + dead FROM intake.proof(%s)", POOL) is True
+        history += await insist(uri, 16, singly(Wish(f"late{n}", f"late{n}") for n in range(INVENTORY)))
+        assert outcomes_of(history[-16:]).keys() == {"sold_out"}
+        assert intake.inventory()[0] == 0
+        check_history(intake, history)
+        last = Bridge(uri, doomed.uri("ledger", "ledger_writer"))
+        last.drain()
+        check_releases(check_history(intake, history), released)
+        (proof,) = intake.dicts("SELECT * FROM intake.proof(%s)", POOL)
+        assert proof["claims"] == proof["committed"] + proof["voided"] + proof["released"]
+        ledger = last.ledger.execute("SELECT * FROM ledger_proof(%s)", [POOL]).fetchone()
+        assert ledger == (proof["committed"], proof["voided"], proof["digest"])
+        last.close()
 
 
 def test_a_clean_stop_keeps_everything(doomed: PostgresServer) -> None:

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests.sql.intake import POOL, Intake
+from tests.sql.intake import POOL, Answer, Intake
 
-HOT = ("holds", "free_numbers", "voided_requests", "q_intake_queue", "slots")
+HOT = ("holds", "free_numbers", "q_intake_queue", "a_intake_queue", "a_intake_dlq", "slots", "inventory", "releases")
 
 
 @pytest.fixture
@@ -57,9 +57,8 @@ def test_a_claim_reads_by_index_only(planned: Planned, statistics: str, limit: i
     for user, request in (("new", "new"), ("u1", "r1"), ("u1", "other"), ("anonymous", None)):
         planned.intake.claim(user, request)
         scans = planned.scans()
-        assert {scan for scan in scans if "holds" in scan} <= {
-            "holds_request_key on holds", "holds_user_key on holds"
-        }, (user, request, scans)  # fmt: skip
+        by_key = {"holds_turn_key on holds", "holds_pkey on holds"}
+        assert {scan for scan in scans if "holds" in scan} <= by_key, (user, request, scans)
         assert [scan for scan in scans if "Seq Scan" in scan or "slots" in scan] == [], (user, request, scans)
 
 
@@ -69,7 +68,7 @@ def test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one(planned: Planned) 
     planned.watch()
     planned.intake.claim("late", "late")
     scans = planned.scans()
-    assert "holds_request_key on holds" in scans
+    assert "holds_turn_key on holds" in scans
     assert [scan for scan in scans if "Seq Scan" in scan] == []
 
 
@@ -110,5 +109,95 @@ def test_ten_claims_of_a_house_account_do_not_read_each_other(planned: Planned) 
         planned.intake.claim("house", f"r{n}")
     planned.watch()
     planned.intake.claim("house", "new")
-    rows = [int(n) for n in re.findall(r"holds_request_key[^\n]*actual rows=(\d+)", "\n".join(planned.plans))]
+    rows = [int(n) for n in re.findall(r"holds_turn_key[^\n]*actual rows=(\d+)", "\n".join(planned.plans))]
     assert rows == [0], f"the probe for {POOL}'s request looked at {rows} claims"
+
+
+BIG = 15_000
+ENOUGH = ("q_intake_queue", "a_intake_queue", "holds", "slots")
+
+
+def large(intake: Intake, statistics: str) -> list[Answer]:
+    """A pool in mid-sale: thousands queued, leased, archived, committed, voided and released."""
+    intake.configure(3 * BIG, ownResources=True, claimsPerUser=4)
+    rows = intake.rows("SELECT gen_random_uuid(), 'seat ' || n FROM generate_series(1, %s) n", 3 * BIG)
+    intake.stock(1, [(resource, label) for resource, label in rows])
+    intake.seed()
+    if statistics == "of the empty tables":
+        intake.connection.execute("ANALYZE")
+    answers: list[Answer] = []
+    for n in range(0, 2 * BIG, 1000):
+        answers += intake.claim_batch([(f"u{n + k}", f"r{n + k}") for k in range(1000)])
+    messages = intake.read(10_000) + intake.read(BIG - 10_000)
+    intake.acknowledge(messages[: BIG // 2], "committed")
+    intake.acknowledge(messages[BIG // 2 :], "voided")
+    if statistics == "of the full tables":
+        intake.connection.execute("VACUUM ANALYZE")
+    return answers
+
+
+@pytest.mark.parametrize("statistics", ["never gathered", "of the empty tables", "of the full tables"])
+def test_no_hot_statement_reads_a_table_from_end_to_end(planned: Planned, statistics: str) -> None:
+    answers = large(planned.intake, statistics)
+    committed, voided, queued = answers[0], answers[BIG - 1], answers[-1]
+    assert scanned_tables(planned, "force_generic_plan", [committed, voided, queued]) == {}
+    committed, voided, queued = answers[1], answers[BIG - 2], answers[-2]
+    assert scanned_tables(planned, "force_custom_plan", [committed, voided, queued]) == {}
+
+
+def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[str, list[str]]:
+    """Call everything that is called all the time; what was read from end to end, by call."""
+    intake = planned.intake
+    intake.value("SELECT set_config('plan_cache_mode', %s, false)", plans)
+    intake.connection.execute("DISCARD PLANS")
+    planned.watch()
+    scanned: dict[str, list[str]] = {}
+
+    def look(what: str) -> None:
+        found = [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]
+        if found:
+            scanned[what] = found
+
+    for user, request in (
+        (f"new {plans}", "new"),
+        ("u1", "r1"),
+        ("u2", plans),
+        (f"u{BIG - 1}", plans),
+        ("nameless", None),
+    ):
+        intake.claim(user, request)
+        look(f"claim_resource {user} {request}")
+        intake.claim_several(user, 2, request)
+        look(f"claim_resources {user} {request}")
+        intake.claim_seat(user, f"seat {3 * BIG}", request)
+        look(f"claim_seat {user} {request}")
+    intake.claim_batch([(f"u{n}", f"again {plans}") for n in range(5)] + [(f"v{n}", None) for n in range(50)])
+    look("claim_batch")
+    for claim in claims:
+        intake.claim_status(claim.claim_id)
+        look("claim_status by claim")
+    for n in (0, BIG - 1, 2 * BIG - 1, 10 * BIG):
+        intake.request_status(f"u{n}", f"r{n}")
+        look("claim_status by request")
+    for claim in claims:
+        intake.release(claim.claim_id)
+        look("release_claim")
+    messages = intake.read(50)
+    look("read_batch")
+    for message in messages[:5]:
+        intake.release(message["claim_id"])
+        look("release_claim after a read")
+    releases = intake.read_releases(5)
+    look("read_releases")
+    for function in ("mark_validated", "mark_committing", "extend"):
+        intake.change(function, messages[5:])
+        look(function)
+    intake.change("give_back", messages[5:10], [0.0] * 5, ["why"] * 5)
+    look("give_back")
+    intake.change("dead_letter", messages[10:15], ["why"] * 5)
+    look("dead_letter")
+    intake.acknowledge(releases, "voided")
+    look("acknowledge voided")
+    intake.acknowledge(messages[15:], "committed")
+    look("acknowledge committed")
+    return scanned

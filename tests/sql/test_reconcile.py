@@ -70,7 +70,7 @@ def test_reconcile_is_quiet_while_claims_run(sale: Intake, uri: str) -> None:
 def test_the_proof_adds_up_and_agrees_with_the_ledger(sale: Intake, server: PostgresServer, ledger_uri: str) -> None:
     (proof,) = sale.dicts("SELECT * FROM intake.proof(%s)", POOL)
     digest = proof.pop("digest")
-    assert proof == {"claims": 6, "committed": 1, "voided": 1, "queued": 3, "dead": 1}
+    assert proof == {"claims": 6, "committed": 1, "voided": 1, "released": 0, "queued": 3, "dead": 1}
     payloads = "SELECT jsonb_agg(message) FROM intake.intents WHERE place = '{}'"
     with Intake(ledger_uri) as ledger:
         for claim in sale.value(payloads.format("committed")):
@@ -106,6 +106,7 @@ def test_engine_status_counts(sale: Intake) -> None:
         "claims": 6,
         "committed": 1,
         "voided": 1,
+        "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
         "workers": [{"worker": "w1", "generation": 1, "batchSize": 100, "health": {"ledger": {"state": "ok"}}}],

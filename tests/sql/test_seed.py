@@ -7,9 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from tests.sql.intake import POOL, Intake
-
-CRASH = "TRUNCATE intake.pools, intake.holds, intake.slots, intake.free_numbers, intake.voided_requests, intake.tails"
+from tests.sql.intake import POOL, Intake, lose_unlogged
 
 
 def test_seeding_twice_adds_nothing(intake: Intake) -> None:
@@ -78,7 +76,7 @@ def test_i6_a_rebuild_restores_every_hold_and_every_resource_id(intake: Intake) 
         "SELECT resource_id, slot_no, status, locked_by, locked_at, claim_id FROM intake.allocations ORDER BY slot_no"
     )
     before, proof = intake.rows(everything), intake.rows("SELECT * FROM intake.proof(%s)", POOL)
-    intake.connection.execute(CRASH)
+    lose_unlogged(intake.connection)
     assert intake.rows("SELECT * FROM intake.proof(%s)", POOL) != proof, "nobody may take this for a proof"
     intake.housekeep()
     assert len(intake.column("SELECT slot_no FROM intake.free_numbers")) == 3, "the voided slots are for sale again"
@@ -92,7 +90,7 @@ def test_i6_a_rebuild_restores_every_hold_and_every_resource_id(intake: Intake) 
 def test_a_rebuild_keeps_the_limit(intake: Intake) -> None:
     intake.open(20, claimsPerUser=2)
     assert [intake.claim("ann", f"r{n}").outcome for n in range(2)] == ["claimed"] * 2
-    intake.connection.execute(CRASH)
+    lose_unlogged(intake.connection)
     intake.seed()
     assert intake.claim("ann", "r2").outcome == "limit_reached"
 
@@ -108,7 +106,7 @@ async def test_an_acknowledgement_during_a_rebuild_is_not_lost(intake: Intake, u
     for n in range(2):
         intake.claim(f"u{n}", f"r{n}")
     messages = intake.read()
-    intake.connection.execute(CRASH)
+    lose_unlogged(intake.connection)
 
     def acknowledge() -> list[int]:
         with Intake(uri) as bridge:
@@ -157,6 +155,7 @@ def test_configure_bumps_the_generation_only_by_a_change(intake: Intake) -> None
         "maxPerSecond": None,
         "validation": None,
         "commitTarget": None,
+        "ownResources": False,
         "generation": 3,
         "sealed": False,
         "windowState": "open",

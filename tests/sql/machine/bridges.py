@@ -24,11 +24,34 @@ class Bridges(Fans):
     def read(self, limit: int) -> None:
         self.took(self.model.due(voiding=False)[:limit], self.intake.read(limit))
 
+    @rule(limit=st.integers(1, 4))
+    def read_releases(self, limit: int) -> None:
+        self.took(self.model.due(voiding=True)[:limit], self.intake.read_releases(limit))
+
+    @rule(limit=st.integers(1, 4))
+    def void_releases(self, limit: int) -> None:
+        """What a bridge does with releases when all is well."""
+        due = self.model.due(voiding=True)[:limit]
+        self.took(due, self.intake.read_releases(limit))
+        for claim in due:
+            self.model.void(claim)
+        leases = [lease for lease in map(self.model.newest, due) if lease]
+        for claim in self.change("acknowledge", leases, [self.model.ledger[lease.claim_id] for lease in leases]):
+            claim.place = self.model.ledger[claim.claim_id]
+
+    @precondition(lambda self: self.model.at("queued"))
+    @rule()
+    def grow_old(self) -> None:
+        """An hour passes for everything on the queue."""
+        self.intake.connection.execute("UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour'")
+        for claim in self.model.at("queued"):
+            claim.old = True
+
     def took(self, due: list[Claim], messages: list[dict[str, Any]]) -> None:
         """Compare what a reader got with what was due, and remember the leases."""
-        assert [m["claim_id"] for m in messages] == [claim.claim_id for claim in due]
+        assert [m["claim_id"] for m in messages] == [claim.claim_id for claim in due], f"{messages}, not {due}"
         for claim, message in zip(due, messages, strict=True):
-            claim.leased = claim.seen = True
+            claim.leased = True
             claim.reads += 1
             assert (message["read_ct"], message["failures"], message["state"]) == (
                 claim.reads, claim.failures, claim.state
@@ -49,7 +72,7 @@ class Bridges(Fans):
         if function == "mark_validated":
             standing = [s for s, claim in zip(standing, claims, strict=True) if claim.state != "committing"]
             claims = [claim for claim in claims if claim.state != "committing"]
-        assert changed == [lease.msg_id for lease in standing], "I9"
+        assert changed == [lease.msg_id for lease in standing], f"I9: {changed}, not {standing}"
         return claims
 
     @precondition(has_leases)
@@ -136,7 +159,6 @@ class Bridges(Fans):
         assert ended == ids
         for claim in claims:
             if replay:
-                self.model.queued(claim)
-                claim.failures = 0
+                self.model.replay(claim)
             else:
                 claim.place = "voided"

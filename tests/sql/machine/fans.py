@@ -16,6 +16,68 @@ class Fans(Ground):
     def claim(self, user: str, request: str | None) -> None:
         self.answered(self.model.verdicts(user, request), [self.intake.claim(user, request)], user, request)
 
+    @rule(user=users, request=requests, quantity=st.integers(1, 4))
+    def claim_several(self, user: str, request: str | None, quantity: int) -> None:
+        answers = self.intake.claim_several(user, quantity, request)
+        outcome = self.answered(self.model.verdicts(user, request, quantity), answers, user, request)
+        if outcome == "claimed":
+            assert len(answers) == quantity, "all or nothing"
+        elif outcome == "replayed" and request:
+            assert len(answers) == len(self.model.requests[user, request]), "I7: all of the seats again"
+
+    @rule(callers=st.lists(st.tuples(users, requests), min_size=1, max_size=5))
+    def claim_batch(self, callers: list[tuple[str, str | None]]) -> None:
+        """Each is answered as if all of them had claimed by themselves, in some order."""
+        pending = list(zip(callers, self.intake.claim_batch(callers), strict=True))
+        while pending:
+            now = [p for p in pending if p[1].outcome in self.model.verdicts(*p[0])] or pending
+            (user, request), answer = now[0]
+            self.answered(self.model.verdicts(user, request), [answer], user, request)
+            pending.remove(now[0])
+
+    @precondition(lambda self: self.model.capacity)
+    @rule(user=users, request=requests, number=st.integers(0, 20), by_label=st.booleans())
+    def claim_seat(self, user: str, request: str | None, number: int, by_label: bool) -> None:
+        slot = number % self.model.capacity + 1
+        if self.model.running and self.model.running.slot == slot:
+            return  # would wait for it
+        refusal = self.model.refusal(user, request)
+        free = slot in self.model.free
+        verdicts = {refusal} if refusal else {"claimed" if free else "taken"}
+        resource, label = self.seat(slot)
+        answer = self.intake.claim_seat(user, label if by_label and label else str(resource), request)
+        if self.answered(verdicts, [answer], user, request) == "claimed":
+            assert (answer.slot_no, answer.resource_id) == (slot, resource), "another seat"
+
+    @precondition(lambda self: self.model.claims)
+    @rule(number=st.integers(0, 60))
+    def release(self, number: int) -> None:
+        """As long as no bridge has seen the claim, at once; afterwards through the ledger; too late, not at all."""
+        claims = sorted(self.model.claims.values(), key=lambda claim: claim.claim_id)
+        claim = claims[number % len(claims)]
+        answer = self.intake.release(claim.claim_id)
+        expected = claim.status if self.model.ready else "not_ready"
+        if expected in {"queued", "validated"}:
+            expected = "releasing" if claim.reads else "released"
+            if claim.reads:
+                self.model.recall(claim)
+            else:
+                claim.place = "released"
+        assert answer == expected, f"{answer}, not {expected}"
+
+    @precondition(lambda self: self.model.ready)
+    @rule()
+    def ask_for_every_claim(self) -> None:
+        for claim in self.model.claims.values():
+            found = self.intake.claim_status(claim.claim_id)
+            label = self.seat(claim.slot)[1]
+            facts = {"state": claim.status, "slot_no": claim.slot, "resource_id": claim.resource, "label": label}
+            assert found == facts, f"{found}, not {facts}"
+        for (user, request), claim_ids in self.model.requests.items():
+            rows = self.intake.request_status(user, request)
+            assert [row["claim_id"] for row in rows] == claim_ids
+            assert [row["state"] for row in rows] == [self.model.claims[claim_id].status for claim_id in claim_ids]
+
     @rule(user=users, request=requests, times=st.integers(1, 3))
     def claim_and_abort(self, user: str, request: str | None, times: int) -> None:
         """Numbers are burnt, nothing else has happened."""

@@ -15,16 +15,14 @@ class Claim:
     request: str | None
     slot: int
     resource: UUID
-    order: int
-    """Its place on the queue."""
+    msg_id: int = 0
+    """Its place on the queue, which is DB1's own affair."""
     place: str = "queued"
     """queued, dead, committed, voided or released."""
     state: str = "queued"
     """queued, validated or committing."""
     reads: int = 0
-    """What a lease has to say to be the present one."""
-    seen: bool = False
-    """A bridge has read it, in this life on the queue or an earlier one."""
+    """How often it was taken over: what the present lease says. 0: no bridge has ever seen it."""
     leased: bool = False
     """Not due yet."""
     voiding: bool = False
@@ -77,7 +75,6 @@ class Model:
     """The ledger's word, its first and its last."""
     running: Claim | None = None
     """The claim of a transaction that has not ended."""
-    orders: int = 0
 
     @property
     def free(self) -> set[int]:
@@ -93,7 +90,7 @@ class Model:
 
     def at(self, *places: str) -> list[Claim]:
         """The claims that are there, in the queue's order."""
-        return sorted((c for c in self.claims.values() if c.place in places), key=lambda c: c.order)
+        return sorted((c for c in self.claims.values() if c.place in places), key=lambda c: c.msg_id)
 
     def refusal(self, user: str, request: str | None, quantity: int = 1) -> str | None:
         """What is answered before any slot is looked for; None: look."""
@@ -120,11 +117,13 @@ class Model:
             return {"busy", "claimed"} if free >= quantity else {"busy"} | ({"too_few"} if free else set())
         return {"claimed" if free >= quantity else "too_few" if free else "sold_out"}
 
-    def queued(self, claim: Claim) -> None:
-        """Behind everything that is on the queue."""
-        self.orders += 1
-        claim.order = self.orders
-        claim.place, claim.leased, claim.reads = "queued", False, 0
+    def replay(self, claim: Claim) -> None:
+        """On the queue again, as something that bridges have seen."""
+        claim.place, claim.reads, claim.failures, claim.leased, claim.old = "queued", 1, 0, False, False
+
+    def recall(self, claim: Claim) -> None:
+        """Out of the bridges' hands, to be voided."""
+        claim.voiding, claim.leased, claim.reads = True, False, claim.reads + 1
 
     def made(self, claim: Claim) -> None:
         """A claim that was acknowledged."""
@@ -163,9 +162,9 @@ class Model:
 
     def expire(self) -> None:
         """What housekeeping does to holds that took too long."""
-        for claim in self.at("queued"):
-            if self.hold_timeout and claim.old and not claim.leased and claim.state != "committing":
-                claim.voiding = True
+        for claim in self.due(voiding=False):
+            if self.hold_timeout and claim.old and claim.state != "committing":
+                self.recall(claim)
 
     def crash(self) -> None:
         """What is not LOGGED is gone, and so is every running transaction."""

@@ -21,7 +21,7 @@ class Verdicts:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
             if isinstance(item, pytest.Function):
-                self.mutant_of[item.nodeid] = item.callspec.params["migrated"]
+                self.mutant_of[item.nodeid] = str(item.callspec.params["migrated"])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # A mutant whose SQL cannot even be installed fails in setup: that is not being caught.
