@@ -11,9 +11,9 @@ VENV := .venv/bin
 CLUSTER := tests/cluster/cluster
 WITHIN := tests/cluster/within
 
-UNIT_TESTS := operator/tests bridge/tests tests --ignore=tests/e2e
+UNIT_TESTS := operator/tests bridge/tests bench tests --ignore=tests/e2e
 E2E_TESTS := tests/e2e
-TYPED := operator/src bridge/src tests examples
+TYPED := operator/src bridge/src bench tests examples
 # Added to every pytest command: make e2e PYTEST_FLAGS='-k deletion -x'
 PYTEST_FLAGS ?=
 
@@ -52,6 +52,11 @@ mutants: ## break our SQL in every way we know, and see that a test catches each
 .PHONY: e2e
 e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again
 	@$(WITHIN) $(VENV)/pytest $(E2E_TESTS) $(PYTEST_FLAGS)
+
+.PHONY: bench-claims
+bench-claims: sync ## compare claims with what else there is, about 20 minutes, into docs/benchmarks.md; QUICK=1 only tries it out
+	@CACHE=$(CACHE) bench/setup
+	@CACHE=$(CACHE) $(VENV)/python -m bench.claims $(if $(QUICK),--quick)
 
 .PHONY: cluster
 cluster: ## find or make a Kubernetes cluster, and say which
