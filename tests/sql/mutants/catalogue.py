@@ -6,9 +6,14 @@ error, so that this list cannot rot.
 
 from dataclasses import dataclass
 
+SLOTS = "0003_slots_and_holds.sql"
 CLAIMS = "0004_claims.sql"
 BRIDGE = "0005_bridge.sql"
-SLOTS = "0003_slots_and_holds.sql"
+HOUSEKEEPING = "0007_housekeeping.sql"
+
+# What an insert of a hold must not do when its slot is taken.
+OVERWRITE = """ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.claim_id, user_id = excluded.user_id,
+                request_id = excluded.request_id, turn = excluded.turn, msg_id = excluded.msg_id"""
 
 
 @dataclass(frozen=True)
@@ -36,71 +41,119 @@ MUTANTS = {
     # The reference implementation's shape: update by position without a look at what is there.
     "taken slot overwritten": Mutant(
         CLAIMS,
-        """            claim_resource.request_id, nth, at)
-        ON CONFLICT DO NOTHING;""",
-        """            claim_resource.request_id, nth, at)
-        ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.claim_id, user_id = excluded.user_id,
-            request_id = excluded.request_id, ord = excluded.ord, locked_at = excluded.locked_at;""",
+        """claim_resource.request_id, 1, pool.turn, 'R', at)
+                ON CONFLICT DO NOTHING""",
+        """claim_resource.request_id, 1, pool.turn, 'R', at)
+                """
+        + OVERWRITE,
         "test_a_number_that_is_held_already_is_never_sold_again",
+    ),
+    # The same in a batch, where the sequence gives many positions at once.
+    "batch by position without a look": Mutant(
+        CLAIMS,
+        """            ON CONFLICT DO NOTHING
+            RETURNING holds.*)""",
+        "            "
+        + OVERWRITE
+        + """
+            RETURNING holds.*)""",
+        "test_a_batch_passes_by_numbers_that_are_held",
+    ),
+    # And for seats by name, where everybody wants the same position.
+    "named seat overwritten": Mutant(
+        CLAIMS,
+        """            ON CONFLICT DO NOTHING
+            RETURNING holds.slot_no)""",
+        "            "
+        + OVERWRITE
+        + """
+            RETURNING holds.slot_no)""",
+        "test_a_named_seat_in_a_running_claim_is_waited_for",
     ),
     "queue write decoupled": Mutant(
         CLAIMS,
-        """            WHERE NOT EXISTS (SELECT FROM intake.voided_requests v WHERE v.pool_no = pool.pool_no
-                AND v.user_id = claim_resource.user_id AND v.request_id = claim_resource.request_id);
-            IF FOUND THEN""",
-        """            WHERE false;
-            IF NOT FOUND THEN""",
+        """                    VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
+                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
+                        claim_resource.resource_id, at), NULL);""",
+        """                    SELECT msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
+                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
+                        claim_resource.resource_id, at), NULL WHERE false;""",
         "test_an_aborted_claim_leaves_no_trace_and_its_number_comes_back",
     ),
     "limit keyed by request id": Mutant(
         SLOTS,
-        "CREATE UNIQUE INDEX holds_user_key ON intake.holds (pool_no, user_id, ord) WHERE ord IS NOT NULL;",
-        "CREATE UNIQUE INDEX holds_user_key ON intake.holds (pool_no, user_id, ord, request_id) WHERE ord IS NOT NULL;",
+        "CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);",
+        "CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn, request_id);",
         "test_two_claims_of_a_user_at_once_wait_for_each_other",
     ),
     "request id not unique": Mutant(
         SLOTS,
-        "CREATE UNIQUE INDEX holds_request_key ON intake.holds (pool_no, user_id, request_id);",
-        "CREATE INDEX holds_request_key ON intake.holds (pool_no, user_id, request_id);",
+        "CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);",
+        "CREATE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);",
         "test_i7_a_request_sent_twice_at_once_is_one_claim",
+    ),
+    "batch ignores a duplicate request": Mutant(
+        CLAIMS,
+        """                t.user_id, t.request_id, 1, t.turn, 'R', at
+            FROM ticketed t""",
+        """                t.user_id, t.request_id, 1, NULL, 'R', at
+            FROM ticketed t""",
+        "test_i7_a_batch_answers_a_request_as_it_did_before",
     ),
     "voided request forgotten": Mutant(
         BRIDGE,
-        "    WHERE e.outcome = 'voided' AND e.request_id IS NOT NULL\n",
-        "    WHERE false\n",
+        "SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM ended e",
+        "SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id, request_id = NULL, turn = NULL FROM ended e",
         "test_i7_a_retry_of_a_voided_claim_does_not_claim_again",
+    ),
+    "released request forgotten": Mutant(
+        CLAIMS,
+        "    RETURN 'released';\n",
+        """    DELETE FROM intake.holds h WHERE h.claim_id = release_claim.claim_id;
+    RETURN 'released';
+""",
+        "test_i7_a_retry_of_a_released_claim_gets_the_first_answer",
     ),
     "window before the retry": Mutant(
         CLAIMS,
-        "    FOR attempt IN 1..20 LOOP\n",
-        """    IF at >= pool.closes_at THEN
-        outcome := 'closed';
-        RETURN;
-    END IF;
-    FOR attempt IN 1..20 LOOP
-""",
+        "        IF claim_slots.request_id IS NOT NULL THEN\n",
+        "        IF claim_slots.request_id IS NOT NULL AND intake.shut(pool, at) IS NULL THEN\n",
         "test_i7_a_retry_gets_the_first_answer_whatever_has_happened_since",
     ),
     "window by the transaction's clock": Mutant(
         CLAIMS,
-        "at      timestamptz := clock_timestamp();",
-        "at      timestamptz := now();",
+        """    at     timestamptz := clock_timestamp();
+    pool   record;""",
+        """    at     timestamptz := now();
+    pool   record;""",
         "test_the_window_closes_on_transactions_that_began_before_it",
     ),
     "sold out when only locked": Mutant(
         CLAIMS,
-        """            IF settled THEN
-                outcome := 'busy';""",
-        """            IF settled THEN
-                outcome := 'sold_out';""",
+        "                verdict := 'busy';",
+        "                verdict := 'sold_out';",
         "test_busy_and_not_sold_out_while_the_last_slot_may_still_return",
     ),
     "sold out for good": Mutant(
         CLAIMS,
-        """
-                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)) THEN""",
-        """) THEN""",
+        "p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) AS nothing_left",
+        "p.sold_out AS nothing_left",
         "test_sold_out_only_after_the_last_slot_and_open_again_when_one_returns",
+    ),
+    "a party keeps part when there are too few": Mutant(
+        CLAIMS,
+        """        IF cardinality(hand) < quantity THEN
+            -- One snapshot""",
+        """        quantity := least(quantity, greatest(cardinality(hand), 1));
+        IF cardinality(hand) < quantity THEN
+            -- One snapshot""",
+        "test_several_seats_are_all_or_nothing",
+    ),
+    "named seat stays on the free list": Mutant(
+        CLAIMS,
+        "            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = named;\n",
+        "",
+        "test_a_named_seat_leaves_the_free_list",
     ),
     "burnt numbers taken from running claims": Mutant(
         SLOTS,
@@ -120,24 +173,47 @@ MUTANTS = {
         "ON q.msg_id = f.msg_id",
         "test_i9_a_stale_worker_changes_nothing",
     ),
+    "unfenced release": Mutant(
+        BRIDGE,
+        "        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, vt = clock_timestamp(), message",
+        "        UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp(), message",
+        "test_i9_a_release_takes_the_lease_away",
+    ),
+    "release frees what a bridge has read": Mutant(
+        CLAIMS,
+        "    ELSIF intent.read_ct > 0 THEN",
+        "    ELSIF false THEN",
+        "test_i8_a_claim_that_a_bridge_has_read_is_free_when_the_ledger_says_so",
+    ),
+    "replay forgets that a bridge has read it": Mutant(
+        BRIDGE,
+        "        SELECT r.queue_id, clock_timestamp(), 1, (r.message",
+        "        SELECT r.queue_id, clock_timestamp(), 0, (r.message",
+        "test_i8_a_replayed_dead_letter_is_released_through_the_ledger",
+    ),
+    "expiry by the clock alone": Mutant(
+        HOUSEKEEPING,
+        "    PERFORM intake.recall(config.pool_no, overdue, 'hold expired');",
+        "    PERFORM intake.archive(config.pool_id, overdue, array_fill('voided'::text, ARRAY[cardinality(overdue)]));",
+        "test_i8_an_expired_hold_is_free_when_the_ledger_has_voided_it",
+    ),
     "remembered position": Mutant(
         BRIDGE,
-        "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id\n",
-        """        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id
-            AND q.msg_id > coalesce((SELECT max(a.msg_id) FROM pgmq.a_intake_queue a), 0)
-""",
+        "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND",
+        """        WHERE q.msg_id > coalesce((SELECT max(a.msg_id) FROM pgmq.a_intake_queue a), 0)
+            AND q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND""",
         "test_a_message_that_is_committed_late_is_not_passed_over",
     ),
     "voided slot kept": Mutant(
         BRIDGE,
-        "        WHERE e.outcome = 'voided' AND h.pool_no = e.pool_no",
+        "        WHERE e.outcome <> 'committed' AND h.pool_no = e.pool_no",
         "        WHERE false AND h.pool_no = e.pool_no",
         "test_i8_an_acknowledged_claim_is_archived_and_its_slot_consumed_or_freed",
     ),
     "replay starts over": Mutant(
         BRIDGE,
-        """|| '{"failures": 0}', r.headers""",
-        """|| '{"failures": 0, "state": "queued"}', r.headers""",
+        """|| '{"failures": 0}',""",
+        """|| '{"failures": 0, "state": "queued"}',""",
         "test_a_dead_letter_keeps_its_slot_and_its_state_until_it_is_replayed_once",
     ),
     "acknowledgement overlaps the rebuild": Mutant(
@@ -154,9 +230,15 @@ MUTANTS = {
     ),
     "dead letters hold nothing": Mutant(
         SLOTS,
-        "AND i.place IN ('queued', 'dead', 'committed')",
-        "AND i.place IN ('queued', 'committed')",
+        "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id) i",
+        "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id AND x.place <> 'dead') i",
         "test_i6_a_rebuild_restores_every_hold_and_every_resource_id",
+    ),
+    "rebuild takes ids anew": Mutant(
+        SLOTS,
+        "SELECT v.pool_no, v.slot_no, v.resource_id, v.label FROM intake.inventory v",
+        "SELECT v.pool_no, v.slot_no, gen_random_uuid(), v.label FROM intake.inventory v",
+        "test_a_rebuild_gives_seats_of_ones_own_their_ids_and_labels",
     ),
     "everybody may execute": Mutant(
         "0001_roles_and_schema.sql",
