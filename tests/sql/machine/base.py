@@ -67,15 +67,15 @@ class Ground(RuleBasedStateMachine):
             **WINDOWS[self.model.window],
         )
 
-    @rule(more=st.integers(1, 3))
-    def grow(self, more: int) -> None:
+    @rule(more=st.integers(1, 3), seed=st.booleans())
+    def grow(self, more: int, seed: bool) -> None:
         self.model.size = min(self.model.size + more, LARGEST)
         self.configure()
+        if seed:
+            self.seed()
 
-    @rule()
     def seed(self) -> None:
-        if self.model.running and not self.model.ready:
-            return
+        """Provision, grow or rebuild."""
         self.intake.seed()
         self.model.seeded()
 
@@ -86,14 +86,9 @@ class Ground(RuleBasedStateMachine):
             self.model.seeded()
         self.model.expire()
 
-    @rule(paused=st.booleans())
-    def pause(self, paused: bool) -> None:
-        self.model.paused = paused
-        self.configure()
-
-    @rule(state=st.sampled_from(["open", "open", "not_open", "closed"]))
-    def move_window(self, state: str) -> None:
-        self.model.window = state
+    @rule(window=st.sampled_from(["open", "not_open", "closed"]), paused=st.booleans())
+    def shut(self, window: str, paused: bool) -> None:
+        self.model.window, self.model.paused = window, paused
         self.configure()
 
     @precondition(lambda self: not self.model.running)  # it may wait for running claims
@@ -136,8 +131,7 @@ class Ground(RuleBasedStateMachine):
         open_now = self.model.ready and not self.model.paused and self.model.window == "open"
         self.shut_for = 0 if open_now else self.shut_for + 1
         if self.shut_for > PATIENCE:
-            self.move_window("open")
-            self.pause(paused=False)
+            self.shut("open", paused=False)
             self.housekeep()
 
     # What must be true after every step.

@@ -20,13 +20,10 @@ def has_leases(machine: "Bridges") -> bool:
 class Bridges(Fans):
     """Messages, the ledger, dead letters."""
 
-    @rule(limit=st.integers(1, 4))
-    def read(self, limit: int) -> None:
-        self.took(self.model.due(voiding=False)[:limit], self.intake.read(limit))
-
-    @rule(limit=st.integers(1, 4))
-    def read_releases(self, limit: int) -> None:
-        self.took(self.model.due(voiding=True)[:limit], self.intake.read_releases(limit))
+    @rule(limit=st.integers(1, 4), releases=st.booleans())
+    def read(self, limit: int, releases: bool) -> None:
+        due = self.model.due(voiding=releases)[:limit]
+        self.took(due, self.intake.read_releases(limit) if releases else self.intake.read(limit))
 
     @rule(limit=st.integers(1, 4))
     def void_releases(self, limit: int) -> None:
@@ -40,12 +37,16 @@ class Bridges(Fans):
             claim.place = self.model.ledger[claim.claim_id]
 
     @precondition(lambda self: self.model.at("queued"))
-    @rule()
-    def grow_old(self) -> None:
-        """An hour passes for everything on the queue."""
-        self.intake.connection.execute("UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour'")
+    @rule(old=st.booleans())
+    def time_passes(self, old: bool) -> None:
+        """Every lease ends, and perhaps every hold is old."""
+        self.intake.expire_leases()
+        if old:
+            self.intake.connection.execute(
+                "UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour'"
+            )
         for claim in self.model.at("queued"):
-            claim.old = True
+            claim.leased, claim.old = False, claim.old or old
 
     def took(self, due: list[Claim], messages: list[dict[str, Any]]) -> None:
         """Compare what a reader got with what was due, and remember the leases."""
@@ -76,17 +77,13 @@ class Bridges(Fans):
         return claims
 
     @precondition(has_leases)
-    @rule(numbers=picks, state=st.sampled_from(["validated", "validated", "committing"]))
-    def mark(self, numbers: list[int], state: str) -> None:
-        function: LiteralString = "mark_validated" if state == "validated" else "mark_committing"
+    @rule(numbers=picks, function=st.sampled_from(["mark_validated", "mark_validated", "mark_committing", "extend"]))
+    def mark(self, numbers: list[int], function: LiteralString) -> None:
         for claim in self.change(function, self.chosen(numbers)):
-            claim.state = state
-
-    @precondition(has_leases)
-    @rule(numbers=picks)
-    def extend(self, numbers: list[int]) -> None:
-        for claim in self.change("extend", self.chosen(numbers)):
-            claim.leased = True
+            if function == "extend":
+                claim.leased = True
+            else:
+                claim.state = function.removeprefix("mark_")
 
     @precondition(has_leases)
     @rule(numbers=picks, delay=st.sampled_from([0.0, 3600.0]), error=st.sampled_from([None, "timeout"]))
@@ -96,25 +93,14 @@ class Bridges(Fans):
             claim.leased = delay > 0
             claim.failures += error is not None
 
-    @rule()
-    def expire_leases(self) -> None:
-        self.intake.expire_leases()
-        for claim in self.model.at("queued"):
-            claim.leased = False
-
     # The ledger: asked by anybody who ever had the message, however long ago.
 
     @precondition(has_leases)
-    @rule(numbers=picks)
-    def commit(self, numbers: list[int]) -> None:
+    @rule(numbers=picks, void=st.booleans())
+    def ask_the_ledger(self, numbers: list[int], void: bool) -> None:
         for lease in self.chosen(numbers):
-            self.model.commit(self.model.claims[lease.claim_id])
-
-    @precondition(has_leases)
-    @rule(numbers=picks)
-    def void(self, numbers: list[int]) -> None:
-        for lease in self.chosen(numbers):
-            self.model.void(self.model.claims[lease.claim_id])
+            claim = self.model.claims[lease.claim_id]
+            (self.model.void if void else self.model.commit)(claim)
 
     @precondition(has_leases)
     @rule(numbers=picks)
@@ -125,13 +111,13 @@ class Bridges(Fans):
         for claim in self.change("acknowledge", leases, words):
             claim.place = self.model.ledger[claim.claim_id]
 
-    @precondition(has_leases)
-    @rule(numbers=picks)
-    def read_commit_and_acknowledge(self, numbers: list[int]) -> None:
+    @rule(numbers=picks, void=st.booleans())
+    def work(self, numbers: list[int], void: bool) -> None:
         """What a bridge does when all is well, in one step: a machine that has to find it by chance sells little."""
-        self.read(4)
-        self.commit(numbers)
-        self.acknowledge(numbers)
+        self.read(4, releases=False)
+        if self.model.leases:
+            self.ask_the_ledger(numbers, void)
+            self.acknowledge(numbers)
 
     # Dead letters.
 

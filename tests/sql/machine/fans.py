@@ -16,6 +16,12 @@ class Fans(Ground):
     def claim(self, user: str, request: str | None) -> None:
         self.answered(self.model.verdicts(user, request), [self.intake.claim(user, request)], user, request)
 
+    @rule(callers=st.permutations(["ann", "bob", "cid"]))
+    def claim_anew(self, callers: list[str]) -> None:
+        """Claims that no request id can turn into retries."""
+        for user in callers:
+            self.claim(user, None)
+
     @rule(user=users, request=requests, quantity=st.integers(1, 4))
     def claim_several(self, user: str, request: str | None, quantity: int) -> None:
         answers = self.intake.claim_several(user, quantity, request)
