@@ -106,7 +106,12 @@ BEGIN
         END IF;
 
         -- 1. What the user has. First of all: a retry gets its first answer whatever has happened since, burns no
-        -- ticket and writes nothing.
+        -- ticket and writes nothing. Counted before the request is looked for: the look then sees all that was counted,
+        -- and what is committed after it has the next turn.
+        IF pool.claims_per_user IS NOT NULL THEN
+            SELECT count(*), count(*) FILTER (WHERE h.status <> 'V') INTO made, live
+            FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = claim_slots.user_id;
+        END IF;
         IF claim_slots.request_id IS NOT NULL THEN
             RETURN QUERY
             SELECT 'replayed', h.claim_id, intake.resource_at(pool.own_resources, pool.pool_no, pool.pool_id, n.slot_no),
@@ -123,13 +128,9 @@ BEGIN
         -- 2. Is the sale on, and may this user?
         verdict := intake.shut(pool, at);
         EXIT WHEN verdict IS NOT NULL;
-        IF pool.claims_per_user IS NOT NULL THEN
-            SELECT count(*), count(*) FILTER (WHERE h.status <> 'V') INTO made, live
-            FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = claim_slots.user_id;
-            IF live + quantity > pool.claims_per_user THEN
-                verdict := 'limit_reached';
-                EXIT;
-            END IF;
+        IF live + quantity > pool.claims_per_user THEN
+            verdict := 'limit_reached';
+            EXIT;
         END IF;
 
         -- 3. Numbers.
@@ -160,6 +161,10 @@ BEGIN
                 EXIT;
             END IF;
             settled := true;
+            -- settle() would take the numbers in hand for burnt ones.
+            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(hand) u
+            ON CONFLICT DO NOTHING;
+            hand := '{}';
             PERFORM intake.settle(pool.pool_no);
             CONTINUE;
         END IF;
@@ -361,7 +366,10 @@ BEGIN
                 locked_at)
             SELECT pool.pool_no, t.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'), intake.new_claim_id(t.slot_no),
                 t.user_id, t.request_id, 1, t.turn, 'R', at
-            FROM ticketed t WHERE t.slot_no <= pool.capacity ORDER BY t.user_id, t.turn, t.n
+            -- If the tickets do not reach for all, everybody goes one by one: those with a ticket would take their turn
+            -- out of the order of keys.
+            FROM ticketed t WHERE (SELECT max(l.slot_no) FROM ticketed l) <= pool.capacity
+            ORDER BY t.user_id, t.turn, t.n
             ON CONFLICT DO NOTHING
             RETURNING holds.*),
         claimed AS MATERIALIZED (
