@@ -94,10 +94,8 @@ MUTANTS = {
     ),
     "batch ignores a duplicate request": Mutant(
         CLAIMS,
-        """                t.user_id, t.request_id, 1, t.turn, 'R', at
-            FROM ticketed t""",
-        """                t.user_id, t.request_id, 1, NULL, 'R', at
-            FROM ticketed t""",
+        "                t.user_id, t.request_id, 1, t.turn, 'R', at\n",
+        "                t.user_id, t.request_id, 1, NULL, 'R', at\n",
         "test_i7_a_batch_answers_a_request_as_it_did_before",
     ),
     "voided request forgotten": Mutant(
