@@ -36,12 +36,12 @@ def main(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.claims")
     parser.add_argument("--quick", action="store_true", help="check the harness; print, keep nothing")
-    parser.add_argument("--parts", type=_words, default=list(parts.PARTS), metavar="PART,…")
+    parser.add_argument("--parts", type=words, default=list(parts.PARTS), metavar="PART,…")
     parser.add_argument("--publish", type=Path, metavar="FILE", help="make the page again out of kept results")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
     some = parser.add_argument_group("only some variants: interleaved, printed, nothing kept")
-    some.add_argument("--only", type=_words, metavar="VARIANT,…", help="the first is what the others are compared with")
-    some.add_argument("--clients", type=_words, default=["32"], metavar="N,…")
+    some.add_argument("--only", type=words, metavar="VARIANT,…", help="the first is what the others are compared with")
+    some.add_argument("--clients", type=words, default=["32"], metavar="N,…")
     some.add_argument("--slots", type=int, default=100_000)
     some.add_argument("--rounds", type=int, default=5)
     some.add_argument("--seconds", type=int, default=3)
@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """`a,b` as a list."""
     return text.split(",")
 
 
@@ -81,18 +82,24 @@ def chosen(lab: Lab, options: argparse.Namespace) -> None:
         measured = [Measurement("chosen", name, clients, options.slots) for name in options.only]
         for each in parts.interleaved(results, measured, options.rounds):
             each.samples.append(lab.sample(each.variant, each.slots, Load(clients, options.seconds)))
-        print(f"\n{clients} clients, ratios to {measured[0].variant}")
-        for each in measured:
-            share, rate = figures.ratio(each, measured[0]), figures.of(each, lambda s: s.rate)
-            print(
-                f"  {each.variant:12} {share.middle:6.3f} ({share.low:.3f} to {share.high:.3f})  {rate.middle:9,.0f}/s"
-                f"  p50 {figures.of(each, lambda s: s.p50_ms).middle:7.3f}"
-                f"  p99 {figures.of(each, lambda s: s.p99_ms).middle:7.3f} ms"
-                f"  server {figures.of(each, lambda s: s.cpu_us).middle:6.1f} us"
-                f"  WAL {figures.of(each, lambda s: s.wal_bytes).middle:5.0f} B"
-                f"  alien {figures.of(each, lambda s: s.alien).high:.2f}",
-                flush=True,
-            )
+        report(f"{clients} clients", [(each.variant, each) for each in measured])
+
+
+def report(title: str, measured: list[tuple[str, Measurement]]) -> None:
+    """A line for each, with its ratio to the first."""
+    first = measured[0][1]
+    print(f"\n{title}: ratios to {measured[0][0]}")
+    for label, each in measured:
+        share, rate = figures.ratio(each, first), figures.of(each, lambda s: s.rate)
+        print(
+            f"  {label:24} {share.middle:6.3f} ({share.low:.3f} to {share.high:.3f})  {rate.middle:9,.0f}/s"
+            f"  p50 {figures.of(each, lambda s: s.p50_ms).middle:7.3f}"
+            f"  p99 {figures.of(each, lambda s: s.p99_ms).middle:7.3f} ms"
+            f"  server {figures.of(each, lambda s: s.cpu_us).middle:6.1f} us"
+            f"  WAL {figures.of(each, lambda s: s.wal_bytes).middle:5.0f} B"
+            f"  alien {figures.of(each, lambda s: s.alien).high:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """One durable PostgreSQL 18, the databases that runs start from, and what a run cost the machine."""
 
 import json
+import math
 import os
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,7 @@ from psycopg import sql
 
 from bench import pgbench
 from bench.figures import Sample, percentile
-from bench.pgbench import Load, Seen
+from bench.pgbench import Load, Seen, Target
 from bench.variants import POOL, VARIANTS, Variant, standin_sql
 from tests.postgres import Patch, PostgresServer, install_intake
 
@@ -36,6 +37,17 @@ _RUN: Final = "run"
 _BATCH: Final = 200
 _FILLERS: Final = os.cpu_count() or 1
 _MANY: Final = 1000
+
+
+@dataclass(frozen=True)
+class Meters:
+    """Read now and then; what counts is the difference. Times are seconds of CPU."""
+
+    at: float
+    wal: float
+    server: float
+    clients: float
+    machine: float
 
 
 class Lab:
@@ -121,30 +133,31 @@ class Lab:
 
     def _measured(self, variant: Variant, database: str, load: Load, via: tuple[str, int] | None) -> Sample:
         host, port = via or (self.socket, 5432)
-        before = self._meters(database)
-        seen = pgbench.run(self.script(variant), load, host=host, port=port, user=variant.user, database=database)
-        after = self._meters(database)
+        target = Target(host, variant.user, database, port)
+        meters: list[Meters] = []
+        with psycopg.connect(self.server.uri(database), autocommit=True) as connection:
+            seen = pgbench.run(
+                self.script(variant), load, target, every_second=lambda: meters.append(self._meters(connection))
+            )
         if variant.template in ("ours", "other"):
             self._check_all_claimed(variant, database, seen.calls * variant.rows)
-        return _sample(variant, seen, before, after)
+        return _sample(variant, seen, meters[load.warm_up - 1 :], seen.seconds[load.warm_up : len(meters)])
 
     def _check_all_claimed(self, variant: Variant, database: str, claims: int) -> None:
         """An answer other than `claimed` is quicker than a claim: a run with one of them would flatter us."""
         if (sold := self.sold(variant, database)) != claims:
             raise RuntimeError(f"{claims} calls made {sold} claims: give the run more slots, or less time")
 
-    def _meters(self, database: str) -> dict[str, float]:
-        with psycopg.connect(self.server.uri(database)) as connection:
-            found = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()
+    def _meters(self, connection: psycopg.Connection) -> Meters:
+        found = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()
         assert found is not None
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return {
-            "at": time.monotonic(),
-            "wal": float(found[0]),
-            "server": _cpu_of_tree(self.server.pid),
-            "clients": children.ru_utime + children.ru_stime,
-            "machine": _cpu_of_machine(),
-        }
+        return Meters(
+            time.monotonic(),
+            float(found[0]),
+            _cpu_of_tree(self.server.pid),
+            _cpu_of_tree(os.getpid()),
+            _cpu_of_machine(),
+        )
 
     def _message_of_a_claim(self) -> str:
         template = self.template("other" if self.other_sql else "ours", 1000)
@@ -158,18 +171,20 @@ class Lab:
         return str(found[0])
 
 
-def _sample(variant: Variant, seen: Seen, before: dict[str, float], after: dict[str, float]) -> Sample:
-    spent = {meter: after[meter] - before[meter] for meter in before}
-    rows = seen.calls * variant.rows
-    alien = spent["machine"] - spent["server"] - spent["clients"]
+def _sample(variant: Variant, seen: Seen, meters: list[Meters], seconds: list[tuple[float, float]]) -> Sample:
+    """Costs are those between the first and the last meters, in which the calls of these seconds were made."""
+    first, last = meters[0], meters[-1]
+    rows = sum(calls for _, calls in seconds) * variant.rows or math.inf
+    server, elapsed = last.server - first.server, last.at - first.at or math.inf
+    alien = (last.machine - first.machine) - server - (last.clients - first.clients)
     return Sample(
         rate=seen.calls_per_second * variant.rows,
         p50_ms=percentile(seen.latencies_ms, 0.5),
         p99_ms=percentile(seen.latencies_ms, 0.99),
         max_ms=max(seen.latencies_ms, default=0.0),
-        cpu_us=spent["server"] / rows * 1e6,
-        wal_bytes=spent["wal"] / rows,
-        alien=max(alien / spent["at"] / (os.cpu_count() or 1), 0.0),
+        cpu_us=server / rows * 1e6,
+        wal_bytes=(last.wal - first.wal) / rows,
+        alien=max(alien / elapsed / (os.cpu_count() or 1), 0.0),
     )
 
 

@@ -13,7 +13,7 @@ import psycopg
 from bench import figures, pgbench, redis_claim, tools
 from bench.figures import Measurement, Sample
 from bench.lab import DURABLE, Lab, fill, make_ours
-from bench.pgbench import Load
+from bench.pgbench import Load, Target
 from bench.pooler import pooler, protocol
 from bench.results import Rebuild, Results, Trace
 from bench.variants import POOL, VARIANTS
@@ -161,16 +161,16 @@ def sell_out(lab: Lab, plan: Plan, results: Results) -> None:
         variant = VARIANTS[name]
         with lab.database(variant, plan.trace_slots) as database:
             load = Load(DIRECT, plan.trace_seconds)
-            seen = pgbench.run(lab.script(variant), load, host=lab.socket, user=variant.user, database=database)
+            seen = pgbench.run(lab.script(variant), load, Target(lab.socket, variant.user, database))
             sold = lab.sold(variant, database)
         if sold > plan.trace_slots:
             results.notes.append(f"OVERSOLD: {name} sold {sold} of {plan.trace_slots} slots.")
         elif name == "claim" and sold < plan.trace_slots and not results.quick:
             results.notes.append(f"claim left {plan.trace_slots - sold} of {plan.trace_slots} slots unsold.")
         # The log is a sample; all calls together are known.
-        weight = seen.calls / len(seen.finished)
+        weight = sum(calls for _, calls in seen.seconds[load.warm_up :]) / len(seen.finished)
         steps = Counter(int(end / step) for end in seen.finished)
-        last = int((plan.trace_seconds + pgbench.WARM_UP_SECONDS) / step)
+        last = int((plan.trace_seconds + load.warm_up) / step)
         rates = [steps[n] * weight / step for n in range(last)]
         results.traces.append(Trace(name, plan.trace_slots, DIRECT, step, rates))
         say(f"sell-out of {plan.trace_slots} slots: {name} sold {sold}")

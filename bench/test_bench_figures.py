@@ -31,9 +31,10 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 def test_the_warm_up_counts_for_nothing() -> None:
     output = "number of transactions actually processed: 10000\ntps = 2500.0 (without initial connection time)\n"
     progress = "progress: 1.0 s, 1000.0 tps, lat 8 ms stddev 1, 0 failed\nprogress: 2.0 s, 3000.0 tps, lat 3 ms\n"
-    assert pgbench.read_summary(output, progress) == (10000, 3000.0)
+    assert pgbench.read_summary(output, progress, 1) == (10000, [(1.0, 1000.0), (2.0, 3000.0)], 3000.0)
+    assert pgbench.read_summary(output, progress, 2) == (10000, [(1.0, 1000.0), (2.0, 3000.0)], 3000.0)
     log = ["0 1 7000 0 100 500000", "0 2 3000 0 101 499999", "1 1 2000 0 101 500000"]
-    assert pgbench.read_log(log) == ([1.0], [2.0])
+    assert pgbench.read_log(log, 1) == ([2.0], [1.0])
 
 
 def test_redis_figures_are_the_last_line() -> None:
