@@ -18,7 +18,7 @@ SHARED = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate, Phase.shrink],
 )
-SUITE = settings(SHARED, max_examples=60, stateful_step_count=50, derandomize=True)
+SUITE = settings(SHARED, max_examples=30, stateful_step_count=40, derandomize=True)
 settings.register_profile("long", SHARED, max_examples=5000, stateful_step_count=80, print_blob=True)
 
 
