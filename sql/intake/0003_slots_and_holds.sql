@@ -97,21 +97,25 @@ UNION ALL SELECT m.message ->> 'outcome', m.msg_id, m.message FROM pgmq.a_intake
 UNION ALL SELECT m.message ->> 'outcome', (m.message ->> 'queued_as')::bigint, m.message FROM pgmq.a_intake_dlq m;
 COMMENT ON VIEW intake.intents IS 'Every claim there has ever been and where it is: queued, dead, committed, voided or released. All of it LOGGED. msg_id is its (last) place on the queue.';
 
-CREATE FUNCTION intake.resource_of(pool_id text, slot_no bigint) RETURNS uuid
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
--- UUIDv8 over SHA-256 (RFC 9562, B.2): computed wherever it is needed, so a claim reads no slot and a rebuild gives
--- every slot its old id. STABLE although nothing in it ever changes: convert_to() is, and a function that claims more
--- than its body is not inlined, which costs a claim ten times what the hash does.
-RETURN overlay(overlay(left(encode(sha256(convert_to(pool_id || '/' || slot_no::text, 'UTF8')), 'hex'), 32)
-    PLACING '8' FROM 13) PLACING '8' FROM 17)::uuid;
+-- A counted pool's resource ids are computed, so a claim reads no slot and a rebuild gives every slot its old id: a
+-- UUIDv8 (RFC 9562, B.2) whose last 32 bits are the slot number, and the others a SHA-256 of the pool's name. The hash
+-- is made once a pool and not once a claim: OpenSSL takes longer to find it than to compute it.
+CREATE FUNCTION intake.series_of(pool_id text) RETURNS text
+LANGUAGE sql STABLE STRICT
+RETURN left(overlay(overlay(left(encode(sha256(convert_to(pool_id, 'UTF8')), 'hex'), 32)
+    PLACING '8' FROM 13) PLACING '8' FROM 17)::uuid::text, 28);
+COMMENT ON FUNCTION intake.series_of IS 'What the resource ids of a counted pool begin with.';
+
+CREATE FUNCTION intake.resource_of(series text, slot_no bigint) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT
+RETURN (series || right(to_hex(slot_no + x'100000000'::bigint), 8))::uuid;
 COMMENT ON FUNCTION intake.resource_of IS 'The resource id of a slot of a counted pool.';
 
-CREATE FUNCTION intake.resource_at(own boolean, pool_no int, pool_id text, slot_no bigint) RETURNS uuid
+CREATE FUNCTION intake.resource_at(series text, pool_no int, slot_no bigint) RETURNS uuid
 LANGUAGE sql STABLE
-RETURN CASE WHEN own
-    THEN (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = resource_at.pool_no AND s.slot_no = resource_at.slot_no)
-    ELSE intake.resource_of(pool_id, slot_no) END;
-COMMENT ON FUNCTION intake.resource_at IS 'The resource id of a slot, computed or looked up.';
+RETURN coalesce(intake.resource_of(series, slot_no),
+    (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = resource_at.pool_no AND s.slot_no = resource_at.slot_no));
+COMMENT ON FUNCTION intake.resource_at IS 'The resource id of a slot, computed or, where the pool has resources of its own (series NULL), looked up.';
 
 CREATE FUNCTION intake.new_claim_id(slot_no bigint) RETURNS uuid
 LANGUAGE sql VOLATILE
@@ -238,6 +242,7 @@ DECLARE
     config  intake.engine_config := intake.config_of(seed.pool_id);
     ticket  text := format('intake.%I', 'ticket_' || config.pool_no);
     has_hot boolean;
+    series  text := CASE WHEN NOT config.own_resources THEN intake.series_of(config.pool_id) END;
     stocked bigint;
     seeded  bigint;
     added   bigint;
@@ -268,7 +273,7 @@ BEGIN
         WHERE v.pool_no = config.pool_no AND v.slot_no > seeded AND v.slot_no <= config.inventory_size;
     ELSE
         INSERT INTO intake.slots (pool_no, slot_no, resource_id)
-        SELECT config.pool_no, g, intake.resource_of(config.pool_id, g)
+        SELECT config.pool_no, g, intake.resource_of(series, g)
         FROM generate_series(seeded + 1, config.inventory_size) AS g;
     END IF;
     GET DIAGNOSTICS added = ROW_COUNT;
@@ -280,10 +285,9 @@ BEGIN
         UPDATE intake.engine_config c SET epoch = c.epoch + 1 WHERE c.pool_id = seed.pool_id
         RETURNING c.* INTO config;
         INSERT INTO intake.pools (pool_id, pool_no, epoch, capacity, claims_per_user, opens_at, closes_at, paused,
-            sealed, own_resources, ticket_seq)
+            sealed, series, ticket_seq)
         VALUES (config.pool_id, config.pool_no, config.epoch, config.inventory_size, config.claims_per_user,
-            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL, config.own_resources,
-            ticket::regclass);
+            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL, series, ticket::regclass);
         PERFORM intake.settle(config.pool_no);
     END IF;
     IF added > 0 THEN

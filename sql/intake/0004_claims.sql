@@ -114,7 +114,7 @@ BEGIN
         END IF;
         IF claim_slots.request_id IS NOT NULL THEN
             RETURN QUERY
-            SELECT 'replayed', h.claim_id, intake.resource_at(pool.own_resources, pool.pool_no, pool.pool_id, n.slot_no),
+            SELECT 'replayed', h.claim_id, intake.resource_at(pool.series, pool.pool_no, n.slot_no),
                 n.slot_no
             FROM intake.requested(pool.pool_no, pool.claims_per_user IS NOT NULL, claim_slots.user_id, claim_slots.request_id) h
             CROSS JOIN LATERAL (SELECT coalesce(h.was_slot_no, h.slot_no) AS slot_no) n
@@ -183,7 +183,7 @@ BEGIN
         IF cardinality(took) = quantity THEN
             RETURN QUERY
             WITH mine AS (
-                SELECT h.*, intake.resource_at(pool.own_resources, h.pool_no, pool.pool_id, h.slot_no) AS resource_id
+                SELECT h.*, intake.resource_at(pool.series, h.pool_no, h.slot_no) AS resource_id
                 FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took)),
             queued AS (
                 INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
@@ -218,55 +218,60 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     -- The wall clock, not now(): a transaction that was opened before the window closed must not claim after it.
-    at     timestamptz := clock_timestamp();
-    pool   record;
-    msg_id bigint;
+    at         timestamptz := clock_timestamp();
+    pool_no    int;
+    series     text;
+    capacity   bigint;
+    ticket_seq regclass;
+    open       boolean;
+    sold_out   boolean;
+    turn       text;    -- the first that this user can have
+    known      boolean; -- and has had: turns have no gaps
+    msg_id     bigint;
 BEGIN
     IF NOT intake.can_claim(claim_resource.user_id, claim_resource.request_id) THEN
         PERFORM intake.refuse_claim('claim_resource');
     END IF;
-    -- Turns have no gaps: a user who has made any claim has made the first.
-    SELECT p.pool_no, p.capacity, p.own_resources, p.ticket_seq, intake.shut(p, at) IS NULL AS open, t.turn,
-        EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id
-            AND h.turn = t.turn) AS known,
-        p.sold_out, p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) AS nothing_left
-    INTO pool FROM intake.pools p CROSS JOIN LATERAL (SELECT intake.turn_of(
-        CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1, claim_resource.request_id) AS turn) t
+    -- Into scalars: a row costs every claim some microseconds more.
+    SELECT p.pool_no, p.series, p.capacity, p.ticket_seq, intake.shut(p, at) IS NULL, p.sold_out, t.turn,
+        (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = p.pool_no AND h.user_id = claim_resource.user_id
+            AND h.turn = t.turn) IS NOT NULL
+    INTO pool_no, series, capacity, ticket_seq, open, sold_out, turn, known
+    FROM intake.pools p
+    CROSS JOIN LATERAL (SELECT intake.turn_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
+        claim_resource.request_id) AS turn) t
     WHERE p.pool_id = claim_resource.pool_id;
 
     -- A user without claims, in an open pool: the crowd.
-    IF pool.open AND NOT pool.known THEN
-        IF pool.nothing_left THEN
-            outcome := 'sold_out';
-            RETURN;
-        END IF;
-        IF NOT pool.sold_out THEN
-            slot_no := nextval(pool.ticket_seq);
-            IF slot_no <= pool.capacity THEN
-                claim_id := intake.new_claim_id(slot_no);
-                msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
-                INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
-                    locked_at)
-                VALUES (pool.pool_no, claim_resource.slot_no, msg_id, claim_resource.claim_id, claim_resource.user_id,
-                    claim_resource.request_id, 1, pool.turn, 'R', at)
-                ON CONFLICT DO NOTHING;
-                IF FOUND THEN
-                    IF pool.own_resources THEN
-                        resource_id := intake.resource_at(true, pool.pool_no, NULL, slot_no);
-                    ELSE
-                        resource_id := intake.resource_of(claim_resource.pool_id, slot_no);
-                    END IF;
-                    INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-                    VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
-                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
-                        claim_resource.resource_id, at), NULL);
-                    outcome := 'claimed';
-                    RETURN;
+    IF open AND NOT known AND NOT sold_out THEN
+        slot_no := nextval(ticket_seq);
+        IF slot_no <= capacity THEN
+            claim_id := intake.new_claim_id(slot_no);
+            msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
+            INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status, locked_at)
+            VALUES (pool_no, claim_resource.slot_no, msg_id, claim_resource.claim_id, claim_resource.user_id,
+                claim_resource.request_id, 1, turn, 'R', at)
+            ON CONFLICT DO NOTHING;
+            IF FOUND THEN
+                IF series IS NULL THEN
+                    resource_id := intake.resource_at(NULL, pool_no, slot_no);
+                ELSE
+                    resource_id := intake.resource_of(series, slot_no);
                 END IF;
-            ELSE
-                slot_no := NULL;
+                INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+                VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id, claim_resource.user_id,
+                    claim_resource.request_id, 1, claim_resource.slot_no, claim_resource.resource_id, at), NULL);
+                outcome := 'claimed';
+                RETURN;
             END IF;
+        ELSE
+            slot_no := NULL;
         END IF;
+    ELSIF open AND NOT known AND EXISTS (SELECT FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id AND p.sold_out
+            AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)) THEN
+        -- One snapshot for both: at that instant every slot was taken.
+        outcome := 'sold_out';
+        RETURN;
     END IF;
 
     SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
@@ -373,9 +378,9 @@ BEGIN
             ON CONFLICT DO NOTHING
             RETURNING holds.*),
         claimed AS MATERIALIZED (
-            SELECT h.*, CASE WHEN pool.own_resources
-                THEN (SELECT s.resource_id FROM intake.slots s WHERE s.pool_no = h.pool_no AND s.slot_no = h.slot_no)
-                ELSE intake.resource_of(pool.pool_id, h.slot_no) END AS resource_id
+            -- resource_at() by hand: a function with a subquery is not inlined.
+            SELECT h.*, coalesce(intake.resource_of(pool.series, h.slot_no), (SELECT s.resource_id FROM intake.slots s
+                WHERE s.pool_no = h.pool_no AND s.slot_no = h.slot_no)) AS resource_id
             FROM holding h),
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE

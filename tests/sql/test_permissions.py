@@ -69,6 +69,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "requested": set(),
     "resource_at": set(),
     "resource_of": set(),
+    "series_of": set(),
     "settle": set(),
     "settle_slots": set(),
     "shut": set(),

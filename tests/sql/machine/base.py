@@ -53,7 +53,7 @@ class Ground(RuleBasedStateMachine):
         """The resource id of a slot, and its label."""
         if self.own:
             return self.stocked[slot - 1]
-        return self.intake.value("SELECT intake.resource_of(%s, %s)", POOL, slot), None
+        return self.intake.value("SELECT intake.resource_of(intake.series_of(%s), %s)", POOL, slot), None
 
     def configure(self) -> None:
         """Make the configuration what the model says."""
