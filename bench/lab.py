@@ -195,7 +195,7 @@ def _cpu_of_tree(pid: int) -> float:
     for each in pids:
         try:
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
         total += sum(map(int, fields[11 : 15 if each == pid else 13]))
     return total / _TICKS
