@@ -13,7 +13,7 @@ DATA: Final = "/var/lib/postgresql"
 SECRET: Final = "/etc/intake/superuser"
 
 # A crowd of claimers and the bridges beside it. Connections cost little while idle; the default of 100 refuses the
-# crowd.
+# crowd. What else was measured made no difference: docs/tuning.md.
 PARAMETERS: Final = {"max_connections": "300", "shared_buffers": "256MB", "password_encryption": "scram-sha-256"}
 
 # The password in the Secret is the truth. Postgres takes it at initdb only, so a Secret that was made anew is set here,
