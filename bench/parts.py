@@ -40,7 +40,7 @@ class Plan:
 
 
 FULL: Final = Plan(
-    rounds=4,
+    rounds=3,
     seconds=3,
     clients=(8, 32, 128),
     crowd=2000,
