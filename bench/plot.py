@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from bench.figures import of
+from bench.figures import of, ratio
 from bench.results import Results, Trace
 from bench.variants import TITLES
 
@@ -23,7 +23,7 @@ _STYLE: Final = "font-family:system-ui,-apple-system,'Segoe UI',sans-serif;font-
 
 def bars(results: Results) -> str:
     """Claims a second of each variant, a panel for each number of clients."""
-    left, right, bar, row, top = 250, 200, 16, 23, 58
+    left, right, bar, row, top = 262, 200, 16, 23, 58
     counts = sorted({each.clients for each in results.measurements if each.part == "throughput"})
     shown = {
         clients: [
@@ -39,14 +39,12 @@ def bars(results: Results) -> str:
     rates = {id(each): of(each, lambda sample: sample.rate) for some in shown.values() for each in some}
     most = max((rate.high for rate in rates.values()), default=1.0)
     scale = (_WIDTH - left - right) / most
-    drawn = [
-        _text(20, 30, "Durable claims a second: median, and the range of all rounds", "font-size:16px;font-weight:600")
-    ]
+    drawn = [_text(20, 30, "Claims a second: median, and the range of all rounds", "font-size:16px;font-weight:600")]
     y = top
     for clients, some in shown.items():
         drawn.append(_text(20, y + 4, f"{clients} clients", "font-weight:600;fill:#495057"))
         y += 14
-        base = next((rates[id(each)].middle for each in some if each.variant == "insert"), None)
+        base = next((each for each in some if each.variant == "insert"), None)
         for each in sorted(some, key=lambda each: list(_COLOURS).index(each.variant)):
             rate = rates[id(each)]
             weight = "font-weight:600" if each.variant == "claim" else ""
@@ -55,7 +53,8 @@ def bars(results: Results) -> str:
             drawn.append(
                 _line([(left + rate.low * scale, y + bar / 2), (left + rate.high * scale, y + bar / 2)], "#00000066", 2)
             )
-            share = f"  ({rate.middle / base:.2f} of the INSERT)" if base and each.variant != "insert" else ""
+            compared = base is not None and each.part == base.part and each is not base
+            share = f"  ({ratio(each, base).middle:.2f} of the INSERT)" if base and compared else ""
             drawn.append(
                 _text(left + rate.high * scale + 8, y + bar - 3, f"{rate.middle:,.0f}{share}", f"fill:#495057;{weight}")
             )
