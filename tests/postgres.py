@@ -40,6 +40,8 @@ _SETTINGS = {
     "shared_buffers": "128MB",
     "max_wal_size": "2GB",
     "timezone": "UTC",
+    # A test that waits for itself fails instead of hanging.
+    "lock_timeout": "60s",
     "log_min_messages": "warning",
 }
 

@@ -225,8 +225,7 @@ DECLARE
     ticket_seq regclass;
     open       boolean;
     sold_out   boolean;
-    first_turn text;    -- of this user; turns have no gaps, so who has had any has had this
-    known      boolean;
+    first_turn text;    -- of this user; turns have no gaps, so who has had any has had it
     msg_id     bigint;
 BEGIN
     IF NOT intake.can_claim(claim_resource.user_id, claim_resource.request_id) THEN
@@ -237,42 +236,49 @@ BEGIN
         intake.turn_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1, claim_resource.request_id)
     INTO in_pool, series, capacity, ticket_seq, sold_out, open, first_turn
     FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
-    PERFORM FROM intake.holds h
-    WHERE h.pool_no = in_pool AND h.user_id = claim_resource.user_id AND h.turn = first_turn;
-    known := FOUND;
 
-    -- A user without claims, in an open pool: the crowd.
-    IF open AND NOT known AND NOT sold_out THEN
-        slot_no := nextval(ticket_seq);
-        IF slot_no <= capacity THEN
-            claim_id := intake.new_claim_id(slot_no);
-            msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
-            INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status, locked_at)
-            VALUES (in_pool, claim_resource.slot_no, msg_id, claim_resource.claim_id, claim_resource.user_id,
-                claim_resource.request_id, 1, first_turn, 'R', at)
-            ON CONFLICT DO NOTHING;
-            IF FOUND THEN
-                IF series IS NULL THEN
-                    resource_id := intake.resource_at(NULL, in_pool, slot_no);
-                ELSE
-                    resource_id := intake.resource_of(series, slot_no);
-                END IF;
-                INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-                VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id, claim_resource.user_id,
-                    claim_resource.request_id, 1, claim_resource.slot_no, claim_resource.resource_id, at), NULL);
-                outcome := 'claimed';
-                RETURN;
-            END IF;
-        ELSE
-            slot_no := NULL;
+    IF open AND sold_out THEN
+        -- One snapshot: at that instant every slot was taken. And the user has nothing that could be asked for again.
+        IF EXISTS (SELECT FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id AND p.sold_out
+                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = in_pool)
+                AND NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = in_pool
+                    AND h.user_id = claim_resource.user_id AND h.turn = first_turn)) THEN
+            outcome := 'sold_out';
+            RETURN;
         END IF;
-    ELSIF open AND NOT known AND EXISTS (SELECT FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id AND p.sold_out
-            AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)) THEN
-        -- One snapshot for both: at that instant every slot was taken.
-        outcome := 'sold_out';
-        RETURN;
+    ELSIF open THEN
+        PERFORM FROM intake.holds h
+        WHERE h.pool_no = in_pool AND h.user_id = claim_resource.user_id AND h.turn = first_turn;
+        IF NOT FOUND THEN
+            slot_no := nextval(ticket_seq);
+            IF slot_no <= capacity THEN
+                INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+                    locked_at)
+                VALUES (in_pool, claim_resource.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'),
+                    intake.new_claim_id(claim_resource.slot_no), claim_resource.user_id, claim_resource.request_id, 1,
+                    first_turn, 'R', at)
+                ON CONFLICT DO NOTHING
+                RETURNING holds.claim_id, holds.msg_id INTO claim_id, msg_id;
+                IF FOUND THEN
+                    IF series IS NULL THEN
+                        resource_id := intake.resource_at(NULL, in_pool, slot_no);
+                    ELSE
+                        resource_id := intake.resource_of(series, slot_no);
+                    END IF;
+                    INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+                    VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
+                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
+                        claim_resource.resource_id, at), NULL);
+                    outcome := 'claimed';
+                    RETURN;
+                END IF;
+            ELSE
+                slot_no := NULL;
+            END IF;
+        END IF;
     END IF;
 
+    -- A retry, a user with claims, a closed window, a number that is taken, the last slots.
     SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
     FROM intake.claim_slots(claim_resource.pool_id, claim_resource.user_id, claim_resource.request_id, 1, at,
         hand => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
@@ -479,6 +485,7 @@ DECLARE
     config intake.engine_config := intake.config_of(release_claim.pool_id);
     hold   intake.holds;
     intent pgmq.q_intake_queue;
+    state  text;
 BEGIN
     IF coalesce(length(release_claim.reason), 0) NOT BETWEEN 1 AND 200 OR release_claim.claim_id IS NULL THEN
         RAISE EXCEPTION 'release_claim needs a claim and a reason of 1 to 200 characters' USING ERRCODE = 'IE002',
@@ -489,16 +496,20 @@ BEGIN
     IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
         RETURN 'not_ready';
     END IF;
-    hold := intake.hold_of(config.pool_no, release_claim.claim_id);
-    IF hold.claim_id IS NULL THEN
-        RETURN 'unknown';
-    END IF;
-    SELECT q.* INTO intent FROM pgmq.q_intake_queue q WHERE q.msg_id = hold.msg_id FOR UPDATE;
-    IF NOT FOUND THEN
-        -- It has ended, perhaps while we waited for it.
+    LOOP
         hold := intake.hold_of(config.pool_no, release_claim.claim_id);
-        RETURN intake.state_of(hold);
-    ELSIF intent.message ? 'release' THEN
+        IF hold.claim_id IS NULL THEN
+            RETURN 'unknown';
+        END IF;
+        SELECT q.* INTO intent FROM pgmq.q_intake_queue q WHERE q.msg_id = hold.msg_id FOR UPDATE;
+        EXIT WHEN FOUND;
+        -- It has ended, perhaps while we waited for it. Or it was replayed, as another message: look again.
+        state := intake.state_of(intake.hold_of(config.pool_no, release_claim.claim_id));
+        IF state IN ('committed', 'voided', 'released', 'dead') THEN
+            RETURN state;
+        END IF;
+    END LOOP;
+    IF intent.message ? 'release' THEN
         RETURN 'releasing';
     ELSIF intent.message ->> 'state' = 'committing' THEN
         RETURN 'committing';

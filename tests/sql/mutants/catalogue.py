@@ -41,9 +41,9 @@ MUTANTS = {
     # The reference implementation's shape: update by position without a look at what is there.
     "taken slot overwritten": Mutant(
         CLAIMS,
-        """claim_resource.request_id, 1, pool.turn, 'R', at)
+        """                    first_turn, 'R', at)
                 ON CONFLICT DO NOTHING""",
-        """claim_resource.request_id, 1, pool.turn, 'R', at)
+        """                    first_turn, 'R', at)
                 """
         + OVERWRITE,
         "test_a_number_that_is_held_already_is_never_sold_again",
@@ -120,10 +120,10 @@ MUTANTS = {
     ),
     "window by the transaction's clock": Mutant(
         CLAIMS,
-        """    at     timestamptz := clock_timestamp();
-    pool   record;""",
-        """    at     timestamptz := now();
-    pool   record;""",
+        """    at         timestamptz := clock_timestamp();
+    in_pool    int;""",
+        """    at         timestamptz := now();
+    in_pool    int;""",
         "test_the_window_closes_on_transactions_that_began_before_it",
     ),
     "sold out when only locked": Mutant(
@@ -134,8 +134,9 @@ MUTANTS = {
     ),
     "sold out for good": Mutant(
         CLAIMS,
-        "p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) AS nothing_left",
-        "p.sold_out AS nothing_left",
+        """p.sold_out
+                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = in_pool)""",
+        "p.sold_out",
         "test_sold_out_only_after_the_last_slot_and_open_again_when_one_returns",
     ),
     "a party keeps part when there are too few": Mutant(
