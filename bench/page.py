@@ -10,7 +10,7 @@ from bench.variants import TITLES
 
 _INTRODUCTION = """# Benchmarks
 
-Written by `make bench-claims` ([bench/](../bench/README.md) says what each variant is and how to read this). Ratios are
+Written by [bench/](../bench/README.md), which says what each variant is and how to read this. Ratios are
 what counts: they are taken round by round, between runs that took turns on one server within the same minute. The rates
 belong to this machine, which clients, server and disk share. Every figure is a median, with the range of all rounds in
 brackets.

@@ -81,7 +81,7 @@ def batches(lab: Lab, plan: Plan, results: Results) -> None:
     """Many callers in one transaction."""
     names = [f"{kind}_{rows}" for rows in (10, 100, 1000) for kind in ("insert", "batch")]
     measured = [Measurement("batches", name, DIRECT, plan.many_slots) for name in names]
-    for each in interleaved(results, measured, min(plan.rounds, 3)):
+    for each in interleaved(results, measured, plan.rounds):
         each.samples.append(lab.sample(each.variant, each.slots, Load(DIRECT, plan.seconds)))
 
 
@@ -92,7 +92,7 @@ def sizes(lab: Lab, plan: Plan, results: Results) -> None:
         for name in ("claim", "skip_locked", "sequence")
         for slots in (plan.slots, plan.many_slots)
     ]
-    for each in interleaved(results, measured, min(plan.rounds, 3)):
+    for each in interleaved(results, measured, plan.rounds):
         each.samples.append(lab.sample(each.variant, each.slots, Load(DIRECT, min(plan.seconds, 2))))
 
 
@@ -105,7 +105,7 @@ def sold_out(lab: Lab, plan: Plan, results: Results) -> None:
         measured += [
             Measurement("sold_out", f"{name}_sold", clients, plan.slots) for name in ("skip_locked", "sequence")
         ]
-        for each in interleaved(results, measured, min(plan.rounds, 3)):
+        for each in interleaved(results, measured, plan.rounds):
             each.samples.append(lab.sample(each.variant, each.slots, Load(clients, plan.seconds)))
 
 
@@ -116,7 +116,7 @@ def snapshot(lab: Lab, plan: Plan, results: Results) -> None:
         for name in ("claim", "skip_locked", "sequence")
         for part in ("no_snapshot", "snapshot")
     ]
-    for each in interleaved(results, measured, min(plan.rounds, 3)):
+    for each in interleaved(results, measured, plan.rounds):
         load = Load(DIRECT, plan.seconds)
         each.samples.append(lab.sample(each.variant, each.slots, load, held_snapshot=each.part == "snapshot"))
 
@@ -129,7 +129,7 @@ def open_loop(lab: Lab, plan: Plan, results: Results) -> None:
             continue
         rate = figures.of(closed, lambda sample: sample.rate).middle / 2
         measured = [Measurement("open_loop", name, clients, plan.slots) for name in ("insert", "claim")]
-        for each in interleaved(results, measured, min(plan.rounds, 3)):
+        for each in interleaved(results, measured, plan.rounds):
             each.samples.append(lab.sample(each.variant, each.slots, Load(clients, plan.seconds + 1, rate=rate)))
 
 
@@ -145,7 +145,7 @@ def crowd(lab: Lab, plan: Plan, results: Results) -> None:
     direct = [Measurement("crowd", name, DIRECT, plan.slots) for name in ("claim", "insert")]
     pooled = [Measurement("crowd", name, plan.crowd, plan.slots) for name in ("claim", "insert")]
     with pooler(program, lab.socket, clients=plan.crowd, size=POOL_SIZE) as address:
-        for each in interleaved(results, direct + pooled, min(plan.rounds, 3)):
+        for each in interleaved(results, direct + pooled, plan.rounds):
             if each in direct:
                 sample = lab.sample(each.variant, each.slots, Load(DIRECT, plan.seconds))
             else:
@@ -201,7 +201,7 @@ def others(_lab: Lab, plan: Plan, results: Results) -> None:
         sockets = {"redis_always": always, "redis_everysec": everysec}
         for clients in plan.clients:
             measured = [Measurement("redis", name, clients) for name in sockets]
-            for each in interleaved(results, measured, min(plan.rounds, 3)):
+            for each in interleaved(results, measured, plan.rounds):
                 each.samples.append(redis_claim.sample(sockets[each.variant], clients, plan.seconds))
 
 

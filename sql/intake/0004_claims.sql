@@ -7,7 +7,7 @@
 -- Whether a list's slots or users are held is asked by a scalar subquery: a plan that was made while holds was small, and
 -- stays with its session, then still goes by index when holds is large. NOT EXISTS would be joined by reading all of it.
 --
--- claim_resource() is the plain case: one look and two writes. Whatever is not plain goes to claim_slots(), which also
+-- claim_resource() is the plain case: a look at the pool, one at the user, two writes. Whatever is not plain goes to claim_slots(), which also
 -- serves several seats, seats by name, and the callers of a batch that are not plain.
 
 CREATE FUNCTION intake.intent(claim_id uuid, pool_id text, user_id text, request_id text, seat int, slot_no bigint,
