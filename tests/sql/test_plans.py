@@ -97,10 +97,26 @@ def test_reading_and_acknowledging_a_batch_goes_by_key(planned: Planned) -> None
     marked = planned.scans()
     planned.intake.acknowledge(messages, "committed")
     acknowledged = planned.scans()
-    for scans in (read, marked, acknowledged):
-        assert {scan for scan in scans if "queue" in scan} == {"q_intake_queue_pkey on q_intake_queue"}
+    by_key = "q_intake_queue_pkey on q_intake_queue"
+    assert {scan for scan in read if "queue" in scan} == {"q_intake_queue_vt_idx on q_intake_queue", by_key}
+    for scans in (marked, acknowledged):
+        assert {scan for scan in scans if "queue" in scan} == {by_key}
     assert "holds_pkey on holds" in acknowledged
     assert planned.intake.value("SELECT count(*) FROM pgmq.a_intake_queue") == 20
+
+
+@pytest.mark.parametrize("statistics", ["never", "now"])
+def test_a_read_visits_what_it_takes_and_nothing_else(planned: Planned, statistics: str) -> None:
+    fill(planned.intake, 2000)
+    assert len(planned.intake.read(1500)) == 1500
+    if statistics == "now":
+        planned.intake.connection.execute("VACUUM ANALYZE pgmq.q_intake_queue")
+    planned.watch()
+    assert len(planned.intake.read(20)) == 20
+    (plan,) = (plan for plan in planned.plans if "LockRows" in plan)
+    visited = re.findall(r"using q_intake_queue_vt_idx on q_intake_queue[^\n]*actual rows=([\d.]+)", plan)
+    assert [float(rows) for rows in visited] == [20]
+    assert "Rows Removed" not in plan, plan
 
 
 def test_ten_claims_of_a_house_account_do_not_read_each_other(planned: Planned) -> None:

@@ -203,6 +203,12 @@ MUTANTS = {
             AND q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND""",
         "test_a_message_that_is_committed_late_is_not_passed_over",
     ),
+    "reader walks over what is leased": Mutant(
+        BRIDGE,
+        "        ORDER BY q.vt LIMIT",
+        "        ORDER BY q.msg_id LIMIT",
+        "test_a_read_visits_what_it_takes_and_nothing_else",
+    ),
     "voided slot kept": Mutant(
         BRIDGE,
         "        WHERE e.outcome <> 'committed' AND h.pool_no = e.pool_no",
