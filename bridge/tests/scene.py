@@ -51,7 +51,7 @@ class Claim:
 
 @dataclass
 class Scene:
-    """Both databases with superuser connections, for looking and for setting up."""
+    """A pool in both databases with superuser connections, for looking and for setting up."""
 
     intake_uri: str
     ledger_uri: str
@@ -61,32 +61,33 @@ class Scene:
     config: dict[str, Any] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     users: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    pool: str = POOL
 
     @classmethod
-    async def connect(cls, intake_uri: str, ledger_uri: str) -> Self:
+    async def connect(cls, intake_uri: str, ledger_uri: str, pool: str = POOL) -> Self:
         """Look at databases that are there already."""
         stack = AsyncExitStack()
         intake = await AsyncConnection.connect(intake_uri, autocommit=True, row_factory=dict_row)
         stack.push_async_callback(intake.close)
         ledger = await AsyncConnection.connect(ledger_uri, autocommit=True, row_factory=dict_row)
         stack.push_async_callback(ledger.close)
-        return cls(intake_uri, ledger_uri, intake, ledger, stack)
+        return cls(intake_uri, ledger_uri, intake, ledger, stack, pool=pool)
 
     async def reconnected(self) -> Self:
         """The same scene after its server was killed, with the fans' record so far."""
-        again = await self.connect(self.intake_uri, self.ledger_uri)
+        again = await self.connect(self.intake_uri, self.ledger_uri, self.pool)
         return replace(again, config=self.config, claims=self.claims, users=self.users)
 
     async def configure(self, **changes: Any) -> None:
         """Change the pool's configuration, as the operator does."""
         self.config |= changes
-        await self.intake.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(self.config)))
+        await self.intake.execute("SELECT intake.configure(%s, %s)", (self.pool, Jsonb(self.config)))
 
     async def claim(self, count: int = 1) -> list[Claim]:
         """Fans who get a slot each."""
         cursor = await self.intake.execute(
             "SELECT u.user_id, c.* FROM unnest(%s::text[]) AS u (user_id), intake.claim_resource(%s, u.user_id) AS c",
-            ([f"user-{next(self.users)}" for _ in range(count)], POOL),
+            ([f"user-{next(self.users)}" for _ in range(count)], self.pool),
         )
         rows = await cursor.fetchall()
         assert {row["outcome"] for row in rows} == {"claimed"}
@@ -96,7 +97,9 @@ class Scene:
 
     async def release(self, claim: Claim) -> str:
         """A fan who wants his claim no longer; what he is told."""
-        (row,) = await self.rows("SELECT intake.release_claim(%s, %s, 'changed my mind') AS told", POOL, claim.claim_id)
+        (row,) = await self.rows(
+            "SELECT intake.release_claim(%s, %s, 'changed my mind') AS told", self.pool, claim.claim_id
+        )
         return str(row["told"])
 
     async def inventory(self) -> tuple[int, int, int]:
@@ -108,7 +111,7 @@ class Scene:
         """The three variables."""
         return {
             "INTAKE_DATABASE_URI": self.intake_uri.replace("postgres@", "bridge@"),
-            "INTAKE_POOL": POOL,
+            "INTAKE_POOL": self.pool,
             "INTAKE_LEDGER_URI": self.ledger_uri.replace("postgres@", "ledger_writer@"),
             **more,
         }
@@ -116,7 +119,7 @@ class Scene:
     @asynccontextmanager
     async def worker(self, name: str = "one", tuning: Tuning = TUNING, **environment: str) -> AsyncIterator[Worker]:
         """A worker inside this process; stopped as SIGTERM stops it."""
-        settings = Settings(pool=POOL, worker=name, http_port=0)
+        settings = Settings(pool=self.pool, worker=name, http_port=0)
         worker = Worker(settings, Secrets(self.environment(**environment)), tuning)
         task = asyncio.create_task(worker.run())
         try:
@@ -148,24 +151,26 @@ class Scene:
 
     async def sales(self) -> dict[UUID, Row]:
         """The ledger."""
-        cursor = await self.ledger.execute("SELECT * FROM ledger.sales")
+        cursor = await self.ledger.execute("SELECT * FROM ledger.sales WHERE pool_id = %s", (self.pool,))
         return {row["claim_id"]: row for row in await cursor.fetchall()}
 
     async def queue(self) -> dict[UUID, Row]:
         """What is on the queue, by claim."""
         rows = await self.rows(
-            "SELECT msg_id, read_ct, vt <= clock_timestamp() AS visible, message FROM pgmq.q_intake_queue"
+            "SELECT msg_id, read_ct, vt <= clock_timestamp() AS visible, message FROM pgmq.q_intake_queue "
+            "WHERE message ->> 'pool_id' = %s",
+            self.pool,
         )
         return {UUID(row["message"]["claim_id"]): row for row in rows}
 
     async def dead(self) -> dict[UUID, Row]:
         """The dead letters, by claim."""
-        rows = await self.rows("SELECT * FROM intake.dead_letters(%s, 1000)", POOL)
+        rows = await self.rows("SELECT * FROM intake.dead_letters(%s, 1000)", self.pool)
         return {row["claim_id"]: row for row in rows}
 
     async def status(self) -> Row:
         """engine_status."""
-        (row,) = await self.rows("SELECT intake.engine_status(%s) AS status", POOL)
+        (row,) = await self.rows("SELECT intake.engine_status(%s) AS status", self.pool)
         status: Row = row["status"]
         return status
 
@@ -205,9 +210,9 @@ class Scene:
 
     async def check(self) -> None:
         """I1 to I4, I6, I7 by the product's own queries, over both databases and the fans' own record."""
-        assert await self.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
-        (intake,) = await self.rows("SELECT * FROM intake.proof(%s)", POOL)
-        ledger = await (await self.ledger.execute("SELECT * FROM ledger_proof(%s)", (POOL,))).fetchone()
+        assert await self.rows("SELECT * FROM intake.reconcile(%s)", self.pool) == []
+        (intake,) = await self.rows("SELECT * FROM intake.proof(%s)", self.pool)
+        ledger = await (await self.ledger.execute("SELECT * FROM ledger_proof(%s)", (self.pool,))).fetchone()
         assert ledger is not None
         assert intake["queued"] == 0
         ended = intake["committed"] + intake["voided"] + intake["released"]
@@ -257,9 +262,9 @@ class Templates:
 
 
 @asynccontextmanager
-async def open_scene(intake_uri: str, ledger_uri: str, inventory: int) -> AsyncIterator[Scene]:
+async def open_scene(intake_uri: str, ledger_uri: str, inventory: int, pool: str = POOL) -> AsyncIterator[Scene]:
     """A seeded, open pool in databases that are migrated already."""
-    scene = await Scene.connect(intake_uri, ledger_uri)
+    scene = await Scene.connect(intake_uri, ledger_uri, pool)
     async with scene.stack:
         now = datetime.now(UTC)
         await scene.configure(
@@ -269,7 +274,7 @@ async def open_scene(intake_uri: str, ledger_uri: str, inventory: int) -> AsyncI
             closesAt=(now + timedelta(hours=1)).isoformat(),
             commitTarget={"postgres": {"function": "finalize_transaction"}},
         )
-        await scene.intake.execute("SELECT intake.seed(%s)", (POOL,))
+        await scene.intake.execute("SELECT intake.seed(%s)", (pool,))
         yield scene
 
 

@@ -8,18 +8,18 @@ from pydantic import ValidationError
 
 from intake_bridge.observability import logs
 from intake_bridge.settings import MissingSettingError, load
-from intake_bridge.worker import Worker
+from intake_bridge.worker import Tuning, Worker
 
 
-async def run() -> int:
-    """Returns the exit code: 0 after a signal, 2 for settings that cannot work."""
+async def run(tuning: Tuning | None = None) -> int:
+    """Returns the exit code: 0 after a signal, 2 for settings that cannot work. Only tests give a tuning."""
     try:
         settings, secrets = await load()
     except (MissingSettingError, ValidationError) as error:
         sys.stderr.write(f"intake-bridge: {error}\n")
         return 2
     logs.configure(settings.log_level, settings.worker)
-    worker = Worker(settings, secrets)
+    worker = Worker(settings, secrets, tuning)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)

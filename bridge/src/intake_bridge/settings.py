@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from intake_bridge.faults import Fault, parse_faults
 
 
 class MissingSettingError(Exception):
@@ -49,6 +51,8 @@ class Settings(BaseModel):
     worker: str
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # For tests: where this worker is to die, stand still or lose a reply.
+    faults: Annotated[tuple[Fault, ...], BeforeValidator(parse_faults)] = ()
 
 
 async def load(environment: Mapping[str, str] = os.environ) -> tuple[Settings, Secrets]:
@@ -63,6 +67,7 @@ async def load(environment: Mapping[str, str] = os.environ) -> tuple[Settings, S
             "worker": f"{worker}-{uuid.uuid4().hex[:8]}",
             "http_port": await secrets.optional("INTAKE_HTTP_PORT") or "8080",
             "log_level": (await secrets.optional("INTAKE_LOG_LEVEL") or "info").upper(),
+            "faults": await secrets.optional("INTAKE_FAULTS") or "",
         }
     )
     return settings, secrets

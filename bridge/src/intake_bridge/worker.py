@@ -14,6 +14,7 @@ from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Messages
 from intake_bridge.domain.meter import Meter
+from intake_bridge.faults import Faults
 from intake_bridge.housekeeper import Housekeeper
 from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
@@ -56,11 +57,13 @@ class Worker:
         self._engine = Engine(
             settings.pool, lambda: secrets.required("INTAKE_DATABASE_URI"), f"intake-bridge/{settings.worker}"[:63]
         )
+        self._faults = Faults(settings.faults)
+        self._queue = self._faults.queue(self._engine)
         self._board = TargetBoard(secrets, f"intake-bridge/{settings.pool}"[:63], self._clock, self._tuning.breaker)
         self._meter = Meter(self._clock)
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._pipeline = Pipeline(self._engine, self.metrics, self._tuning.backoff, self._stop.is_set)
+        self._pipeline = Pipeline(self._queue, self.metrics, self._tuning.backoff, self._stop.is_set)
         self._configuration: Configuration | None = None
         self._acting: Configuration | None = None
         self._releases_at = self._clock()
@@ -149,7 +152,7 @@ class Worker:
         if configuration is None:
             return False
         self._act_upon(configuration)
-        targets = await self._board.follow(configuration)
+        targets = self._faults.targets(await self._board.follow(configuration))
         if configuration.paused:
             return False
         return await self._release(configuration, targets) or await self._sell(configuration, targets)
@@ -162,7 +165,7 @@ class Worker:
         if limit == 0:
             return False
         started = self._clock()
-        messages = await self._engine.read_releases(self._settings.worker, limit)
+        messages = await self._queue.read_releases(self._settings.worker, limit)
         if not messages:
             self._releases_at = self._clock() + self._tuning.releases_seconds
             return False
@@ -181,7 +184,7 @@ class Worker:
             return True
         self._sale_owed = False
         started = self._clock()
-        messages = await self._engine.read_batch(self._settings.worker, limit)
+        messages = await self._queue.read_batch(self._settings.worker, limit)
         if not messages:
             targets.validation.breaker.forget_if_idle()
             targets.commitment.breaker.forget_if_idle()

@@ -1,0 +1,197 @@
+"""Workers as real processes that cost nothing to start: one process imports the bridge once and forks for each.
+
+`python nursery.py [mutant]` reads one worker's environment a line (JSON) and answers with a line for each start, stop
+(SIGSTOP) and end. When its input ends it kills what is left.
+"""
+
+import asyncio
+import json
+import os
+import random
+import select
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+FOLDERS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]  # of scene.py, and of tests/
+
+
+class Child:
+    """One worker."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.pid = 0
+        self.started = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.status = 0
+
+    @property
+    def killed(self) -> bool:
+        """Ended by SIGKILL."""
+        return self.ended.is_set() and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of one that has ended; negative for a signal."""
+        return os.waitstatus_to_exitcode(self.status)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if not self.ended.is_set():
+            if number is signal.SIGCONT:
+                self.stopped.clear()
+            os.kill(self.pid, number)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged so far."""
+        text = self.log.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def said(self, *messages: str) -> int:
+        """How often it has logged one of these."""
+        return sum(line["message"] in messages for line in self.lines())
+
+
+class Nursery:
+    """The client side, in the test's process."""
+
+    def __init__(self, logs: Path, mutant: str | None = None) -> None:
+        self._logs = logs
+        self._mutant = mutant
+        self._children: list[Child] = []
+        self._by_pid: dict[int, Child] = {}
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            __file__,
+            *([self._mutant] if self._mutant else []),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        self._news = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._news
+
+    async def start(self, environment: Mapping[str, str]) -> Child:
+        """A worker; returns when it has been forked."""
+        child = Child(self._logs / f"worker-{len(self._children) + 1}.log")
+        child.log.touch()
+        self._children.append(child)
+        assert self._process.stdin is not None
+        order = {"child": len(self._children) - 1, "log": str(child.log), "environment": dict(environment)}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        async with asyncio.timeout(30):
+            await child.started.wait()
+        return child
+
+    async def _listen(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            news = json.loads(line)
+            match news["what"]:
+                case "started":
+                    child = self._children[news["child"]]
+                    child.pid = news["pid"]
+                    self._by_pid[child.pid] = child
+                    child.started.set()
+                case "stopped":
+                    self._by_pid[news["pid"]].stopped.set()
+                case "ended":
+                    child = self._by_pid.pop(news["pid"])
+                    child.status = news["status"]
+                    child.ended.set()
+
+
+# --- the other side: a process of its own ---
+
+
+def _raise_one(order: Mapping[str, Any]) -> NoReturn:
+    """In the child: become a worker, as `intake-bridge` does."""
+    from intake_bridge.process import run  # noqa: PLC0415 - a mutant may have to be installed before
+    from scene import TUNING  # noqa: PLC0415 - likewise
+
+    code = 70
+    try:
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.dup2(os.open(order["log"], os.O_WRONLY | os.O_APPEND), 2)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        random.seed()  # the parent's state would give every worker the same jitter
+        code = asyncio.run(run(TUNING))
+    finally:
+        os._exit(code)
+
+
+def _say(**news: Any) -> None:
+    sys.stdout.write(json.dumps(news) + "\n")
+    sys.stdout.flush()
+
+
+def _keep() -> None:
+    """In the parent: fork what is ordered, tell what becomes of it."""
+    wakes, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    alive: set[int] = set()
+    orders = b""
+    while True:
+        ready, _, _ = select.select([0, wakes], [], [])
+        if wakes in ready:
+            os.read(wakes, 4096)
+        if 0 in ready:
+            read = os.read(0, 65536)
+            if not read:
+                break
+            *lines, orders = (orders + read).split(b"\n")
+            for line in lines:
+                order = json.loads(line)
+                pid = os.fork()
+                if pid == 0:
+                    _raise_one(order)
+                alive.add(pid)
+                _say(what="started", child=order["child"], pid=pid)
+        while alive:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            if pid == 0:
+                break
+            if os.WIFSTOPPED(status):
+                _say(what="stopped", pid=pid)
+            else:
+                alive.discard(pid)
+                _say(what="ended", pid=pid, status=status)
+    for pid in alive:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    sys.path[:0] = FOLDERS
+    if len(sys.argv) > 1:
+        from mutants import install
+
+        install(sys.argv[1])
+    import intake_bridge.process  # noqa: F401 - once for all children
+    import scene  # noqa: F401 - likewise
+
+    _keep()
