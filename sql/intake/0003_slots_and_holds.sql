@@ -45,13 +45,11 @@ CREATE UNLOGGED TABLE intake.holds (
     user_id     text        NOT NULL,
     turn        text        COLLATE "C",
     request_id  text,
-    was_slot_no bigint,
-    PRIMARY KEY (pool_no, slot_no)
+    was_slot_no bigint
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
     -- Not looked at while it is small: a claim's plan that was made for a few rows stays with its session, and reads
     -- all of them when they have become many.
     autovacuum_vacuum_insert_threshold = 20000, autovacuum_analyze_threshold = 20000);
-CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);
 COMMENT ON TABLE intake.holds IS 'Every claim there has been. One that has not been voided holds the slot of its key; nobody else can have it.';
 COMMENT ON COLUMN intake.holds.slot_no IS 'The slot that is held; -msg_id once the claim is voided: it holds none, and still answers its request.';
 COMMENT ON COLUMN intake.holds.was_slot_no IS 'The slot that a voided claim held.';
@@ -59,6 +57,15 @@ COMMENT ON COLUMN intake.holds.turn IS 'What is unique among a user''s claims. W
 COMMENT ON COLUMN intake.holds.seat IS 'Which of the seats of its request, from 1.';
 COMMENT ON COLUMN intake.holds.status IS 'R = RESERVED (on its way), C = CONSUMED (committed to the ledger), V = voided or released.';
 COMMENT ON COLUMN intake.holds.msg_id IS 'Its intent on the queue.';
+
+CREATE FUNCTION intake.key_holds() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    ALTER TABLE intake.holds ADD CONSTRAINT holds_pkey PRIMARY KEY (pool_no, slot_no);
+    CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);
+END $$;
+COMMENT ON FUNCTION intake.key_holds IS 'The keys of the holds: one claim a slot, one claim a turn.';
+SELECT intake.key_holds();
 
 CREATE FUNCTION intake.turn_of(nth bigint, seat int, request_id text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -205,31 +212,48 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.settle IS 'Put burnt numbers on the free list, and latch the pool once every number is held or free. Returns the numbers that came back.';
 
+CREATE FUNCTION intake.holds_of(config intake.engine_config) RETURNS SETOF intake.holds
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN i.void THEN -i.msg_id ELSE i.slot_no END, i.msg_id, i.claimed_at, i.claim_id, config.pool_no, i.seat,
+        (CASE WHEN i.void THEN 'V' WHEN i.place = 'committed' THEN 'C' ELSE 'R' END)::"char", i.user_id,
+        intake.turn_of(CASE WHEN config.claims_per_user IS NOT NULL
+            THEN row_number() OVER (PARTITION BY i.user_id ORDER BY i.claim_id) END, i.seat, i.request_id),
+        i.request_id, CASE WHEN i.void THEN i.slot_no END
+    FROM (SELECT x.place, x.place IN ('voided', 'released') AS void, x.msg_id, (x.message ->> 'slot_no')::bigint AS slot_no,
+            (x.message ->> 'claim_id')::uuid AS claim_id, x.message ->> 'user_id' AS user_id,
+            x.message ->> 'request_id' AS request_id, coalesce((x.message ->> 'seat')::int, 1) AS seat,
+            (x.message ->> 'claimed_at')::timestamptz AS claimed_at
+        FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id
+        OFFSET 0) i -- the columns are sorted, not the messages
+$$;
+COMMENT ON FUNCTION intake.holds_of IS 'The holds of a pool, out of everything that is LOGGED.';
+
 CREATE FUNCTION intake.rebuild_holds(config intake.engine_config) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET work_mem = '64MB' AS $$ -- a million claims are sorted, and nobody claims meanwhile
 BEGIN
     -- Acknowledgements wait: each of them sees either no holds yet or all of them.
-    LOCK TABLE intake.holds IN EXCLUSIVE MODE;
+    LOCK TABLE intake.holds IN ACCESS EXCLUSIVE MODE;
     DELETE FROM intake.holds h WHERE h.pool_no = config.pool_no;
     DELETE FROM intake.free_numbers f WHERE f.pool_no = config.pool_no;
     DELETE FROM intake.tails t WHERE t.pool_no = config.pool_no;
-
-    -- A slot that two intents hold is damage that only a hand can have done: the first one keeps it, the sale goes on,
-    -- and reconcile() reports the other.
-    INSERT INTO intake.holds (pool_no, slot_no, was_slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
-        locked_at)
-    SELECT config.pool_no, CASE WHEN i.void THEN -i.msg_id ELSE i.slot_no END, CASE WHEN i.void THEN i.slot_no END,
-        i.msg_id, i.claim_id, i.user_id, i.request_id, i.seat,
-        intake.turn_of(CASE WHEN config.claims_per_user IS NOT NULL
-            THEN row_number() OVER (PARTITION BY i.user_id ORDER BY i.claim_id) END, i.seat, i.request_id),
-        (CASE WHEN i.void THEN 'V' WHEN i.place = 'committed' THEN 'C' ELSE 'R' END)::"char",
-        (i.message ->> 'claimed_at')::timestamptz
-    FROM (SELECT x.*, x.place IN ('voided', 'released') AS void, (x.message ->> 'slot_no')::bigint AS slot_no,
-            (x.message ->> 'claim_id')::uuid AS claim_id, x.message ->> 'user_id' AS user_id,
-            x.message ->> 'request_id' AS request_id, coalesce((x.message ->> 'seat')::int, 1) AS seat
-        FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id) i
-    ORDER BY i.slot_no, i.claim_id
-    ON CONFLICT DO NOTHING;
+    BEGIN
+        -- Keys made of all rows at once take a fifth of the time of keys that grow row by row.
+        IF EXISTS (SELECT FROM intake.holds) THEN
+            INSERT INTO intake.holds SELECT * FROM intake.holds_of(config);
+        ELSE
+            ALTER TABLE intake.holds DROP CONSTRAINT holds_pkey;
+            DROP INDEX intake.holds_turn_key;
+            INSERT INTO intake.holds SELECT * FROM intake.holds_of(config);
+            PERFORM intake.key_holds();
+        END IF;
+    EXCEPTION WHEN unique_violation THEN
+        -- Damage that only a hand can have done: the first claim keeps the slot or the turn, the sale goes on, and
+        -- reconcile() reports the other.
+        INSERT INTO intake.holds SELECT * FROM intake.holds_of(config) h
+        ORDER BY h.slot_no, h.claim_id
+        ON CONFLICT DO NOTHING;
+    END;
     INSERT INTO intake.tails (pool_no) VALUES (config.pool_no);
     -- What the planner knew was about the tables' former life. Knowing nothing is safe, knowing "empty" is not.
     PERFORM pg_clear_relation_stats('intake', 'holds');

@@ -107,6 +107,9 @@ async def test_an_acknowledgement_during_a_rebuild_is_not_lost(intake: Intake, u
         intake.claim(f"u{n}", f"r{n}")
     messages = intake.read()
     lose_unlogged(intake.connection)
+    # Another pool has holds again: this one's are added to keys that stand, and no DDL locks the table by the way.
+    with Intake(uri, "other") as other:
+        other.open(10).claim("ann")
 
     def acknowledge() -> list[int]:
         with Intake(uri) as bridge:

@@ -223,7 +223,7 @@ MUTANTS = {
     ),
     "acknowledgement overlaps the rebuild": Mutant(
         SLOTS,
-        "    LOCK TABLE intake.holds IN EXCLUSIVE MODE;\n",
+        "    LOCK TABLE intake.holds IN ACCESS EXCLUSIVE MODE;\n",
         "",
         "test_an_acknowledgement_during_a_rebuild_is_not_lost",
     ),
@@ -235,8 +235,8 @@ MUTANTS = {
     ),
     "dead letters hold nothing": Mutant(
         SLOTS,
-        "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id) i",
-        "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id AND x.place <> 'dead') i",
+        "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id\n",
+        "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id AND x.place <> 'dead'\n",
         "test_i6_a_rebuild_restores_every_hold_and_every_resource_id",
     ),
     "rebuild takes ids anew": Mutant(
