@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import LiteralString
 
 import aiohttp
 import pytest
@@ -200,3 +201,23 @@ async def test_a_ledger_with_one_function_that_returns_void(templates: Templates
         assert {row["claim_id"] for row in sold} == {claim.claim_id for claim in claims[1:]}
         assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
         assert (await scene.status())["inventory"]["available"] == 1000 - 9
+
+
+VOIDS = "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE sql AS $$ SELECT 'voided' $$"
+TAKES_BATCHES = """
+CREATE FUNCTION finalize_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text) LANGUAGE sql AS
+    $$ SELECT (each ->> 'claim_id')::uuid, 'committed' FROM jsonb_array_elements(payloads) AS each $$
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "offers"),
+    [("", []), (VOIDS, ["void"]), (TAKES_BATCHES, ["batch", "outcomes"])],
+    ids=["void", "voids", "batch"],
+)
+async def test_what_a_ledger_offers_is_found_out_at_the_start_and_told(
+    templates: Templates, more: LiteralString, offers: list[str]
+) -> None:
+    async with templates.scene_with_ledger(SCALAR_ONLY, more) as scene, scene.worker():
+        await scene.until_health("ledger", "ok")
+        assert (await scene.health())["ledger"]["offers"] == offers

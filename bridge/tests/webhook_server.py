@@ -1,7 +1,9 @@
 """A webhook as a test wants it: real HTTP, any behaviour, and a record of what was asked."""
 
 import asyncio
+import hmac
 import inspect
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -32,11 +34,13 @@ def status(
 class WebhookServer:
     """POST /single and POST /batch; `behaviour` may be replaced at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.behaviour: Behaviour = approve
         self.calls: list[Item] = []
         self.keys: list[str] = []
         self.authorizations: set[str | None] = set()
+        self.signatures: list[tuple[str, bytes]] = []
         self.open = 0
         self.most_open = 0
         self.called = asyncio.Condition()
@@ -47,7 +51,7 @@ class WebhookServer:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls).start()
         self._port = self._runner.addresses[0][1]
         return self
 
@@ -57,18 +61,29 @@ class WebhookServer:
         await self._runner.cleanup()
 
     @property
+    def _scheme(self) -> str:
+        return "http" if self._tls is None else "https"
+
+    @property
     def single(self) -> str:
         """The URL of the contract for one claim."""
-        return f"http://127.0.0.1:{self._port}/single"
+        return f"{self._scheme}://127.0.0.1:{self._port}/single"
 
     @property
     def batch(self) -> str:
         """The URL of the contract for a batch."""
-        return f"http://127.0.0.1:{self._port}/batch"
+        return f"{self._scheme}://127.0.0.1:{self._port}/batch"
 
     def asked(self) -> Counter[str]:
         """How often each claim was asked about."""
         return Counter(item["claim_id"] for item in self.calls)
+
+    def signers(self, call: int, *keys: str) -> list[str]:
+        """Those of the keys that have signed a call."""
+        header, body = self.signatures[call]
+        moment, *signed = [part.partition("=")[2] for part in header.split(",")]
+        made = {key: hmac.new(key.encode(), f"{moment}.".encode() + body, "sha256").hexdigest() for key in keys}
+        return [key for key, value in made.items() if value in signed]
 
     async def until_calls(self, count: int) -> None:
         """Wait until so many items have arrived."""
@@ -97,6 +112,7 @@ class WebhookServer:
                 self.calls.append(item)
                 self.keys.append(request.headers.get("Idempotency-Key", ""))
                 self.authorizations.add(request.headers.get("Authorization"))
+                self.signatures.append((request.headers.get("Intake-Signature", ""), await request.read()))
                 self.called.notify_all()
             answer = self.behaviour(item)
             return await answer if inspect.isawaitable(answer) else answer

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from ssl import SSLContext
 from typing import Any, Protocol
 
 from intake_bridge.domain.config import Configuration
@@ -83,14 +85,28 @@ class Gate(Protocol):
         ...
 
 
+class Offer(StrEnum):
+    """What a ledger offers beyond the least. The words go to DB1 and from there into the event's condition."""
+
+    BATCH = "batch"  # one call takes a whole batch
+    OUTCOMES = "outcomes"  # it tells committed, duplicate, voided and conflict apart
+    VOID = "void"  # it can promise that a claim will never be committed
+
+
 class Http(Protocol):
     """POST, nothing else. Raises HttpError when there is no answer."""
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> HttpReply: ...
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, tls: SSLContext | None
+    ) -> HttpReply: ...
 
 
 class Validator(Protocol):
     """Decides about claims. A msg_id that is missing in the answer was never asked about."""
+
+    async def check(self) -> None:
+        """Raise TargetDownError if it cannot be asked. Costs nothing when all is well."""
+        ...
 
     async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
 
@@ -101,6 +117,11 @@ class Ledger(Protocol):
     @property
     def needs_mark(self) -> bool:
         """Whether `committing` must be durable before the first call: a target that cannot void cannot be fenced."""
+        ...
+
+    @property
+    def offers(self) -> Sequence[Offer]:
+        """What was found at the last check."""
         ...
 
     async def check(self) -> None:

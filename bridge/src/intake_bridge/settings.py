@@ -24,12 +24,16 @@ class Secrets:
         self._environment = environment
 
     async def optional(self, name: str) -> str | None:
-        """The value, or None when neither form is set or it is empty."""
+        """The value, or None when neither form is set or NAME is empty. A file that is empty is an error."""
         if path := self._environment.get(f"{name}_FILE"):
             try:
                 value = await asyncio.to_thread(Path(path).read_text, encoding="utf-8")
             except OSError as error:
                 raise MissingSettingError(f"{name}_FILE cannot be read: {error.strerror}: {path}") from error
+            except UnicodeDecodeError as error:
+                raise MissingSettingError(f"{name}_FILE is not text: {path}") from error
+            if not value.strip():
+                raise MissingSettingError(f"{name}_FILE is empty: {path}")
         else:
             value = self._environment.get(name, "")
         return value.strip() or None
@@ -49,6 +53,7 @@ class Settings(BaseModel):
 
     pool: Annotated[str, Field(min_length=1, max_length=63)]
     worker: str
+    """Who, and which life: `<uid of the pod>-<8 hex digits of this boot>`, in leases, heartbeats, logs and metrics."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     # For tests: where this worker is to die, stand still or lose a reply.
@@ -59,7 +64,7 @@ async def load(environment: Mapping[str, str] = os.environ) -> tuple[Settings, S
     """Read the environment; raises MissingSettingError or pydantic's ValidationError."""
     secrets = Secrets(environment)
     await secrets.required("INTAKE_DATABASE_URI")
-    # Hostname alone is no identity: a restarted container has the same one while its predecessor's lease still runs.
+    # The pod's uid alone is no identity: a restarted container has the same one while its predecessor's lease runs.
     worker = await secrets.optional("INTAKE_WORKER") or socket.gethostname()
     settings = Settings.model_validate(
         {

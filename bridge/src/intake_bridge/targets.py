@@ -2,9 +2,11 @@
 
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.http import HttpClient
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.adapters.ledger_webhook import WebhookLedger
@@ -22,6 +24,7 @@ class NoLedger:
     """No commit target, or none that can be built: everything waits."""
 
     needs_mark = False
+    offers = ()
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -56,7 +59,7 @@ class TargetBoard:
         self._clients: list[HttpClient] = []
         self._targets: Targets | None = None
         self._checked = False
-        self._check_failed = False
+        self._failed_checks: set[str] = set()
 
     @property
     def targets(self) -> Targets | None:
@@ -64,7 +67,7 @@ class TargetBoard:
         return self._targets
 
     async def follow(self, configuration: Configuration) -> Targets:
-        """The targets of this configuration, the ledger checked if that is due."""
+        """The targets of this configuration, looked at."""
         wanted = (configuration.validation, configuration.commit_target)
         if self._targets is None or wanted != self._wanted:
             await self.close()
@@ -76,19 +79,21 @@ class TargetBoard:
             )
             self._wanted = wanted
             self._checked = False
-            self._check_failed = False
-        await self._check(self._targets)
+            self._failed_checks.clear()
+        targets = self._targets
+        await self._check("validator", targets.validation.breaker, targets.validator.check)
+        await self._check("ledger", targets.commitment.breaker, targets.ledger.check)
         self._checked = True
-        return self._targets
+        return targets
 
-    def health(self) -> dict[str, dict[str, str]]:
+    def health(self) -> dict[str, dict[str, Any]]:
         """For `report_worker`: the words become conditions of the event."""
         if self._targets is None or not self._checked:
             return {}  # no word before the first look: `ok` would be a guess
-        return {
-            "validator": _health(self._targets.validation.breaker),
-            "ledger": _health(self._targets.commitment.breaker),
-        }
+        ledger = _health(self._targets.commitment.breaker)
+        if ledger["state"] == "ok":
+            ledger["offers"] = list(self._targets.ledger.offers)
+        return {"validator": _health(self._targets.validation.breaker), "ledger": ledger}
 
     async def close(self) -> None:
         """Close what the targets hold open."""
@@ -99,38 +104,40 @@ class TargetBoard:
             await client.close()
         self._clients.clear()
 
-    async def _check(self, targets: Targets) -> None:
-        breaker = targets.commitment.breaker
+    async def _check(self, name: str, breaker: Breaker, check: Callable[[], Awaitable[None]]) -> None:
         if breaker.circuit is Circuit.OPEN:
             return
         try:
-            await targets.ledger.check()
+            await check()
         except (TargetDownError, MissingSettingError) as error:
             if breaker.error != str(error):
-                log.warning("ledger: %s", error)
-            self._check_failed = True
+                log.warning("%s: %s", name, error)
+            self._failed_checks.add(name)
             breaker.trip(str(error))
         else:
             # What a check has found, a check may withdraw; what a call has found, only a call.
-            if self._check_failed:
-                log.info("ledger: well again")
+            if name in self._failed_checks:
+                log.info("%s: well again", name)
+                self._failed_checks.remove(name)
                 breaker.succeeded()
-            self._check_failed = False
 
     def _validator(self, webhook: Webhook | None) -> Validator:
         if webhook is None:
             return NoValidator()
-        return WebhookValidator(self._client(), webhook, lambda: self._secrets.optional("INTAKE_VALIDATION_TOKEN"))
+        return WebhookValidator(self._client(), webhook, self._credentials("INTAKE_VALIDATION"))
 
     def _ledger(self, target: CommitTarget | None) -> Ledger:
         if target is None:
             return NoLedger("no commit target is configured")
         if target.webhook is not None:
-            return WebhookLedger(self._client(), target.webhook, lambda: self._secrets.optional("INTAKE_COMMIT_TOKEN"))
+            return WebhookLedger(self._client(), target.webhook, self._credentials("INTAKE_COMMIT"))
         assert target.postgres is not None
         return PostgresLedger(
             target.postgres.function, lambda: self._secrets.required("INTAKE_LEDGER_URI"), self._application_name
         )
+
+    def _credentials(self, prefix: str) -> Credentials:
+        return Credentials(lambda part: self._secrets.optional(f"{prefix}_{part}"), time.time)
 
     def _client(self) -> HttpClient:
         client = HttpClient()
@@ -141,5 +148,5 @@ class TargetBoard:
         return Breaker(self._clock, random.uniform, self._tuning)
 
 
-def _health(breaker: Breaker) -> dict[str, str]:
+def _health(breaker: Breaker) -> dict[str, Any]:
     return {"state": "ok"} if breaker.error is None else {"state": "down", "error": breaker.error}

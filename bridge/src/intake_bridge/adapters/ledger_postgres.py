@@ -13,7 +13,7 @@ from intake_bridge.adapters.postgres import CONNECTION
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.message import Messages, State
 from intake_bridge.domain.outcomes import Outcome
-from intake_bridge.ports import Gate, TargetDownError
+from intake_bridge.ports import Gate, Offer, TargetDownError
 from intake_bridge.redaction import one_line
 
 # A ledger call is cancelled after this. The lease is renewed meanwhile.
@@ -40,11 +40,15 @@ class Signature:
     returns_void: bool
     voider: sql.Identifier | None
 
-    def describe(self) -> str:
-        """For the log: what was found and what it means."""
-        form = "set-based" if self.set_based else "one row at a time in one statement"
-        weaker = ", returns void: duplicates and conflicts cannot be told" if self.returns_void else ""
-        return form + weaker + ("" if self.voider else ", no void_claim: a voided claim leaves no trace there")
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """What it can do beyond the least."""
+        found = {
+            Offer.BATCH: self.set_based,
+            Offer.OUTCOMES: not self.returns_void,
+            Offer.VOID: self.voider is not None,
+        }
+        return tuple(offer for offer, there in found.items() if there)
 
 
 class PostgresLedger:
@@ -71,9 +75,9 @@ class PostgresLedger:
         self._signature: Signature | None = None
 
     @property
-    def signature(self) -> Signature | None:
-        """What was found at the last connect."""
-        return self._signature
+    def offers(self) -> tuple[Offer, ...]:
+        """What was found at the last connect; nothing while there is none."""
+        return () if self._signature is None else self._signature.offers
 
     async def check(self) -> None:
         """Connect if need be, and find the function."""

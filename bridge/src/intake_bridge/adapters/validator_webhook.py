@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from intake_bridge.adapters.webhook import Contract, Token, call_each, finish, headers, parse
+from intake_bridge.adapters.credentials import Credentials
+from intake_bridge.adapters.webhook import Caller, Contract, finish, parse
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.config import Webhook
 from intake_bridge.domain.message import Messages
@@ -16,6 +17,9 @@ from intake_bridge.ports import Gate, Http, HttpError
 class NoValidator:
     """No webhook configured: every claim is approved."""
 
+    async def check(self) -> None:
+        """Nothing to look at."""
+
     async def validate(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:  # noqa: ARG002 - the port's
         """Approve them all."""
         return {message.msg_id: table.DECISIONS["approved"] for message in messages}
@@ -24,18 +28,23 @@ class NoValidator:
 class WebhookValidator:
     """Asks the webhook about each claim, or about the batch."""
 
-    def __init__(self, http: Http, webhook: Webhook, token: Token) -> None:
+    def __init__(self, http: Http, webhook: Webhook, credentials: Credentials) -> None:
         self._http = http
         self._webhook = webhook
-        self._token = token
-        self._single = Contract(
+        self._credentials = credentials
+        single = Contract(
             webhook.url, webhook.timeout_seconds, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS
         )
+        self._caller = Caller(http, single, credentials)
+
+    async def check(self) -> None:
+        """Read token, keys and authority again."""
+        await self._credentials.refresh()
 
     async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
         """A decision for each message that could be asked about."""
         if not self._webhook.batch:
-            return await call_each(self._http, self._single, self._token, messages, gate)
+            return await self._caller.call_each(messages, gate)
         admitted = [message for message in messages if gate.admits(message)]
         return await self._batch(admitted, gate) if admitted else {}
 
@@ -44,8 +53,9 @@ class WebhookValidator:
         claims = ",".join(str(message.claim_id) for message in messages)
         key = f"{hashlib.sha256(claims.encode()).hexdigest()}:validate"
         try:
+            headers = self._credentials.headers(key, body)
             reply = await self._http.post(
-                self._webhook.url, body, await headers(key, self._token), self._webhook.timeout_seconds
+                self._webhook.url, body, headers, self._webhook.timeout_seconds, self._credentials.tls
             )
         except HttpError as error:
             whole = table.of_transport(error.kind, str(error))

@@ -1,22 +1,22 @@
-"""What the validation and the commit webhook share: one call for each claim, bounded, each answer told to the gate."""
+"""What the validation and the commit webhook share: a call for each claim, and how an answer is read."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from intake_bridge.adapters.http import CONCURRENCY
+from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.domain.message import Message, Messages
-from intake_bridge.domain.outcomes import Outcome, of_status, of_transport
+from intake_bridge.domain.outcomes import Blame, Outcome, of_status, of_transport
+from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 
 # A pause that a target may ask for; longer ones are asked for again.
 _LONGEST_PAUSE_SECONDS = 300.0
 
-type Token = Callable[[], Awaitable[str | None]]
 type Words = Mapping[str, Outcome]
 type Statuses = Mapping[int, Outcome]
 
@@ -33,45 +33,58 @@ class Contract:
     statuses: Statuses
 
 
-async def headers(key: str, token: Token) -> dict[str, str]:
-    """The headers of a call: the idempotency key, and the bearer token where there is one."""
-    secret = await token()
-    result = {"Content-Type": "application/json", "Idempotency-Key": key}
-    return result | {"Authorization": f"Bearer {secret}"} if secret else result
+class Caller:
+    """Calls one webhook, once for each claim."""
 
+    def __init__(self, http: Http, contract: Contract, credentials: Credentials) -> None:
+        self._http = http
+        self._contract = contract
+        self._credentials = credentials
+        self._window = Window(contract.timeout_seconds)
 
-async def call_each(http: Http, contract: Contract, token: Token, messages: Messages, gate: Gate) -> dict[int, Outcome]:
-    """Call for each message, a bounded number at a time. What the gate no longer admits is not called for."""
-    outcomes: dict[int, Outcome] = {}
-    waiting = iter(messages)
+    async def call_each(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
+        """As many side by side as the window allows. What the gate no longer admits is not called for."""
+        outcomes: dict[int, Outcome] = {}
+        waiting = iter(messages)
+        clock = asyncio.get_running_loop().time
+        callers = 0
 
-    async def caller() -> None:
-        for message in waiting:
-            if gate.admits(message):
-                outcome = await _call(http, contract, token, message)
-                gate.told(outcome)
-                outcomes[message.msg_id] = outcome
+        async def caller() -> None:
+            nonlocal callers
+            for message in waiting:
+                if gate.admits(message):
+                    began = clock()
+                    outcome = await self._call(message)
+                    self._window.answered(began, clock(), outcome.blame is Blame.SUSPECT or outcome.holds)
+                    gate.told(outcome)
+                    outcomes[message.msg_id] = outcome
+                    if callers > self._window.size:
+                        break
+                    call_more()
+            callers -= 1
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(CONCURRENCY, len(messages))):
-            group.create_task(caller())
-    return outcomes
+        async with asyncio.TaskGroup() as group:
 
+            def call_more() -> None:
+                nonlocal callers
+                while callers < min(self._window.size, len(messages) - len(outcomes)):
+                    callers += 1
+                    group.create_task(caller())
 
-async def _call(http: Http, contract: Contract, token: Token, message: Message) -> Outcome:
-    body = json.dumps(message.item(), separators=(",", ":")).encode()
-    try:
-        reply = await http.post(
-            contract.url,
-            body,
-            await headers(f"{message.claim_id}:{contract.step}", token),
-            contract.timeout_seconds,
-        )
-    except HttpError as error:
-        return of_transport(error.kind, str(error))
-    answer = parse(reply)
-    outcome = of_status(reply.status, answer.get(contract.field), contract.words, contract.statuses)
-    return finish(outcome, reply, answer)
+            call_more()
+        return outcomes
+
+    async def _call(self, message: Message) -> Outcome:
+        contract = self._contract
+        body = json.dumps(message.item(), separators=(",", ":")).encode()
+        headers = self._credentials.headers(f"{message.claim_id}:{contract.step}", body)
+        try:
+            reply = await self._http.post(contract.url, body, headers, contract.timeout_seconds, self._credentials.tls)
+        except HttpError as error:
+            return of_transport(error.kind, str(error))
+        answer = parse(reply)
+        outcome = of_status(reply.status, answer.get(contract.field), contract.words, contract.statuses)
+        return finish(outcome, reply, answer)
 
 
 def parse(reply: HttpReply) -> dict[str, Any]:
