@@ -16,7 +16,7 @@ from typing import Self
 from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.outcomes import Outcome, Transport, of_sqlstate, of_transport
 from intake_bridge.pipeline import Targets
-from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
+from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Offer, Queue, Validator
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +185,10 @@ class FaultyValidator:
         self._validator = validator
         self._faults = faults
 
+    async def check(self) -> None:
+        """The validator's own."""
+        await self._validator.check()
+
     async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
         """The validator's own."""
         lost = of_transport(Transport.BROKEN, _LOST)
@@ -202,6 +206,11 @@ class FaultyLedger:
     def needs_mark(self) -> bool:
         """The ledger's own."""
         return self._ledger.needs_mark
+
+    @property
+    def offers(self) -> Sequence[Offer]:
+        """The ledger's own."""
+        return self._ledger.offers
 
     async def check(self) -> None:
         """The ledger's own."""
