@@ -19,6 +19,7 @@ from intake_operator.build.database import PARAMETERS
 from psycopg import sql
 
 from bench import pgbench
+from bench.cpu import cpu_of_machine, cpu_of_tree
 from bench.figures import Sample, percentile
 from bench.pgbench import Load, Seen, Target
 from bench.variants import POOL, VARIANTS, Variant, standin_sql
@@ -32,7 +33,6 @@ DURABLE: Final = {
     "max_wal_size": "1GB",
     "log_min_messages": "fatal",
 } | PARAMETERS
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _RUN: Final = "run"
 _BATCH: Final = 200
 _FILLERS: Final = os.cpu_count() or 1
@@ -162,9 +162,9 @@ class Lab:
         return Meters(
             time.monotonic(),
             float(found[0]),
-            _cpu_of_tree(self.server.pid),
-            _cpu_of_tree(os.getpid()),
-            _cpu_of_machine(),
+            cpu_of_tree(self.server.pid),
+            cpu_of_tree(os.getpid()),
+            cpu_of_machine(),
         )
 
     def _message_of_a_claim(self) -> str:
@@ -194,25 +194,6 @@ def _sample(variant: Variant, seen: Seen, meters: list[Meters], seconds: list[tu
         wal_bytes=(last.wal - first.wal) / rows,
         alien=max(alien / elapsed / (os.cpu_count() or 1), 0.0),
     )
-
-
-def _cpu_of_tree(pid: int) -> float:
-    """Seconds of CPU that a process, its children and its dead children have used."""
-    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    total = 0
-    for each in pids:
-        try:
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += sum(map(int, fields[11 : 15 if each == pid else 13]))
-    return total / _TICKS
-
-
-def _cpu_of_machine() -> float:
-    """Seconds that all cores were busy, those that a hypervisor took included."""
-    user, nice, system, _idle, _io, *more = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
-    return (user + nice + system + sum(more)) / _TICKS
 
 
 def configuration(slots: int) -> str:

@@ -1,9 +1,10 @@
 """The results as a page of Markdown. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from statistics import median
 
-from bench.figures import Measurement, Spread, of, ratio
+from bench.figures import Measurement, of, ratio
+from bench.markdown import brackets, facts_table, table, targets_table
 from bench.results import Results
 from bench.targets import verdicts
 from bench.variants import TITLES
@@ -19,7 +20,7 @@ brackets.
 
 def page(results: Results, notes: str) -> str:
     """All of it."""
-    lines = [_INTRODUCTION, *_facts(results), "", "## Targets", "", *_targets(results), ""]
+    lines = [_INTRODUCTION, *facts_table(results), "", "## Targets", "", *targets_table(verdicts(results)), ""]
     lines += ["![Claims a second](benchmarks.svg)", ""]
     lines += ["## Single calls", "", "One claim, or one row, in each call; closed loop.", ""]
     for clients in sorted({each.clients for each in results.measurements if each.part == "throughput"}):
@@ -55,26 +56,15 @@ def page(results: Results, notes: str) -> str:
     return "\n".join([*lines, notes.strip(), ""])
 
 
-def _facts(results: Results) -> Iterator[str]:
-    yield from _rows(("", ""), [("date", results.date), *results.machine.items()])
-    yield ""
-    yield "Settings: " + ", ".join(f"`{name} = {value}`" for name, value in sorted(results.settings.items())) + "."
-
-
-def _targets(results: Results) -> Iterator[str]:
-    rows = [(each.target, each.wanted, _spread(each.found, 2), each.words) for each in verdicts(results)]
-    return _rows(("", "wanted", "found", ""), rows)
-
-
 def _table(results: Results, part: str, clients: int | None, base: str | None) -> Iterator[str]:
     measured = [m for m in results.measurements if m.part == part and clients in (None, m.clients) and m.samples]
     under = next((m for m in measured if m.variant == base), None)
     header = ["", "a second", f"x {TITLES[base]}" if base else "clients", "p50 ms", "p99 ms", "server us", "WAL B"]
     rows = []
     for each in measured:
-        second = _spread(ratio(each, under), 2) if under else f"{each.clients:,}"
-        rows.append([_name(each), _spread(of(each, lambda s: s.rate), 0), second, *_latency(each), *_cost(each)])
-    return _rows(header, rows)
+        second = brackets(ratio(each, under), 2) if under else f"{each.clients:,}"
+        rows.append([_name(each), brackets(of(each, lambda s: s.rate), 0), second, *_latency(each), *_cost(each)])
+    return table(header, rows)
 
 
 def _batches(results: Results) -> Iterator[str]:
@@ -84,8 +74,8 @@ def _batches(results: Results) -> Iterator[str]:
         if claims and inserts:
             rows.append(
                 [f"{size:,}"]
-                + [_spread(of(each, lambda s: s.rate), 0) for each in (claims, inserts)]
-                + [_spread(ratio(claims, inserts), 2), *_latency(claims), *_cost(claims)]
+                + [brackets(of(each, lambda s: s.rate), 0) for each in (claims, inserts)]
+                + [brackets(ratio(claims, inserts), 2), *_latency(claims), *_cost(claims)]
             )
     header = [
         "callers",
@@ -97,7 +87,7 @@ def _batches(results: Results) -> Iterator[str]:
         "server us a claim",
         "WAL B a claim",
     ]
-    return _rows(header, rows)
+    return table(header, rows)
 
 
 def _slots(results: Results, part: str) -> Iterator[str]:
@@ -105,10 +95,10 @@ def _slots(results: Results, part: str) -> Iterator[str]:
     for name in ("claim", "skip_locked", "sequence"):
         some = sorted((m for m in results.measurements if (m.part, m.variant) == (part, name)), key=lambda m: m.slots)
         if len(some) == 2:
-            rates = [_spread(of(each, lambda s: s.rate), 0) for each in some]
-            rows.append([TITLES[name], *rates, _spread(ratio(some[1], some[0]), 2)])
+            rates = [brackets(of(each, lambda s: s.rate), 0) for each in some]
+            rows.append([TITLES[name], *rates, brackets(ratio(some[1], some[0]), 2)])
     sizes = sorted({m.slots for m in results.measurements if m.part == part})
-    return _rows(["", *(f"{size:,} slots" for size in sizes), "ratio"], rows)
+    return table(["", *(f"{size:,} slots" for size in sizes), "ratio"], rows)
 
 
 def _snapshots(results: Results) -> Iterator[str]:
@@ -116,18 +106,18 @@ def _snapshots(results: Results) -> Iterator[str]:
     for name in ("claim", "skip_locked", "sequence"):
         without, held = results.find("no_snapshot", name, 32), results.find("snapshot", name, 32)
         if without and held:
-            rates = [_spread(of(each, lambda s: s.rate), 0) for each in (without, held)]
-            rows.append([TITLES[name], *rates, _spread(ratio(held, without), 2)])
-    return _rows(["", "a second", "with the old snapshot", "ratio"], rows)
+            rates = [brackets(of(each, lambda s: s.rate), 0) for each in (without, held)]
+            rows.append([TITLES[name], *rates, brackets(ratio(held, without), 2)])
+    return table(["", "a second", "with the old snapshot", "ratio"], rows)
 
 
 def _open_loop(results: Results) -> Iterator[str]:
     rows = [
-        [TITLES[each.variant], f"{each.clients}", _spread(of(each, lambda s: s.rate), 0), *_latency(each)]
+        [TITLES[each.variant], f"{each.clients}", brackets(of(each, lambda s: s.rate), 0), *_latency(each)]
         for each in results.measurements
         if each.part == "open_loop" and each.samples
     ]
-    return _rows(["", "clients", "a second", "p50 ms", "p99 ms"], rows)
+    return table(["", "clients", "a second", "p50 ms", "p99 ms"], rows)
 
 
 def _traces(results: Results) -> Iterator[str]:
@@ -135,7 +125,7 @@ def _traces(results: Results) -> Iterator[str]:
     for trace in results.traces:
         rates = trace.rates[:-1] or trace.rates  # the last step is cut off
         rows.append([TITLES[trace.variant], f"{trace.slots:,}", f"{max(rates):,.0f}", f"{min(rates):,.0f}"])
-    return _rows(["", "slots", "best half second", "worst half second"], rows)
+    return table(["", "slots", "best half second", "worst half second"], rows)
 
 
 def _rebuilds(results: Results) -> Iterator[str]:
@@ -147,7 +137,7 @@ def _rebuilds(results: Results) -> Iterator[str]:
             for figures in zip(*((e.seed_seconds, e.recovery_seconds, e.rebuild_seconds) for e in some), strict=True)
         ]
         rows.append([f"{some[0].slots:,}", f"{held:,}", *(f"{figure:.1f}" for figure in seconds)])
-    return _rows(["slots", "sold", "fresh seed s", "crash recovery s", "rebuild s"], rows)
+    return table(["slots", "sold", "fresh seed s", "crash recovery s", "rebuild s"], rows)
 
 
 def _name(each: Measurement) -> str:
@@ -155,22 +145,8 @@ def _name(each: Measurement) -> str:
 
 
 def _latency(each: Measurement) -> list[str]:
-    return [_spread(of(each, lambda s: s.p50_ms), 2), _spread(of(each, lambda s: s.p99_ms), 1)]
+    return [brackets(of(each, lambda s: s.p50_ms), 2), brackets(of(each, lambda s: s.p99_ms), 1)]
 
 
 def _cost(each: Measurement) -> list[str]:
     return [f"{of(each, lambda s: s.cpu_us).middle:.0f}", f"{of(each, lambda s: s.wal_bytes).middle:.0f}"]
-
-
-def _spread(found: Spread | None, digits: int) -> str:
-    if found is None:
-        return ""
-    return f"{found.middle:,.{digits}f} ({found.low:,.{digits}f} to {found.high:,.{digits}f})"
-
-
-def _rows(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    header = list(header)
-    yield "| " + " | ".join(header) + " |"
-    yield "|---" + "|---:" * (len(header) - 1) + "|"
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"

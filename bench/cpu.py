@@ -1,0 +1,26 @@
+"""What processes and the machine have spent."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of_tree(pid: int) -> float:
+    """Seconds of CPU that a process, its children and its dead children have used."""
+    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    total = 0
+    for each in pids:
+        try:
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(map(int, fields[11 : 15 if each == pid else 13]))
+    return total / _TICKS
+
+
+def cpu_of_machine() -> float:
+    """Seconds that all cores were busy, those that a hypervisor took included."""
+    user, nice, system, _idle, _io, *more = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return (user + nice + system + sum(more)) / _TICKS
