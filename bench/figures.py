@@ -20,6 +20,8 @@ class Sample:
     max_ms: float
     cpu_us: float = 0.0
     """CPU time of the server for each of them."""
+    client_us: float = 0.0
+    """CPU time of whoever called the server, where that is ours."""
     wal_bytes: float = 0.0
     alien: float = 0.0
     """Share of the machine that somebody else took meanwhile. Far from 0: do not trust the run."""
