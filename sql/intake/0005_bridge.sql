@@ -258,21 +258,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.dead_letter IS 'Give a message up. The claim keeps its slot until it is replayed or discarded.';
 
-CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100)
-RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, slot_no bigint, state text, failures int, reason text,
-    last_error text, dead_at timestamptz, claimed_at timestamptz)
+CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100, after bigint DEFAULT 0,
+    msg_ids bigint[] DEFAULT NULL)
+RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, slot_no bigint, resource_id uuid, request_id text, state text,
+    failures int, reason text, last_error text, dead_at timestamptz, claimed_at timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM intake.config_of(dead_letters.pool_id);
     RETURN QUERY
     SELECT d.msg_id, (d.message ->> 'claim_id')::uuid, d.message ->> 'user_id', (d.message ->> 'slot_no')::bigint,
-        d.message ->> 'state', (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
+        (d.message ->> 'resource_id')::uuid, d.message ->> 'request_id', d.message ->> 'state', (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
         (d.message ->> 'dead_at')::timestamptz, (d.message ->> 'claimed_at')::timestamptz
-    FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = dead_letters.pool_id
+    FROM pgmq.q_intake_dlq d
+    WHERE d.message ->> 'pool_id' = dead_letters.pool_id AND d.msg_id > dead_letters.after
+        AND (dead_letters.msg_ids IS NULL OR d.msg_id = ANY (dead_letters.msg_ids))
     ORDER BY d.msg_id LIMIT dead_letters.max_letters;
 END $$;
-COMMENT ON FUNCTION intake.dead_letters IS 'The dead letters, oldest first. Looking changes nothing.';
+COMMENT ON FUNCTION intake.dead_letters IS 'The dead letters, oldest first; those behind the id `after`, or those with these ids. Looking changes nothing.';
 
 CREATE FUNCTION intake.audited(pool_id text, action text, actor text, reason text, detail jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -318,7 +321,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.replay IS 'Put dead letters back on the queue, state kept, failures 0. Returns those that were there; a second call finds none.';
 
-CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text) RETURNS SETOF bigint
+CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text,
+    evidence text DEFAULT 'void_claim answered voided') RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -338,10 +342,10 @@ BEGIN
     INTO ended, messages FROM gone g;
     PERFORM intake.settle_slots(discard.pool_id, messages, array_fill('voided'::text, ARRAY[cardinality(ended)]));
     PERFORM intake.audited(discard.pool_id, 'discard', discard.actor, discard.reason,
-        jsonb_build_object('asked', discard.msg_ids, 'discarded', ended));
+        jsonb_build_object('asked', discard.msg_ids, 'discarded', ended, 'evidence', discard.evidence));
     RETURN QUERY SELECT unnest(ended);
 END $$;
-COMMENT ON FUNCTION intake.discard IS 'Dead letters that the ledger has voided (void_claim answered voided, never before): archive as voided, free the slot.';
+COMMENT ON FUNCTION intake.discard IS 'Dead letters that will never be committed, and by what evidence (void_claim answered voided): archive as voided, free the slot.';
 
 GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.mark_validated, intake.mark_committing, intake.extend,
     intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;

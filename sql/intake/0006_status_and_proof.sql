@@ -218,5 +218,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.reconcile IS 'What is wrong inside DB1, by the name of the invariant. No row = consistent.';
 
+CREATE FUNCTION intake.audit_log(pool_id text, max_entries int DEFAULT 100, before bigint DEFAULT NULL)
+RETURNS TABLE (id bigint, at timestamptz, action text, actor text, reason text, detail jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM intake.config_of(audit_log.pool_id);
+    RETURN QUERY
+    SELECT a.id, a.at, a.action, a.actor, a.reason, a.detail FROM intake.audit a
+    WHERE a.pool_id = audit_log.pool_id AND (audit_log.before IS NULL OR a.id < audit_log.before)
+    ORDER BY a.id DESC LIMIT audit_log.max_entries;
+END $$;
+COMMENT ON FUNCTION intake.audit_log IS 'What people did by hand, the latest first; what is older than the entry `before`.';
+
 GRANT EXECUTE ON FUNCTION intake.report_worker, intake.record_metrics TO bridge;
-GRANT EXECUTE ON FUNCTION intake.engine_status, intake.proof, intake.reconcile TO monitor;
+GRANT EXECUTE ON FUNCTION intake.engine_status, intake.proof, intake.reconcile, intake.audit_log TO monitor;

@@ -12,7 +12,10 @@ from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, run
 CHART = REPOSITORY / stage.CHART
 EVERYWHERE: tuple[str, ...] = ()
 TWO_NAMESPACES = ("--set", "watchNamespaces={north,south}")
-MODES = pytest.mark.parametrize("mode", [EVERYWHERE, TWO_NAMESPACES], ids=["everywhere", "two-namespaces"])
+WITH_TLS = ("--set", "admin.tlsSecretName=admin-tls")
+MODES = pytest.mark.parametrize(
+    "mode", [EVERYWHERE, TWO_NAMESPACES, WITH_TLS], ids=["everywhere", "two-namespaces", "tls"]
+)
 
 
 @MODES
@@ -35,19 +38,42 @@ def test_no_role_has_a_wildcard(mode: tuple[str, ...]) -> None:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], (name, rule)
 
 
-def test_a_list_of_namespaces_gives_the_operator_rights_there_and_nowhere_else() -> None:
-    rendered = render(*TWO_NAMESPACES)
-    bindings = [obj for obj in rendered if obj["kind"] in {"RoleBinding", "ClusterRoleBinding"}]
-    assert [(obj["kind"], obj["metadata"]["namespace"]) for obj in bindings] == [
-        ("RoleBinding", "north"),
-        ("RoleBinding", "south"),
+@pytest.mark.parametrize("api", [True, False], ids=["with-admin-api", "without"])
+def test_a_list_of_namespaces_gives_the_operator_rights_there_and_nowhere_else(*, api: bool) -> None:
+    rendered = render(*TWO_NAMESPACES, *(() if api else ("--set", "admin.enabled=false")))
+    bindings = [
+        (obj["kind"], obj["metadata"].get("namespace"), obj["roleRef"]["name"])
+        for obj in rendered
+        if obj["kind"] in {"RoleBinding", "ClusterRoleBinding"}
+    ]
+    # Whose token it is and what he may are questions to the whole cluster; this role lets ask them, and nothing else.
+    cluster_wide = [("ClusterRoleBinding", None, "system:auth-delegator")] if api else []
+    assert bindings == [
+        *cluster_wide,
+        ("RoleBinding", "north", stage.RELEASE),
+        ("RoleBinding", "south", stage.RELEASE),
     ]
     assert environment(rendered)["INTAKE_NAMESPACES"] == "north,south"
+    assert environment(rendered)["INTAKE_ADMIN_PORT"] == ("8081" if api else "0")
+
+
+def test_the_admin_api_leaves_the_pod_only_with_a_certificate() -> None:
+    assert "Service" not in {obj["kind"] for obj in render()}
+    assert "INTAKE_ADMIN_TLS_DIR" not in environment(render())
+    rendered = render("--set", "admin.tlsSecretName=admin-tls")
+    (service,) = (obj for obj in rendered if obj["kind"] == "Service")
+    (container,) = deployment(rendered)["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports[service["spec"]["ports"][0]["targetPort"]] == 8443
+    assert {"name": "admin-tls", "secret": {"secretName": "admin-tls", "defaultMode": 0o440}} in deployment(rendered)[
+        "spec"
+    ]["template"]["spec"]["volumes"]
 
 
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
     rendered = render()
-    assert [obj["kind"] for obj in rendered if obj["kind"].endswith("Binding")] == ["ClusterRoleBinding"]
+    bound = [obj["roleRef"]["name"] for obj in rendered if obj["kind"].endswith("Binding")]
+    assert sorted(bound) == [stage.RELEASE, "system:auth-delegator"]
     assert environment(rendered)["INTAKE_NAMESPACES"] == ""
 
 
@@ -67,6 +93,8 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
         ("create", "pods", False),
         ("create", "pods/exec", False),
         ("list", "namespaces", False),
+        ("create", "tokenreviews.authentication.k8s.io", True),
+        ("create", "subjectaccessreviews.authorization.k8s.io", True),
     ],
 )
 def test_what_the_installed_operator_may_do(shared: Kube, verb: str, resource: str, *, allowed: bool) -> None:

@@ -109,6 +109,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     "engine_status": [],
     "proof": [],
     "reconcile": [],
+    "audit_log": [],
     # The owner's, beside configure, whose refusals are in test_seed.py.
     "seed": [],
     "seal": [("NULL", BAD), ("''", BAD)],

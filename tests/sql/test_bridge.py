@@ -166,6 +166,29 @@ def test_a_dead_letter_keeps_its_slot_and_its_state_until_it_is_replayed_once(qu
     assert queue.reconcile() == []
 
 
+def test_dead_letters_come_in_pages_and_by_id(queue: Intake) -> None:
+    queue.change("dead_letter", queue.read(5), ["poison"] * 5)
+    every = queue.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)
+    assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 2)", POOL) == every[:2]
+    assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 2, %s)", POOL, every[1]) == every[2:4]
+    asked = [every[3], 999, every[0]]
+    assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 9, 0, %s)", POOL, asked) == [every[0], every[3]]
+
+
+def test_the_audit_says_who_did_what_and_by_what_evidence_the_latest_first(queue: Intake) -> None:
+    queue.change("dead_letter", queue.read(2), ["poison"] * 2)
+    first, second = queue.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)
+    queue.column("SELECT * FROM intake.discard(%s, %s, 'ann', 'a bot')", POOL, [first])
+    queue.column("SELECT * FROM intake.discard(%s, %s, 'bob', 'not there', 'looked by hand')", POOL, [second])
+    entries = queue.dicts("SELECT * FROM intake.audit_log(%s)", POOL)
+    assert [(e["actor"], e["reason"], e["detail"]["discarded"], e["detail"]["evidence"]) for e in entries] == [
+        ("bob", "not there", [second], "looked by hand"),
+        ("ann", "a bot", [first], "void_claim answered voided"),
+    ]
+    assert queue.dicts("SELECT * FROM intake.audit_log(%s, 1)", POOL) == entries[:1]
+    assert queue.dicts("SELECT * FROM intake.audit_log(%s, 9, %s)", POOL, entries[0]["id"]) == entries[1:]
+
+
 def test_a_discarded_dead_letter_frees_its_slot(queue: Intake) -> None:
     queue.change("dead_letter", queue.read(1), ["poison"])
     (letter,) = queue.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)

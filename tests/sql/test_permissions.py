@@ -42,6 +42,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "engine_status": {M},
     "proof": {M},
     "reconcile": {M},
+    "audit_log": {M},
     # The owner's.
     "configure": set(),
     "seed": set(),

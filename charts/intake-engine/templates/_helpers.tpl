@@ -31,6 +31,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* Not empty where the admin API listens for others than the pod itself. */}}
+{{- define "intake-engine.adminTls" -}}
+{{- if and .Values.admin.enabled .Values.admin.tlsSecretName }}yes{{ end -}}
+{{- end }}
+
 {{/* What the operator calls, verb by verb: no more than intake_operator/kube and watch.py use. */}}
 {{- define "intake-engine.rules" -}}
 - apiGroups: [intake-engine.io]

@@ -7,6 +7,9 @@ import kopf
 
 from intake_operator import names, probes, watch
 from intake_operator.act import Actor
+from intake_operator.admin import server as admin
+from intake_operator.admin.access import Gatekeeper
+from intake_operator.admin.desk import Desk
 from intake_operator.build.bridge import BridgeImage
 from intake_operator.engine import migrate
 from intake_operator.engine.database import Engines
@@ -41,6 +44,9 @@ async def run(settings: Settings) -> None:
         forget=forget,
     )
     server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
+    desk = Desk(cluster, settings.namespaces)
+    listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
+    counter = await admin.serve(admin.application(Gatekeeper(cluster), desk, queue.add), listen)
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
     try:
         await kopf.operator(
@@ -56,6 +62,7 @@ async def run(settings: Settings) -> None:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+        await counter.cleanup()
         await engines.close_all()
         await cluster.close()
         await server.cleanup()

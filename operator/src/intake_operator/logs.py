@@ -5,7 +5,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Final
 
-FIELDS: Final = ("namespace", "event", "reason", "error")
+FIELDS: Final = ("namespace", "event", "actor", "reason", "error")
 
 
 class JsonFormatter(logging.Formatter):

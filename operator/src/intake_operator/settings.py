@@ -20,6 +20,11 @@ class Settings(BaseSettings):
     """The folder that holds intake/."""
     log_level: str = "INFO"
     http_port: int = 8080
+    admin_port: int = 8081
+    """Of the admin API on the pod's loopback; 0 switches it off."""
+    admin_tls_dir: Path | None = None
+    """A folder with tls.crt and tls.key: then the admin API listens for everybody, on `admin_tls_port`."""
+    admin_tls_port: int = 8443
     workers: int = 8
     """Events that are worked on at the same time."""
 

@@ -1,12 +1,15 @@
 """The ledger as seen from the operator: can it be used, and does it agree in the end?"""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.json import Jsonb
 
 from intake_operator import names
 from intake_operator.engine.errors import brief
@@ -17,6 +20,8 @@ from intake_operator.reasons import Problem
 WHILE_GOOD: Final = 60.0
 WHILE_BAD: Final = 3.0
 CONNECT_TIMEOUT: Final = 5
+# Seconds of one call, counted here: the URI may bring settings of its own, and a pooler may not take ours.
+CALL_TIMEOUT: Final = 20.0
 
 UNREADABLE: Final = "the ledger's URI cannot be parsed; write postgresql://user:password@host/db"
 
@@ -83,6 +88,34 @@ async def account(uri: str, pool: str) -> Account | None:
         return Account(*row) if row else None
 
 
+@asynccontextmanager
+async def visit(uri: str, namespace: str) -> AsyncIterator[AsyncConnection]:
+    """The ledger, for some calls. Raises psycopg.Error or OSError when it cannot be reached."""
+    async with await _connect(from_elsewhere(uri, namespace)) as connection:
+        yield connection
+
+
+async def voider(connection: AsyncConnection, function: str) -> sql.Identifier | None:
+    """`void_claim` beside the commit function, if it is there and returns text, as the bridge looks for it."""
+    *schema, _ = function.split(".")
+    name = sql.Identifier(*schema, "void_claim")
+    found = await connection.execute(
+        "SELECT 1 FROM pg_catalog.pg_proc p WHERE p.oid = to_regprocedure(%s)"
+        " AND NOT p.proretset AND p.prorettype = 'text'::regtype",
+        (f"{name.as_string(connection)}(jsonb)",),
+    )
+    return name if await found.fetchone() else None
+
+
+async def void(connection: AsyncConnection, voider: sql.Identifier, payload: Mapping[str, object]) -> str:
+    """The ledger's word on a claim that is to be given up: voided, committed, conflict. Raises TimeoutError, too."""
+    # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
+    async with asyncio.timeout(CALL_TIMEOUT + 1), asyncio.timeout(CALL_TIMEOUT):
+        found = await connection.execute(sql.SQL("SELECT {}(%s)").format(voider), (Jsonb(payload),))
+        row = await found.fetchone()
+    return str(row[0]) if row else ""
+
+
 async def _look(uri: str, function: str) -> Ledger:
     schema, _, name = function.rpartition(".")
     try:
@@ -112,6 +145,11 @@ async def _look(uri: str, function: str) -> Ledger:
 
 
 async def _connect(uri: str) -> AsyncConnection:
+    # Never prepared: a transaction pooler may stand before the ledger.
     return await AsyncConnection.connect(
-        uri, autocommit=True, connect_timeout=CONNECT_TIMEOUT, application_name=names.FIELD_MANAGER
+        uri,
+        autocommit=True,
+        prepare_threshold=None,
+        connect_timeout=CONNECT_TIMEOUT,
+        application_name=names.FIELD_MANAGER,
     )

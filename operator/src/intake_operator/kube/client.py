@@ -25,6 +25,12 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "StatefulSet": ("apis/apps/v1", "statefulsets"),
 }
 
+# Questions to the API server that leave nothing behind.
+REVIEWS: Final[Mapping[str, str]] = {
+    "SubjectAccessReview": "apis/authorization.k8s.io/v1",
+    "TokenReview": "apis/authentication.k8s.io/v1",
+}
+
 # Seconds. The client's own default is five minutes, which would freeze a worker on a half-dead connection.
 REQUEST_TIMEOUT: Final = 30
 
@@ -92,6 +98,14 @@ class Cluster:
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
+
+    async def review(self, kind: str, spec: Manifest) -> Manifest:
+        """The status that the API server gives to a TokenReview or SubjectAccessReview."""
+        folder = REVIEWS[kind]
+        body = {"apiVersion": folder.removeprefix("apis/"), "kind": kind, "spec": spec}
+        reviewed = await self._call("POST", f"/{folder}/{kind.lower()}s", body=body)
+        status: Manifest = reviewed.get("status") or {}
+        return status
 
     async def close(self) -> None:
         """Close the connection pool."""

@@ -1,0 +1,171 @@
+"""Where requests are carried out: an event's DB1 and its ledger, looked up for each request."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from intake_operator import names
+from intake_operator.admin.answers import RefusedError
+from intake_operator.admin.requests import Discard, Page, Replay
+from intake_operator.build import access
+from intake_operator.decide.discard import Target, answered, discard
+from intake_operator.engine import ledger, letters
+from intake_operator.engine.errors import brief
+from intake_operator.kube.apply import owned
+from intake_operator.kube.client import Cluster
+from intake_operator.model.letters import DeadLetter, Evidence, Kept
+from intake_operator.model.observed import Event
+from intake_operator.observe import parse, value
+
+logger = logging.getLogger(__name__)
+
+type Decisions = dict[int, Evidence | Kept]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Carries out what was asked of one event, by somebody who may."""
+
+    cluster: Cluster
+    namespaces: tuple[str, ...] = ()
+    """Those that are served; empty means all."""
+
+    async def find(self, namespace: str, name: str) -> Event:
+        """The event. Raises RefusedError 404."""
+        if self.namespaces and namespace not in self.namespaces:
+            raise RefusedError(
+                404,
+                "NotFound",
+                f"namespace {namespace!r} is not served by this operator ({', '.join(self.namespaces)})",
+            )
+        body = await self.cluster.get(names.KIND, namespace, name)
+        if body is None:
+            raise RefusedError(
+                404, "NotFound", f"{names.PLURAL}.{names.GROUP} {name!r} not found in namespace {namespace!r}"
+            )
+        return parse(body)
+
+    async def dead_letters(self, event: Event, page: Page) -> list[DeadLetter]:
+        """Dead letters, oldest first."""
+        async with self.engine(event, "monitor") as connection:
+            return await letters.page(connection, event.pool, page.limit, page.continue_ or 0)
+
+    async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
+        """The audit, latest first."""
+        async with self.engine(event, "monitor") as connection:
+            return await letters.audit(connection, event.pool, page.limit, page.continue_)
+
+    async def replay(self, event: Event, asked: Replay, actor: str) -> dict[str, Any]:
+        """Back on the queue, state kept. A repeated call finds none, and says so."""
+        async with self.engine(event, "bridge") as connection:
+            done = await letters.replay(connection, event.pool, asked.ids, actor, asked.reason)
+        _log(event, actor, asked.reason, f"replayed {len(done)} of {len(asked.ids)} dead letters")
+        return {"replayed": sorted(done), "gone": _without(asked.ids, done)}
+
+    async def discard(self, event: Event, asked: Discard, actor: str) -> dict[str, Any]:
+        """The ledger's word first, the slot after it. What cannot be given up stays a dead letter, with the reason."""
+        async with self.engine(event, "bridge") as connection:
+            found = await letters.named(connection, event.pool, asked.ids)
+            decided = await self._decide(event, found, target_checked=asked.target_checked)
+            by_evidence: dict[str, list[int]] = {}
+            for number, decision in decided.items():
+                if isinstance(decision, Evidence):
+                    by_evidence.setdefault(decision.words, []).append(number)
+            done: set[int] = set()
+            for words, ids in by_evidence.items():
+                done |= await letters.discard(connection, event.pool, ids, (actor, asked.reason), words)
+        kept = {number: decision for number, decision in decided.items() if isinstance(decision, Kept)}
+        _log(event, actor, asked.reason, f"discarded {len(done)} of {len(asked.ids)} dead letters, {len(kept)} refused")
+        claims = {letter.id: letter.claim_id for letter in found}
+        refused = [
+            {"id": number, "claimId": str(claims[number]), "reason": each.reason, "message": each.message}
+            for number, each in sorted(kept.items())
+        ]
+        return {"discarded": sorted(done), "refused": refused, "gone": _without(asked.ids, done | kept.keys())}
+
+    @asynccontextmanager
+    async def engine(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
+        """DB1 as one of its roles. Raises RefusedError 409 where there is none, 503 where it does not answer."""
+        stateful_set = await self.cluster.get("StatefulSet", event.namespace, names.database(event.name))
+        secret = await self.cluster.get("Secret", event.namespace, names.superuser_secret(event.name))
+        if not (stateful_set and secret and owned(stateful_set, event.uid) and owned(secret, event.uid)):
+            phase = event.status.get("phase") or "not looked at yet"
+            raise RefusedError(
+                409,
+                "NoDatabase",
+                f"event {event.name!r} has no DB1 ({phase}): before it is provisioned there are no dead letters, and "
+                "what became of a completed sale is in its report and in the ledger",
+            )
+        try:
+            async with letters.visit(access.host(event), value(secret, "password"), role) as connection:
+                yield connection
+        except psycopg.errors.UndefinedFunction as error:
+            raise RefusedError(503, "NotReady", f"DB1 is not ready: {brief(error)}", retry_after=5) from error
+        except (psycopg.Error, OSError) as error:
+            if isinstance(error, psycopg.Error) and error.sqlstate == "IE001":
+                raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error
+            raise RefusedError(
+                503, "DatabaseUnavailable", f"DB1 did not do it: {brief(error)}; try again", retry_after=5
+            ) from error
+
+    async def target(self, event: Event) -> tuple[str, str]:
+        """(URI, function) of the event's Postgres ledger; empty for a webhook. Raises RefusedError 409."""
+        if event.spec is None:
+            raise RefusedError(
+                409, "SpecInvalid", f"the ledger is not known: {event.spec_error}; correct the spec first"
+            )
+        postgres = event.spec.commit_target.postgres
+        if postgres is None:
+            return "", ""
+        ref = postgres.secret_ref
+        secret = await self.cluster.get("Secret", event.namespace, ref.name)
+        if secret is None or ref.key not in (secret.get("data") or {}):
+            raise RefusedError(
+                409, "LedgerSecretMissing", f"Secret {ref.name} with the key {ref.key} is not there; create it"
+            )
+        return value(secret, ref.key), postgres.function
+
+    async def _decide(self, event: Event, found: Sequence[DeadLetter], *, target_checked: bool) -> Decisions:
+        uri, function = await self.target(event)
+        if not uri:
+            return _without_ledger(found, Target.WEBHOOK, target_checked=target_checked)
+        decided: Decisions = {}
+        try:
+            async with ledger.visit(uri, event.namespace) as connection:
+                voider = await ledger.voider(connection, function)
+                if voider is None:
+                    return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
+                for letter in found:
+                    try:
+                        word = await ledger.void(connection, voider, letter.payload(event.pool))
+                    except (psycopg.DataError, psycopg.IntegrityError) as error:
+                        decided[letter.id] = Kept("LedgerRefused", f"void_claim failed: {brief(error)}")
+                    else:
+                        decided[letter.id] = answered(word)
+        except (psycopg.Error, OSError) as error:
+            # TimeoutError is an OSError. Those that have their word are given up, the others are asked for again.
+            told = f"the ledger did not answer: {brief(error)}; nothing is decided, try again"
+            if not decided:
+                raise RefusedError(503, "LedgerUnavailable", told, retry_after=10) from error
+            unasked = [letter.id for letter in found if letter.id not in decided]
+            decided |= dict.fromkeys(unasked, Kept("LedgerUnavailable", told))
+        return decided
+
+
+def _without_ledger(found: Sequence[DeadLetter], target: Target, *, target_checked: bool) -> Decisions:
+    decisions = {letter.id: discard(letter, target, target_checked=target_checked) for letter in found}
+    return {number: decision for number, decision in decisions.items() if decision is not None}
+
+
+def _without(ids: Sequence[int], done: set[int]) -> list[int]:
+    return sorted(set(ids) - done)
+
+
+def _log(event: Event, actor: str, reason: str, message: str) -> None:
+    where = {"namespace": event.namespace, "event": event.name, "actor": actor, "reason": reason}
+    logger.info(message, extra=where)

@@ -1,0 +1,83 @@
+"""What a request may say, checked before anything is looked up."""
+
+from typing import Annotated, Final
+
+from aiohttp import web
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from intake_operator.admin.answers import RefusedError
+
+# So many in one request: each is a call of the ledger when it is discarded, and a request should end within seconds.
+MOST_IDS: Final = 500
+LONGEST_PAGE: Final = 1000
+LARGEST_ID: Final = 2**63 - 1
+
+
+def _one_line(text: str) -> str:
+    if not (text := text.strip()):
+        raise ValueError("say why; it is kept in the audit")
+    if not text.isprintable():
+        raise ValueError("one line of printable text")
+    return text
+
+
+type Identity = Annotated[int, Field(strict=True, ge=1, le=LARGEST_ID)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel)
+
+    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_IDS)]
+    reason: Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_one_line)]
+
+
+class Replay(_Request):
+    """Put these dead letters back on the queue."""
+
+
+class Discard(_Request):
+    """Give these claims up."""
+
+    target_checked: Annotated[bool, Field(strict=True)] = False
+    """Somebody has looked: the target does not hold these sales. Only for a target that cannot promise it."""
+
+
+class Page(BaseModel):
+    """Part of a list: so many entries from where the page before it ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE)] = 100
+    continue_: Annotated[int | None, Field(ge=0, le=LARGEST_ID, alias="continue")] = None
+
+
+async def body[Model: BaseModel](request: web.Request, model: type[Model]) -> Model:
+    """The JSON of a request. Raises RefusedError 400, 413, 415 or 422."""
+    if request.content_type != "application/json":
+        raise RefusedError(415, "UnsupportedMediaType", "send JSON with `Content-Type: application/json`")
+    try:
+        content = await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids at a time") from error
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def page(request: web.Request) -> Page:
+    """The query of a list. Raises RefusedError 422."""
+    try:
+        return Page.model_validate(dict(request.query))
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: ValidationError) -> RefusedError:
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if any(each["type"] == "json_invalid" for each in found):
+        return RefusedError(400, "BadRequest", f"the body is not JSON: {found[0]['msg']}")
+    causes = [(".".join(str(part) for part in each["loc"]), each["msg"]) for each in found[:10]]
+    told = "; ".join(f"{field}: {message}" for field, message in causes)
+    return RefusedError(422, "Invalid", f"the request is not valid: {told}", causes=causes)

@@ -1,0 +1,125 @@
+"""The admin API over HTTP: routes, and where it listens.
+
+Without TLS only on the pod's loopback: `kubectl port-forward` is the way there, encrypted as far as the kubelet and
+authorised by Kubernetes itself. For anybody else only with TLS. A request carries a bearer token in both cases.
+"""
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import ClientError, web
+
+from intake_operator.admin.access import Gatekeeper, User
+from intake_operator.admin.answers import RefusedError, answer
+from intake_operator.admin.desk import Desk
+from intake_operator.admin.requests import Discard, Replay, body, page
+from intake_operator.kube.client import ApiError
+from intake_operator.model.observed import Event
+from intake_operator.workqueue import Key
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK: Final = "127.0.0.1"
+# Bytes; MOST_IDS ids of 19 digits, and a reason.
+LARGEST_BODY: Final = 64 * 1024
+EVENT: Final = "/v1alpha1/namespaces/{namespace}/intakeevents/{event}"
+
+DEAD_LETTERS: Final = "deadletters"
+
+type Deed = Callable[[web.Request, Event, User], Awaitable[web.Response]]
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where the admin API listens; a port of 0 means nowhere."""
+
+    port: int
+    tls_port: int = 0
+    tls_dir: Path | None = None
+    """A folder with tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted."""
+
+
+def application(gatekeeper: Gatekeeper, desk: Desk, wake: Callable[[Key], None]) -> web.Application:
+    """The routes. `wake` has the event looked at again, once something has changed."""
+
+    def may(verb: str, subresource: str, deed: Deed) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            namespace, name = request.match_info["namespace"], request.match_info["event"]
+            authorization = request.headers.get("Authorization", "")
+            user = await gatekeeper.admit(authorization, namespace, name, verb, subresource)
+            return await deed(request, await desk.find(namespace, name), user)
+
+        return handle
+
+    async def list_letters(request: web.Request, event: Event, _: User) -> web.Response:
+        wanted = page(request)
+        found = await desk.dead_letters(event, wanted)
+        more = {"continue": str(found[-1].id)} if len(found) == wanted.limit else {}
+        return answer("DeadLetterList", metadata=more, items=[letter.shown() for letter in found])
+
+    async def replay(request: web.Request, event: Event, user: User) -> web.Response:
+        done = await desk.replay(event, await body(request, Replay), user.name)
+        wake((event.namespace, event.name))
+        return answer("Replay", **done)
+
+    async def discard(request: web.Request, event: Event, user: User) -> web.Response:
+        done = await desk.discard(event, await body(request, Discard), user.name)
+        wake((event.namespace, event.name))
+        return answer("Discard", **done)
+
+    async def audit(request: web.Request, event: Event, _: User) -> web.Response:
+        wanted = page(request)
+        found = await desk.audit(event, wanted)
+        more = {"continue": str(found[-1]["id"])} if len(found) == wanted.limit else {}
+        return answer("AuditList", metadata=more, items=found)
+
+    app = web.Application(middlewares=[_refusals], client_max_size=LARGEST_BODY)
+    app.add_routes(
+        [
+            web.get(f"{EVENT}/deadletters", may("get", DEAD_LETTERS, list_letters)),
+            web.post(f"{EVENT}/deadletters/replay", may("update", DEAD_LETTERS, replay)),
+            web.post(f"{EVENT}/deadletters/discard", may("update", DEAD_LETTERS, discard)),
+            web.get(f"{EVENT}/audit", may("get", DEAD_LETTERS, audit)),
+        ]
+    )
+    return app
+
+
+async def serve(app: web.Application, listen: Listen) -> web.AppRunner:
+    """Start listening."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    if listen.port:
+        await web.TCPSite(runner, LOOPBACK, listen.port).start()
+    if listen.tls_dir is not None and listen.tls_port:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(listen.tls_dir / "tls.crt", listen.tls_dir / "tls.key")
+        await web.TCPSite(runner, port=listen.tls_port, ssl_context=context).start()
+    return runner
+
+
+@web.middleware
+async def _refusals(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RefusedError as refusal:
+        return refusal.response()
+    except web.HTTPNotFound:
+        return RefusedError(404, "NotFound", f"no such path; the API is {EVENT}/deadletters and its kin").response()
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return RefusedError(405, "MethodNotAllowed", f"{request.method} is not offered here, {allowed} is").response()
+    except (ApiError, ClientError, TimeoutError) as error:
+        logger.warning("admin request failed", extra={"error": str(error)[:500]})
+        told = getattr(error, "reason", "") or "no answer"
+        return RefusedError(503, "ServiceUnavailable", f"Kubernetes' API server: {told}", retry_after=5).response()
+    except Exception:
+        logger.exception("admin request failed")
+        return RefusedError(500, "InternalError", "this is a mistake of the operator; its log has more").response()

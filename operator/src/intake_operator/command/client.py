@@ -1,0 +1,69 @@
+"""The admin API over HTTP."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from intake_operator.command.problem import Exit, ProblemError
+
+# What the server takes at most.
+IDS_A_REQUEST: Final = 500
+ENTRIES_A_PAGE: Final = 1000
+
+type Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Client:
+    """One event, through one connection."""
+
+    http: httpx.Client
+    namespace: str
+    event: str
+
+    def entries(self, of: str, most: int | None = None) -> Iterator[Answer]:
+        """Everything of a list (`deadletters`, `audit`), page by page, or so many of it."""
+        position: dict[str, str] = {}
+        left = most
+        while left is None or left > 0:
+            limit = ENTRIES_A_PAGE if left is None else min(left, ENTRIES_A_PAGE)
+            page = self._call("GET", of, params={"limit": str(limit), **position})
+            yield from page["items"]
+            if "continue" not in page["metadata"]:
+                return
+            position = {"continue": page["metadata"]["continue"]}
+            left = None if left is None else left - limit
+
+    def act(self, deed: str, ids: Sequence[int], request: Mapping[str, object]) -> Iterator[Answer]:
+        """`replay` or `discard`, so many at a time; the answer to each part."""
+        for first in range(0, len(ids), IDS_A_REQUEST):
+            part = list(ids[first : first + IDS_A_REQUEST])
+            yield self._call("POST", f"deadletters/{deed}", json={"ids": part, **request})
+
+    def reconcile(self) -> Answer:
+        """Compare DB1 with the ledger, now."""
+        return self._call("POST", "reconcile")
+
+    def _call(self, method: str, path: str, **content: Any) -> Answer:
+        url = f"/v1alpha1/namespaces/{quote(self.namespace, safe='')}/intakeevents/{quote(self.event, safe='')}/{path}"
+        try:
+            response = self.http.request(method, url, **content)
+        except httpx.HTTPError as error:
+            raise ProblemError(
+                Exit.FAILED,
+                f"the admin API at {self.http.base_url} does not answer: {str(error) or type(error).__name__}",
+            ) from error
+        try:
+            answer: Answer = response.json()
+        except ValueError as error:
+            raise ProblemError(
+                Exit.FAILED, f"{self.http.base_url} is not the admin API: HTTP {response.status_code} without JSON"
+            ) from error
+        if response.status_code >= 400:
+            denied = response.status_code in {401, 403}
+            message = str(answer.get("message") or f"HTTP {response.status_code}")
+            raise ProblemError(Exit.DENIED if denied else Exit.FAILED, message)
+        return answer

@@ -1,0 +1,73 @@
+"""Dead letters in DB1, over a connection of one's own and with the rights of the role that may."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+
+from intake_operator import names
+from intake_operator.engine.database import CONNECT_TIMEOUT
+from intake_operator.model.letters import DeadLetter
+
+STATEMENT_TIMEOUT: Final = "20s"
+
+_LIST: Final = (
+    "SELECT msg_id, claim_id, user_id, slot_no, resource_id, request_id, state, failures, reason, last_error, dead_at,"
+    " claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
+)
+
+
+@asynccontextmanager
+async def visit(host: str, password: str, role: str) -> AsyncIterator[AsyncConnection]:
+    """DB1 as one of its roles. Apart from the operator's own connection, which may be seeding for minutes."""
+    async with await AsyncConnection.connect(
+        host=host,
+        dbname=names.DATABASE_NAME,
+        user=names.SUPERUSER,
+        password=password,
+        application_name=names.FIELD_MANAGER,
+        connect_timeout=CONNECT_TIMEOUT,
+        options=f"-c role={role} -c statement_timeout={STATEMENT_TIMEOUT}",
+        autocommit=True,
+    ) as connection:
+        yield connection
+
+
+async def page(connection: AsyncConnection, pool: str, most: int, after: int) -> list[DeadLetter]:
+    """Some of the dead letters, oldest first."""
+    found = await connection.execute(_LIST, (pool, most, after, None))
+    return [DeadLetter(*row) for row in await found.fetchall()]
+
+
+async def named(connection: AsyncConnection, pool: str, ids: Sequence[int]) -> list[DeadLetter]:
+    """Those of these ids that are dead letters."""
+    found = await connection.execute(_LIST, (pool, len(ids), 0, list(ids)))
+    return [DeadLetter(*row) for row in await found.fetchall()]
+
+
+async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str) -> set[int]:
+    """Back on the queue; the ids that were dead letters until now."""
+    found = await connection.execute("SELECT intake.replay(%s, %s, %s, %s)", (pool, list(ids), actor, reason))
+    return {row[0] for row in await found.fetchall()}
+
+
+async def discard(
+    connection: AsyncConnection, pool: str, ids: Sequence[int], who: tuple[str, str], evidence: str
+) -> set[int]:
+    """Archived as voided, slots free; the ids that were dead letters until now. `who` is actor and reason."""
+    found = await connection.execute("SELECT intake.discard(%s, %s, %s, %s, %s)", (pool, list(ids), *who, evidence))
+    return {row[0] for row in await found.fetchall()}
+
+
+async def audit(connection: AsyncConnection, pool: str, most: int, before: int | None) -> list[dict[str, Any]]:
+    """What people did by hand, the latest first."""
+    found = await connection.execute(
+        "SELECT id, at, action, actor, reason, detail FROM intake.audit_log(%s, %s, %s)", (pool, most, before)
+    )
+    return [_entry(*row) for row in await found.fetchall()]
+
+
+def _entry(number: int, at: datetime, action: str, actor: str, reason: str, detail: object) -> dict[str, Any]:
+    return {"id": number, "at": at.isoformat(), "action": action, "actor": actor, "reason": reason, "detail": detail}

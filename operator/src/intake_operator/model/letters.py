@@ -1,0 +1,68 @@
+"""Dead letters, and what is needed to decide about one."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A claim that gave up, as `intake.dead_letters` has it; `id` is never used twice."""
+
+    id: int
+    claim_id: UUID
+    user_id: str
+    slot_no: int
+    resource_id: UUID | None
+    request_id: str | None
+    state: str
+    failures: int
+    reason: str
+    last_error: str | None
+    dead_at: datetime
+    claimed_at: datetime
+
+    def payload(self, pool: str) -> dict[str, Any]:
+        """The claim as the ledger's functions take it."""
+        return {
+            "claim_id": str(self.claim_id),
+            "pool_id": pool,
+            "user_id": self.user_id,
+            "slot_no": self.slot_no,
+            "resource_id": None if self.resource_id is None else str(self.resource_id),
+            "request_id": self.request_id,
+            "claimed_at": self.claimed_at.isoformat(),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """As the admin API shows it."""
+        return {
+            "id": self.id,
+            "claimId": str(self.claim_id),
+            "userId": self.user_id,
+            "slot": self.slot_no,
+            "resourceId": None if self.resource_id is None else str(self.resource_id),
+            "requestId": self.request_id,
+            "state": self.state,
+            "failures": self.failures,
+            "reason": self.reason,
+            "lastError": self.last_error,
+            "deadAt": self.dead_at.isoformat(),
+            "claimedAt": self.claimed_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a claim will never be committed: its slot may be sold again."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A dead letter that stays one, and why."""
+
+    reason: str
+    message: str
