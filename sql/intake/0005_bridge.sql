@@ -268,7 +268,8 @@ BEGIN
     PERFORM intake.config_of(dead_letters.pool_id);
     RETURN QUERY
     SELECT d.msg_id, (d.message ->> 'claim_id')::uuid, d.message ->> 'user_id', (d.message ->> 'slot_no')::bigint,
-        (d.message ->> 'resource_id')::uuid, d.message ->> 'request_id', d.message ->> 'state', (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
+        (d.message ->> 'resource_id')::uuid, d.message ->> 'request_id', d.message ->> 'state',
+        (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
         (d.message ->> 'dead_at')::timestamptz, (d.message ->> 'claimed_at')::timestamptz
     FROM pgmq.q_intake_dlq d
     WHERE d.message ->> 'pool_id' = dead_letters.pool_id AND d.msg_id > dead_letters.after
