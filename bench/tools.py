@@ -12,9 +12,10 @@ _CACHE: Final = Path(os.environ.get("CACHE") or Path.home() / ".cache" / "intake
 
 def find(program: str) -> Path | None:
     """Where it is; None = not on this machine."""
-    own = [str(_CACHE / folder) for folder in ("usr/bin", "usr/sbin")]
-    # pgbouncer is in sbin, which is not on everybody's PATH.
-    found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *own]))
+    unpacked = [str(_CACHE / folder) for folder in ("usr/bin", "usr/sbin")]
+    # What was built was built because the machine's is too old. pgbouncer is in sbin, which is not on everybody's PATH.
+    places = [str(_CACHE / "usr/local/bin"), os.environ.get("PATH", ""), "/usr/sbin", *unpacked]
+    found = shutil.which(program, path=os.pathsep.join(places))
     return Path(found) if found else None
 
 

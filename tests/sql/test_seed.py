@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -99,6 +100,19 @@ def test_housekeeping_does_not_provision_what_the_operator_has_not(intake: Intak
     intake.configure(10)
     intake.housekeep()
     assert intake.claim("ann").outcome == "not_ready"
+
+
+def test_i1_of_two_intents_for_one_slot_the_first_keeps_it_and_the_other_is_reported(intake: Intake) -> None:
+    first = intake.open(10).claim("ann", "r")
+    intake.connection.execute(
+        "INSERT INTO pgmq.q_intake_queue (vt, message)"
+        " SELECT vt, message || jsonb_build_object('claim_id', uuidv7(), 'user_id', 'bob') FROM pgmq.q_intake_queue"
+    )
+    lose_unlogged(intake.connection)
+    intake.seed()
+    assert intake.claim("ann", "r") == replace(first, outcome="replayed")
+    assert {invariant for invariant, _ in intake.reconcile()} == {"I1", "I2"}
+    assert intake.claim("cid").outcome == "claimed"
 
 
 async def test_an_acknowledgement_during_a_rebuild_is_not_lost(intake: Intake, uri: str) -> None:
