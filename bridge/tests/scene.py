@@ -14,6 +14,7 @@ from uuid import UUID
 
 from intake_bridge.domain.backoff import Backoff
 from intake_bridge.domain.breaker import BreakerTuning
+from intake_bridge.domain.throttle import ThrottleTuning
 from intake_bridge.settings import Secrets, Settings
 from intake_bridge.worker import Tuning, Worker
 from psycopg import AsyncConnection
@@ -33,6 +34,7 @@ TUNING = Tuning(
     finish_seconds=5.0,
     backoff=Backoff(base_seconds=0.01, cap_seconds=0.05),
     breaker=BreakerTuning(first_probe_seconds=0.05, last_probe_seconds=0.2),
+    throttle=ThrottleTuning(period_seconds=0.05),
 )
 # A wait ends by what is waited for; this only bounds a broken test.
 PATIENCE_SECONDS = 15.0

@@ -24,7 +24,7 @@ class OpenGate:
         """Always."""
         return True
 
-    def told(self, outcome: Outcome) -> None:
+    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
         """Remember."""
         self.outcomes.append(outcome)
 

@@ -17,7 +17,6 @@ from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, State
-from intake_bridge.domain.meter import Meter
 from intake_bridge.domain.outcomes import Blame, Result, Transport
 from intake_bridge.observability.logs import JsonFormatter
 from intake_bridge.ports import HttpReply
@@ -290,43 +289,6 @@ def test_lease_counts_from_the_start_of_the_read_and_of_the_extension() -> None:
     assert (lease.holds(7), lease.holds(8)) == (False, True)
 
 
-# --- meter ---
-
-
-@given(
-    st.integers(1, 500),
-    st.lists(st.tuples(st.floats(0, 2), st.integers(1, 200)), min_size=1, max_size=60),
-)
-def test_i10_commits_in_any_window_stay_below_rate_and_burst(rate: int, steps: list[tuple[float, int]]) -> None:
-    clock = Clock()
-    meter = Meter(clock)
-    meter.set_rate(rate)
-    sent: list[tuple[float, int]] = []
-    for wait, wanted in steps:
-        clock.now += wait
-        count = meter.allowance(wanted)
-        meter.take(count)
-        sent.append((clock.now, count))
-    burst = max(1.0, rate / 10)
-    for first in range(len(sent)):
-        total = 0
-        for at, count in sent[first:]:
-            total += count
-            assert total <= rate * (at - sent[first][0]) + burst + 1e-6
-
-
-def test_meter_off_and_on() -> None:
-    clock = Clock()
-    meter = Meter(clock)
-    assert (meter.allowance(1000), meter.wait()) == (1000, 0)
-    meter.set_rate(1)
-    assert (meter.allowance(10), meter.wait()) == (0, 1)
-    clock.now += 1
-    assert meter.allowance(10) == 1
-    meter.take(1)
-    assert meter.allowance(10) == 0
-
-
 # --- configuration, settings, logs ---
 
 FROM_SQL: dict[str, Any] = {
@@ -340,7 +302,8 @@ FROM_SQL: dict[str, Any] = {
 
 def test_configuration_as_the_sql_hands_it_out() -> None:
     configuration = Configuration.model_validate(FROM_SQL)
-    assert (configuration.batch_size, configuration.generation, configuration.workers) == (7, 3, 1)
+    assert (configuration.batch_size, configuration.generation) == (7, 3)
+    assert configuration.latency_budget_milliseconds == 1000
     assert configuration.validation is not None
     assert configuration.validation.batch
     wrapped = Configuration.model_validate(FROM_SQL | {"validation": {"webhook": FROM_SQL["validation"]}})

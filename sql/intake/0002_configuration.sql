@@ -17,6 +17,7 @@ CREATE TABLE intake.engine_config (
     claims_per_user            int         CHECK (claims_per_user BETWEEN 1 AND 1000),
     hold_timeout_seconds       int         CHECK (hold_timeout_seconds > 0),
     max_per_second             int         CHECK (max_per_second > 0),
+    latency_budget_ms          int         NOT NULL CHECK (latency_budget_ms BETWEEN 1 AND 60000),
     validation                 jsonb,
     commit_target              jsonb,
     own_resources              boolean     NOT NULL DEFAULT false,
@@ -77,8 +78,8 @@ CREATE FUNCTION intake.configure(pool_id text, config jsonb) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known  CONSTANT text[] := ARRAY['inventorySize', 'batchSize', 'opensAt', 'closesAt', 'visibilityTimeoutSeconds',
-        'maxRetries', 'paused', 'claimsPerUser', 'holdTimeoutSeconds', 'maxPerSecond', 'validation', 'commitTarget',
-        'ownResources'];
+        'maxRetries', 'paused', 'claimsPerUser', 'holdTimeoutSeconds', 'maxPerSecond', 'latencyBudgetMilliseconds',
+        'validation', 'commitTarget', 'ownResources'];
     before intake.engine_config;
     wanted intake.engine_config;
     stray  text;
@@ -113,6 +114,7 @@ BEGIN
         wanted.claims_per_user := (config ->> 'claimsPerUser')::int;
         wanted.hold_timeout_seconds := (config ->> 'holdTimeoutSeconds')::int;
         wanted.max_per_second := (config ->> 'maxPerSecond')::int;
+        wanted.latency_budget_ms := coalesce((config ->> 'latencyBudgetMilliseconds')::int, 1000);
         wanted.own_resources := coalesce((config ->> 'ownResources')::boolean, false);
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'bad configuration for pool %: %', configure.pool_id, SQLERRM USING ERRCODE = 'IE002',
@@ -147,18 +149,18 @@ BEGIN
     BEGIN
         INSERT INTO intake.engine_config AS c (pool_id, inventory_size, batch_size, opens_at, closes_at,
             visibility_timeout_seconds, max_retries, paused, claims_per_user, hold_timeout_seconds, max_per_second,
-            validation, commit_target, own_resources, generation)
+            latency_budget_ms, validation, commit_target, own_resources, generation)
         VALUES (configure.pool_id, wanted.inventory_size, wanted.batch_size, wanted.opens_at, wanted.closes_at,
             wanted.visibility_timeout_seconds, wanted.max_retries, wanted.paused, wanted.claims_per_user,
-            wanted.hold_timeout_seconds, wanted.max_per_second, wanted.validation, wanted.commit_target,
-            wanted.own_resources, wanted.generation)
+            wanted.hold_timeout_seconds, wanted.max_per_second, wanted.latency_budget_ms, wanted.validation,
+            wanted.commit_target, wanted.own_resources, wanted.generation)
         ON CONFLICT ON CONSTRAINT engine_config_pkey DO UPDATE SET
             inventory_size = excluded.inventory_size, batch_size = excluded.batch_size,
             opens_at = excluded.opens_at, closes_at = excluded.closes_at,
             visibility_timeout_seconds = excluded.visibility_timeout_seconds, max_retries = excluded.max_retries,
             paused = excluded.paused, claims_per_user = excluded.claims_per_user,
             hold_timeout_seconds = excluded.hold_timeout_seconds, max_per_second = excluded.max_per_second,
-            validation = excluded.validation, commit_target = excluded.commit_target, generation = excluded.generation;
+            latency_budget_ms = excluded.latency_budget_ms, validation = excluded.validation, commit_target = excluded.commit_target, generation = excluded.generation;
     EXCEPTION WHEN check_violation THEN
         RAISE EXCEPTION 'configuration of pool % is out of range: %', configure.pool_id, SQLERRM
             USING ERRCODE = 'IE002', HINT = 'The ranges are those of the IntakeEvent.';
@@ -172,6 +174,13 @@ BEGIN
         FROM (SELECT x.slot_no, row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id) AS nth
             FROM intake.holds x WHERE x.pool_no = before.pool_no) n
         WHERE h.pool_no = before.pool_no AND h.slot_no = n.slot_no;
+    END IF;
+    IF (wanted.max_per_second IS NULL) <> (before.max_per_second IS NULL) THEN
+        -- Made anew whenever it is switched on: until then calls were sent that no meter has seen.
+        DELETE FROM intake.meters m WHERE m.pool_no = before.pool_no;
+        IF wanted.max_per_second IS NOT NULL THEN
+            PERFORM intake.open_meter(intake.config_of(configure.pool_id), before.pool_id IS NULL);
+        END IF;
     END IF;
     -- Capacity is not touched here: it grows in seed(), once the new slots exist.
     UPDATE intake.pools p SET claims_per_user = wanted.claims_per_user, opens_at = wanted.opens_at,
@@ -195,13 +204,10 @@ BEGIN
         'inventorySize', c.inventory_size, 'batchSize', c.batch_size, 'opensAt', c.opens_at, 'closesAt', c.closes_at,
         'visibilityTimeoutSeconds', c.visibility_timeout_seconds, 'maxRetries', c.max_retries, 'paused', c.paused,
         'claimsPerUser', c.claims_per_user, 'holdTimeoutSeconds', c.hold_timeout_seconds,
-        'maxPerSecond', c.max_per_second, 'validation', c.validation, 'commitTarget', c.commit_target,
-        'ownResources', c.own_resources,
+        'maxPerSecond', c.max_per_second, 'latencyBudgetMilliseconds', c.latency_budget_ms,
+        'validation', c.validation, 'commitTarget', c.commit_target, 'ownResources', c.own_resources,
         'generation', c.generation, 'sealed', c.sealed_at IS NOT NULL,
-        'windowState', intake.window_state(c.opens_at, c.closes_at),
-        'workers', (SELECT count(*) FROM intake.workers w
-            WHERE w.pool_no = c.pool_no AND w.seen_at > clock_timestamp() - interval '10 s'));
+        'windowState', intake.window_state(c.opens_at, c.closes_at));
 END $$;
-COMMENT ON FUNCTION intake.configuration IS
-    'What configure() was given, plus generation, sealed, windowState, and how many bridges share maxPerSecond.';
+COMMENT ON FUNCTION intake.configuration IS 'What configure() was given, plus generation, sealed and windowState.';
 GRANT EXECUTE ON FUNCTION intake.configuration TO bridge, monitor;

@@ -104,6 +104,8 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         ("'w', NULL, 1, '{}'", BAD),
         ("'w', 1, NULL, '{}'", BAD),
     ],
+    "lease_tokens": [("NULL", BAD), ("0", BAD), ("10001", BAD)],
+    "settle_tokens": [("NULL, 1", BAD), (f"{ANY_ID}, NULL", BAD), (f"{ANY_ID}, -1", BAD)],
     "record_metrics": [],
     "housekeep": [],
     "engine_status": [],
@@ -150,6 +152,8 @@ GOOD: dict[str, str] = {
     "replay": "'{1}', 'ops', 'why'",
     "discard": "'{1}', 'ops', 'why'",
     "report_worker": "'w', 1, 1, '{}'",
+    "lease_tokens": "1",
+    "settle_tokens": f"{ANY_ID}, 1",
     "seal": "'why'",
     "stock": "1, ARRAY[uuidv7()]",
 }

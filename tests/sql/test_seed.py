@@ -170,13 +170,13 @@ def test_configure_bumps_the_generation_only_by_a_change(intake: Intake) -> None
         "claimsPerUser": None,
         "holdTimeoutSeconds": None,
         "maxPerSecond": None,
+        "latencyBudgetMilliseconds": 1000,
         "validation": None,
         "commitTarget": None,
         "ownResources": False,
         "generation": 3,
         "sealed": False,
         "windowState": "open",
-        "workers": 0,
     }
 
 

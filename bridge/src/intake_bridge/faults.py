@@ -241,7 +241,7 @@ class _Deaf:
         self.admits = gate.admits
         self.holds = gate.holds
 
-    def told(self, outcome: Outcome) -> None:
+    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
         """Lost with the reply."""
 
 

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from intake_bridge.domain.backoff import Backoff, Uniform
 from intake_bridge.domain.breaker import Breaker, Circuit
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from intake_bridge.metering import Metering, Passage
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.ports import EngineUnavailableError, GiveBack, Ledger, Queue, Validator
+from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +52,36 @@ class Batch:
 class StepGate:
     """The port Gate for one step of one batch."""
 
-    def __init__(self, batch: Batch, target: Target, stopping: Callable[[], bool], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        target: Target,
+        stopping: Callable[[], bool],
+        metrics: Metrics,
+        passage: Passage | None = None,
+    ) -> None:
         self._lease = batch.lease
         self._target = target
         self._stopping = stopping
         self._metrics = metrics
+        self._passage = passage
 
     def admits(self, message: Message) -> bool:
         """No new call while we stop, while the target is down, or without the lease."""
         return not self._stopping() and self._target.breaker.circuit is not Circuit.OPEN and self.holds(message)
 
-    def holds(self, message: Message) -> bool:
-        """The lease alone."""
-        return self._lease.holds(message.msg_id)
+    def admits_any(self, messages: Messages) -> bool:
+        """Whether it is worth waiting with these."""
+        return any(map(self.admits, messages))
 
-    def told(self, outcome: Outcome) -> None:
-        """Feed the breaker."""
+    def holds(self, message: Message) -> bool:
+        """The lease, and the tokens where the step needs them."""
+        return self._lease.holds(message.msg_id) and (self._passage is None or self._passage.stands())
+
+    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
+        """Feed the breaker, and the closed loop where the step has one."""
+        if self._passage is not None and seconds is not None:
+            self._passage.told(outcome, seconds)
         self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
         breaker, error = self._target.breaker, outcome.reason or outcome.result.value
         was_tripped = breaker.tripped
@@ -90,12 +106,14 @@ class Pipeline:
     def __init__(
         self,
         queue: Queue,
+        metering: Metering,
         metrics: Metrics,
         backoff: Backoff,
         stopping: Callable[[], bool],
         uniform: Uniform = random.uniform,
     ) -> None:
         self._queue = queue
+        self._metering = metering
         self._metrics = metrics
         self._backoff = backoff
         self._stopping = stopping
@@ -143,25 +161,51 @@ class Pipeline:
 
     async def _void(self, batch: Batch, targets: Targets, messages: Messages) -> list[Message]:
         """The ledger's word first, the slot after it. Returns those that the ledger has committed instead."""
-        if not messages:
-            return []
-        with self._metrics.seconds.labels("void").time():
-            outcomes = await targets.ledger.void(messages, self._gate(batch, targets.commitment))
-        await self._conclude(batch, targets.commitment, messages, outcomes)
+        outcomes: dict[int, Outcome] = {}
+
+        async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
+            with self._metrics.seconds.labels("void").time():
+                answer = await targets.ledger.void(portion, gate)
+            outcomes.update(answer)
+            return answer
+
+        await self._pass(batch, targets.commitment, messages, send)
         return [message for message, _ in _by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
     async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
-        if targets.ledger.needs_mark:
-            unmarked = [message for message in approved if message.state is not State.COMMITTING]
-            marked = [message for message in approved if message.state is State.COMMITTING]
-            # Not started, not marked: a claim that no call was made for stays `validated`.
-            gate = self._gate(batch, targets.commitment)
-            unmarked = [message for message in unmarked if gate.admits(message)]
-            approved = marked + await self._marked(batch, self._queue.mark_committing, unmarked)
-        if approved:
+        async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
+            if targets.ledger.needs_mark:
+                unmarked = [message for message in portion if message.state is not State.COMMITTING]
+                marked = [message for message in portion if message.state is State.COMMITTING]
+                # Not started, not marked: a claim that no call was made for stays `validated`.
+                unmarked = [message for message in unmarked if gate.admits(message)]
+                portion = marked + await self._marked(batch, self._queue.mark_committing, unmarked)
+            if not portion:
+                return {}
             with self._metrics.seconds.labels("commit").time():
-                outcomes = await targets.ledger.commit(approved, self._gate(batch, targets.commitment))
-            await self._conclude(batch, targets.commitment, approved, outcomes)
+                return await targets.ledger.commit(portion, gate)
+
+        await self._pass(batch, targets.commitment, approved, send)
+
+    async def _pass(
+        self,
+        batch: Batch,
+        target: Target,
+        messages: Messages,
+        send: Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]],
+    ) -> None:
+        """Send messages to the ledger as the meter lets them through, each portion written down before the next."""
+        before = self._gate(batch, target)
+        waiting = list(messages)
+        while waiting := [message for message in waiting if batch.lease.holds(message.msg_id)]:
+            passage = await self._metering.passage(len(waiting), partial(before.admits_any, waiting))
+            if passage is None:
+                return
+            portion, waiting = waiting[: passage.size], waiting[passage.size :]
+            async with passage:
+                outcomes = await send(portion, self._gate(batch, target, passage))
+                passage.answered(outcomes.values())
+            await self._conclude(batch, target, portion, outcomes)
 
     async def _conclude(
         self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]
@@ -278,8 +322,8 @@ class Pipeline:
                 batch.open.pop(message.msg_id, None)
         batch.lease.lose(message.msg_id for message in held if message.msg_id not in changed)
 
-    def _gate(self, batch: Batch, target: Target) -> StepGate:
-        return StepGate(batch, target, self._stopping, self._metrics)
+    def _gate(self, batch: Batch, target: Target, passage: Passage | None = None) -> StepGate:
+        return StepGate(batch, target, self._stopping, self._metrics, passage)
 
     @asynccontextmanager
     async def _kept(self, batch: Batch) -> AsyncIterator[None]:

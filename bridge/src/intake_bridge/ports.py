@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ssl import SSLContext
 from typing import Any, Protocol
+from uuid import UUID
 
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages
+from intake_bridge.domain.meter import TokenAnswer
 from intake_bridge.domain.outcomes import Outcome, Transport
 
 
@@ -66,7 +68,21 @@ class Control(Protocol):
     """What a bridge tells DB1 and is told by it."""
 
     async def configuration(self) -> Configuration: ...
-    async def report_worker(self, worker: str, acting: Configuration, health: Mapping[str, Any]) -> None: ...
+    async def report_worker(
+        self, worker: str, acting: Configuration, batch_size: int, health: Mapping[str, Any]
+    ) -> None: ...
+
+
+class Meter(Protocol):
+    """The fleet's meter, one row in DB1."""
+
+    async def lease_tokens(self, wanted: int) -> TokenAnswer:
+        """Leave to send up to `wanted` claims, or when to ask again."""
+        ...
+
+    async def settle_tokens(self, lease: UUID, settled: int) -> bool:
+        """So many of the calls have ended; 0 renews. False: the lease has run out."""
+        ...
 
 
 class Gate(Protocol):
@@ -80,8 +96,8 @@ class Gate(Protocol):
         """Whether the lease still stands: enough for a call that finishes what has begun."""
         ...
 
-    def told(self, outcome: Outcome) -> None:
-        """One call's outcome, for the breaker."""
+    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
+        """One call's outcome, for the breaker; and how long the call took, for the closed loop."""
         ...
 
 

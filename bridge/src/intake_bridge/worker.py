@@ -13,9 +13,10 @@ from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Messages
-from intake_bridge.domain.meter import Meter
+from intake_bridge.domain.throttle import Throttle, ThrottleTuning
 from intake_bridge.faults import Faults
 from intake_bridge.housekeeper import Housekeeper
+from intake_bridge.metering import Metering
 from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.pipeline import Batch, Pipeline, Target, Targets
@@ -43,6 +44,7 @@ class Tuning:
     silence_seconds: float = 5.0
     backoff: Backoff = field(default_factory=Backoff)
     breaker: BreakerTuning = field(default_factory=BreakerTuning)
+    throttle: ThrottleTuning = field(default_factory=ThrottleTuning)
 
 
 class Worker:
@@ -60,10 +62,12 @@ class Worker:
         self._faults = Faults(settings.faults)
         self._queue = self._faults.queue(self._engine)
         self._board = TargetBoard(secrets, f"intake-bridge/{settings.pool}"[:63], self._clock, self._tuning.breaker)
-        self._meter = Meter(self._clock)
+        self._metering = Metering(
+            self._engine, self._clock, Throttle(self._clock, self._tuning.throttle), self.metrics, self._uniform
+        )
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
-        self._pipeline = Pipeline(self._queue, self.metrics, self._tuning.backoff, self._stop.is_set)
+        self._pipeline = Pipeline(self._queue, self._metering, self.metrics, self._tuning.backoff, self._stop.is_set)
         self._configuration: Configuration | None = None
         self._acting: Configuration | None = None
         self._releases_at = self._clock()
@@ -161,7 +165,7 @@ class Worker:
         """A batch of claims that are to be voided: needs the ledger, not the validator."""
         if self._sale_owed or self._clock() < self._releases_at:
             return False
-        limit = self._allowance(configuration, targets.commitment)
+        limit = self._allowance(targets.commitment)
         if limit == 0:
             return False
         started = self._clock()
@@ -177,10 +181,10 @@ class Worker:
 
     async def _sell(self, configuration: Configuration, targets: Targets) -> bool:
         """A batch of claims that are to be sold."""
-        limit = self._allowance(configuration, targets.validation, targets.commitment)
+        limit = self._allowance(targets.validation, targets.commitment)
         if limit == 0:
             breakers = (targets.validation.breaker, targets.commitment.breaker)
-            await self._pause(min(0.25, max(self._meter.wait(), *(breaker.wait() for breaker in breakers))))
+            await self._pause(min(0.25, max(breaker.wait() for breaker in breakers)))
             return True
         self._sale_owed = False
         started = self._clock()
@@ -188,6 +192,7 @@ class Worker:
         if not messages:
             targets.validation.breaker.forget_if_idle()
             targets.commitment.breaker.forget_if_idle()
+            self._metering.throttle.idle()
             return False
         batch = self._batch(configuration, started, messages)
         await self._process("batch", batch, self._pipeline.process(batch, targets))
@@ -199,7 +204,6 @@ class Worker:
 
     async def _process(self, what: str, batch: Batch, work: Coroutine[Any, Any, None]) -> None:
         started, size = self._clock(), len(batch.open)
-        self._meter.take(size)
         self.metrics.batch.observe(size)
         self.metrics.in_flight.set(size)
         try:
@@ -211,6 +215,7 @@ class Worker:
             giving_back.cancel()
             raise
         finally:
+            self._metering.batch_ended(size)
             self.metrics.in_flight.set(0)
         log.info(
             what,
@@ -221,6 +226,8 @@ class Worker:
                 "seconds": round(self._clock() - started, 4),
             },
         )
+        if rest := self._metering.throttle.rest:
+            await self._pause(rest)
 
     def _act_upon(self, configuration: Configuration) -> None:
         if self._acting is not None and self._acting.generation != configuration.generation:
@@ -229,13 +236,10 @@ class Worker:
                 extra={"generation": configuration.generation, "batch_size": configuration.batch_size},
             )
         self._acting = configuration
-        self.metrics.batch_size.set(configuration.batch_size)
-        rate = configuration.max_per_second
-        self._meter.set_rate(None if rate is None else rate / max(1, configuration.workers))
 
-    def _allowance(self, configuration: Configuration, *targets: Target) -> int:
-        wanted = configuration.batch_size
-        return min(self._meter.allowance(wanted), *(target.breaker.allowance(wanted) for target in targets))
+    def _allowance(self, *targets: Target) -> int:
+        wanted = self._metering.read_limit()
+        return min(target.breaker.allowance(wanted) for target in targets)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless the configuration changes or we stop."""
@@ -257,13 +261,16 @@ class Worker:
                 configuration = await self._engine.configuration()
                 if configuration != self._configuration:
                     self._configuration = configuration
+                    self._metering.follow(configuration)
                     self._wake.set()
                 acting = self._acting
                 # A new generation is told at once: somebody has edited the throttle and is looking.
                 due = acting is not None and acting.generation != reported_generation
                 if acting is not None and (due or self._clock() >= reported_at + self._tuning.heartbeat_seconds):
                     reported_at, reported_generation = self._clock(), acting.generation
-                    await self._engine.report_worker(self._settings.worker, acting, self._board.health())
+                    await self._engine.report_worker(
+                        self._settings.worker, acting, self._metering.batch, self._board.health()
+                    )
                 self._engine_answers()
             except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
                 if str(error) != self._engine_error:
@@ -285,6 +292,8 @@ class Worker:
 
     def _refresh_metrics(self) -> None:
         self.metrics.engine_up.set(0 if self._why_not_ready() else 1)
+        self.metrics.batch_size.set(self._metering.batch)
+        self.metrics.share.set(self._metering.throttle.share)
         if self._board.targets is not None:
             for target in (self._board.targets.validation, self._board.targets.commitment):
                 self.metrics.show_breaker(target.step, target.breaker.circuit)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
@@ -14,10 +15,11 @@ from pydantic import ValidationError
 from intake_bridge.adapters.postgres import CONNECTION
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
+from intake_bridge.domain.meter import TokenAnswer
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError, GiveBack
 from intake_bridge.redaction import one_line
 
-# Lane, its lease extension, configuration and heartbeat, housekeeping.
+# Lane, its lease extension, the renewal of its tokens, configuration and heartbeat.
 _CONNECTIONS = 4
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
@@ -71,7 +73,7 @@ class EngineSession:
 
 
 class Engine:
-    """The ports Queue and Control over a pool of connections that comes back by itself, for ever."""
+    """The ports Queue, Meter and Control over a pool of connections that comes back by itself, for ever."""
 
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
@@ -146,11 +148,23 @@ class Engine:
         except ValidationError as error:
             raise EngineRefusedError(f"configuration is not understood: {one_line(error)}") from error
 
-    async def report_worker(self, worker: str, acting: Configuration, health: Mapping[str, Any]) -> None:
+    async def lease_tokens(self, wanted: int) -> TokenAnswer:
+        """Ask the fleet's meter."""
+        (row,) = await self._rows("SELECT * FROM intake.lease_tokens(%s, %s)", (self._pool_id, wanted))
+        return TokenAnswer(**row)
+
+    async def settle_tokens(self, lease: UUID, settled: int) -> bool:
+        """Tell the fleet's meter."""
+        rows = await self._rows("SELECT intake.settle_tokens(%s, %s, %s) AS known", (self._pool_id, lease, settled))
+        return bool(rows[0]["known"])
+
+    async def report_worker(
+        self, worker: str, acting: Configuration, batch_size: int, health: Mapping[str, Any]
+    ) -> None:
         """The heartbeat."""
         await self._rows(
             "SELECT intake.report_worker(%s, %s, %s, %s, %s)",
-            (self._pool_id, worker, acting.generation, acting.batch_size, Jsonb(health)),
+            (self._pool_id, worker, acting.generation, batch_size, Jsonb(health)),
         )
 
     @asynccontextmanager

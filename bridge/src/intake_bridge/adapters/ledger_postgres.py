@@ -161,21 +161,26 @@ class PostgresLedger:
         held = [message for message in messages if gate.holds(message)]
         if not held or self._connection is None:
             return {}
+        clock = asyncio.get_running_loop().time
+        started = clock()
         answer = await self._call(statement, words, held)
+        seconds = clock() - started
         if not isinstance(answer, Outcome):
             # The worst last: a ledger that speaks nonsense for one claim is not well because it spoke for another.
-            for outcome in sorted(set(answer.values()), key=lambda each: _SEVERITY.index(each.blame)):
+            *others, worst = sorted(set(answer.values()), key=lambda each: _SEVERITY.index(each.blame))
+            for outcome in others:
                 gate.told(outcome)
+            gate.told(worst, seconds)
             return answer
         failure = answer
         if failure.blame is not table.Blame.CLAIM:
-            gate.told(failure)
+            gate.told(failure, seconds)
             if failure.blame is table.Blame.TARGET:
                 await self.close()
             # Committed or not: unknown, and the same for all of them. The lost connection is made again by `check`.
             return {message.msg_id: failure for message in held}
         if len(held) == 1:
-            gate.told(failure)
+            gate.told(failure, seconds)
             return {held[0].msg_id: failure}
         middle = len(held) // 2
         first = await self._halving(statement, words, held[:middle], gate)

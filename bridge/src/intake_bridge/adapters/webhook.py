@@ -55,8 +55,9 @@ class Caller:
                 if gate.admits(message):
                     began = clock()
                     outcome = await self._call(message)
-                    self._window.answered(began, clock(), outcome.blame is Blame.SUSPECT or outcome.holds)
-                    gate.told(outcome)
+                    ended = clock()
+                    self._window.answered(began, ended, outcome.blame is Blame.SUSPECT or outcome.holds)
+                    gate.told(outcome, ended - began)
                     outcomes[message.msg_id] = outcome
                     if callers > self._window.size:
                         break

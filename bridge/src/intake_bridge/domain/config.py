@@ -56,10 +56,9 @@ class Configuration(_Model):
     max_retries: int = Field(ge=0)
     paused: bool = False
     max_per_second: float | None = None
+    latency_budget_milliseconds: float = Field(default=1000, gt=0)
     validation: Webhook | None = None
     commit_target: CommitTarget | None = None
-    # Live workers, a fact of the moment beside the configuration proper; 1 where DB1 does not say.
-    workers: int = 1
 
     @model_validator(mode="before")
     @classmethod

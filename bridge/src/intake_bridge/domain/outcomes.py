@@ -43,6 +43,8 @@ class Outcome:
     counted: bool = False
     # The target asks everybody to wait, not only this claim.
     holds: bool = False
+    # The call may still be going on over there: we have stopped waiting for its end.
+    lingers: bool = False
     # Should be impossible; someone has to look.
     page: bool = False
     reason: str | None = None
@@ -99,8 +101,8 @@ _SUCCESSES = frozenset({Result.APPROVED, Result.COMMITTED})
 
 TRANSPORT = {
     Transport.UNREACHABLE: _MISCONFIGURED,
-    Transport.TIMEOUT: _UNKNOWN,
-    Transport.BROKEN: _UNKNOWN,
+    Transport.TIMEOUT: replace(_UNKNOWN, lingers=True),
+    Transport.BROKEN: replace(_UNKNOWN, lingers=True),
     Transport.TOO_LARGE: _MISCONFIGURED,
 }
 
@@ -120,7 +122,7 @@ SQLSTATES = {
     "53": _LEDGER_DOWN,
     "55": _LEDGER_BUSY,
     "57": _LEDGER_DOWN,
-    "57014": _LEDGER_BUSY,
+    "57014": replace(_LEDGER_BUSY, lingers=True),  # also said of a statement that we have stopped waiting for
     "58": _LEDGER_DOWN,
     "F0": _LEDGER_DOWN,
     "XX": _LEDGER_DOWN,
@@ -148,7 +150,7 @@ def of_transport(kind: Transport, error: str) -> Outcome:
 def of_sqlstate(sqlstate: str | None, error: str) -> Outcome:
     """The outcome of a failed ledger statement; no SQLSTATE at all is a connection that is gone."""
     if sqlstate is None:
-        return replace(_LEDGER_DOWN, reason=error)
+        return replace(_LEDGER_DOWN, reason=error, lingers=True)
     prefix = max((known for known in SQLSTATES if sqlstate.startswith(known)), key=len)
     return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})")
 

@@ -26,6 +26,11 @@ class Metrics:
         self.batch = Histogram(f"{_P}_batch_messages", "Messages in a batch", buckets=_SIZES, registry=registry)
         self.in_flight = Gauge(f"{_P}_messages_in_flight", "Messages leased and not yet settled", registry=registry)
         self.batch_size = Gauge(f"{_P}_batch_size", "The batch size that is acted upon", registry=registry)
+        self.share = Gauge(
+            f"{_P}_throttle_share", "Of batchSize and maxPerSecond, what the ledger's health allows", registry=registry
+        )
+        self.metered = Counter(f"{_P}_passed", "Claims that meter and throttle let through", registry=registry)
+        self.meter_wait = Counter(f"{_P}_meter_wait_seconds", "Time spent waiting for tokens", registry=registry)
         self.breaker = Gauge(f"{_P}_breaker_state", "0 closed, 1 half open, 2 open", ["step"], registry=registry)
         self.engine_up = Gauge(f"{_P}_engine_up", "1 while DB1 answers", registry=registry)
         self.housekeeper = Gauge(f"{_P}_housekeeper", "1 in the worker that keeps house", registry=registry)
