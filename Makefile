@@ -58,6 +58,10 @@ bench-claims: sync ## compare claims with what else there is, about 20 minutes, 
 	@CACHE=$(CACHE) bench/setup
 	@CACHE=$(CACHE) $(VENV)/python -m bench.claims $(if $(QUICK),--quick)
 
+.PHONY: bench-bridge
+bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 5 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
+	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)
+
 .PHONY: cluster
 cluster: ## find or make a Kubernetes cluster, and say which
 	@$(CLUSTER) up

@@ -1,5 +1,6 @@
 """DB1, a ledger and real bridge processes on this machine: what the benchmark and the soak of the bridge run on."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -20,7 +21,6 @@ from bench.lab import DURABLE, Lab, configuration, fill, make_ours
 from bench.variants import POOL
 from tests.postgres import PostgresServer, install_ledger
 
-_RUN: Final = "bridged"
 _LEDGER: Final = "ledger"
 # A ledger that takes its time: what it does is not measured, only waited for.
 _SLOW_LEDGER: Final = """
@@ -57,6 +57,7 @@ class BridgeLab:
         self.ledger = PostgresServer(DURABLE)
         self._stack = ExitStack()
         self._queues: set[str] = set()
+        self._runs = itertools.count(1)
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.lab)
@@ -87,7 +88,8 @@ class BridgeLab:
             execute(uri, "VACUUM ANALYZE")
             self._queues.add(template)
         execute(self.ledger_uri, "TRUNCATE ledger.sales")
-        uri = server.create_database(_RUN, template)
+        run = f"run_{next(self._runs)}"
+        uri = server.create_database(run, template)
         wanted = json.loads(configuration(claims)) | _TARGET | changes
         execute(uri, "SELECT intake.configure(%s, %s)", POOL, json.dumps(wanted))
         for each in (uri, self.ledger_uri):
@@ -96,7 +98,7 @@ class BridgeLab:
         try:
             yield uri
         finally:
-            server.drop_database(_RUN)
+            server.drop_database(run)
 
     @contextmanager
     def bridges(self, uri: str, count: int) -> Iterator[list[int]]:
@@ -107,16 +109,17 @@ class BridgeLab:
                 stack.callback(process.kill)
             try:
                 yield [process.pid for process in processes]
-                dead = [process.pid for process in processes if process.poll() is not None]
-                for process in processes:
-                    process.terminate()
-                ends = [process.wait(30) for process in processes]
-                if dead or any(ends):
-                    raise RuntimeError(f"bridges died: {dead}, ended with {ends}")
+                _stop(processes)
             except RuntimeError as error:
                 log.seek(0)
                 error.add_note(log.read().decode(errors="replace")[-3000:])
                 raise
+
+    def committed(self) -> int:
+        """How many sales the ledger has."""
+        with psycopg.connect(self.ledger_uri) as connection:
+            found = connection.execute("SELECT count(*) FROM ledger.sales").fetchone()
+        return int(found[0]) if found else 0
 
     def commits(self) -> list[float]:
         """When the ledger recorded each sale, in seconds, sorted."""
@@ -126,9 +129,8 @@ class BridgeLab:
 
     def drain(self, claims: int, count: int, **changes: object) -> Sample:
         """So many processes empty a queue; the rate is that of the ledger's rows."""
-        with self.queue(claims, **changes) as uri:
-            with self.bridges(uri, count) as pids:
-                return self.measured(claims, lambda: until(lambda: is_drained(uri), "the queue is empty"), pids)
+        with self.queue(claims, **changes) as uri, self.bridges(uri, count) as pids:
+            return self.measured(claims, lambda: until(lambda: is_drained(uri), "the queue is empty"), pids)
 
     def measured(self, rows: int, work: Callable[[], Any], pids: list[int] | None = None) -> Sample:
         """What it takes to bring that many rows into the ledger."""
@@ -165,6 +167,15 @@ class BridgeLab:
         """Without bridges, it is this process that works."""
         servers = cpu_of_tree(self.lab.server.pid) + cpu_of_tree(self.ledger.pid)
         return Spent(servers, sum(cpu_of_tree(pid) for pid in bridges or [os.getpid()]), cpu_of_machine())
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    dead = [process.pid for process in processes if process.poll() is not None]
+    for process in processes:
+        process.terminate()
+    ends = [process.wait(30) for process in processes]
+    if dead or any(ends):
+        raise RuntimeError(f"bridges died: {dead}, ended with {ends}")
 
 
 def steady(times: list[float]) -> float:

@@ -68,3 +68,13 @@ def ratio(
     """`over` to `under`, round by round: what both suffered in the same minute cancels out."""
     rounds = zip(over.samples, under.samples, strict=True)
     return spread([figure(a) / figure(b) for a, b in rounds if figure(b)])
+
+
+def busiest(times: Sequence[float], seconds: float) -> int:
+    """The most of these moments (sorted) that lie in one window of that length, wherever it begins."""
+    most = first = 0
+    for last, moment in enumerate(times):
+        while moment - times[first] >= seconds:
+            first += 1
+        most = max(most, last - first + 1)
+    return most

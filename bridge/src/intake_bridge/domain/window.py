@@ -18,9 +18,10 @@ class Window:
     Not a rate: who answers quickly is asked again quickly. The batch size is the other ceiling.
     """
 
-    def __init__(self, timeout_seconds: float, first: int = FIRST) -> None:
+    def __init__(self, timeout_seconds: float, first: int = FIRST, ceiling: int = CEILING) -> None:
         self._slow = timeout_seconds * _SLOW
         self._size = float(first)
+        self._ceiling = ceiling
         self._growing_fast = True
         self._halved_at = float("-inf")
 
@@ -39,4 +40,4 @@ class Window:
                 self._growing_fast = False
             return
         # Doubles with each round of answers at first, one more with each round after a halving.
-        self._size = min(CEILING, self._size + (1.0 if self._growing_fast else 1.0 / self._size))
+        self._size = min(self._ceiling, self._size + (1.0 if self._growing_fast else 1.0 / self._size))
