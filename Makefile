@@ -46,8 +46,8 @@ unit: ## tests on this machine: units, SQL and bridge on a real PostgreSQL
 	@$(VENV)/pytest $(UNIT_TESTS) $(PYTEST_FLAGS)
 
 .PHONY: mutants
-mutants: ## break our SQL in every way we know, and see that a test catches each
-	@$(VENV)/python -m tests.sql.mutants $(PYTEST_FLAGS)
+mutants: ## break our SQL and the bridge in every way we know, and see that a test catches each
+	@$(VENV)/python -m tests.mutants $(PYTEST_FLAGS)
 
 .PHONY: e2e
 e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again

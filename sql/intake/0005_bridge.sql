@@ -3,7 +3,7 @@
 --
 -- The lease is (msg_id, read_ct): pgmq has no receipt handle, but read_ct grows with every read. Every change carries
 -- both and touches only rows where both still match, so a worker that lost its lease changes nothing and learns it
--- from what is returned. Rows are locked in msg_id order, so two calls never deadlock.
+-- from what is returned. Giving back ends a lease, too: headers names the worker for as long as it lasts. Rows are locked in msg_id order, so two calls never deadlock.
 
 CREATE TABLE intake.releases (
     msg_id  bigint PRIMARY KEY,
@@ -110,7 +110,7 @@ BEGIN
     RETURN QUERY
     SELECT q.msg_id FROM pgmq.q_intake_queue q
     JOIN unnest(leased.msg_ids, leased.read_cts) AS f (msg_id, read_ct) ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct
-    WHERE q.message ->> 'pool_id' = leased.pool_id
+    WHERE q.message ->> 'pool_id' = leased.pool_id AND q.headers ? 'worker'
     ORDER BY q.msg_id FOR UPDATE OF q;
 END $$;
 COMMENT ON FUNCTION intake.leased IS 'The fence: locks and returns those of the messages whose lease still stands.';
@@ -154,7 +154,9 @@ BEGIN
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT l AS msg_id FROM intake.leased(give_back.pool_id, give_back.msg_ids, give_back.read_cts) l)
+    -- The lease is over: who asks again, because the answer was lost, must not count the same failure twice.
     UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp() + make_interval(secs => coalesce(g.delay, 0)),
+        headers = q.headers - 'worker',
         message = CASE WHEN g.error IS NULL THEN q.message ELSE q.message || jsonb_build_object(
             'failures', (q.message ->> 'failures')::int + 1, 'last_error', left(g.error, 2000)) END
     FROM held JOIN unnest(give_back.msg_ids, give_back.delays_seconds, give_back.errors) AS g (msg_id, delay, error)

@@ -10,17 +10,13 @@ from tests.sql.intake import Intake, empty
 from tests.sql.mutants.catalogue import MUTANTS
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "mutant: a test on broken SQL, which must fail")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on each mutant that it must catch, as an expected failure: of an assertion, and of nothing else."""
     must_catch = [name for name, mutant in MUTANTS.items() if mutant.caught_by == metafunc.function.__name__]
     if must_catch:
         fails = pytest.mark.xfail(strict=True, raises=AssertionError, reason="a mutant is caught")
         variants = [pytest.param(None, id="as written")]
-        variants += [pytest.param(name, id=name, marks=[pytest.mark.mutant, fails]) for name in must_catch]
+        variants += [pytest.param(name, id=name, marks=[pytest.mark.mutant(name), fails]) for name in must_catch]
         metafunc.parametrize("migrated", variants, indirect=True, scope="session")
 
 

@@ -1,0 +1,145 @@
+"""Broken bridges: one textual change each, in Python or SQL, and the case that must fail on it.
+
+A change that no longer applies is an error, so that this list cannot rot. Imports nothing of the bridge: a mutant is
+installed before the bridge is imported.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken variant of one module of the bridge, or of one file of sql/intake."""
+
+    where: str
+    before: str
+    after: str
+    caught_by: str
+    """The test function that must fail on it."""
+    case: str = ""
+    """And the case, of a function that has many."""
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether it lives in DB1."""
+        return self.where.endswith(".sql")
+
+    def replaced(self, text: str) -> str:
+        """The broken text."""
+        if text.count(self.before) != 1:
+            raise ValueError(f"{self.where}: the mutant's text occurs {text.count(self.before)} times, not once")
+        return text.replace(self.before, self.after)
+
+    def patch(self, name: str, text: str) -> str:
+        """The SQL to install instead of `text`, for `install_intake`."""
+        return self.replaced(text) if name == self.where else text
+
+
+MATRIX = "test_after_any_interruption_every_claim_ends_once_and_as_it_must"
+
+MUTANTS = {
+    "validated mark not persisted": Mutant(
+        "intake_bridge.pipeline",
+        "return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]",
+        "return ready + approved, [m for m, _ in declined]",
+        MATRIX,
+        "rpc-commit-1-killed-after",
+    ),
+    "committing mark not persisted": Mutant(
+        "intake_bridge.pipeline",
+        "        if targets.ledger.needs_mark:",
+        "        if False:",
+        MATRIX,
+        "webhook-commit-1-killed-after",
+    ),
+    "conflict swallowed": Mutant(
+        "intake_bridge.domain.outcomes",
+        '"voided": _VOIDED, "conflict": _CONFLICT}\n# `committed`',
+        '"voided": _VOIDED, "conflict": _COMMITTED}\n# `committed`',
+        MATRIX,
+        "rpc-commit-1-killed-after",
+    ),
+    "failures counted by read_ct": Mutant(
+        "intake_bridge.pipeline",
+        "elif message.failures + 1 > batch.max_retries:",
+        "elif message.read_ct > batch.max_retries:",
+        MATRIX,
+        "rpc-validate-1-killed-before",
+    ),
+    "unfenced acknowledgement": Mutant(
+        "0005_bridge.sql",
+        "    FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l\n",
+        "    FROM unnest(acknowledge.msg_ids) l\n",
+        MATRIX,
+        "rpc-acknowledge-3-expired-before-and-taken",
+    ),
+    "failure counted twice": Mutant(
+        "0005_bridge.sql",
+        "        headers = q.headers - 'worker',\n",
+        "",
+        MATRIX,
+        "rpc-give_back-1-reply-lost",
+    ),
+    "unfenced marks": Mutant(
+        "0005_bridge.sql",
+        "ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct\n",
+        "ON q.msg_id = f.msg_id\n",
+        MATRIX,
+        "webhook-mark_validated-1-expired-before-and-taken",
+    ),
+    "dead letter's slot released": Mutant(
+        "0005_bridge.sql",
+        """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
+        FROM gone g ORDER BY g.msg_id)
+""",
+        """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
+        FROM gone g ORDER BY g.msg_id),
+    freed AS (
+        UPDATE intake.holds h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM gone g
+        WHERE h.claim_id = (g.message ->> 'claim_id')::uuid)
+""",
+        MATRIX,
+        "webhook-dead_letter-1-killed-after",
+    ),
+}
+
+
+class _Broken(SourceFileLoader):
+    """Compiles the broken text; no cache, neither read nor written."""
+
+    mutant: Mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        text = self.get_data(self.path).decode()
+        return compile(self.mutant.replaced(text), self.path, "exec")
+
+
+class _Finder:
+    """Finds one module, broken."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._mutant.where:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        assert spec is not None
+        assert spec.origin is not None
+        loader = _Broken(fullname, spec.origin)
+        loader.mutant = self._mutant
+        spec.loader = loader
+        return spec
+
+
+def install(name: str) -> None:
+    """Have this process import the broken module."""
+    mutant = MUTANTS[name]
+    assert mutant.where not in sys.modules, "too late: it is imported already"
+    sys.meta_path.insert(0, _Finder(mutant))

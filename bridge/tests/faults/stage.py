@@ -1,0 +1,283 @@
+"""A pool with claims of every fate, two targets that keep a record, workers that can be interrupted, and the rules."""
+
+import asyncio
+import itertools
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Any, LiteralString
+from uuid import UUID
+
+from intake_bridge.faults import Action, Fault
+from nursery import Child, Nursery
+from psycopg.types.json import Jsonb
+from scene import Claim, Scene, open_scene, validation
+from webhook_server import Answer, Item, WebhookServer, status
+
+# A wait ends by what is waited for; this only bounds a broken test.
+PATIENCE_SECONDS = 30.0
+
+# How each claim must end, whatever happens on the way.
+ENDS = {
+    "plain": {"committed"},
+    "flaky": {"committed"},  # the validator fails twice on it: as often as maxRetries allows, however often it is read
+    "fickle": {"committed", "voided", "released"},  # may be given up by its fan while a worker stands still
+    "declined": {"voided"},
+    "recalled": {"voided"},  # given up after a worker had read it
+    "contested": {"dead"},  # the ledger has another sale under its id
+}
+CAST = (*ENDS, "plain 2", "plain 3")
+NUMBERS = itertools.count(1)
+
+_PLACES: LiteralString = """
+SELECT (i.message ->> 'claim_id')::uuid AS claim_id, i.place, i.message ->> 'state' AS state
+FROM intake.intents i WHERE i.message ->> 'pool_id' = %s
+"""
+_EVERYTHING: LiteralString = """
+SELECT 'queue' AS place, to_jsonb(q) AS content FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = %(pool)s
+UNION ALL SELECT 'dead', to_jsonb(d) FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = %(pool)s
+UNION ALL SELECT 'archive', to_jsonb(a) FROM pgmq.a_intake_queue a WHERE a.message ->> 'pool_id' = %(pool)s
+UNION ALL SELECT 'holds', to_jsonb(h) FROM intake.holds h JOIN intake.engine_config c USING (pool_no)
+    WHERE c.pool_id = %(pool)s
+ORDER BY place, content
+"""
+
+
+class Kind(StrEnum):
+    """The kinds of commit target."""
+
+    RPC = "rpc"
+    WEBHOOK = "webhook"
+
+
+def fate(role: str) -> str:
+    """`plain 2` is one more `plain`."""
+    return role.split(maxsplit=1)[0]
+
+
+class Stage:
+    """What a case plays on."""
+
+    def __init__(
+        self, scene: Scene, kind: Kind, nursery: Nursery, validator: WebhookServer, target: WebhookServer
+    ) -> None:
+        self.scene = scene
+        self.kind = kind
+        self._nursery = nursery
+        self._validator = validator
+        self._target = target
+        self.cast: dict[str, Claim] = {}
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self._sold: set[str] = set()  # at the webhook target: an effect for each new key
+        self._violations: list[str] = []
+        validator.behaviour = self._decide
+        target.behaviour = self._sell
+
+    async def set_up(self, roles: Sequence[str] = CAST) -> None:
+        """Claims of these fates, waiting for workers."""
+        scene = self.scene
+        commit = {"postgres": {"function": "finalize_transaction"}}
+        if self.kind is Kind.WEBHOOK:
+            commit = {"webhook": {"url": self._target.single}}
+        await scene.configure(
+            validation=validation(self._validator.single),
+            commitTarget=commit,
+            visibilityTimeoutSeconds=60,
+            maxRetries=2,
+        )
+        # In a batch of their own, so that nobody has read the others.
+        for some in (
+            [each for each in roles if fate(each) == "recalled"],
+            [each for each in roles if fate(each) != "recalled"],
+        ):
+            made = await scene.claim(len(some)) if some else []
+            self.cast |= dict(zip(some, made, strict=True))
+            for role, claim in zip(some, made, strict=True):
+                if fate(role) == "recalled":
+                    await scene.rows("SELECT FROM intake.read_batch(%s, 'gone', 1)", scene.pool)
+                    assert await scene.release(claim) == "releasing"
+        for claim_id, row in (await scene.queue()).items() if self.kind is Kind.RPC else ():
+            if self._fate(claim_id) == "contested":
+                foreign = Jsonb(row["message"] | {"user_id": "somebody else"})
+                await scene.ledger.execute("SELECT void_claim(%s)", (foreign,))
+
+    # --- the targets ---
+
+    def _fate(self, claim_id: UUID) -> str:
+        return next(fate(role) for role, claim in self.cast.items() if claim.claim_id == claim_id)
+
+    async def _decide(self, item: Item) -> Answer:
+        await self.answering.wait()
+        match self._fate(UUID(item["claim_id"])):
+            case "declined":
+                return {"decision": "declined", "reason": "under age"}
+            case "flaky" if self._validator.asked()[item["claim_id"]] <= 2:
+                return status(500)
+        return {"decision": "approved"}
+
+    async def _sell(self, item: Item) -> Answer:
+        places = await self.places()
+        if (place := places[UUID(item["claim_id"])])["state"] != "committing":
+            self._violations.append(f"I8: a commit is sent for a claim that is {place}")
+        if self._fate(UUID(item["claim_id"])) == "contested":
+            return {"outcome": "conflict"}
+        known = item["claim_id"] in self._sold
+        self._sold.add(item["claim_id"])
+        return {"outcome": "duplicate" if known else "committed"}
+
+    async def words(self) -> dict[UUID, str]:
+        """What the target has of our claims, the contested one apart: it has no word that is ours."""
+        if self.kind is Kind.WEBHOOK:
+            return {UUID(claim_id): "committed" for claim_id in self._sold}
+        sales = await self.scene.sales()
+        return {key: row["state"] for key, row in sales.items() if row["user_id"] != "somebody else"}
+
+    # --- the workers ---
+
+    async def worker(self, *faults: Fault) -> Child:
+        """A worker as a process of its own."""
+        more = {"INTAKE_FAULTS": ",".join(map(str, faults))} if faults else {}
+        return await self._nursery.start(
+            {"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0", **self.scene.environment(**more)}
+        )
+
+    async def struck(self, child: Child, fault: Fault) -> None:
+        """Wait until its fault has happened to it."""
+        match fault.action:
+            case Action.KILL:
+                await within_patience(child.ended.wait())
+                assert child.killed, f"ended with {child.exit_code}: {child.log.read_text()[-2000:]}"
+            case Action.STOP:
+                await within_patience(child.stopped.wait())
+            case Action.LOSE:
+                await until(lambda: child.said(f"fault: lose {fault.position} {fault.step}") > 0)
+
+    async def retire(self, *children: Child) -> None:
+        """SIGTERM, and it exits 0."""
+        for child in children:
+            child.signal(signal.SIGTERM)
+        for child in children:
+            await within_patience(child.ended.wait())
+            assert child.exit_code == 0, child.log.read_text()[-2000:]
+
+    async def drained(self) -> None:
+        """Wait until the pool's queue is empty."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await self.scene.queue():  # noqa: ASYNC110 - another process empties it
+                await asyncio.sleep(0.02)
+
+    async def end_leases(self) -> None:
+        """As time does. The lease of who stands still ends without its knowledge: its own clock says otherwise."""
+        await self.scene.intake.execute(
+            "UPDATE pgmq.q_intake_queue SET vt = clock_timestamp() "
+            "WHERE message ->> 'pool_id' = %s AND read_ct > 0 AND vt > clock_timestamp()",
+            (self.scene.pool,),
+        )
+
+    async def take_all(self) -> None:
+        """Another worker reads whatever is there."""
+        await self.scene.rows("SELECT FROM intake.read_releases(%s, 'other', 1000)", self.scene.pool)
+        await self.scene.rows("SELECT FROM intake.read_batch(%s, 'other', 1000)", self.scene.pool)
+
+    # --- the rules ---
+
+    async def places(self) -> dict[UUID, dict[str, Any]]:
+        """Where each claim is; it is in one place (I2), which `reconcile` checks."""
+        rows = await self.scene.rows(_PLACES, self.scene.pool)
+        return {row["claim_id"]: row for row in rows}
+
+    async def everything(self) -> list[dict[str, Any]]:
+        """All that a stale worker could change in DB1."""
+        return await (await self.scene.intake.execute(_EVERYTHING, {"pool": self.scene.pool})).fetchall()
+
+    async def violations(self) -> list[str]:
+        """What breaks a rule at this moment; nobody may be at work. I1 to I5 and I8, by their names."""
+        reconciled = await self.scene.rows("SELECT * FROM intake.reconcile(%s)", self.scene.pool)
+        found = [f"{row['invariant']}: {row['detail']}" for row in reconciled] + self._violations
+        places, words = await self.places(), await self.words()
+        called = {UUID(item["claim_id"]) for item in self._target.calls}
+        needed = "committing" if self.kind is Kind.WEBHOOK else "validated"
+        for role, claim in self.cast.items():
+            place, word = places.get(claim.claim_id), words.get(claim.claim_id)
+            if place is None:
+                found.append(f"I2: {role} is nowhere")
+                continue
+            if word == "committed" and place["state"] != needed:
+                found.append(f"I8: {role} is committed before it is marked: {place}")
+            if place["place"] == "committed" and word != "committed":
+                found.append(f"I8: {role} is acknowledged as committed, the ledger says {word}")
+            if place["place"] == "voided" and (claim.claim_id in called or word == "committed"):
+                found.append(f"I3: {role} is voided, and a commit was sent")
+            if place["place"] == "voided" and self.kind is Kind.RPC and word != "voided":
+                found.append(f"I8: {role} is acknowledged as voided, the ledger says {word}")
+            if fate(role) == "declined" and (claim.claim_id in called or word == "committed"):
+                found.append(f"I5: {role} is sold")
+        return found + self._foul_calls("validate", self._validator) + self._foul_calls("commit", self._target)
+
+    def _foul_calls(self, step: str, server: WebhookServer) -> list[str]:
+        """An effect for each key: so one key for each claim, and one meaning for each key. Repeats are allowed."""
+        found = [
+            f"I5: {step} of {item['claim_id']} under the key {key}"
+            for item, key in zip(server.calls, server.keys, strict=True)
+            if key != f"{item['claim_id']}:{step}"
+        ]
+        bodies = {str(item) for item in server.calls}
+        if len(bodies) != len(server.asked()):
+            found.append(f"I4: {step} of a claim that was another before: {bodies}")
+        return found
+
+    async def check(self) -> None:
+        """Everything has ended, each claim as it must, and no rule is broken."""
+        assert await self.violations() == []
+        places = await self.places()
+        ends = {role: places[claim.claim_id]["place"] for role, claim in self.cast.items()}
+        assert {role: end for role, end in ends.items() if end not in ENDS[fate(role)]} == {}
+        (proof,) = await self.scene.rows("SELECT * FROM intake.proof(%s)", self.scene.pool)
+        count = Counter(ends.values())
+        assert proof["claims"] == len(self.scene.claims) == len(self.cast) == len(places)
+        assert {word: proof[word] for word in ("committed", "voided", "released", "dead")} == {
+            word: count[word] for word in ("committed", "voided", "released", "dead")
+        }
+        words = await self.words()
+        assert {key for key, word in words.items() if word == "committed"} == {
+            self.cast[role].claim_id for role, end in ends.items() if end == "committed"
+        }
+        if self.kind is Kind.RPC:
+            told = {claim.claim_id: (claim.user_id, claim.slot_no) for claim in self.cast.values()}
+            sales = await self.scene.sales()
+            assert {key: (sales[key]["user_id"], sales[key]["slot_no"]) for key in words} == {
+                key: told[key] for key in words
+            }
+            cursor = await self.scene.ledger.execute("SELECT digest FROM ledger_proof(%s)", (self.scene.pool,))
+            ledger = await cursor.fetchone()
+            assert ledger is not None
+            assert ledger["digest"] == proof["digest"]
+
+
+@asynccontextmanager
+async def open_stage(intake_uri: str, ledger_uri: str, kind: Kind, nursery: Nursery) -> AsyncIterator[Stage]:
+    """A pool of its own in databases that others use too."""
+    pool = f"pool-{next(NUMBERS)}"
+    async with (
+        WebhookServer() as validator,
+        WebhookServer() as target,
+        open_scene(intake_uri, ledger_uri, 50, pool) as scene,
+    ):
+        yield Stage(scene, kind, nursery, validator, target)
+
+
+async def within_patience[T](waiting: Awaitable[T]) -> T:
+    """Wait; TimeoutError is not the AssertionError by which a mutant is caught."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await waiting
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process writes to its log."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.01)
