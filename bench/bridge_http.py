@@ -39,7 +39,7 @@ class OpenGate:
         """Always."""
         return True
 
-    def told(self, outcome: Outcome) -> None:
+    def told(self, outcome: Outcome, seconds: float | None = None) -> None:  # noqa: ARG002 - the port's
         """An answer other than an approval would be cheaper, or dearer."""
         if outcome is not table.DECISIONS["approved"] and outcome.result is not table.Result.APPROVED:
             raise RuntimeError(f"the webhook did not approve: {outcome}")
