@@ -88,6 +88,38 @@ def test_a_mended_secret_replaces_the_bridges(event: Make[Event], image: BridgeI
     assert inputs({"core-ledger": "a"}) == inputs({"core-ledger": "a", "somebody-else": "x"})
 
 
+def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
+    event: Make[Event], spec: Make[Any], image: BridgeImage
+) -> None:
+    refs = {
+        "secretRef": {"name": "token", "key": "t"},
+        "signingSecretRef": {"name": "signing", "key": "k"},
+        "caSecretRef": {"name": "authority"},
+    }
+    webhook = {"webhook": {"url": "https://shop"} | refs}
+    wanted = spec(validation=webhook, commitTarget=webhook)
+    assert "Ref" not in str(wanted.engine_config())
+    pod = bridge.deployment(event(spec=wanted), wanted, image, {})["spec"]["template"]["spec"]
+    files = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    sources = {each["name"]: each["secret"] for each in pod["volumes"] if "secret" in each}
+    for step in ("validation", "commit"):
+        for part, secret, key in (
+            ("token", "token", "t"),
+            ("signing-key", "signing", "k"),
+            ("ca", "authority", "ca.crt"),
+        ):
+            variable = f"INTAKE_{step}_{part}_FILE".upper().replace("-", "_")
+            assert files[variable] == f"{bridge.MOUNT}/{step}-{part}/value"
+            source = sources[f"{step}-{part}"]
+            assert (source["secretName"], source["items"]) == (secret, [{"key": key, "path": "value"}])
+
+
+def test_a_bridge_is_named_by_its_pod_s_uid(event: Make[Event], spec: Make[Any], image: BridgeImage) -> None:
+    (container,) = bridge.deployment(event(), spec(), image, {})["spec"]["template"]["spec"]["containers"]
+    (worker,) = (each for each in container["env"] if each["name"] == "INTAKE_WORKER")
+    assert worker["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+
+
 def test_credentials_have_cloudnative_pg_s_keys_and_survive_odd_passwords(event: Make[Event]) -> None:
     secret = access.credentials(event(), "taylor-drop-app", "claimer", "p@ss/w:rd")
     content = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}

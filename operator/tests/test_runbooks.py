@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from intake_operator.reasons import Drain, Intake, Problem
+from intake_operator.reasons import Contract, Drain, Intake, Problem
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks.md"
 
-REASONS = [*Problem, *Drain, Intake.NOT_READY, Intake.WINDOW_PASSED]
+REASONS = [*Problem, *Drain, Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER]
 
 
 def sections() -> dict[str, str]:

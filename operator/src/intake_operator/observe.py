@@ -133,6 +133,8 @@ class Observer:
         """The user's Secrets and the ledger behind them. Answers the ledger's URI too, empty without one."""
         users = (spec.commit_target.postgres, spec.commit_target.webhook, spec.validation.webhook)
         refs: list[SecretRef | None] = [user.secret_ref for user in users if user]
+        for webhook in (spec.commit_target.webhook, spec.validation.webhook):
+            refs += [webhook.signing_secret_ref, webhook.ca_secret_ref] if webhook else []
         fingerprints, uri = dict(observed.secret_fingerprints), ""
         state = Ledger()
         for ref in filter(None, refs):

@@ -11,6 +11,7 @@ class ConditionType(StrEnum):
     INTAKE_OPEN = "IntakeOpen"
     SCALING_ACTIVE = "ScalingActive"
     DRAINED = "Drained"
+    LEDGER_READY = "LedgerReady"
     DEGRADED = "Degraded"
 
 
@@ -45,6 +46,14 @@ class Scaling(StrEnum):
     FOLLOWING_QUEUE = "FollowingQueue"
     DEPTH_UNKNOWN = "QueueDepthUnknown"
     STOPPED = "Stopped"
+
+
+class Contract(StrEnum):
+    """Reasons of LedgerReady; where it is False, the reason is that of the problem."""
+
+    FULL = "FullContract"
+    WEAKER = "WeakerContract"
+    NOT_LOOKED_AT = "NotLookedAt"
 
 
 class Drain(StrEnum):

@@ -69,10 +69,18 @@ def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
     target = spec.commit_target
     if target.postgres:
         found.append(_Input("INTAKE_LEDGER_URI", "ledger", target.postgres.secret_ref))
-    if target.webhook and target.webhook.secret_ref:
-        found.append(_Input("INTAKE_COMMIT_TOKEN", "commit", target.webhook.secret_ref))
-    if spec.validation.webhook and spec.validation.webhook.secret_ref:
-        found.append(_Input("INTAKE_VALIDATION_TOKEN", "validation", spec.validation.webhook.secret_ref))
+    for step, webhook in (("commit", target.webhook), ("validation", spec.validation.webhook)):
+        if webhook:
+            secrets = {
+                "token": webhook.secret_ref,
+                "signing-key": webhook.signing_secret_ref,
+                "ca": webhook.ca_secret_ref,
+            }
+            found += [
+                _Input(f"INTAKE_{step}_{part}".upper().replace("-", "_"), f"{step}-{part}", ref)
+                for part, ref in secrets.items()
+                if ref
+            ]
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from intake_operator import names
 from intake_operator.build import access
+from intake_operator.decide.contract import ledger_ready
 from intake_operator.decide.health import Trouble
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage, was_claimable
@@ -44,6 +45,7 @@ def build(facts: Facts) -> dict[str, Any]:
         _intake_open(facts),
         _scaling_active(facts),
         _drained(facts),
+        _ledger_ready(facts),
         _degraded(facts),
     ]
     status = {
@@ -161,6 +163,11 @@ def _drained(facts: Facts) -> Condition:
     }
     done = facts.drain is Drain.COMPLETED
     return Condition(ConditionType.DRAINED, done, facts.drain, messages[facts.drain])
+
+
+def _ledger_ready(facts: Facts) -> Condition:
+    target = facts.event.spec.commit_target if facts.event.spec else None
+    return Condition(ConditionType.LEDGER_READY, *ledger_ready(target, facts.observed, facts.problems))
 
 
 def _paused(facts: Facts) -> str:

@@ -29,6 +29,12 @@ class UriSecretRef(SecretRef):
     key: str = "uri"
 
 
+class CaSecretRef(SecretRef):
+    """As cert-manager has it: the authority's certificate is under `ca.crt`."""
+
+    key: str = "ca.crt"
+
+
 class Window(_Model):
     """When claims are accepted: opens_at <= t < closes_at, judged by DB1's clock."""
 
@@ -43,6 +49,8 @@ class ValidationWebhook(_Model):
     timeout_seconds: int = 5
     batch: bool = False
     secret_ref: SecretRef | None = None
+    signing_secret_ref: SecretRef | None = None
+    ca_secret_ref: CaSecretRef | None = None
 
 
 class Validation(_Model):
@@ -64,6 +72,8 @@ class WebhookTarget(_Model):
     url: str
     timeout_seconds: int = 10
     secret_ref: SecretRef | None = None
+    signing_secret_ref: SecretRef | None = None
+    ca_secret_ref: CaSecretRef | None = None
 
 
 class CommitTarget(_Model):
@@ -178,16 +188,16 @@ class IntakeEventSpec(_Model):
         if self.inventory is not None:
             config["ownResources"] = True
         if webhook := self.validation.webhook:
-            config["validation"] = _without_secret(webhook)
+            config["validation"] = _without_secrets(webhook)
         if self.commit_target.postgres:
             config["commitTarget"] = {"postgres": {"function": self.commit_target.postgres.function}}
         elif self.commit_target.webhook:
-            config["commitTarget"] = {"webhook": _without_secret(self.commit_target.webhook)}
+            config["commitTarget"] = {"webhook": _without_secrets(self.commit_target.webhook)}
         return config
 
 
-def _without_secret(webhook: ValidationWebhook | WebhookTarget) -> dict[str, Any]:
-    return webhook.model_dump(by_alias=True, exclude={"secret_ref"})
+def _without_secrets(webhook: ValidationWebhook | WebhookTarget) -> dict[str, Any]:
+    return webhook.model_dump(by_alias=True, exclude={"secret_ref", "signing_secret_ref", "ca_secret_ref"})
 
 
 def _rfc3339(moment: datetime) -> str:
