@@ -18,6 +18,13 @@ RETURN jsonb_build_object('claim_id', claim_id, 'pool_id', pool_id, 'user_id', u
     'failures', 0);
 COMMENT ON FUNCTION intake.intent IS 'What a claim puts on the queue.';
 
+CREATE FUNCTION intake.headers_of(traceparent text) RETURNS jsonb
+LANGUAGE sql STABLE
+-- What is no traceparent is ignored, as W3C Trace Context demands: no sale fails for its trace.
+RETURN CASE WHEN traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'
+    THEN jsonb_build_object('traceparent', traceparent) END;
+COMMENT ON FUNCTION intake.headers_of IS 'The headers of an intent: whose trace it belongs to, if anybody''s.';
+
 CREATE FUNCTION intake.can_claim(user_id text, request_id text) RETURNS boolean
 LANGUAGE sql STABLE
 RETURN (length(user_id) BETWEEN 1 AND 200 AND coalesce(length(request_id), 1) BETWEEN 1 AND 200
@@ -81,7 +88,7 @@ END $$;
 COMMENT ON FUNCTION intake.draw IS 'Add numbers to a hand until there are quantity of them, as far as there are any.';
 
 CREATE FUNCTION intake.claim_slots(pool_id text, user_id text, request_id text, quantity int, at timestamptz,
-    named bigint DEFAULT NULL, hand bigint[] DEFAULT '{}')
+    traceparent text, named bigint DEFAULT NULL, hand bigint[] DEFAULT '{}')
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -188,7 +195,7 @@ BEGIN
             queued AS (
                 INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
                 SELECT m.msg_id, at, intake.intent(m.claim_id, pool.pool_id, m.user_id, m.request_id, m.seat,
-                    m.slot_no, m.resource_id, at), NULL
+                    m.slot_no, m.resource_id, at), intake.headers_of(claim_slots.traceparent)
                 FROM mine m)
             SELECT 'claimed', m.claim_id, m.resource_id, m.slot_no FROM mine m ORDER BY m.seat;
             hand := hand[quantity + 1:];
@@ -212,7 +219,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.claim_slots IS 'Claim quantity slots, all or none: the named one, or the next, beginning with those in hand. A row a slot, or one row that says why not.';
 
-CREATE FUNCTION intake.claim_resource(pool_id text, user_id text, request_id text DEFAULT NULL,
+CREATE FUNCTION intake.claim_resource(pool_id text, user_id text, request_id text DEFAULT NULL, traceparent text DEFAULT NULL,
     OUT outcome text, OUT claim_id uuid, OUT resource_id uuid, OUT slot_no bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -268,7 +275,7 @@ BEGIN
                     INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
                     VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
                         claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
-                        claim_resource.resource_id, at), NULL);
+                        claim_resource.resource_id, at), intake.headers_of(claim_resource.traceparent));
                     outcome := 'claimed';
                     RETURN;
                 END IF;
@@ -281,11 +288,12 @@ BEGIN
     -- A retry, a user with claims, a closed window, a number that is taken, the last slots.
     SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
     FROM intake.claim_slots(claim_resource.pool_id, claim_resource.user_id, claim_resource.request_id, 1, at,
-        hand => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
+        claim_resource.traceparent, hand => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_resource IS 'Claim the next slot. outcome: claimed, replayed, sold_out, limit_reached, not_open, closed, paused, busy or not_ready.';
 
-CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int, request_id text DEFAULT NULL)
+CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int, request_id text DEFAULT NULL,
+    traceparent text DEFAULT NULL)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -298,11 +306,11 @@ BEGIN
     END IF;
     RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no
     FROM intake.claim_slots(claim_resources.pool_id, claim_resources.user_id, claim_resources.request_id, quantity,
-        clock_timestamp()) c;
+        clock_timestamp(), claim_resources.traceparent) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_resources IS 'Claim several slots, all or none: a row for each, or one row with an outcome of claim_resource() or too_few.';
 
-CREATE FUNCTION intake.claim_seat(pool_id text, user_id text, seat text, request_id text DEFAULT NULL,
+CREATE FUNCTION intake.claim_seat(pool_id text, user_id text, seat text, request_id text DEFAULT NULL, traceparent text DEFAULT NULL,
     OUT outcome text, OUT claim_id uuid, OUT resource_id uuid, OUT slot_no bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -327,11 +335,13 @@ BEGIN
         END IF;
     END IF;
     SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
-    FROM intake.claim_slots(claim_seat.pool_id, claim_seat.user_id, claim_seat.request_id, 1, at, named) c;
+    FROM intake.claim_slots(claim_seat.pool_id, claim_seat.user_id, claim_seat.request_id, 1, at, claim_seat.traceparent,
+        named) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_seat IS 'Claim the slot with this label or resource id. outcome: as claim_resource(), or taken.';
 
-CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids text[] DEFAULT NULL)
+CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids text[] DEFAULT NULL,
+    traceparent text DEFAULT NULL)
 RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -390,7 +400,7 @@ BEGIN
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
             SELECT c.msg_id, at, intake.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, 1, c.slot_no,
-                c.resource_id, at), NULL
+                c.resource_id, at), intake.headers_of(claim_batch.traceparent)
             FROM claimed c)
         SELECT d.callers, d.slots, c.slots, c.claims, c.resources INTO took, drawn, slots, claims, resources
         FROM (SELECT array_agg(t.n ORDER BY t.slot_no) AS callers, array_agg(t.slot_no ORDER BY t.slot_no) AS slots
@@ -417,7 +427,8 @@ BEGIN
     FOR caller IN SELECT a.* FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
             WHERE a.n <> ALL (coalesce(took, '{}')) ORDER BY a.user_id, a.request_id, a.n LOOP
         RETURN QUERY SELECT caller.n::int, c.outcome, c.claim_id, c.resource_id, c.slot_no
-        FROM intake.claim_slots(claim_batch.pool_id, caller.user_id, caller.request_id, 1, at) c LIMIT 1;
+        FROM intake.claim_slots(claim_batch.pool_id, caller.user_id, caller.request_id, 1, at,
+            claim_batch.traceparent) c LIMIT 1;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS 'Claim the next slots for many callers in one transaction: a row for each, with what claim_resource() would have said. n says whose it is; the rows come in no order.';

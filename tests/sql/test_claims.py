@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -276,3 +277,24 @@ def test_the_static_insert_writes_what_pgmq_send_writes(intake: Intake) -> None:
             assert timedelta(0) <= now - row.pop(moment) < timedelta(seconds=10)
         row.pop("msg_id")
     assert ours == theirs
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "claim_resource(%s, 'ann', traceparent => %s)",
+        "claim_resources(%s, 'ann', 1, traceparent => %s)",
+        "claim_batch(%s, '{ann}', traceparent => %s)",
+        "claim_seat(%s, 'ann', (SELECT min(resource_id::text) FROM intake.allocations WHERE status = 'AVAILABLE'),"
+        " traceparent => %s)",
+    ],
+)
+def test_a_trace_travels_with_its_claim_and_a_malformed_one_is_ignored(intake: Intake, call: LiteralString) -> None:
+    intake.open(10)
+    for trace in (TRACE, "", "-- not a trace --", None):
+        assert "claimed" in intake.dicts("SELECT * FROM intake." + call, POOL, trace)[0].values()
+    headers = [row[0] for row in intake.rows("SELECT headers FROM pgmq.q_intake_queue ORDER BY msg_id")]
+    assert headers == [{"traceparent": TRACE}, None, None, None]

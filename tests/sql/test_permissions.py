@@ -60,6 +60,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "draw": set(),
     "draw_tokens": set(),
     "expire_holds": set(),
+    "headers_of": set(),
     "hold_of": set(),
     "holds_of": set(),
     "intent": set(),

@@ -74,7 +74,7 @@ MUTANTS = {
         CLAIMS,
         """                    VALUES (msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
                         claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
-                        claim_resource.resource_id, at), NULL);""",
+                        claim_resource.resource_id, at), intake.headers_of(claim_resource.traceparent));""",
         """                    SELECT msg_id, at, intake.intent(claim_resource.claim_id, claim_resource.pool_id,
                         claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
                         claim_resource.resource_id, at), NULL WHERE false;""",
