@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 from intake_bridge.domain.window import FIRST
 from psycopg.types.json import Jsonb
-from scene import POOL, Scene, Templates, open_scene, validation
+from scene import POOL, TUNING, Scene, Templates, open_scene, validation
 from webhook_server import Answer, Behaviour, Item, WebhookServer, approve, status
 
 from tests.postgres import PostgresServer, install_intake, install_ledger
@@ -96,6 +97,28 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(
         await scene.until_health("validator", "ok")
     await scene.check()
     assert len(await scene.sales()) == 40
+
+
+@pytest.mark.parametrize("target", ["validation", "commitTarget"])
+async def test_a_claim_that_fails_alone_is_excused_as_in_an_outage_and_ends_in_the_dead_letters_after_it(
+    scene: Scene, webhook: WebhookServer, target: str
+) -> None:
+    webhook.behaviour = lambda _: status(500)
+    urls = {"validation": validation(webhook.single), "commitTarget": {"webhook": {"url": webhook.single}}}
+    await scene.configure(**{target: urls[target]}, maxRetries=5)
+    (claim,) = await scene.claim()
+    async with scene.worker():
+        await _until_probed(scene, 12)
+        assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {4}
+    # Not an hour later but at once.
+    impatient = replace(TUNING, breaker=replace(TUNING.breaker, excuse_seconds=0.0))
+    async with scene.worker("two", impatient):
+        await scene.until_drained()
+    (dead,) = (await scene.dead()).values()
+    assert dead["claim_id"] == claim.claim_id
+    assert "answers 500 (after 6 failures)" in dead["reason"]
+    assert await scene.inventory() == (999, 1, 0)
+    assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
 
 
 async def _until_probed(scene: Scene, reads: int) -> None:

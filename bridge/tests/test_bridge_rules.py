@@ -1,5 +1,6 @@
 """The pure rules, as tables with a clock that the test turns."""
 
+import itertools
 import json
 import logging
 from datetime import UTC, datetime
@@ -261,6 +262,51 @@ def test_breaker_withdraws_an_old_error_when_there_is_nothing_to_probe_with() ->
     breaker.forget_if_idle()
     assert breaker.allowance(100) == 100
     assert not breaker.tripped
+
+
+def _outage(seconds: float, workers: int, claims: int) -> list[int]:
+    """The counted failures of each claim while every answer is a 500, read by whichever worker may read, in turns."""
+    clock = Clock()
+    breakers = [Breaker(clock, highest) for _ in range(workers)]
+    failures, due = [0] * claims, [clock.now] * claims
+    end = clock.now + seconds
+    for turn in itertools.count():
+        clock.now += 0.5
+        if clock.now >= end:
+            return failures
+        breaker = breakers[turn % workers]
+        for claim in [each for each in range(claims) if due[each] <= clock.now][: breaker.allowance(100)]:
+            breaker.suspected("500")
+            excused = breaker.excuses(failures[claim])
+            failures[claim] += not excused
+            due[claim] = clock.now + (2 * breaker.wait() if excused else Backoff().delay(failures[claim] - 1, highest))
+        if not any(each <= clock.now for each in due):
+            breaker.forget_if_idle()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("claims", [1, 2, 4, 40])
+def test_i2_a_target_that_answers_500_for_an_hour_makes_no_dead_letter(workers: int, claims: int) -> None:
+    assert max(_outage(3600, workers, claims)) <= 4  # of the ten that are the default
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_claim_that_fails_alone_for_longer_than_any_outage_is_counted_again(workers: int) -> None:
+    (failures,) = _outage(2 * 3600 + 1800, workers, 1)
+    assert failures > 10
+
+
+def test_a_target_that_cannot_be_reached_is_no_failure_of_a_claim_however_long() -> None:
+    clock = Clock()
+    breaker = Breaker(clock, highest)
+    breaker.suspected("500")
+    for _ in range(24 * 60):
+        clock.now += 60
+        breaker.trip("refused")
+    assert breaker.excuses(0)
+    breaker.suspected("500")
+    assert breaker.excuses(0)
 
 
 # --- lease ---

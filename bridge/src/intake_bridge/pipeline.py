@@ -236,7 +236,7 @@ class Pipeline:
         dead: list[tuple[Message, str]] = []
         for message, outcome in failures:
             error = f"{target.step}: {outcome.reason or 'failed'}"
-            if not outcome.counted or target.breaker.tripped:
+            if not outcome.counted or target.breaker.excuses(message.failures):
                 returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
             elif message.failures + 1 > batch.max_retries:
                 dead.append((message, f"{error} (after {message.failures + 1} failures)"))

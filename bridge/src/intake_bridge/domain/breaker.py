@@ -26,6 +26,11 @@ class BreakerTuning:
     last_probe_seconds: float = 15.0
     # Half open with an empty queue there is nothing to probe with; after this time the old error is no longer news.
     forget_seconds: float = 60.0
+    # A claim that fails alone looks like a target that is down; no answer tells them apart. Longer than an outage that
+    # should cost no claim anything; after it what fails is counted again, so that every claim has an end.
+    excuse_seconds: float = 2 * 3600.0
+    # Failures further apart than this are two outages: nobody has asked in between.
+    lull_seconds: float = 300.0
 
 
 class Breaker:
@@ -43,6 +48,8 @@ class Breaker:
         self._trips = 0
         self._probe_at: float | None = None
         self._held_until = 0.0
+        self._failing_since: float | None = None
+        self._failed_at = 0.0
         self.error: str | None = None
 
     @property
@@ -54,8 +61,19 @@ class Breaker:
 
     @property
     def tripped(self) -> bool:
-        """Not closed: what fails now fails because of the target and is not counted against a claim."""
+        """Not closed."""
         return self._probe_at is not None
+
+    def excuses(self, failures: int) -> bool:
+        """Whether a failure now is the target's and not held against a claim that has failed so often before.
+
+        Several in a row are the target's: of several claims, which have opened the breaker, or of one that others
+        in the fleet have seen fail, too. Not for ever.
+        """
+        since = self._failing_since
+        if since is not None and self._clock() - since >= self._tuning.excuse_seconds:
+            return False
+        return self.tripped or (self._suspects > 0 and failures + 1 >= self._tuning.suspects)
 
     def allowance(self, wanted: int) -> int:
         """How many messages may be read for this target: all, one to probe with, none."""
@@ -78,18 +96,27 @@ class Breaker:
         self._suspects = 0
         self._trips = 0
         self._probe_at = None
+        self._failing_since = None
         self.error = None
 
     def suspected(self, error: str) -> None:
         """A failure that may be the target's or the claim's: several in a row are the target's."""
+        now = self._clock()
+        if self._failing_since is None or now > self._failed_at + self._tuning.lull_seconds:
+            self._failing_since = now
+        self._failed_at = now
         self._suspects += 1
         if self.circuit is Circuit.HALF_OPEN or self._suspects >= self._tuning.suspects:
-            self.trip(error)
+            self._open(error)
         elif self.tripped:
             self.error = error
 
     def trip(self, error: str) -> None:
         """A failure that is the target's for certain."""
+        self._failing_since = None
+        self._open(error)
+
+    def _open(self, error: str) -> None:
         self.error = error
         if self.circuit is Circuit.OPEN:
             return  # the rest of the same batch: one outage, one step of the back-off
@@ -105,4 +132,6 @@ class Breaker:
     def forget_if_idle(self) -> None:
         """Called when a read for a probe found nothing: an old error is withdrawn some time after it happened."""
         if self._probe_at is not None and self._clock() >= self._probe_at + self._tuning.forget_seconds:
+            failing_since = self._failing_since
             self.succeeded()
+            self._failing_since = failing_since  # nothing was heard of the target: only the lull ends this
