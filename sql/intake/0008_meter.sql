@@ -21,20 +21,20 @@ CREATE UNLOGGED TABLE intake.meters (
     leases       intake.token_lease[] NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE intake.meters IS 'The bucket of each pool that has maxPerSecond: what is in it, and what is out on lease.';
-COMMENT ON COLUMN intake.meters.call_seconds IS 'From a lease to the end of its call: a moving average, by the clock of this database.';
+COMMENT ON COLUMN intake.meters.call_seconds IS 'From a lease to the end of its call: a moving average that leans to the longer ones.';
 
 CREATE FUNCTION intake.token_lease_seconds() RETURNS float8
 LANGUAGE sql IMMUTABLE
 -- A bridge that dies takes its tokens along for this long. Many times a round trip, so that no living one loses them.
-RETURN 2.0;
+RETURN 1.0;
 COMMENT ON FUNCTION intake.token_lease_seconds IS 'How long a lease of tokens lasts unless it is renewed.';
 
 CREATE FUNCTION intake.meter_capacity(rate float8, call_seconds float8) RETURNS float8
 LANGUAGE sql IMMUTABLE
--- The burst, and the largest lease. While a call is out, the next lease has to flow in, so a bridge gets its rate only
--- from twice what flows in during a call. A tenth of a second covers calls of 50 ms; the row is then asked for some 20
--- leases a second, however many bridges and whatever rate. Above half a second a call slows the fleet down.
-RETURN 1 + rate * least(1.0, greatest(0.1, 2 * call_seconds));
+-- The burst: two leases. While a call is out, the next lease has to flow in, so a bridge gets its rate only from twice
+-- what flows in during a call. A tenth of a second covers calls of 50 ms; the row then gives some 20 leases a second,
+-- however many bridges and whatever rate. Calls of more than half a second slow the fleet down.
+RETURN 1 + rate * least(1.0, greatest(0.1, 2.5 * call_seconds));
 COMMENT ON FUNCTION intake.meter_capacity IS 'Tokens in the bucket and out on lease, at most.';
 
 CREATE FUNCTION intake.open_meter(config intake.engine_config, nothing_is_out boolean) RETURNS void
@@ -89,10 +89,10 @@ DECLARE
 BEGIN
     SELECT * INTO m FROM intake.meter_at(config, moment);
     meter := m.meter;
-    -- Half of the bucket: one lease is out while the next flows in. Whoever wants less waits for it too, or he would
-    -- always be before those who want more.
-    portion := greatest(1, floor((intake.meter_capacity(config.max_per_second, meter.call_seconds) - 1) / 2));
-    granted := CASE WHEN meter.tokens >= portion THEN least(wanted, floor(meter.tokens)::int) ELSE 0 END;
+    -- Half of the bucket: one lease is out while the next flows in, and one dead bridge does not stop the others.
+    -- Whoever wants less waits for it too, or he would always be before those who want more.
+    portion := greatest(1, ceil((intake.meter_capacity(config.max_per_second, meter.call_seconds) - 1) / 2));
+    granted := CASE WHEN meter.tokens >= portion THEN least(wanted, portion) ELSE 0 END;
     lease_seconds := intake.token_lease_seconds();
     wait_seconds := greatest(0, portion - meter.tokens) / config.max_per_second;
     IF granted > 0 THEN
@@ -113,6 +113,7 @@ DECLARE
     m     record;
     meter intake.meters;
     mine  intake.token_lease;
+    took  float8;
 BEGIN
     SELECT * INTO m FROM intake.meter_at(config, moment);
     meter := m.meter;
@@ -120,8 +121,10 @@ BEGIN
     IF mine.lease IS NOT NULL THEN
         meter.leases := ARRAY(SELECT l FROM unnest(meter.leases) l WHERE l.lease <> token_lease);
         IF settled >= mine.tokens THEN
+            took := least(1.0, greatest(0, extract(epoch FROM m.at - mine.taken_at)));
+            -- Faster up than down: the longer ones of the calls are what the bucket has to last for.
             meter.call_seconds := meter.call_seconds
-                + (least(1.0, greatest(0, extract(epoch FROM m.at - mine.taken_at))) - meter.call_seconds) / 8;
+                + (took - meter.call_seconds) / CASE WHEN took > meter.call_seconds THEN 4 ELSE 16 END;
         ELSE
             meter.leases := meter.leases || ROW(mine.lease, mine.tokens - settled, mine.taken_at,
                 m.at + make_interval(secs => intake.token_lease_seconds()))::intake.token_lease;

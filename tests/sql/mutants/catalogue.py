@@ -10,6 +10,7 @@ SLOTS = "0003_slots_and_holds.sql"
 CLAIMS = "0004_claims.sql"
 BRIDGE = "0005_bridge.sql"
 HOUSEKEEPING = "0007_housekeeping.sql"
+METER = "0008_meter.sql"
 
 # What an insert of a hold must not do when its slot is taken.
 OVERWRITE = """ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.claim_id, user_id = excluded.user_id,
@@ -256,5 +257,51 @@ MUTANTS = {
         "    PERFORM pg_clear_relation_stats('intake', 'holds');",
         "    ANALYZE intake.holds;",
         "test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one",
+    ),
+    "tokens on lease are not in the bucket": Mutant(
+        METER,
+        "        - (SELECT coalesce(sum(l.tokens), 0) FROM unnest(meter.leases) l);",
+        "        - 0;",
+        "test_i10_a_slow_call_keeps_the_bucket_from_filling",
+    ),
+    "tokens of the dead never come back": Mutant(
+        METER,
+        "        FROM unnest(meter.leases) l WHERE l.until > at);",
+        "        FROM unnest(meter.leases) l);",
+        "test_i10_holds_while_workers_die_with_tokens_in_hand",
+    ),
+    "tokens of the dead are handed on": Mutant(
+        METER,
+        "    meter.counted_at := at;",
+        """    meter.tokens := meter.tokens
+        + (SELECT coalesce(sum(l.tokens), 0) FROM unnest(meter.leases) l WHERE l.until <= at);
+    meter.counted_at := at;""",
+        "test_i10_tokens_of_a_dead_worker_come_back_once",
+    ),
+    "meter without a lock": Mutant(
+        METER,
+        """    SELECT m.* INTO meter FROM intake.meters m WHERE m.pool_no = config.pool_no FOR UPDATE;
+    IF NOT FOUND THEN""",
+        """    SELECT m.* INTO meter FROM intake.meters m WHERE m.pool_no = config.pool_no;
+    IF NOT FOUND THEN""",
+        "test_i10_two_who_ask_at_once_share_one_bucket",
+    ),
+    "a crash forgets what is out": Mutant(
+        METER,
+        "        PERFORM intake.open_meter(config, false);",
+        "        PERFORM intake.open_meter(config, true);",
+        "test_i10_a_crash_gives_nothing_away",
+    ),
+    "whoever asks first gets all": Mutant(
+        METER,
+        "THEN least(wanted, portion) ELSE 0 END;",
+        "THEN least(wanted, floor(meter.tokens)::int) ELSE 0 END;",
+        "test_a_lease_is_at_most_half_of_the_bucket",
+    ),
+    "settled as a whole": Mutant(
+        METER,
+        "        IF settled >= mine.tokens THEN",
+        "        IF settled > 0 THEN",
+        "test_i10_what_has_not_ended_stays_out_for_another_lease",
     ),
 }

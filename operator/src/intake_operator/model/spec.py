@@ -77,11 +77,12 @@ class WebhookTarget(_Model):
 
 
 class CommitTarget(_Model):
-    """The ledger: exactly one of the two, and the rate it can stand (commits per second, all bridges together)."""
+    """The ledger: exactly one of the two, the rate it can stand (commits a second, all bridges), how slow it may be."""
 
     postgres: PostgresTarget | None = None
     webhook: WebhookTarget | None = None
     max_per_second: int | None = None
+    latency_budget_milliseconds: int = 1000
 
 
 class ConfigMapRef(_Model):
@@ -178,6 +179,7 @@ class IntakeEventSpec(_Model):
             "visibilityTimeoutSeconds": self.visibility_timeout_seconds,
             "maxRetries": self.max_retries,
             "paused": self.paused,
+            "latencyBudgetMilliseconds": self.commit_target.latency_budget_milliseconds,
         }
         optional = {
             "claimsPerUser": self.claims_per_user,

@@ -1,0 +1,296 @@
+"""I10: commits in any window <= maxPerSecond x window + capacity, whoever comes, goes, dies or dawdles.
+
+The rules are asked at instants that the test names, so no test waits and no machine is too slow. A commit may reach the
+ledger at any instant between the lease of its token and the end of its call; the bound must hold for the worst of them.
+"""
+
+import itertools
+import random
+from bisect import bisect_left, bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.sql.intake import POOL, Intake, lose_unlogged, wait_until_blocked
+
+DRAW = "SELECT lease, granted, wait_seconds FROM intake.draw_tokens(intake.config_of(%s), %s, %s)"
+CAPACITY = "SELECT intake.meter_capacity(%s::float8, m.call_seconds) FROM intake.meters m"
+RETURN = "SELECT intake.return_tokens(intake.config_of(%s), %s, %s, %s)"
+START = datetime(2026, 12, 1, 18, tzinfo=UTC)
+LEASE_SECONDS = 1.0
+
+
+@dataclass
+class Meter:
+    """The meter of a pool by a clock that the test moves, and a record of what it has let through."""
+
+    intake: Intake
+    rate: int
+    now: float = 0.0
+    passed: list[tuple[float, float, int]] = field(default_factory=list)
+    """(earliest, latest, claims): when each portion may have reached the ledger."""
+    capacities: list[tuple[float, float]] = field(default_factory=list)
+    """(instant, capacity from then on)."""
+
+    @classmethod
+    def open(cls, intake: Intake, rate: int) -> "Meter":
+        """A pool on sale with a meter that has never been used."""
+        intake.configure(10, maxPerSecond=rate)
+        intake.connection.execute("UPDATE intake.meters SET counted_at = %s", (START,))
+        meter = cls(intake, rate)
+        meter.capacity()
+        return meter
+
+    @property
+    def at(self) -> datetime:
+        """The present."""
+        return START + timedelta(seconds=self.now)
+
+    def draw(self, wanted: int = 10_000) -> tuple[UUID | None, int, float]:
+        """Ask for a lease."""
+        ((lease, granted, wait),) = self.intake.rows(DRAW, POOL, wanted, self.at)
+        return lease, granted, wait
+
+    def settle(self, lease: UUID | None, settled: int = 10_000) -> bool:
+        """Calls of a lease have ended."""
+        known = bool(self.intake.value(RETURN, POOL, lease, settled, self.at))
+        self.capacity()
+        return known
+
+    def capacity(self) -> float:
+        """The burst."""
+        capacity = float(self.intake.value(CAPACITY, self.rate))
+        self.capacities.append((self.now, capacity))
+        return capacity
+
+    def check(self) -> None:
+        """I10 for every window, each portion at the instant of its possible ones that is worst for the window."""
+        ends = list(itertools.accumulate((0, *(n for *_, n in sorted(self.passed)))))
+        firsts = sorted(first for first, *_ in self.passed)
+        by_last = sorted((last, n) for _, last, n in self.passed)
+        before = 0  # claims that have reached the ledger before the window, at the latest
+        for start, claims in by_last:
+            when = bisect_left(self.capacities, (start,))
+            burst = max(capacity for _, capacity in self.capacities[max(0, when - 1) : when + 1])
+            for end in (start, *firsts[bisect_left(firsts, start) :]):
+                most = ends[bisect_right(firsts, end)] - before
+                assert most <= self.rate * (end - start) + burst + 1e-6, (start, end, most, burst)
+            before += claims
+
+
+@pytest.fixture
+def meter(intake: Intake) -> Meter:
+    """100 a second: a bucket of 11, leases of 5."""
+    return Meter.open(intake, 100)
+
+
+@dataclass
+class Crowd:
+    """Workers under backlog: each sends what it gets, takes its time, and comes again; some die with tokens in hand."""
+
+    meter: Meter
+    chance: random.Random
+    call_seconds: float
+    spread: float = 0.2
+    deadly: float = 0.0
+
+    def run(self, workers: int, seconds: float) -> int:
+        """Let them work; how many claims went through. The dead are replaced at once."""
+        meter = self.meter
+        free_at = dict.fromkeys(range(workers), meter.now)
+        leases: dict[int, tuple[UUID | None, int, float]] = {}
+        end, sent = meter.now + seconds, 0
+        while (who := min(free_at, key=free_at.__getitem__)) in free_at and free_at[who] < end:
+            meter.now = max(meter.now, free_at[who])
+            if who in leases:
+                lease, granted, began = leases.pop(who)
+                died = self.chance.random() < self.deadly
+                # A dead worker's call goes on without it, at most until its tokens are given to others.
+                meter.passed.append((began, began + LEASE_SECONDS if died else meter.now, granted))
+                sent += granted
+                if not died:
+                    meter.settle(lease)
+                free_at[who] = meter.now
+                continue
+            lease, granted, wait = meter.draw()
+            if granted:
+                leases[who] = (lease, granted, meter.now)
+                wait = self.call_seconds * self.chance.uniform(1 - self.spread, 1 + self.spread)
+            free_at[who] = meter.now + min(max(wait, 0.005), 0.25) * (1 if granted else self.chance.uniform(1, 1.5))
+        for lease, granted, began in leases.values():
+            meter.passed.append((began, meter.now, granted))
+            meter.settle(lease)
+        return sent
+
+
+@pytest.mark.parametrize("call_seconds", [0.002, 0.02, 0.2])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("rate", [7, 1000])
+def test_i10_the_fleet_gets_its_rate_and_no_more(intake: Intake, rate: int, workers: int, call_seconds: float) -> None:
+    meter = Meter.open(intake, rate)
+    crowd = Crowd(meter, random.Random(5), call_seconds)
+    crowd.run(workers, 3.0)  # how long calls take is learned
+    began = meter.now
+    sent = crowd.run(workers, 8.0)
+    assert sent + 1 >= 0.95 * rate * (meter.now - began)
+    meter.check()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_i10_holds_while_workers_die_with_tokens_in_hand(meter: Meter, workers: int) -> None:
+    crowd = Crowd(meter, random.Random(workers), 0.01, deadly=0.05)
+    sent = crowd.run(workers, 20.0)
+    meter.check()
+    assert sent >= 0.5 * meter.rate * meter.now, "what the dead have taken along comes back"
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_i10_whatever_workers_do(intake: Intake, data: st.DataObject) -> None:
+    """Leases, renewals, endings in parts and deaths at any instants, under a rate that people change meanwhile."""
+    intake.connection.execute("TRUNCATE intake.meters, intake.engine_config")
+    rate = data.draw(st.integers(1, 300), label="rate")
+    meter, out = Meter.open(intake, rate), dict[UUID, tuple[float, float, int]]()
+    for _ in range(data.draw(st.integers(5, 40), label="steps")):
+        meter.now += data.draw(st.sampled_from([0.0, 0.001, 0.03, 0.1, 0.6, 0.99, 1.5]), label="later")
+        lease = data.draw(st.sampled_from([None, *out]), label="whose")
+        if lease is None:
+            lease, granted, wait = meter.draw(data.draw(st.integers(1, 100), label="wanted"))
+            assert (lease is None) == (granted == 0)
+            assert (wait > 0) == (granted == 0)
+            if lease is not None:
+                out[lease] = (meter.now, meter.now + LEASE_SECONDS, granted)
+            continue
+        began, until, held = out.pop(lease)
+        ended = data.draw(st.integers(0, held), label="ended")
+        if meter.settle(lease, ended):
+            meter.passed.append((began, meter.now, ended))
+            if ended < held:
+                out[lease] = (began, meter.now + LEASE_SECONDS, held - ended)
+        else:
+            meter.passed.append((began, until, held))
+    # Whoever is left has died: his calls go on for as long as nobody else has his tokens.
+    meter.passed += out.values()
+    meter.check()
+
+
+def test_i10_tokens_of_a_dead_worker_come_back_once(meter: Meter) -> None:
+    meter.now = 10.0
+    first, granted, _ = meter.draw()
+    assert granted == 5
+    second, _, _ = meter.draw()
+    meter.now = 10.99
+    assert meter.draw(100)[1] == 0, "at most 11 - 10, and less than half a bucket"
+    assert meter.settle(second, 0), "the second renews, the first does not"
+    meter.now = 11.01
+    assert meter.draw(100)[1] == 0, "they flow in again, they are not handed on"
+    assert not meter.settle(first)
+    meter.now = 11.06
+    assert meter.draw(100)[1] == 5
+    assert meter.draw(100)[1] == 0
+
+
+def test_i10_a_slow_call_keeps_the_bucket_from_filling(meter: Meter) -> None:
+    meter.now = 10.0
+    leases = [meter.draw()[0], meter.draw()[0]]
+    for _ in range(9):
+        meter.now += 0.9
+        assert all(meter.settle(lease, 0) for lease in leases)
+        assert meter.draw()[1] == 0, "both leases are out, and the bucket holds two"
+    assert all(meter.settle(lease) for lease in leases)
+    meter.now += 0.5
+    assert meter.draw()[1] > 5, "and has become larger, because calls are long"
+
+
+def test_i10_what_has_not_ended_stays_out_for_another_lease(meter: Meter) -> None:
+    meter.now = 10.0
+    first, second = meter.draw()[0], meter.draw()[0]
+    assert meter.settle(second)
+    meter.now += 0.9
+    assert meter.settle(first, 2)
+    meter.now += 0.9
+    assert sum(meter.draw()[1] for _ in range(5)) == 5, "8 in the bucket and 3 out"
+    meter.now += 0.11
+    assert not meter.settle(first)
+
+
+def test_i10_two_who_ask_at_once_share_one_bucket(meter: Meter) -> None:
+    meter.now = 10.0
+    with Intake(meter.intake.uri) as watcher, Intake(meter.intake.uri) as other, ThreadPoolExecutor(1) as background:
+        rival = Meter(other, meter.rate, meter.now)
+        with meter.intake.connection.transaction():
+            granted = [meter.draw()[1], meter.draw()[1]]
+            asking = background.submit(rival.draw)
+            wait_until_blocked(watcher, asking)
+        granted.append(asking.result()[1])
+    assert granted == [5, 5, 0]
+
+
+def test_i10_a_crash_gives_nothing_away(meter: Meter) -> None:
+    meter.now = 10.0
+    meter.draw()
+    lose_unlogged(meter.intake.connection)
+    asked = "SELECT granted FROM intake.lease_tokens(%s, 100)"
+    assert meter.intake.value(asked, POOL) == 0
+    (row,) = meter.intake.dicts("SELECT *, now() AS now FROM intake.meters")
+    started = row["counted_at"]
+    rest = "SELECT granted FROM intake.draw_tokens(intake.config_of(%s), 100, %s)"
+    # What was out before the crash may still be under way for as long as a lease lasts.
+    assert meter.intake.value(rest, POOL, started + timedelta(seconds=0.9)) == 0
+    assert meter.intake.value(rest, POOL, started + timedelta(seconds=1.1)) == 0
+    assert meter.intake.value(rest, POOL, started + timedelta(seconds=1.16)) == 5
+
+
+def test_a_fresh_pool_has_an_empty_bucket_and_no_pause(meter: Meter) -> None:
+    assert meter.draw()[1] == 0
+    meter.now = 0.05
+    assert meter.draw()[1] == 5
+
+
+def test_a_changed_rate_acts_with_the_next_call(meter: Meter) -> None:
+    meter.now = 10.0
+    fixed = meter.intake.value("SELECT intake.configuration(%s)", POOL)
+    window = {name: fixed[name] for name in ("opensAt", "closesAt")}
+    meter.intake.configure(10, maxPerSecond=1, **window)
+    assert [meter.draw(100)[1], meter.draw(100)[1]] == [1, 0], "the bucket has shrunk, too"
+    meter.intake.configure(10, maxPerSecond=1000, **window)
+    meter.now += 0.1
+    assert meter.draw(100)[1] == 50
+    meter.intake.configure(10, **window)
+    assert meter.intake.rows("SELECT lease, granted FROM intake.lease_tokens(%s, 100)", POOL) == [(None, 100)]
+    assert meter.intake.rows("SELECT * FROM intake.meters") == []
+    meter.intake.configure(10, maxPerSecond=1000, **window)
+    unseen = meter.intake.value("SELECT cardinality(leases) FROM intake.meters")
+    assert unseen == 1, "calls may be out that no meter has seen"
+
+
+def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing_for_long(meter: Meter) -> None:
+    meter.now = 3600.0
+    lease, granted, _ = meter.draw()
+    meter.draw()
+    meter.now = 10.0
+    assert meter.draw()[1] == 0
+    meter.now = 10.9
+    assert meter.draw()[1] == 0
+    meter.now = 11.1
+    assert meter.draw()[1] == 0
+    meter.now = 11.15
+    assert meter.draw()[1] == 5
+    assert granted == 5
+    assert not meter.settle(lease)
+
+
+def test_a_lease_is_at_most_half_of_the_bucket(meter: Meter) -> None:
+    meter.now = 10.0
+    assert [meter.draw(3)[1], meter.draw(100)[1], meter.draw(100)[1]] == [3, 5, 0]
+
+
+def test_settling_without_a_limit_or_with_too_much_is_harmless(intake: Intake) -> None:
+    intake.configure(10)
+    assert intake.value("SELECT intake.settle_tokens(%s, gen_random_uuid(), 5)", POOL)
+    assert intake.rows("SELECT * FROM intake.meters") == []
