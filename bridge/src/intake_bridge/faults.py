@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
+from uuid import UUID
 
 from intake_bridge.domain.message import Message, Messages
+from intake_bridge.domain.meter import TokenAnswer
 from intake_bridge.domain.outcomes import Outcome, Transport, of_sqlstate, of_transport
 from intake_bridge.pipeline import Targets
-from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Offer, Queue, Validator
+from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Meter, Offer, Queue, Validator
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ _LOST = "the connection was lost (an injected fault)"
 
 
 class Step(StrEnum):
-    """What can be interrupted: the methods of Queue, Validator and Ledger that move a claim, by their names."""
+    """What can be interrupted: the methods of the ports that move a claim or a token, by their names."""
 
     READ_BATCH = "read_batch"
     READ_RELEASES = "read_releases"
@@ -37,6 +39,8 @@ class Step(StrEnum):
     GIVE_BACK = "give_back"
     DEAD_LETTER = "dead_letter"
     EXTEND = "extend"
+    LEASE_TOKENS = "lease_tokens"
+    SETTLE_TOKENS = "settle_tokens"
 
 
 class Position(StrEnum):
@@ -100,6 +104,10 @@ class Faults:
         """The queue with its fault points."""
         return FaultyQueue(queue, self) if self._faults else queue
 
+    def meter(self, meter: Meter) -> Meter:
+        """The meter with its fault points."""
+        return FaultyMeter(meter, self) if self._faults else meter
+
     def targets(self, targets: Targets) -> Targets:
         """The targets with their fault points."""
         if not self._faults:
@@ -112,6 +120,16 @@ class Faults:
         self._calls[step] += 1
         nth = self._calls[step]
         return {each.position: each.action for each in self._faults if (each.step, each.nth) == (step, nth)}
+
+    async def around[T](self, step: Step, effect: Callable[[], Awaitable[T]]) -> T:
+        """One call of DB1 with its points; EngineUnavailableError when its reply is lost."""
+        actions = self.enter(step)
+        if self.loses(step, Position.BEFORE, actions.get(Position.BEFORE)):
+            raise EngineUnavailableError(_LOST)
+        result = await effect()
+        if self.loses(step, Position.AFTER, actions.get(Position.AFTER)):
+            raise EngineUnavailableError(_LOST)
+        return result
 
     def loses(self, step: Step, position: Position, action: Action | None) -> bool:
         """Act. True when the caller must be told that the connection broke."""
@@ -135,44 +153,51 @@ class FaultyQueue:
 
     async def read_batch(self, worker: str, limit: int) -> list[Message]:
         """The queue's own."""
-        return await self._around(Step.READ_BATCH, lambda: self._queue.read_batch(worker, limit))
+        return await self._faults.around(Step.READ_BATCH, lambda: self._queue.read_batch(worker, limit))
 
     async def read_releases(self, worker: str, limit: int) -> list[Message]:
         """The queue's own."""
-        return await self._around(Step.READ_RELEASES, lambda: self._queue.read_releases(worker, limit))
+        return await self._faults.around(Step.READ_RELEASES, lambda: self._queue.read_releases(worker, limit))
 
     async def mark_validated(self, messages: Messages) -> set[int]:
         """The queue's own."""
-        return await self._around(Step.MARK_VALIDATED, lambda: self._queue.mark_validated(messages))
+        return await self._faults.around(Step.MARK_VALIDATED, lambda: self._queue.mark_validated(messages))
 
     async def mark_committing(self, messages: Messages) -> set[int]:
         """The queue's own."""
-        return await self._around(Step.MARK_COMMITTING, lambda: self._queue.mark_committing(messages))
+        return await self._faults.around(Step.MARK_COMMITTING, lambda: self._queue.mark_committing(messages))
 
     async def acknowledge(self, messages: Messages, outcomes: Sequence[str]) -> set[int]:
         """The queue's own."""
-        return await self._around(Step.ACKNOWLEDGE, lambda: self._queue.acknowledge(messages, outcomes))
+        return await self._faults.around(Step.ACKNOWLEDGE, lambda: self._queue.acknowledge(messages, outcomes))
 
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
         """The queue's own."""
-        return await self._around(Step.GIVE_BACK, lambda: self._queue.give_back(returns))
+        return await self._faults.around(Step.GIVE_BACK, lambda: self._queue.give_back(returns))
 
     async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
         """The queue's own."""
-        return await self._around(Step.DEAD_LETTER, lambda: self._queue.dead_letter(messages, reasons))
+        return await self._faults.around(Step.DEAD_LETTER, lambda: self._queue.dead_letter(messages, reasons))
 
     async def extend(self, messages: Messages) -> set[int]:
         """The queue's own."""
-        return await self._around(Step.EXTEND, lambda: self._queue.extend(messages))
+        return await self._faults.around(Step.EXTEND, lambda: self._queue.extend(messages))
 
-    async def _around[T](self, step: Step, effect: Callable[[], Awaitable[T]]) -> T:
-        actions = self._faults.enter(step)
-        if self._faults.loses(step, Position.BEFORE, actions.get(Position.BEFORE)):
-            raise EngineUnavailableError(_LOST)
-        result = await effect()
-        if self._faults.loses(step, Position.AFTER, actions.get(Position.AFTER)):
-            raise EngineUnavailableError(_LOST)
-        return result
+
+class FaultyMeter:
+    """The port Meter with a fault point on either side of every call."""
+
+    def __init__(self, meter: Meter, faults: Faults) -> None:
+        self._meter = meter
+        self._faults = faults
+
+    async def lease_tokens(self, wanted: int) -> TokenAnswer:
+        """The meter's own."""
+        return await self._faults.around(Step.LEASE_TOKENS, lambda: self._meter.lease_tokens(wanted))
+
+    async def settle_tokens(self, lease: UUID, settled: int) -> bool:
+        """The meter's own."""
+        return await self._faults.around(Step.SETTLE_TOKENS, lambda: self._meter.settle_tokens(lease, settled))
 
 
 type _Call = Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]]

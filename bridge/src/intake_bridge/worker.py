@@ -63,7 +63,11 @@ class Worker:
         self._queue = self._faults.queue(self._engine)
         self._board = TargetBoard(secrets, f"intake-bridge/{settings.pool}"[:63], self._clock, self._tuning.breaker)
         self._metering = Metering(
-            self._engine, self._clock, Throttle(self._clock, self._tuning.throttle), self.metrics, self._uniform
+            self._faults.meter(self._engine),
+            self._clock,
+            Throttle(self._clock, self._tuning.throttle),
+            self.metrics,
+            self._uniform,
         )
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()

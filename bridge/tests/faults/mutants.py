@@ -40,6 +40,8 @@ class Mutant:
 
 
 MATRIX = "test_after_any_interruption_every_claim_ends_once_and_as_it_must"
+LATE = "test_a_message_committed_long_after_later_ones_were_sold_is_sold_with_the_next_batch"
+_DUE = "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND"
 
 MUTANTS = {
     "validated mark not persisted": Mutant(
@@ -90,6 +92,18 @@ MUTANTS = {
         "ON q.msg_id = f.msg_id\n",
         MATRIX,
         "webhook-mark_validated-1-expired-before-and-taken",
+    ),
+    "late commits skipped by number": Mutant(
+        "0005_bridge.sql",
+        _DUE,
+        _DUE + " q.msg_id > coalesce((SELECT max(a.msg_id) FROM pgmq.a_intake_queue a), 0) AND",
+        LATE,
+    ),
+    "late commits skipped by time": Mutant(
+        "0005_bridge.sql",
+        _DUE,
+        _DUE + " q.vt > coalesce((SELECT max(a.enqueued_at) FROM pgmq.a_intake_queue a), '-infinity') AND",
+        LATE,
     ),
     "dead letter's slot released": Mutant(
         "0005_bridge.sql",

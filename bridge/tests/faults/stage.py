@@ -163,6 +163,7 @@ class Stage:
         for child in children:
             await within_patience(child.ended.wait())
             assert child.exit_code == 0, child.log.read_text()[-2000:]
+            assert not child.said("a batch was abandoned"), child.log.read_text()[-2000:]
 
     async def drained(self) -> None:
         """Wait until the pool's queue is empty."""
@@ -235,7 +236,8 @@ class Stage:
         assert await self.violations() == []
         places = await self.places()
         ends = {role: places[claim.claim_id]["place"] for role, claim in self.cast.items()}
-        assert {role: end for role, end in ends.items() if end not in ENDS[fate(role)]} == {}
+        wrong = {role: end for role, end in ends.items() if end not in ENDS[fate(role)]}
+        assert not wrong, wrong
         (proof,) = await self.scene.rows("SELECT * FROM intake.proof(%s)", self.scene.pool)
         count = Counter(ends.values())
         assert proof["claims"] == len(self.scene.claims) == len(self.cast) == len(places)

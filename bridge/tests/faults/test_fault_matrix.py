@@ -80,6 +80,8 @@ async def play(stage: Stage, case: Case) -> None:
     await stage.set_up()
     if case.step is Step.EXTEND:
         await stage.scene.configure(visibilityTimeoutSeconds=1)
+    if case.step in {Step.LEASE_TOKENS, Step.SETTLE_TOKENS}:
+        await stage.scene.configure(maxPerSecond=100)
     first = await stage.worker(case.fault)
     await stage.struck(first, case.fault)
     await stage.scene.configure(visibilityTimeoutSeconds=60)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from intake_bridge.faults import Action, Fault, Faults, Position, Step, parse_faults
-from intake_bridge.ports import Ledger, Queue, Validator
+from intake_bridge.ports import Ledger, Meter, Queue, Validator
 from intake_bridge.settings import load
 from pydantic import ValidationError
 from scene import Scene, log_lines
@@ -20,8 +20,8 @@ def _methods(port: type[Any]) -> set[str]:
     return {name for name, _ in inspect.getmembers(port, inspect.iscoroutinefunction)}
 
 
-def test_every_method_of_a_port_that_moves_a_claim_is_a_step() -> None:
-    assert set(Step) == (_methods(Queue) | _methods(Validator) | _methods(Ledger)) - HARMLESS
+def test_every_method_of_a_port_that_moves_a_claim_or_a_token_is_a_step() -> None:
+    assert set(Step) == set[str]().union(*map(_methods, [Queue, Meter, Validator, Ledger])) - HARMLESS
 
 
 def test_faults_are_read_as_they_are_written() -> None:
