@@ -15,6 +15,7 @@ from uuid import UUID
 from intake_bridge.domain.backoff import Backoff
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.throttle import ThrottleTuning
+from intake_bridge.observability.tracing import Tracing
 from intake_bridge.settings import Secrets, Settings
 from intake_bridge.worker import Tuning, Worker
 from psycopg import AsyncConnection
@@ -119,10 +120,12 @@ class Scene:
         }
 
     @asynccontextmanager
-    async def worker(self, name: str = "one", tuning: Tuning = TUNING, **environment: str) -> AsyncIterator[Worker]:
+    async def worker(
+        self, name: str = "one", tuning: Tuning = TUNING, tracing: Tracing | None = None, **environment: str
+    ) -> AsyncIterator[Worker]:
         """A worker inside this process; stopped as SIGTERM stops it."""
         settings = Settings(pool=self.pool, worker=name, http_port=0)
-        worker = Worker(settings, Secrets(self.environment(**environment)), tuning)
+        worker = Worker(settings, Secrets(self.environment(**environment)), tuning, tracing)
         task = asyncio.create_task(worker.run())
         try:
             yield worker

@@ -41,6 +41,7 @@ class WebhookServer:
         self.keys: list[str] = []
         self.authorizations: set[str | None] = set()
         self.signatures: list[tuple[str, bytes]] = []
+        self.traceparents: list[str | None] = []
         self.open = 0
         self.most_open = 0
         self.called = asyncio.Condition()
@@ -112,6 +113,7 @@ class WebhookServer:
                 self.calls.append(item)
                 self.keys.append(request.headers.get("Idempotency-Key", ""))
                 self.authorizations.add(request.headers.get("Authorization"))
+                self.traceparents.append(request.headers.get("traceparent"))
                 self.signatures.append((request.headers.get("Intake-Signature", ""), await request.read()))
                 self.called.notify_all()
             answer = self.behaviour(item)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlparse
 
@@ -112,6 +113,15 @@ def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
             assert files[variable] == f"{bridge.MOUNT}/{step}-{part}/value"
             source = sources[f"{step}-{part}"]
             assert (source["secretName"], source["items"]) == (secret, [{"key": key, "path": "value"}])
+
+
+def test_traces_are_sent_where_the_operator_was_told(event: Make[Event], spec: Make[Any], image: BridgeImage) -> None:
+    def endpoints(wanted: BridgeImage) -> list[str]:
+        (container,) = bridge.deployment(event(), spec(), wanted, {})["spec"]["template"]["spec"]["containers"]
+        return [each["value"] for each in container["env"] if each["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT"]
+
+    assert endpoints(image) == []
+    assert endpoints(replace(image, traces_endpoint="http://collector:4318")) == ["http://collector:4318"]
 
 
 def test_a_bridge_is_named_by_its_pod_s_uid(event: Make[Event], spec: Make[Any], image: BridgeImage) -> None:

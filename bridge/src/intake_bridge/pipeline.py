@@ -149,7 +149,7 @@ class Pipeline:
         if not asked:
             return ready, []
         gate = self._gate(batch, targets.validation)
-        with self._metrics.seconds.labels("validate").time():
+        with self._metrics.step("validate"):
             outcomes = await targets.validator.validate(asked, gate)
         by_result = _by_result(asked, outcomes)
         await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []))
@@ -164,7 +164,7 @@ class Pipeline:
         outcomes: dict[int, Outcome] = {}
 
         async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
-            with self._metrics.seconds.labels("void").time():
+            with self._metrics.step("void"):
                 answer = await targets.ledger.void(portion, gate)
             outcomes.update(answer)
             return answer
@@ -182,7 +182,7 @@ class Pipeline:
                 portion = marked + await self._marked(batch, self._queue.mark_committing, unmarked)
             if not portion:
                 return {}
-            with self._metrics.seconds.labels("commit").time():
+            with self._metrics.step("commit"):
                 return await targets.ledger.commit(portion, gate)
 
         await self._pass(batch, targets.commitment, approved, send)
@@ -215,12 +215,13 @@ class Pipeline:
         ended = [*by_result.get(Result.COMMITTED, []), *by_result.get(Result.VOIDED, [])]
         if ended:
             words = {message.msg_id: outcome.result.value for message, outcome in ended}
-            await self._change(
-                batch,
-                [message for message, _ in ended],
-                lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
-                lambda message: words[message.msg_id],
-            )
+            with self._metrics.step("acknowledge"):
+                await self._change(
+                    batch,
+                    [message for message, _ in ended],
+                    lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
+                    lambda message: words[message.msg_id],
+                )
         await self._dead_letter(
             batch,
             [
@@ -263,7 +264,7 @@ class Pipeline:
         """Those whose mark is durable; the others are no longer ours."""
         if not messages:
             return []
-        with self._metrics.seconds.labels("mark").time():
+        with self._metrics.step("mark"):
             changed = await self._change(batch, messages, mark, None)
         return [message for message in messages if message.msg_id in changed]
 

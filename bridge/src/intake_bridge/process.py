@@ -6,7 +6,7 @@ import sys
 
 from pydantic import ValidationError
 
-from intake_bridge.observability import logs
+from intake_bridge.observability import logs, tracing
 from intake_bridge.settings import MissingSettingError, load
 from intake_bridge.worker import Tuning, Worker
 
@@ -19,9 +19,15 @@ async def run(tuning: Tuning | None = None) -> int:
         sys.stderr.write(f"intake-bridge: {error}\n")
         return 2
     logs.configure(settings.log_level, settings.worker)
-    worker = Worker(settings, secrets, tuning)
+    provider = tracing.provider(settings.worker)
+    spans = None if provider is None else tracing.Spans(provider, settings.pool)
+    worker = Worker(settings, secrets, tuning, spans)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    await worker.run()
+    try:
+        await worker.run()
+    finally:
+        if provider is not None:
+            await tracing.close(provider)
     return 0

@@ -14,7 +14,7 @@ from intake_bridge.adapters.validator_webhook import NoValidator, WebhookValidat
 from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
 from intake_bridge.pipeline import Target, Targets
-from intake_bridge.ports import Ledger, TargetDownError, Validator
+from intake_bridge.ports import Http, Ledger, TargetDownError, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,18 @@ class TargetBoard:
     """The targets of this moment and their breakers. A changed target starts closed: it may be mended."""
 
     def __init__(
-        self, secrets: Secrets, application_name: str, clock: Callable[[], float], tuning: BreakerTuning
+        self,
+        secrets: Secrets,
+        application_name: str,
+        clock: Callable[[], float],
+        tuning: BreakerTuning,
+        traced: Callable[[Http], Http],
     ) -> None:
         self._secrets = secrets
         self._application_name = application_name
         self._clock = clock
         self._tuning = tuning
+        self._traced = traced
         self._wanted: tuple[Webhook | None, CommitTarget | None] | None = None
         self._clients: list[HttpClient] = []
         self._targets: Targets | None = None
@@ -139,10 +145,10 @@ class TargetBoard:
     def _credentials(self, prefix: str) -> Credentials:
         return Credentials(lambda part: self._secrets.optional(f"{prefix}_{part}"), time.time)
 
-    def _client(self) -> HttpClient:
+    def _client(self) -> Http:
         client = HttpClient()
         self._clients.append(client)
-        return client
+        return self._traced(client)
 
     def _breaker(self) -> Breaker:
         return Breaker(self._clock, random.uniform, self._tuning)

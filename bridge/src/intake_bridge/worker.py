@@ -19,6 +19,7 @@ from intake_bridge.housekeeper import Housekeeper
 from intake_bridge.metering import Metering
 from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
+from intake_bridge.observability.tracing import NoTracing, Tracing
 from intake_bridge.pipeline import Batch, Pipeline, Target, Targets
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
@@ -50,18 +51,22 @@ class Tuning:
 class Worker:
     """Everything one process does."""
 
-    def __init__(self, settings: Settings, secrets: Secrets, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, settings: Settings, secrets: Secrets, tuning: Tuning | None = None, tracing: Tracing | None = None
+    ) -> None:
         self._settings = settings
         self._tuning = tuning or Tuning()
         self._clock = asyncio.get_running_loop().time
         self._uniform: Uniform = random.uniform
-        self.metrics = Metrics()
+        self._tracing: Tracing = tracing or NoTracing()
+        self.metrics = Metrics(settings.worker, self._tracing)
         self._engine = Engine(
             settings.pool, lambda: secrets.required("INTAKE_DATABASE_URI"), f"intake-bridge/{settings.worker}"[:63]
         )
         self._faults = Faults(settings.faults)
         self._queue = self._faults.queue(self._engine)
-        self._board = TargetBoard(secrets, f"intake-bridge/{settings.pool}"[:63], self._clock, self._tuning.breaker)
+        name = f"intake-bridge/{settings.pool}"[:63]
+        self._board = TargetBoard(secrets, name, self._clock, self._tuning.breaker, self._tracing.http)
         self._metering = Metering(
             self._faults.meter(self._engine),
             self._clock,
@@ -211,7 +216,8 @@ class Worker:
         self.metrics.batch.observe(size)
         self.metrics.in_flight.set(size)
         try:
-            await work
+            with self._tracing.batch(what, batch.open.values(), batch.ends):
+                await work
         except BaseException:
             # Shielded by a task of its own: we may be here because we are cancelled.
             giving_back = asyncio.create_task(self._pipeline.give_back_open(batch))

@@ -39,7 +39,7 @@ async def run(settings: Settings) -> None:
     reconciler = Reconciler(
         observer=Observer(cluster, engines, Ledgers(monotonic), inventories),
         actor=Actor(cluster, engines, inventories, Applier(cluster)),
-        image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy),
+        image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
         metrics=metrics,
         forget=forget,
     )

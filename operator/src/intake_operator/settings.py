@@ -16,6 +16,7 @@ class Settings(BaseSettings):
     """Namespaces to watch; empty means all."""
     bridge_image: str = "intake-engine/bridge:dev"
     bridge_pull_policy: str = "IfNotPresent"
+    bridge_traces_endpoint: str = ""
     sql_dir: Path = Path("/usr/share/intake-engine/sql")
     """The folder that holds intake/."""
     log_level: str = "INFO"

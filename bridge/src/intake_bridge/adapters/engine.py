@@ -26,7 +26,8 @@ _WAIT_FOR_CONNECTION_SECONDS = 5.0
 _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
 
 _READ: Final = (
-    "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures "
+    "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures, "
+    "headers ->> 'traceparent' AS traceparent "
 )
 
 # Besides every OperationalError (connection lost, shutting down, starting up, read-only after a failover …).

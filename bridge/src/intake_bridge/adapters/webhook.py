@@ -78,7 +78,7 @@ class Caller:
     async def _call(self, message: Message) -> Outcome:
         contract = self._contract
         body = json.dumps(message.item(), separators=(",", ":")).encode()
-        headers = self._credentials.headers(f"{message.claim_id}:{contract.step}", body)
+        headers = self._credentials.headers(f"{message.claim_id}:{contract.step}", body) | message.trace_headers()
         try:
             reply = await self._http.post(contract.url, body, headers, contract.timeout_seconds, self._credentials.tls)
         except HttpError as error:

@@ -1,11 +1,14 @@
 """An intent on the queue, as `intake.read_batch` hands it out."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class State(StrEnum):
@@ -31,6 +34,8 @@ class Message:
     claimed_at: datetime
     state: State
     failures: int
+    traceparent: str | None = None
+    """The W3C trace context of whoever made the claim."""
 
     def item(self) -> dict[str, Any]:
         """The claim as webhooks and ledgers see it: the payload of every contract."""
@@ -47,6 +52,12 @@ class Message:
     def for_log(self) -> dict[str, Any]:
         """The fields of a log line that speaks of this claim. No user in it: logs travel further than data may."""
         return {"msg_id": self.msg_id, "pool_id": self.pool_id, "claim_id": str(self.claim_id)}
+
+    def trace_headers(self) -> dict[str, str]:
+        """The header that continues the claim's trace; none if there is no trace, or what came is not one."""
+        if self.traceparent is None or not _TRACEPARENT.fullmatch(self.traceparent):
+            return {}
+        return {"traceparent": self.traceparent}
 
 
 type Messages = Sequence[Message]

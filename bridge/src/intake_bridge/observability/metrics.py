@@ -1,8 +1,12 @@
 """What Prometheus may know. No label ever carries a claim, a user or a message."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from intake_bridge.domain.breaker import Circuit
+from intake_bridge.observability.tracing import Tracing
 
 _P = "intake_bridge"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -12,7 +16,8 @@ _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 class Metrics:
     """All metrics of one worker, in a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str, tracing: Tracing) -> None:
+        self._tracing = tracing
         self.registry = registry = CollectorRegistry()
         self.ends = Counter(
             f"{_P}_messages", "Messages by what this worker did with them last", ["end"], registry=registry
@@ -34,6 +39,16 @@ class Metrics:
         self.breaker = Gauge(f"{_P}_breaker_state", "0 closed, 1 half open, 2 open", ["step"], registry=registry)
         self.engine_up = Gauge(f"{_P}_engine_up", "1 while DB1 answers", registry=registry)
         self.housekeeper = Gauge(f"{_P}_housekeeper", "1 in the worker that keeps house", registry=registry)
+
+        Info(f"{_P}_worker", "Which worker this is, in logs and leases as well", registry=registry).info(
+            {"worker": worker}
+        )
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """One step of one batch: timed, and traced if that is wanted."""
+        with self.seconds.labels(name).time(), self._tracing.step(name):
+            yield
 
     def show_breaker(self, step: str, circuit: Circuit) -> None:
         """The state of a breaker as a number."""

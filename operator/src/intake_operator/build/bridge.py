@@ -22,6 +22,8 @@ class BridgeImage:
 
     name: str
     pull_policy: str
+    traces_endpoint: str = ""
+    """Where bridges send traces, by OTLP over HTTP; empty: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,13 @@ def _volume(i: _Input) -> Manifest:
 def _container(spec: IntakeEventSpec, image: BridgeImage, inputs: list[_Input]) -> dict[str, Any]:
     files = [{"name": f"{i.variable}_FILE", "value": f"{MOUNT}/{i.folder}/value"} for i in inputs]
     worker = {"name": "INTAKE_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+    endpoint = image.traces_endpoint
+    traces = [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}] if endpoint else []
     return {
         "name": "bridge",
         "image": image.name,
         "imagePullPolicy": image.pull_policy,
-        "env": [{"name": "INTAKE_POOL", "value": spec.pool}, worker, *files],
+        "env": [{"name": "INTAKE_POOL", "value": spec.pool}, worker, *files, *traces],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5},
