@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from intake_operator.reasons import Contract, Drain, Intake, Problem
+from intake_operator.reasons import Consistency, Contract, Drain, Intake, Problem
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks.md"
 
-REASONS = [*Problem, *Drain, Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER]
+SINGLE = [Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER]
+# LedgerInconsistent is a reason of two conditions.
+REASONS = sorted({*map(str, [*Problem, *Drain, *Consistency, *SINGLE])})
 
 
 def sections() -> dict[str, str]:

@@ -218,6 +218,52 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.reconcile IS 'What is wrong inside DB1, by the name of the invariant. No row = consistent.';
 
+-- A claim by the key of its hold, which is where reading on goes by: its slot, or -msg_id once it is voided.
+CREATE TYPE intake.placed_claim AS (key bigint, claim_id uuid, state text, user_id text, slot_no bigint, resource_id uuid);
+COMMENT ON TYPE intake.placed_claim IS 'Where a claim stands, for the comparison with the ledger.';
+
+CREATE FUNCTION intake.rebuilt(pool_id text) RETURNS intake.engine_config
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    config intake.engine_config := intake.config_of(rebuilt.pool_id);
+BEGIN
+    IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+        RAISE EXCEPTION 'pool % is not ready', quote_literal(rebuilt.pool_id) USING ERRCODE = 'IE007',
+            HINT = 'Its holds are being (re)built: ask again when engine_status says ready.';
+    END IF;
+    RETURN config;
+END $$;
+COMMENT ON FUNCTION intake.rebuilt IS 'The configuration of a pool whose holds are all there, or IE007.';
+
+CREATE FUNCTION intake.ended_claims(pool_id text, after bigint, max_claims int) RETURNS SETOF intake.placed_claim
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config intake.engine_config := intake.rebuilt(ended_claims.pool_id);
+BEGIN
+    RETURN QUERY
+    SELECT h.slot_no, h.claim_id, intake.state_of(h), h.user_id, coalesce(h.was_slot_no, h.slot_no), NULL::uuid
+    FROM intake.holds h
+    WHERE h.pool_no = config.pool_no AND h.status <> 'R'
+        AND h.slot_no > coalesce(ended_claims.after, -9223372036854775808)
+    ORDER BY h.slot_no LIMIT ended_claims.max_claims;
+END $$;
+COMMENT ON FUNCTION intake.ended_claims IS 'Claims that are committed, voided or released, for good, page by page behind the key `after`; without resource ids.';
+
+CREATE FUNCTION intake.claims_at(pool_id text, claim_ids uuid[]) RETURNS SETOF intake.placed_claim
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config intake.engine_config := intake.rebuilt(claims_at.pool_id);
+    series text := CASE WHEN NOT config.own_resources THEN intake.series_of(config.pool_id) END;
+BEGIN
+    RETURN QUERY
+    SELECT h.slot_no, h.claim_id, intake.state_of(h), h.user_id, coalesce(h.was_slot_no, h.slot_no),
+        intake.resource_at(series, config.pool_no, coalesce(h.was_slot_no, h.slot_no))
+    FROM unnest(claims_at.claim_ids) AS asked (claim_id)
+    CROSS JOIN LATERAL intake.hold_of(config.pool_no, asked.claim_id) h
+    WHERE h.claim_id IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION intake.claims_at IS 'Where these claims stand now; no row for one that this pool never knew.';
+
 CREATE FUNCTION intake.audit_log(pool_id text, max_entries int DEFAULT 100, before bigint DEFAULT NULL)
 RETURNS TABLE (id bigint, at timestamptz, action text, actor text, reason text, detail jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -232,4 +278,5 @@ END $$;
 COMMENT ON FUNCTION intake.audit_log IS 'What people did by hand, the latest first; what is older than the entry `before`.';
 
 GRANT EXECUTE ON FUNCTION intake.report_worker, intake.record_metrics TO bridge;
-GRANT EXECUTE ON FUNCTION intake.engine_status, intake.proof, intake.reconcile, intake.audit_log TO monitor;
+GRANT EXECUTE ON FUNCTION intake.engine_status, intake.proof, intake.reconcile, intake.audit_log, intake.ended_claims,
+    intake.claims_at TO monitor;

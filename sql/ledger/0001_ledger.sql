@@ -6,10 +6,14 @@
 -- signatures and write to your own tables.
 
 DO $$
+DECLARE
+    wanted text;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'ledger_writer') THEN
-        CREATE ROLE ledger_writer NOLOGIN;
-    END IF;
+    FOREACH wanted IN ARRAY ARRAY['ledger_writer', 'ledger_reader'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = wanted) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+        END IF;
+    END LOOP;
 END $$;
 
 CREATE SCHEMA ledger;
@@ -29,6 +33,16 @@ CREATE TABLE ledger.sales (
 COMMENT ON TABLE ledger.sales IS 'One row for each claim whose fate is known. Insert only.';
 -- A second guard against overselling that does not depend on anything upstream.
 CREATE UNIQUE INDEX sales_slot_key ON ledger.sales (pool_id, slot_no) WHERE state = 'committed';
+-- For ledger_claims(): a page costs what is on it, however old and large the table is.
+CREATE INDEX sales_pool_key ON ledger.sales (pool_id, claim_id);
+-- For a user's own sales.
+CREATE INDEX sales_user_key ON ledger.sales (user_id) WHERE state = 'committed';
+
+-- Who reads for a user sees that user's sales and nothing else; who has not said for whom sees nothing. The functions
+-- below run as the owner, whom this does not bind.
+ALTER TABLE ledger.sales ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_sales ON ledger.sales FOR SELECT TO ledger_reader
+    USING (state = 'committed' AND user_id = nullif(current_setting('intake.user_id', true), ''));
 
 CREATE FUNCTION ledger.record_once(payload jsonb, wanted text) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -127,8 +141,20 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION public.ledger_proof IS 'What the ledger has of a pool, comparable with intake.proof().';
 
+CREATE FUNCTION public.ledger_claims(pool_id text, after uuid, max_claims int)
+RETURNS TABLE (claim_id uuid, state text, user_id text, slot_no bigint, resource_id uuid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.claim_id, s.state, s.user_id, s.slot_no, s.resource_id FROM ledger.sales s
+    WHERE s.pool_id = ledger_claims.pool_id
+        AND s.claim_id > coalesce(ledger_claims.after, '00000000-0000-0000-0000-000000000000')
+    ORDER BY s.claim_id LIMIT ledger_claims.max_claims;
+$$;
+COMMENT ON FUNCTION public.ledger_claims IS 'What the ledger has of a pool, page by page in the order of claim_id, each page behind the claim `after`.';
+
 REVOKE ALL ON SCHEMA ledger FROM PUBLIC;
 REVOKE ALL ON FUNCTION ledger.record_once, ledger.commit_all, public.finalize_transaction, public.finalize_transactions,
-    public.void_claim, public.ledger_proof FROM PUBLIC;
+    public.void_claim, public.ledger_proof, public.ledger_claims FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.finalize_transaction, public.finalize_transactions, public.void_claim,
-    public.ledger_proof TO ledger_writer;
+    public.ledger_proof, public.ledger_claims TO ledger_writer;
+GRANT USAGE ON SCHEMA ledger TO ledger_reader;
+GRANT SELECT ON ledger.sales TO ledger_reader;

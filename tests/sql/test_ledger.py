@@ -3,9 +3,11 @@
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.postgres import PostgresServer
 from tests.sql.intake import Intake
 
 
@@ -94,3 +96,51 @@ def test_the_writer_reaches_the_ledger_by_its_functions_only(ledger: Ledger) -> 
     for statement in ("SELECT FROM ledger.sales", "DELETE FROM ledger.sales", "SELECT ledger.record_once('{}', 'x')"):
         with pytest.raises(Exception, match="permission denied"):
             ledger.connection.execute(statement.encode())
+
+
+def test_a_user_sees_only_his_own_sale(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
+    ledger.commit_all(sale(1, user_id="ann"), sale(2, user_id="ann"), sale(3, user_id="bob"))
+    ledger.void(sale(4, user_id="ann"))
+    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as back_end:
+        back_end.execute("SET SESSION AUTHORIZATION ledger_reader")
+
+        def seen_by(user: str) -> list[int]:
+            with back_end.transaction():
+                back_end.execute("SELECT set_config('intake.user_id', %s, true)", (user,))
+                return [slot for (slot,) in back_end.execute("SELECT slot_no FROM ledger.sales ORDER BY 1")]
+
+        everything = "SELECT slot_no FROM ledger.sales"
+        assert back_end.execute(everything).fetchall() == [], "for nobody, nothing"
+        assert (seen_by("ann"), seen_by("bob"), seen_by("eve"), seen_by("")) == ([1, 2], [3], [], [])
+        assert back_end.execute(everything).fetchall() == [], "the next in this session is not the one before"
+        for statement in (
+            "DELETE FROM ledger.sales",
+            "UPDATE ledger.sales SET user_id = 'eve'",
+            "SELECT finalize_transaction('{}')",
+            "SELECT ledger_claims('drop', NULL, 10)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                back_end.execute(statement.encode())
+
+
+def test_the_ledger_is_read_page_by_page(ledger: Ledger) -> None:
+    ledger.commit_all(*(sale(n) for n in range(1, 6)), sale(6, pool_id="other"))
+    ledger.void(sale(7))
+    pages = []
+    after = None
+    while page := ledger.dicts("SELECT * FROM ledger_claims('drop', %s, 4)", after):
+        pages.append([(row["slot_no"], row["state"]) for row in page])
+        after = page[-1]["claim_id"]
+    assert pages == [[(n, "committed") for n in range(1, 5)], [(5, "committed"), (7, "voided")]]
+
+
+def test_nothing_notifies(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
+    """A listener would make every commit wait for a lock that the whole server shares."""
+    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
+        sources = owner.execute(
+            "SELECT string_agg(p.prosrc, ' ') FROM pg_proc p"
+            " WHERE p.pronamespace IN ('ledger'::regnamespace, 'public'::regnamespace)"
+        ).fetchone()
+        triggers = owner.execute("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal").fetchone()
+    assert "notify" not in str(sources).lower()
+    assert triggers == (0,)

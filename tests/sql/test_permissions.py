@@ -45,6 +45,8 @@ FUNCTIONS: dict[str, set[str]] = {
     "proof": {M},
     "reconcile": {M},
     "audit_log": {M},
+    "ended_claims": {M},
+    "claims_at": {M},
     # The owner's.
     "configure": set(),
     "seed": set(),
@@ -74,6 +76,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "pools_lockers": set(),
     "reader": set(),
     "rebuild_holds": set(),
+    "rebuilt": set(),
     "recall": set(),
     "refuse_claim": set(),
     "requested": set(),

@@ -128,3 +128,24 @@ def test_housekeeping_forgets_workers_that_are_long_gone(sale: Intake) -> None:
     sale.connection.execute("UPDATE intake.workers SET seen_at = seen_at - interval '2 hours'")
     sale.housekeep()
     assert sale.column("SELECT worker FROM intake.workers") == []
+
+
+def test_claims_are_placed_for_the_comparison_with_the_ledger(sale: Intake) -> None:
+    ended = sale.dicts("SELECT * FROM intake.ended_claims(%s, NULL, 10)", POOL)
+    assert [(claim["key"] < 0, claim["slot_no"], claim["state"]) for claim in ended] == [
+        (True, 2, "voided"),
+        (False, 1, "committed"),
+    ]
+    assert sale.dicts("SELECT * FROM intake.ended_claims(%s, %s, 10)", POOL, ended[0]["key"]) == ended[1:]
+    every = sale.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents")
+    placed = sale.dicts("SELECT * FROM intake.claims_at(%s, %s)", POOL, [*every, sale.value("SELECT uuidv7()")])
+    assert sorted((claim["slot_no"], claim["user_id"], claim["state"]) for claim in placed) == [
+        (1, "u0", "committed"),
+        (2, "u1", "voided"),
+        (3, "u2", "dead"),
+        (4, "u3", "queued"),
+        (5, "u4", "queued"),
+        (6, "u5", "queued"),
+    ]
+    resources = dict(sale.rows("SELECT slot_no, resource_id FROM intake.slots"))
+    assert all(claim["resource_id"] == resources[claim["slot_no"]] for claim in placed)

@@ -12,6 +12,7 @@ from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.desk import Desk
 from intake_operator.build.bridge import BridgeImage
 from intake_operator.engine import migrate
+from intake_operator.engine.consistency import Consistencies
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
 from intake_operator.inventories import Inventories
@@ -36,15 +37,16 @@ async def run(settings: Settings) -> None:
         queue.forget(key)
         metrics.forget(key)
 
+    consistencies = Consistencies(monotonic, queue.add)
     reconciler = Reconciler(
-        observer=Observer(cluster, engines, Ledgers(monotonic), inventories),
+        observer=Observer(cluster, engines, Ledgers(monotonic), inventories, consistencies),
         actor=Actor(cluster, engines, inventories, Applier(cluster)),
         image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
         metrics=metrics,
         forget=forget,
     )
     server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
-    desk = Desk(cluster, settings.namespaces)
+    desk = Desk(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     counter = await admin.serve(admin.application(Gatekeeper(cluster), desk, queue.add), listen)
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
@@ -63,6 +65,7 @@ async def run(settings: Settings) -> None:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
         await counter.cleanup()
+        await consistencies.close()
         await engines.close_all()
         await cluster.close()
         await server.cleanup()

@@ -14,6 +14,7 @@ from intake_operator import names
 from intake_operator.build import access
 from intake_operator.decide.stage import Stage, stage_of, was_claimable
 from intake_operator.engine import ledger
+from intake_operator.engine.consistency import Consistencies, Sides
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
 from intake_operator.engine.migrate import MigrationChangedError
@@ -21,8 +22,10 @@ from intake_operator.inventories import Inventories
 from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
 from intake_operator.model.observed import (
+    LEDGER_ACCEPTS,
     LEDGER_AGREES,
     LEDGER_SILENT,
+    LEDGER_UNASKED,
     Engine,
     Event,
     Ledger,
@@ -75,6 +78,7 @@ class Observer:
     engines: Engines
     ledgers: Ledgers
     inventories: Inventories
+    consistencies: Consistencies
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision may need, and at nothing else."""
@@ -111,6 +115,13 @@ class Observer:
             drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
             if drained and stage_of(event, observed, now) is Stage.DRAIN:
                 observed = await self._prove(event, observed, target)
+            if target and secrets[0] and _to_compare(observed):
+                assert event.spec.commit_target.postgres
+                function = event.spec.commit_target.postgres.function
+                self.consistencies.consider(
+                    Sides(event, access.host(event), value(secrets[0], "password"), target, function)
+                )
+            observed = replace(observed, consistency=self.consistencies.known(event.uid))
         return observed
 
     async def _engine(self, event: Event, observed: Observed, superuser: Manifest | None) -> Engine:
@@ -162,7 +173,7 @@ class Observer:
                 observed, proof_error=f"the account cannot be made: {str(error).strip().splitlines()[0][:300]}"
             )
         if unasked and (committed or voided):
-            word = f"the ledger cannot be asked: {observed.ledger.message}"
+            word = f"{LEDGER_UNASKED}: {observed.ledger.message}"
         elif told is None:
             word = LEDGER_SILENT
         elif (told.committed, told.voided, told.digest) == (committed, voided, digest):
@@ -173,6 +184,14 @@ class Observer:
                 + ("" if told.digest == digest else "; the committed claims are not the same ones")
             )
         return replace(observed, proof=Proof(claims, committed, voided, released, queued, dead, violations, word))
+
+
+def _to_compare(observed: Observed) -> bool:
+    """There is peace, something has ended, and no proof has just said that the ledger agrees."""
+    engine = observed.engine
+    at_peace = engine.ready and engine.status is not None and engine.depth == 0
+    ended = engine.status is not None and (engine.status["committed"] or engine.status["voided"])
+    return bool(at_peace and ended and not (observed.proof and observed.proof.ledger in LEDGER_ACCEPTS))
 
 
 def fingerprint(secret: Manifest) -> str:

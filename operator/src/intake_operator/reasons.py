@@ -13,6 +13,7 @@ class ConditionType(StrEnum):
     DRAINED = "Drained"
     LEDGER_READY = "LedgerReady"
     DEGRADED = "Degraded"
+    LEDGER_CONSISTENT = "LedgerConsistent"
 
 
 class Database(StrEnum):
@@ -71,6 +72,16 @@ class Drain(StrEnum):
     PROOF_FAILED = "ProofFailed"
 
 
+class Consistency(StrEnum):
+    """Reasons of LedgerConsistent."""
+
+    LEDGER_AGREES = "LedgerAgrees"
+    LEDGER_INCONSISTENT = "LedgerInconsistent"
+    NOT_COMPARED = "NotCompared"
+    LEDGER_CANNOT_BE_ASKED = "LedgerCannotBeAsked"
+    COMPARISON_FAILED = "ComparisonFailed"
+
+
 class Problem(StrEnum):
     """Reasons of Degraded, the most fundamental first: the first that holds is the one shown."""
 
@@ -88,6 +99,7 @@ class Problem(StrEnum):
     DATABASE_UNREACHABLE = "DatabaseUnreachable"
     LEDGER_UNREACHABLE = "LedgerUnreachable"
     LEDGER_FUNCTION_MISSING = "LedgerFunctionMissing"
+    LEDGER_INCONSISTENT = "LedgerInconsistent"
     LEDGER_DOWN = "LedgerDown"
     VALIDATOR_DOWN = "ValidatorDown"
     DEAD_LETTERS = "DeadLetters"

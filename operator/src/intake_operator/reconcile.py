@@ -68,6 +68,7 @@ class Reconciler:
         if any(isinstance(step, RemoveFinalizer) for step in decided.steps):
             self.observer.ledgers.forget(event.uid)
             self.observer.inventories.forget(event.uid)
+            self.observer.consistencies.forget(event.uid)
         return decided.requeue_after
 
     async def _do(self, step: Step, event: Event, observed: Observed, decided: Plan, now: datetime) -> None:

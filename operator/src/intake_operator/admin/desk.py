@@ -15,6 +15,8 @@ from intake_operator.admin.requests import Discard, Page, Replay
 from intake_operator.build import access
 from intake_operator.decide.discard import Target, answered, discard
 from intake_operator.engine import ledger, letters
+from intake_operator.engine.consistency import Consistencies, Sides
+from intake_operator.engine.database import UNKNOWN_POOL
 from intake_operator.engine.errors import brief
 from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
@@ -32,6 +34,7 @@ class Desk:
     """Carries out what was asked of one event, by somebody who may."""
 
     cluster: Cluster
+    consistencies: Consistencies
     namespaces: tuple[str, ...] = ()
     """Those that are served; empty means all."""
 
@@ -88,9 +91,30 @@ class Desk:
         ]
         return {"discarded": sorted(done), "refused": refused, "gone": _without(asked.ids, done | kept.keys())}
 
+    async def reconcile(self, event: Event) -> dict[str, Any]:
+        """DB1 against the ledger, claim by claim, now."""
+        uri, function = await self.target(event)
+        password = await self._password(event)
+        verdict = await self.consistencies.now(Sides(event, access.host(event), password, uri, function))
+        return verdict.shown()
+
     @asynccontextmanager
     async def engine(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
         """DB1 as one of its roles. Raises RefusedError 409 where there is none, 503 where it does not answer."""
+        password = await self._password(event)
+        try:
+            async with letters.visit(access.host(event), password, role) as connection:
+                yield connection
+        except psycopg.errors.UndefinedFunction as error:
+            raise RefusedError(503, "NotReady", f"DB1 is not ready: {brief(error)}", retry_after=5) from error
+        except (psycopg.Error, OSError) as error:
+            if isinstance(error, psycopg.Error) and error.sqlstate == UNKNOWN_POOL:
+                raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error
+            raise RefusedError(
+                503, "DatabaseUnavailable", f"DB1 did not do it: {brief(error)}; try again", retry_after=5
+            ) from error
+
+    async def _password(self, event: Event) -> str:
         stateful_set = await self.cluster.get("StatefulSet", event.namespace, names.database(event.name))
         secret = await self.cluster.get("Secret", event.namespace, names.superuser_secret(event.name))
         if not (stateful_set and secret and owned(stateful_set, event.uid) and owned(secret, event.uid)):
@@ -101,17 +125,7 @@ class Desk:
                 f"event {event.name!r} has no DB1 ({phase}): before it is provisioned there are no dead letters, and "
                 "what became of a completed sale is in its report and in the ledger",
             )
-        try:
-            async with letters.visit(access.host(event), value(secret, "password"), role) as connection:
-                yield connection
-        except psycopg.errors.UndefinedFunction as error:
-            raise RefusedError(503, "NotReady", f"DB1 is not ready: {brief(error)}", retry_after=5) from error
-        except (psycopg.Error, OSError) as error:
-            if isinstance(error, psycopg.Error) and error.sqlstate == "IE001":
-                raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error
-            raise RefusedError(
-                503, "DatabaseUnavailable", f"DB1 did not do it: {brief(error)}; try again", retry_after=5
-            ) from error
+        return value(secret, "password")
 
     async def target(self, event: Event) -> tuple[str, str]:
         """(URI, function) of the event's Postgres ledger; empty for a webhook. Raises RefusedError 409."""

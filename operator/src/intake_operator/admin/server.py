@@ -77,12 +77,16 @@ def application(gatekeeper: Gatekeeper, desk: Desk, wake: Callable[[Key], None])
         more = {"continue": str(found[-1]["id"])} if len(found) == wanted.limit else {}
         return answer("AuditList", metadata=more, items=found)
 
+    async def reconcile(_: web.Request, event: Event, __: User) -> web.Response:
+        return answer("Reconciliation", **await desk.reconcile(event))
+
     app = web.Application(middlewares=[_refusals], client_max_size=LARGEST_BODY)
     app.add_routes(
         [
             web.get(f"{EVENT}/deadletters", may("get", DEAD_LETTERS, list_letters)),
             web.post(f"{EVENT}/deadletters/replay", may("update", DEAD_LETTERS, replay)),
             web.post(f"{EVENT}/deadletters/discard", may("update", DEAD_LETTERS, discard)),
+            web.post(f"{EVENT}/reconcile", may("create", "reconcile", reconcile)),
             web.get(f"{EVENT}/audit", may("get", DEAD_LETTERS, audit)),
         ]
     )

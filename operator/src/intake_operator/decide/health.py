@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from intake_operator import names
+from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, volume_lost
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.reasons import Problem
@@ -36,7 +37,8 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     if stage in {Stage.INERT, Stage.RELEASE}:
         return ()
     found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
-    found += [*_inventory(observed), *_workers(observed), *_dead_letters(observed), *_overdue(event, stage, now)]
+    found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, stage, now)]
+    found += _consistency(event, observed, stage)
     order = list(Problem)
     return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
 
@@ -131,12 +133,22 @@ def _workers(observed: Observed) -> Iterator[Trouble]:
             yield Trouble(reason, f"{len(errors)} of {len(workers)} bridges report the {target} down: {told}. {cure}")
 
 
-def _dead_letters(observed: Observed) -> Iterator[Trouble]:
+def _dead_letters(event: Event, observed: Observed) -> Iterator[Trouble]:
     if count := observed.engine.dead_letters:
         yield Trouble(
             Problem.DEAD_LETTERS,
-            f"{count} claims gave up and hold their slots. Look at intake.dead_letters, mend the cause, and call "
-            "intake.replay in DB1.",
+            f"{count} claims gave up and hold their slots. `intake-admin dead-letters list {event.name}` tells why; "
+            "mend the cause, then replay them.",
+        )
+
+
+def _consistency(event: Event, observed: Observed, stage: Stage) -> Iterator[Trouble]:
+    said = verdict(event, observed, stage)
+    if said.agrees is False:
+        yield Trouble(
+            Problem.LEDGER_INCONSISTENT,
+            f"DB1 and the ledger contradict each other: {said.message}. Nothing is changed by itself; "
+            f"`intake-admin reconcile {event.name}` names the claims.",
         )
 
 

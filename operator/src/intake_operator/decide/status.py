@@ -6,6 +6,7 @@ from typing import Any
 
 from intake_operator import names
 from intake_operator.build import access
+from intake_operator.decide.consistency import verdict
 from intake_operator.decide.contract import ledger_ready
 from intake_operator.decide.health import Trouble
 from intake_operator.decide.scaling import Decision
@@ -47,6 +48,7 @@ def build(facts: Facts) -> dict[str, Any]:
         _drained(facts),
         _ledger_ready(facts),
         _degraded(facts),
+        _ledger_consistent(facts),
     ]
     status = {
         "observedGeneration": facts.event.generation,
@@ -155,7 +157,7 @@ def _drained(facts: Facts) -> Condition:
         Drain.QUEUE_DRAINING: f"{engine.depth} intents are left to commit{_paused(facts)}",
         Drain.VERIFYING: account,
         Drain.DEAD_LETTERS_BLOCK: f"{engine.dead_letters} dead letters must be replayed or discarded first",
-        Drain.PROOF_FAILED: "; ".join(proof.failures)[:1000] if proof else "",
+        Drain.PROOF_FAILED: "; ".join([*proof.failures, *_contradictions(facts)])[:1500] if proof else "",
         Drain.BRIDGES_STOPPED: "removing the bridges",
         Drain.DATABASE_STOPPED: "removing DB1",
         Drain.VOLUMES_RELEASED: "removing volume, Services and Secrets",
@@ -170,6 +172,12 @@ def _ledger_ready(facts: Facts) -> Condition:
     return Condition(ConditionType.LEDGER_READY, *ledger_ready(target, facts.observed, facts.problems))
 
 
+def _contradictions(facts: Facts) -> list[str]:
+    """The claims behind a proof that failed, once they have been compared one by one."""
+    known = facts.observed.consistency
+    return [known.message] if known and known.agrees is False else []
+
+
 def _paused(facts: Facts) -> str:
     spec = facts.event.spec
     return "; spec.paused holds them: set it to false" if spec and spec.paused else ""
@@ -180,6 +188,11 @@ def _degraded(facts: Facts) -> Condition:
         return Condition(ConditionType.DEGRADED, False, ALL_GOOD, "nothing is wrong")
     message = " | ".join(t.message for t in facts.problems)
     return Condition(ConditionType.DEGRADED, True, facts.problems[0].reason, message[:4000])
+
+
+def _ledger_consistent(facts: Facts) -> Condition:
+    said = verdict(facts.event, facts.observed, facts.stage)
+    return Condition(ConditionType.LEDGER_CONSISTENT, said.agrees, said.reason, said.message[:2000])
 
 
 def _numbers(facts: Facts) -> dict[str, Any]:

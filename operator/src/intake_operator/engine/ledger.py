@@ -22,6 +22,8 @@ WHILE_BAD: Final = 3.0
 CONNECT_TIMEOUT: Final = 5
 # Seconds of one call, counted here: the URI may bring settings of its own, and a pooler may not take ours.
 CALL_TIMEOUT: Final = 20.0
+# The same for the account of a whole pool.
+PROOF_TIMEOUT: Final = 60.0
 
 UNREADABLE: Final = "the ledger's URI cannot be parsed; write postgresql://user:password@host/db"
 
@@ -78,7 +80,7 @@ def from_elsewhere(uri: str, namespace: str) -> str:
 
 async def account(uri: str, pool: str) -> Account | None:
     """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers)."""
-    async with await _connect(uri) as connection:
+    async with asyncio.timeout(PROOF_TIMEOUT + 1), asyncio.timeout(PROOF_TIMEOUT), await _connect(uri) as connection:
         offered = await (await connection.execute("SELECT to_regproc('ledger_proof') IS NOT NULL")).fetchone()
         if not offered or not offered[0]:
             return None
@@ -105,6 +107,15 @@ async def voider(connection: AsyncConnection, function: str) -> sql.Identifier |
         (f"{name.as_string(connection)}(jsonb)",),
     )
     return name if await found.fetchone() else None
+
+
+async def offers(connection: AsyncConnection, signature: str) -> bool:
+    """Whether the ledger has a function that we may call."""
+    found = await connection.execute(
+        "SELECT has_function_privilege(to_regprocedure(%s)::oid, 'EXECUTE') IS TRUE", (signature,)
+    )
+    row = await found.fetchone()
+    return bool(row and row[0])
 
 
 async def void(connection: AsyncConnection, voider: sql.Identifier, payload: Mapping[str, object]) -> str:

@@ -20,7 +20,9 @@ _LIST: Final = (
 
 
 @asynccontextmanager
-async def visit(host: str, password: str, role: str) -> AsyncIterator[AsyncConnection]:
+async def visit(
+    host: str, password: str, role: str, statement_timeout: str = STATEMENT_TIMEOUT
+) -> AsyncIterator[AsyncConnection]:
     """DB1 as one of its roles. Apart from the operator's own connection, which may be seeding for minutes."""
     async with await AsyncConnection.connect(
         host=host,
@@ -29,7 +31,7 @@ async def visit(host: str, password: str, role: str) -> AsyncIterator[AsyncConne
         password=password,
         application_name=names.FIELD_MANAGER,
         connect_timeout=CONNECT_TIMEOUT,
-        options=f"-c role={role} -c statement_timeout={STATEMENT_TIMEOUT}",
+        options=f"-c role={role} -c statement_timeout={statement_timeout}",
         autocommit=True,
     ) as connection:
         yield connection

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from intake_operator.model.consistency import Verdict
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import Problem
 
@@ -108,6 +109,7 @@ class Proof:
 
 LEDGER_AGREES = "the ledger agrees"
 LEDGER_SILENT = "the ledger offers no proof"
+LEDGER_UNASKED = "the ledger cannot be asked"
 LEDGER_ACCEPTS = frozenset({LEDGER_AGREES, LEDGER_SILENT})
 
 
@@ -145,4 +147,6 @@ class Observed:
     inventory: Inventory = Inventory()
     proof: Proof | None = None
     proof_error: str = ""
+    consistency: Verdict | None = None
+    """The latest comparison of DB1 with the ledger."""
     report: Manifest | None = None

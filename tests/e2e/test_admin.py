@@ -1,4 +1,4 @@
-"""What people do to dead letters, through the admin API and with the command; Kubernetes says who may."""
+"""What people do with the admin API and its command: dead letters, and the comparison with the ledger."""
 
 import json
 import subprocess
@@ -19,6 +19,8 @@ EVENT: Final = "letters"
 POOL: Final = "letters-pool"
 SEATS: Final = 8
 REFUSED: Final = 6
+
+LEDGER: Final = "LedgerConsistent"
 
 COMMAND: Final = Path(sys.executable).with_name("intake-admin")
 OPERATOR: Final = ("-n", stage.OPERATOR_NAMESPACE)
@@ -44,6 +46,9 @@ class Person:
         return done.returncode, done.stdout + done.stderr
 
 
+type People = dict[str, Person]
+
+
 def person(kube: Kube, folder: Path, name: str, role: str = "") -> Person:
     kube.kubectl("create", "serviceaccount", name)
     if role:
@@ -67,30 +72,38 @@ def admin_api(kube: Kube) -> Iterator[str]:
             forward.terminate()
 
 
+@pytest.fixture(scope="module")
+def books(shared: Kube) -> Kube:
+    """A namespace with a ledger in it."""
+    stage.start_ledger(shared)
+    stage.await_rollout(shared, "statefulset/core-ledger")
+    return shared
+
+
+@pytest.fixture(scope="module")
+def people(books: Kube, tmp_path_factory: pytest.TempPathFactory) -> People:
+    """An editor, a viewer and a stranger."""
+    folder = tmp_path_factory.mktemp("tokens")
+    roles = {"editor": "edit", "viewer": "view", "stranger": ""}
+    return {name: person(books, folder, name, role) for name, role in roles.items()}
+
+
 @pytest.fixture
-def refused(namespace: Kube) -> Kube:
+def refused(books: Kube) -> Kube:
     """A sale with two seats left, and six that the ledger refuses: there somebody has sold them by hand."""
-    stage.start_ledger(namespace)
-    stage.await_rollout(namespace, "statefulset/core-ledger")
     by_hand = (
         "INSERT INTO ledger.sales (claim_id, state, pool_id, user_id, slot_no, resource_id)"
         f" SELECT uuidv7(), 'committed', '{POOL}', 'by hand', n, uuidv7() FROM generate_series(1, {REFUSED}) n"
     )
-    stage.ledger(namespace, by_hand)
-    namespace.apply(stage.event(EVENT, stage.window(opens_in=0, lasts=3600), inventorySize=SEATS, batchSize=5))
-    stage.await_phase(namespace, EVENT, "Open", 60)
-    fans = (
-        f"SELECT count(*) FROM generate_series(1, {REFUSED}) n, intake.claim_resource('{POOL}', 'fan-' || n, 'r' || n)"
-    )
-    stage.engine(namespace, EVENT, fans)
-    eventually(lambda: degraded(namespace) == "DeadLetters", 60, "claims gave up")
-    eventually(lambda: dead(namespace) == REFUSED, 60, "six claims gave up")
-    return namespace
+    stage.ledger(books, by_hand)
+    sell(books, EVENT, REFUSED)
+    eventually(lambda: dead(books) == REFUSED, 60, "six claims gave up")
+    eventually(lambda: reason(books, EVENT, "Degraded") == "DeadLetters", 60, "it is said")
+    return books
 
 
-def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube, tmp_path: Path) -> None:
-    editor, viewer = person(refused, tmp_path, "editor", "edit"), person(refused, tmp_path, "viewer", "view")
-    stranger = person(refused, tmp_path, "stranger")
+def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube, people: People) -> None:
+    editor, viewer, stranger = people["editor"], people["viewer"], people["stranger"]
 
     with admin_api(refused) as url, httpx.Client(base_url=url) as http:
         letters = http.get(f"{EVENT}/deadletters", headers=viewer.headers).json()["items"]
@@ -138,7 +151,7 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
     code, told = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger mended")
     assert (code, told) == (0, f"{REFUSED - 2} replayed\n")
     eventually(lambda: len(sold(refused)) == REFUSED - 1, 30, "all the others are committed")
-    eventually(lambda: degraded(refused) == "AsExpected", 20, "nothing is wrong any more")
+    eventually(lambda: reason(refused, EVENT, "Degraded") == "AsExpected", 20, "nothing is wrong any more")
     assert refused.get("intakeevent", EVENT)["status"]["inventory"]["available"] == SEATS - REFUSED + 1
 
     code, told = viewer.command("audit", EVENT, "-o", "json")
@@ -152,13 +165,54 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
     ]
 
 
-def degraded(kube: Kube) -> str:
-    return str(condition(kube.get("intakeevent", EVENT), "Degraded")["reason"])
+def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(books: Kube, people: People) -> None:
+    sell(books, "proven", 3)
+    eventually(lambda: len(sold(books, "proven-pool")) == 3, 60, "three claims are committed")
+    # By itself, since the queue is empty.
+    eventually(lambda: reason(books, "proven", LEDGER) == "LedgerAgrees", 30, "the ledger is said to agree")
+    assert people["viewer"].command("reconcile", "proven")[0] == 3, "it reads all of two databases"
+    code, told = people["editor"].command("reconcile", "proven")
+    assert (code, told.split(":")[0]) == (0, "True LedgerAgrees"), told
+
+    victim = stage.ledger(
+        books, "DELETE FROM ledger.sales WHERE user_id = 'fan-2' AND pool_id = 'proven-pool' RETURNING claim_id"
+    )
+    code, told = people["editor"].command("reconcile", "proven", "-o", "json")
+    (violation,) = json.loads(told)["violations"]
+    assert (code, violation["promise"], victim in violation["detail"]) == (1, "I2", True), told
+    eventually(lambda: reason(books, "proven", "Degraded") == "LedgerInconsistent", 20, "the event says so")
+
+    books.patch("intakeevent", "proven", {"spec": {"window": {"closesAt": stage.window(0, 0)["closesAt"]}}})
+    eventually(lambda: reason(books, "proven", "Drained") == "ProofFailed", 30, "nothing is removed without a proof")
+    assert victim in condition(books.get("intakeevent", "proven"), "Drained")["message"]
+
+    claim = stage.engine(books, "proven", f"SELECT message FROM intake.intents WHERE message->>'claim_id' = '{victim}'")
+    assert stage.ledger(books, f"SELECT finalize_transaction('{claim}')") == "committed"
+    done = stage.await_phase(books, "proven", "Completed", 60)
+    assert (condition(done, LEDGER)["status"], condition(done, "Degraded")["reason"]) == ("True", "AsExpected")
+    code, told = people["editor"].command("dead-letters", "list", "proven")
+    assert (code, "its report" in told) == (4, True), told
+
+
+def sell(kube: Kube, event: str, fans: int) -> None:
+    """A small open sale with so many claims."""
+    kube.apply(stage.event(event, stage.window(opens_in=0, lasts=3600), inventorySize=SEATS, batchSize=5))
+    stage.await_phase(kube, event, "Open", 60)
+    claims = (
+        f"SELECT count(*) FROM generate_series(1, {fans}) n,"
+        f" intake.claim_resource('{event}-pool', 'fan-' || n, 'r' || n)"
+    )
+    stage.engine(kube, event, claims)
+
+
+def reason(kube: Kube, event: str, kind: str) -> str:
+    return str(condition(kube.get("intakeevent", event), kind)["reason"])
 
 
 def dead(kube: Kube) -> int:
     return int(stage.engine(kube, EVENT, f"SELECT count(*) FROM intake.dead_letters('{POOL}')"))
 
 
-def sold(kube: Kube) -> list[str]:
-    return stage.ledger(kube, "SELECT claim_id FROM ledger.sales WHERE state = 'committed'").splitlines()
+def sold(kube: Kube, pool: str = POOL) -> list[str]:
+    query = f"SELECT claim_id FROM ledger.sales WHERE state = 'committed' AND pool_id = '{pool}'"
+    return stage.ledger(kube, query).splitlines()

@@ -1,0 +1,48 @@
+"""Does the ledger agree? The word of condition LedgerConsistent."""
+
+from typing import Final
+
+from intake_operator import names
+from intake_operator.decide.stage import Stage
+from intake_operator.model.consistency import Verdict
+from intake_operator.model.observed import LEDGER_AGREES, LEDGER_SILENT, LEDGER_UNASKED, Event, Manifest, Observed
+from intake_operator.reasons import Consistency
+
+NO_QUESTION: Final = "a webhook ledger offers no way to ask what it holds"
+
+
+def verdict(event: Event, observed: Observed, stage: Stage) -> Verdict:
+    """What is known: by the report, by the proof that is being made, or by the latest look."""
+    if observed.report is not None:
+        return _reported(observed.report)
+    if stage in {Stage.INERT, Stage.RELEASE}:
+        return Verdict(None, Consistency.NOT_COMPARED, "nothing was sold, so there is nothing to compare")
+    if event.spec is not None and event.spec.commit_target.postgres is None:
+        return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, NO_QUESTION)
+    if observed.proof is not None and (proven := _proven(observed.proof.ledger, observed.consistency)):
+        return proven
+    return observed.consistency or Verdict(
+        None,
+        Consistency.NOT_COMPARED,
+        f"compared when the queue is empty, and on demand: intake-admin reconcile {event.name}",
+    )
+
+
+def _proven(word: str, known: Verdict | None) -> Verdict | None:
+    if word == LEDGER_AGREES:
+        return Verdict(True, Consistency.LEDGER_AGREES, word)
+    if word == LEDGER_SILENT:
+        return known or Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, f"{word} (ledger_proof, docs/ledger.md)")
+    if word.startswith(LEDGER_UNASKED):
+        return Verdict(None, Consistency.COMPARISON_FAILED, word)
+    return known if known and known.agrees is False else Verdict(False, Consistency.LEDGER_INCONSISTENT, word)
+
+
+def _reported(report: Manifest) -> Verdict:
+    data: dict[str, str] = report["data"]
+    if data["ledger"] == LEDGER_AGREES:
+        told = f"the ledger agreed at the end: {data['committed']} claims committed, {data['voided']} voided"
+        return Verdict(True, Consistency.LEDGER_AGREES, told)
+    verified = (report["metadata"].get("annotations") or {}).get(names.VERIFIED_ANNOTATION) == "true"
+    reason = Consistency.LEDGER_CANNOT_BE_ASKED if verified else Consistency.NOT_COMPARED
+    return Verdict(None, reason, data["ledger"])

@@ -1,0 +1,78 @@
+"""Reads DB1 and the ledger for the comparison: short statements, page by page, and the ledger rests in between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from typing import Final
+
+from psycopg import AsyncConnection
+
+from intake_operator.decide.compare import NAMED, Comparison
+from intake_operator.engine import ledger
+from intake_operator.model.consistency import Placed, Sale
+
+# Rows of one read: a few milliseconds of either database.
+ENGINE_PAGE: Final = 5000
+LEDGER_PAGE: Final = 1000
+INTERNAL: Final = "SELECT invariant, detail FROM intake.reconcile(%s) LIMIT %s"
+
+
+class OrderError(Exception):
+    """The ledger's pages do not follow each other, and would never end."""
+
+
+async def compare(
+    engine: AsyncConnection, books: AsyncConnection, pool: str, *, voids: bool, clock: Callable[[], float]
+) -> Comparison:
+    """Compare a pool. Raises psycopg.Error, OSError, OrderError. `clock` is in seconds."""
+    comparison = Comparison(voids=voids)
+    async for ended in _ended(engine, pool):
+        comparison.ended(ended)
+    async for sales in _sales(books, pool, clock):
+        ids = [sale.claim_id for sale in sales]
+        found = await engine.execute("SELECT * FROM intake.claims_at(%s, %s)", (pool, ids))
+        comparison.page(sales, {claim.claim_id: claim for claim in (Placed(*row) for row in await found.fetchall())})
+    for number, key in enumerate(comparison.missing()):
+        if number >= NAMED:
+            comparison.broken("I2", "and another claim that the ledger does not have")
+            continue
+        found = await engine.execute("SELECT * FROM intake.ended_claims(%s, %s, 1)", (pool, key - 1))
+        row = await found.fetchone()
+        assert row is not None
+        comparison.absent(Placed(*row))
+    internal = await engine.execute(INTERNAL, (pool, NAMED))
+    for invariant, detail in await internal.fetchall():
+        comparison.broken(invariant, detail)
+    return comparison
+
+
+async def _ended(engine: AsyncConnection, pool: str) -> AsyncIterator[list[Placed]]:
+    after: int | None = None
+    while True:
+        query = "SELECT * FROM intake.ended_claims(%s, %s, %s)"
+        rows = await (await engine.execute(query, (pool, after, ENGINE_PAGE))).fetchall()
+        if not rows:
+            return
+        yield [Placed(*row) for row in rows]
+        after = rows[-1][0]
+
+
+async def _sales(books: AsyncConnection, pool: str, clock: Callable[[], float]) -> AsyncIterator[list[Sale]]:
+    after = None
+    while True:
+        began = clock()
+        async with asyncio.timeout(ledger.CALL_TIMEOUT + 1), asyncio.timeout(ledger.CALL_TIMEOUT):
+            query = "SELECT claim_id, state, user_id, slot_no, resource_id FROM ledger_claims(%s, %s, %s)"
+            rows = await (await books.execute(query, (pool, after, LEDGER_PAGE))).fetchall()
+        if not rows:
+            return
+        ids = [after] if after else []
+        ids += [row[0] for row in rows]
+        if any(later <= earlier for earlier, later in pairwise(ids)):
+            raise OrderError(
+                "ledger_claims must return claims in the order of claim_id, each behind the one it is given"
+            )
+        yield [Sale(*row) for row in rows]
+        after = rows[-1][0]
+        # As long as it took: at most half of what one session can ask of the ledger.
+        await asyncio.sleep(clock() - began)

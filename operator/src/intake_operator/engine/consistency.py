@@ -1,0 +1,168 @@
+"""Keeps what is known about DB1 and the ledger agreeing, and has it looked at: seldom, and only when there is peace.
+
+A look reads every claim on both sides. So it is taken while the queue is empty, which in a rush it never is, and then
+every five minutes; on demand at any time; and at the end by the proof of the drain. First only counts and a digest are
+compared (one statement on either side); claim by claim where these differ, or on demand.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import AsyncConnection
+
+from intake_operator.engine import ledger, letters
+from intake_operator.engine.compare import OrderError, compare
+from intake_operator.engine.errors import brief
+from intake_operator.model.consistency import Verdict
+from intake_operator.model.observed import Event
+from intake_operator.reasons import Consistency
+from intake_operator.workqueue import Key
+
+# Seconds. A million claims are a second or two of either database for the digests.
+WHILE_GOOD: Final = 300.0
+# Somebody is mending; the command tells at once.
+WHILE_BAD: Final = 60.0
+
+MONITOR: Final = "monitor"
+# intake.reconcile() of a million claims takes tens of seconds on a small machine.
+STATEMENT_TIMEOUT: Final = "300s"
+NOT_OFFERED: Final = "the ledger offers no"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """How to reach both."""
+
+    event: Event
+    host: str
+    """Of DB1."""
+    password: str
+    uri: str
+    """Of the ledger; empty for a webhook."""
+    function: str = ""
+
+
+class Consistencies:
+    """The latest verdict on each event. `wake` has an event looked at again, `clock` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float], wake: Callable[[Key], None]) -> None:
+        self._clock = clock
+        self._wake = wake
+        self._known: dict[str, tuple[float, Verdict | None]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def known(self, uid: str) -> Verdict | None:
+        """The latest verdict; None before the first."""
+        return self._known[uid][1] if uid in self._known else None
+
+    def consider(self, sides: Sides) -> None:
+        """The queue is empty: look, if it is time. Returns at once; the event is woken when there is a verdict."""
+        uid = sides.event.uid
+        at, verdict = self._known.get(uid, (None, None))
+        patience = WHILE_BAD if verdict is None or verdict.agrees is False else WHILE_GOOD
+        if uid in self._running or (at is not None and self._clock() - at < patience):
+            return
+        task = self._running[uid] = asyncio.create_task(self._look(sides))
+        task.add_done_callback(lambda _: self._running.pop(uid, None))
+
+    async def now(self, sides: Sides) -> Verdict:
+        """Compare claim by claim; those who ask at the same time wait for each other."""
+        uid = sides.event.uid
+        async with self._locks.setdefault(uid, asyncio.Lock()):
+            verdict = await self._whole(sides)
+            self._keep(sides, verdict)
+        return verdict
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an event."""
+        self._known.pop(uid, None)
+        self._locks.pop(uid, None)
+        if task := self._running.pop(uid, None):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Give up what is running."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _keep(self, sides: Sides, verdict: Verdict | None) -> None:
+        before = self.known(sides.event.uid)
+        self._known[sides.event.uid] = (self._clock(), verdict or before)
+        if verdict is not None and verdict != before:
+            self._wake((sides.event.namespace, sides.event.name))
+
+    async def _look(self, sides: Sides) -> None:
+        self._keep(sides, await self._short(sides))
+
+    async def _short(self, sides: Sides) -> Verdict | None:
+        """By counts and digest. None when the engine was not at peace after all."""
+        try:
+            async with self._engine(sides) as engine:
+                before = await _ends(engine, sides.event.pool)
+                told = await ledger.account(ledger.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
+                if told is not None and (told.committed, told.voided, told.digest) == before:
+                    return agreed(told.committed, told.voided)
+                if before != await _ends(engine, sides.event.pool):
+                    return None
+        except (psycopg.Error, OSError) as error:
+            return failed(error)
+        if told is None:
+            return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, f"{NOT_OFFERED} ledger_proof (docs/ledger.md)")
+        whole = await self._whole(sides)
+        if whole.agrees is None:
+            counts = (
+                f"the ledger has {told.committed} committed and {told.voided} voided, DB1 {before[0]} and {before[1]}"
+            )
+            return Verdict(False, Consistency.LEDGER_INCONSISTENT, f"{counts}; which claims: {whole.message}")
+        return whole
+
+    async def _whole(self, sides: Sides) -> Verdict:
+        if not sides.uri:
+            return Verdict(
+                None, Consistency.LEDGER_CANNOT_BE_ASKED, "a webhook ledger offers no way to ask what it holds"
+            )
+        try:
+            async with self._engine(sides) as engine, ledger.visit(sides.uri, sides.event.namespace) as books:
+                if not await ledger.offers(books, "ledger_claims(text,uuid,integer)"):
+                    told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
+                    return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, told)
+                voids = await ledger.voider(books, sides.function) is not None
+                found = await compare(engine, books, sides.event.pool, voids=voids, clock=self._clock)
+        except (psycopg.Error, OSError, OrderError) as error:
+            return failed(error)
+        if not found.found:
+            return agreed(found.committed, found.voided, found.on_their_way)
+        more = f" and {found.found - 5} more" if found.found > 5 else ""
+        message = "; ".join(map(str, found.violations[:5])) + more
+        return Verdict(False, Consistency.LEDGER_INCONSISTENT, message, tuple(found.violations))
+
+    @staticmethod
+    def _engine(sides: Sides) -> AbstractAsyncContextManager[AsyncConnection]:
+        return letters.visit(sides.host, sides.password, MONITOR, STATEMENT_TIMEOUT)
+
+
+def agreed(committed: int, voided: int, on_their_way: int = 0) -> Verdict:
+    """Both sides say the same."""
+    rest = f", {on_their_way} of them still on their way here" if on_their_way else ""
+    told = f"the ledger has {committed} claims committed and {voided} voided{rest}, and nothing contradicts DB1"
+    return Verdict(True, Consistency.LEDGER_AGREES, told)
+
+
+def failed(error: Exception) -> Verdict:
+    """One of the two did not answer as it should."""
+    return Verdict(None, Consistency.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
+
+
+async def _ends(engine: AsyncConnection, pool: str) -> tuple[int, int, int]:
+    found = await engine.execute("SELECT committed, voided, digest FROM intake.proof(%s)", (pool,))
+    row = await found.fetchone()
+    assert row is not None
+    committed, voided, digest = row
+    return committed, voided, digest

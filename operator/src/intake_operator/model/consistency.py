@@ -1,0 +1,60 @@
+"""What DB1 and the ledger say of the same claims."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from intake_operator.reasons import Consistency
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A claim in DB1: `intake.placed_claim`."""
+
+    key: int
+    claim_id: UUID
+    state: str
+    user_id: str
+    slot_no: int
+    resource_id: UUID | None
+
+
+@dataclass(frozen=True)
+class Sale:
+    """A row of the ledger: `ledger_claims`."""
+
+    claim_id: UUID
+    state: str
+    user_id: str
+    slot_no: int
+    resource_id: UUID | None
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise (I1 to I7 of the design) that does not hold, and where."""
+
+    promise: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Does the ledger hold what DB1 says it does? `agrees` is None where nobody can tell."""
+
+    agrees: bool | None
+    reason: Consistency
+    message: str
+    violations: tuple[Violation, ...] = ()
+
+    def shown(self) -> dict[str, Any]:
+        """As the admin API shows it."""
+        return {
+            "status": {True: "True", False: "False", None: "Unknown"}[self.agrees],
+            "reason": self.reason.value,
+            "message": self.message,
+            "violations": [{"promise": each.promise, "detail": each.detail} for each in self.violations],
+        }

@@ -1,0 +1,98 @@
+"""DB1 against the ledger as a table: what is on its way is no mistake, and every mistake has its promise."""
+
+from uuid import UUID
+
+import pytest
+from intake_operator.decide.compare import NAMED, Bits, Comparison
+from intake_operator.model.consistency import Placed, Sale
+
+SOLD = "committed"
+
+
+def claim(number: int, state: str, **changes: object) -> Placed:
+    key = -number if state in {"voided", "released"} else number
+    told = {"user_id": f"u{number}", "slot_no": number, "resource_id": UUID(int=number + 1000)} | changes
+    return Placed(key, UUID(int=number), state, **told)  # type: ignore[arg-type]
+
+
+def sale(number: int, state: str = SOLD, **changes: object) -> Sale:
+    told = {"user_id": f"u{number}", "slot_no": number, "resource_id": UUID(int=number + 1000)} | changes
+    return Sale(UUID(int=number), state, **told)  # type: ignore[arg-type]
+
+
+def compared(
+    here: list[Placed], there: list[Sale], *, later: list[Placed] | None = None, voids: bool = True
+) -> Comparison:
+    """`here` is DB1 when the comparison begins, `later` when it is asked about what the ledger has."""
+    comparison = Comparison(voids=voids)
+    comparison.ended(each for each in here if each.state in {"committed", "voided", "released"})
+    comparison.page(there, {each.claim_id: each for each in (here if later is None else later)})
+    by_key = {each.key: each for each in here}
+    for key in comparison.missing():
+        comparison.absent(by_key[key])
+    return comparison
+
+
+def test_a_sale_that_ended_well() -> None:
+    here = [claim(1, SOLD), claim(2, "voided"), claim(3, "released"), claim(4, "queued"), claim(5, "dead")]
+    found = compared(here, [sale(1), sale(2, "voided")])
+    assert (found.violations, found.committed, found.voided, found.on_their_way) == ([], 1, 1, 0)
+
+
+@pytest.mark.parametrize("state", ["queued", "validated", "committing", "releasing", "dead"])
+@pytest.mark.parametrize("word", ["committed", "voided"])
+def test_a_claim_whose_answer_is_on_its_way_is_no_mistake(state: str, word: str) -> None:
+    found = compared([claim(1, state)], [sale(1, word)])
+    assert (found.violations, found.on_their_way) == ([], 1)
+
+
+def test_a_claim_that_was_made_and_sold_while_the_ledger_was_read_is_no_mistake() -> None:
+    assert compared([], [sale(1)], later=[claim(1, SOLD)]).violations == []
+
+
+def test_a_claim_that_was_committed_after_its_page_was_read_is_no_mistake() -> None:
+    assert compared([claim(1, "validated")], [], later=[claim(1, SOLD)]).violations == []
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "promise"),
+    [
+        ([claim(1, SOLD)], [], "I2"),
+        ([claim(1, "voided")], [], "I2"),
+        ([], [sale(1)], "I2"),
+        ([], [sale(1, "voided")], "I2"),
+        ([claim(1, "released")], [sale(1, "voided")], "I2"),
+        ([claim(1, "voided")], [sale(1)], "I3"),
+        ([claim(1, "released")], [sale(1)], "I3"),
+        ([claim(1, SOLD)], [sale(1, "voided")], "I3"),
+        ([claim(1, SOLD)], [sale(1, "gone")], "I3"),
+        ([claim(1, SOLD)], [sale(1, user_id="thief")], "I4"),
+        ([claim(1, SOLD)], [sale(1, slot_no=9)], "I4"),
+        ([claim(1, "queued")], [sale(1, resource_id=UUID(int=9))], "I4"),
+        ([claim(1, SOLD), claim(2, SOLD, slot_no=1)], [sale(1), sale(2, slot_no=1)], "I1"),
+    ],
+)
+def test_a_mistake_is_found_under_its_promise(here: list[Placed], there: list[Sale], promise: str) -> None:
+    assert promise in {each.promise for each in compared(here, there).violations}
+
+
+def test_no_user_is_named() -> None:
+    found = compared([claim(1, SOLD)], [sale(1, user_id="thief")])
+    assert not {"u1", "thief"} & set(" ".join(map(str, found.violations)).split())
+
+
+def test_a_ledger_that_cannot_be_told_of_voids_is_not_asked_for_them() -> None:
+    assert compared([claim(1, "voided")], [], voids=False).violations == []
+
+
+def test_the_first_are_named_and_all_are_counted() -> None:
+    found = compared([claim(n, SOLD) for n in range(1, 2 * NAMED + 1)], [])
+    assert (len(found.violations), found.found) == (NAMED, 2 * NAMED)
+
+
+def test_bits_are_a_set_of_numbers() -> None:
+    bits = Bits()
+    assert [bits.add(n) for n in (0, 7, 8, 10_000_000, 7)] == [True, True, True, True, False]
+    bits.discard(8)
+    bits.discard(10**9)
+    assert list(bits) == [0, 7, 10_000_000]

@@ -1,0 +1,213 @@
+"""DB1 and a ledger on a real PostgreSQL, compared: at peace, in the middle of a sale, and after somebody's hand."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import psycopg
+import pytest
+from intake_operator.engine import compare as reading
+from intake_operator.engine.consistency import WHILE_BAD, WHILE_GOOD, Consistencies, Sides
+from intake_operator.engine.migrate import load, migrate
+from intake_operator.model.consistency import Verdict
+from intake_operator.model.observed import Event
+from intake_operator.reasons import Consistency
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+
+from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
+
+POOL = "taylor-la-night-1"
+SALE = "SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_series(1, %s) n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as running:
+        yield running
+
+
+class Scene:
+    """A DB1 and a ledger, with a bridge that does what the test says."""
+
+    def __init__(self, engine: AsyncConnection, books: AsyncConnection, sides: Sides) -> None:
+        self.engine = engine
+        self.books = books
+        self.sides = sides
+        self.woken: list[tuple[str, str]] = []
+        self.now = 0.0
+        self.consistencies = Consistencies(lambda: self.now, self.woken.append)
+
+    async def read(self, count: int) -> list[tuple[int, int, dict[str, Any]]]:
+        found = await self.engine.execute(
+            "SELECT b.msg_id, b.read_ct, q.message FROM intake.read_batch(%s, 'w', %s) b"
+            " JOIN pgmq.q_intake_queue q USING (msg_id)",
+            (POOL, count),
+        )
+        return [(row[0], row[1], row[2]) for row in await found.fetchall()]
+
+    async def end(self, count: int, function: str, outcome: str, *, acknowledge: bool = True) -> None:
+        """The ledger's word on so many claims, and its acknowledgement."""
+        for msg_id, read_ct, message in await self.read(count):
+            await self.books.execute(f"SELECT {function}(%s)".encode(), (Jsonb(message),))
+            if acknowledge:
+                acknowledged = "SELECT intake.acknowledge(%s, %s, %s, %s)"
+                await self.engine.execute(acknowledged, (POOL, [msg_id], [read_ct], [outcome]))
+
+    async def compare(self) -> Verdict:
+        return await self.consistencies.now(self.sides)
+
+    async def look(self) -> Verdict | None:
+        """What the operator does while the queue is empty; returns when that look has ended."""
+        self.consistencies.consider(self.sides)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*self.consistencies._running.values())
+        return self.consistencies.known(self.sides.event.uid)
+
+
+@pytest.fixture
+async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIterator[Scene]:
+    """Ten slots, eight claims: five committed, one voided, one released, one still queued."""
+    uri, ledger_uri = server.create_database("intake"), server.create_database("ledger")
+    install_ledger(ledger_uri)
+    socket = unquote(urlparse(uri).query.removeprefix("host="))
+    now = datetime.now(UTC)
+    window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
+    async with (
+        await AsyncConnection.connect(uri, autocommit=True) as engine,
+        await AsyncConnection.connect(ledger_uri, autocommit=True) as books,
+    ):
+        await migrate(engine, load(INTAKE_SQL))
+        await engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 10, **window})))
+        await engine.execute("SELECT intake.seed(%s)", (POOL,))
+        await engine.execute(SALE, (POOL, 8))
+        scene = Scene(engine, books, Sides(event(), socket, "", ledger_uri, "finalize_transaction"))
+        await scene.end(5, "finalize_transaction", "committed")
+        await scene.end(1, "void_claim", "voided")
+        released = (
+            "SELECT intake.release_claim(%s, (message ->> 'claim_id')::uuid, 'ill') FROM pgmq.q_intake_queue"
+            " ORDER BY msg_id LIMIT 1"
+        )
+        await engine.execute(released, (POOL,))
+        yield scene
+        await scene.consistencies.close()
+    server.drop_database("intake")
+    server.drop_database("ledger")
+
+
+async def test_a_sale_in_which_all_is_well(scene: Scene) -> None:
+    found = await scene.compare()
+    assert (found.agrees, found.reason) == (True, Consistency.LEDGER_AGREES), found
+    assert "5 claims committed and 1 voided" in found.message
+    await scene.end(1, "finalize_transaction", "committed", acknowledge=False)
+    assert "1 of them still on their way" in (await scene.compare()).message
+
+
+async def test_many_pages_are_one_comparison(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "ENGINE_PAGE", 2)
+    monkeypatch.setattr(reading, "LEDGER_PAGE", 2)
+    assert (await scene.compare()).agrees is True
+    await scene.books.execute("DELETE FROM ledger.sales WHERE slot_no IN (1, 4)")
+    assert len((await scene.compare()).violations) == 2
+
+
+@pytest.mark.parametrize(
+    ("promise", "damage"),
+    [
+        ("I2", "DELETE FROM ledger.sales WHERE slot_no = 3"),
+        ("I2", "DELETE FROM ledger.sales WHERE state = 'voided'"),
+        ("I2", "UPDATE ledger.sales SET claim_id = gen_random_uuid() WHERE slot_no = 3"),
+        ("I3", "UPDATE ledger.sales SET state = 'voided' WHERE slot_no = 3"),
+        ("I3", "UPDATE ledger.sales SET state = 'committed' WHERE state = 'voided'"),
+        ("I4", "UPDATE ledger.sales SET user_id = 'thief' WHERE slot_no = 3"),
+        ("I4", "UPDATE ledger.sales SET resource_id = gen_random_uuid() WHERE slot_no = 3"),
+        ("I4", "UPDATE ledger.sales SET slot_no = 99 WHERE slot_no = 3"),
+    ],
+)
+async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise: str, damage: str) -> None:
+    await scene.books.execute(damage.encode())
+    found = await scene.compare()
+    assert (found.agrees, found.reason) == (False, Consistency.LEDGER_INCONSISTENT)
+    assert promise in {each.promise for each in found.violations}, found
+
+
+async def test_what_is_wrong_inside_db1_is_found_too(scene: Scene) -> None:
+    await scene.engine.execute("UPDATE intake.holds SET status = 'R' WHERE slot_no = 1")
+    assert "I6" in {each.promise for each in (await scene.compare()).violations}
+
+
+async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene: Scene) -> None:
+    await scene.end(1, "finalize_transaction", "committed")
+    first = await scene.look()
+    assert first is not None
+    assert (first.agrees, len(scene.woken)) == (True, 1)
+    await scene.books.execute("DELETE FROM ledger.sales WHERE slot_no = 3")
+    scene.now += WHILE_GOOD - 1
+    assert await scene.look() == first, "not yet"
+    scene.now += 1
+    found = await scene.look()
+    assert found is not None
+    assert (found.agrees, len(found.violations), len(scene.woken)) == (False, 1, 2), (
+        "claim by claim, since counts differ"
+    )
+    gone = await scene.engine.execute("SELECT message FROM intake.intents WHERE message ->> 'slot_no' = '3'")
+    for (message,) in await gone.fetchall():
+        await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
+    scene.now += WHILE_BAD
+    mended = await scene.look()
+    assert mended is not None
+    assert mended.agrees is True
+
+
+async def test_a_dead_letter_that_the_ledger_has_is_no_mistake(scene: Scene) -> None:
+    for msg_id, read_ct, message in await scene.read(1):
+        await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
+        await scene.engine.execute("SELECT intake.dead_letter(%s, %s, %s, '{lost}')", (POOL, [msg_id], [read_ct]))
+    found = await scene.look()
+    assert found is not None
+    assert found.agrees is True, "counts differ, claims do not contradict each other"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DROP FUNCTION ledger_claims", Consistency.LEDGER_CANNOT_BE_ASKED),
+        (
+            "CREATE OR REPLACE FUNCTION ledger_claims(pool_id text, after uuid, max_claims int)"
+            " RETURNS TABLE (claim_id uuid, state text, user_id text, slot_no bigint, resource_id uuid) LANGUAGE sql"
+            " RETURN (SELECT s FROM (SELECT s.claim_id, s.state, s.user_id, s.slot_no, s.resource_id"
+            " FROM ledger.sales s LIMIT 1) s)",
+            Consistency.COMPARISON_FAILED,
+        ),
+    ],
+)
+async def test_a_ledger_that_cannot_be_compared_is_said_to_be_so(
+    scene: Scene, change: str, reason: Consistency
+) -> None:
+    await scene.books.execute(change.encode())
+    found = await scene.compare()
+    assert (found.agrees, found.reason) == (None, reason), found
+
+
+async def test_a_database_that_is_away_is_no_mistake(scene: Scene) -> None:
+    away = replace(scene.sides, uri="postgresql://ledger_writer@/ledger?host=/nowhere")
+    found = await scene.consistencies.now(away)
+    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+
+
+async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
+    found = await scene.consistencies.now(replace(scene.sides, uri=""))
+    assert (found.agrees, found.reason) == (None, Consistency.LEDGER_CANNOT_BE_ASKED)
+
+
+async def test_holds_that_are_being_rebuilt_are_not_taken_for_lost_claims(scene: Scene) -> None:
+    await scene.engine.execute("DELETE FROM intake.pools")
+    await scene.engine.execute("DELETE FROM intake.holds")
+    found = await scene.compare()
+    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    with pytest.raises(psycopg.Error) as caught:
+        await scene.engine.execute("SELECT intake.claims_at(%s, '{}')", (POOL,))
+    assert caught.value.sqlstate == "IE007"
