@@ -2,7 +2,8 @@
 
 It declines a fixed share of the users, always the same ones. A request is identified by its Idempotency-Key (in a
 batch: by the claim), so that a repeated request gets the first answer again and takes effect once. `/effects` tells
-what it did, `/faults?mode=...` makes it misbehave. It keeps everything in memory: one replica, no restarts.
+what it did, `/faults?mode=...` makes it misbehave, with `&users=sick` only where a user's id begins so. It keeps
+everything in memory: one replica, no restarts.
 """
 
 import argparse
@@ -27,6 +28,7 @@ class Validator:
 
     def __init__(self, decline_percent: int) -> None:
         self.mode = "ok"
+        self.users = ""
         self.requests = 0
         self._decline_percent = decline_percent
         self._decisions: dict[str, str] = {}
@@ -44,9 +46,15 @@ class Validator:
         answer = {"claim_id": claim_id, "decision": decision}
         return answer | {"reason": "the card was refused"} if decision == "declined" else answer
 
-    def switch(self, mode: str) -> None:
+    def mode_for(self, body: dict[str, Any]) -> str:
+        """The fault that a request meets; a batch meets it for the sake of one of its users."""
+        users = [str(item["user_id"]) for item in body.get("items", [body])]
+        return self.mode if any(user.startswith(self.users) for user in users) else "ok"
+
+    def switch(self, mode: str, users: str) -> None:
         """Turn a fault on, or all of them off; requests that hang are let go."""
         self.mode = mode
+        self.users = users
         self._mode_changed.set()
         self._mode_changed = asyncio.Event()
 
@@ -76,9 +84,10 @@ def application(validator: Validator) -> web.Application:
     async def validate(request: web.Request) -> web.StreamResponse:
         body = await request.json()
         validator.requests += 1
-        if validator.mode in {"400", "500"}:
-            return web.json_response({"error": f"fault {validator.mode}"}, status=int(validator.mode))
-        if validator.mode == "timeout":
+        mode = validator.mode_for(body)
+        if mode in {"400", "500"}:
+            return web.json_response({"error": f"fault {mode}"}, status=int(mode))
+        if mode == "timeout":
             await validator.hang()
             return web.json_response({"error": "fault timeout"}, status=503)
         answer: dict[str, Any]
@@ -86,7 +95,7 @@ def application(validator: Validator) -> web.Application:
             answer = {"items": [validator.decide(f"{item['claim_id']}:validate", item) for item in body["items"]]}
         else:
             answer = validator.decide(request.headers["Idempotency-Key"], body)
-        if validator.mode == "lost" and request.transport is not None:
+        if mode == "lost" and request.transport is not None:
             request.transport.abort()
         return web.json_response(answer)
 
@@ -94,7 +103,7 @@ def application(validator: Validator) -> web.Application:
         mode = request.query.get("mode", validator.mode)
         if mode not in MODES:
             return web.json_response({"error": f"mode is one of {', '.join(MODES)}"}, status=400)
-        validator.switch(mode)
+        validator.switch(mode, request.query.get("users", ""))
         return web.json_response({"mode": validator.mode})
 
     async def effects(_: web.Request) -> web.Response:
