@@ -5,21 +5,11 @@ The suite runs the same few examples every time. For as many others as there is 
     uv run pytest tests/sql/test_state_machine.py --hypothesis-profile long
 """
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.sql.machine.bridges import Bridges
-
-SHARED = settings(
-    deadline=None,
-    database=None,
-    print_blob=False,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate, Phase.shrink],
-)
-SUITE = settings(SHARED, max_examples=30, stateful_step_count=40, derandomize=True)
-settings.register_profile("long", SHARED, max_examples=5000, stateful_step_count=80, print_blob=True)
+from tests.sql.machine.lengths import SUITE
 
 
 def test_i1_i2_i6_i7_hold_after_every_step(uri: str) -> None:
