@@ -7,8 +7,8 @@ from typing import Any, Final
 from tests.e2e import account, stage
 from tests.e2e.kube import Kube, Object, condition, eventually
 
-# Three times the visibility timeout that the event has, and several probes of the breaker: the same as a minute with the
-# default of 45 s.
+# Three times the visibility timeout that the event has, and several probes of the breaker: more than a minute would be
+# with the default of 45 s.
 OUTAGE_SECONDS: Final = 15.0
 # A probe comes after at most 15 s.
 PROBED_SECONDS: Final = 30.0
