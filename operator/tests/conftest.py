@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from intake_operator import names
 from intake_operator.build import access, database, protection
 from intake_operator.build.bridge import BridgeImage
+from intake_operator.model.letters import DeadLetter
 from intake_operator.model.observed import Engine, Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 
@@ -163,3 +165,10 @@ def closes() -> datetime:
 def image() -> BridgeImage:
     """The bridge's image."""
     return IMAGE
+
+
+@pytest.fixture
+def letter() -> DeadLetter:
+    """A claim that gave up after it was validated."""
+    ids = UUID("0192f0c1-0000-7000-8000-000000000001"), UUID(int=2)
+    return DeadLetter(1, ids[0], "ann", 1, ids[1], "r1", "validated", 3, "gave up", "boom", OPENS, OPENS)

@@ -100,11 +100,34 @@ async def serve(app: web.Application, listen: Listen) -> web.AppRunner:
     if listen.port:
         await web.TCPSite(runner, LOOPBACK, listen.port).start()
     if listen.tls_dir is not None and listen.tls_port:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(listen.tls_dir / "tls.crt", listen.tls_dir / "tls.key")
-        await web.TCPSite(runner, port=listen.tls_port, ssl_context=context).start()
+        await web.TCPSite(runner, port=listen.tls_port, ssl_context=_context(listen.tls_dir)).start()
     return runner
+
+
+def _context(folder: Path) -> ssl.SSLContext:
+    """TLS with the certificate that is in the folder at the moment of each handshake."""
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+
+    def fresh() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        return context
+
+    read, latest = certificate.stat().st_mtime_ns, fresh()
+
+    def choose(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        nonlocal read, latest
+        try:
+            if (changed := certificate.stat().st_mtime_ns) != read:
+                latest, read = fresh(), changed
+        except OSError as error:
+            # SSLError is one: half of a pair. The one before serves until the pair is whole.
+            logger.warning("the admin API's certificate cannot be read", extra={"error": str(error)})
+        connection.context = latest
+
+    outer = fresh()
+    outer.sni_callback = choose
+    return outer
 
 
 @web.middleware

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -151,7 +152,7 @@ def reach(options: argparse.Namespace) -> Iterator[Client]:
     token = find_token(options.token_file, kubectl)
     with _server(options, kubectl) as url:
         try:
-            verify = httpx.create_ssl_context(str(options.ca_file) if options.ca_file else True)
+            verify = ssl.create_default_context(cafile=options.ca_file)
         except OSError as error:
             raise ProblemError(Exit.USAGE, f"--ca-file {options.ca_file} cannot be read: {error}") from error
         headers = {"Authorization": f"Bearer {token}"}

@@ -1,0 +1,179 @@
+"""What the admin API reads, where it listens, and how the command ends; who may is the cluster's matter (tests/e2e)."""
+
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+import trustme
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer, unused_port
+from intake_operator.admin import requests, server
+from intake_operator.admin.answers import RefusedError
+from intake_operator.command import show
+from intake_operator.engine import ledger
+from intake_operator.model.letters import DeadLetter
+from psycopg import AsyncConnection
+
+from tests.postgres import PostgresServer, install_ledger
+
+COMMAND = Path(sys.executable).with_name("intake-admin")
+
+
+@pytest.fixture
+async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    """Answers what it understood of a request."""
+
+    async def discard(request: web.Request) -> web.Response:
+        try:
+            return web.json_response((await requests.body(request, requests.Discard)).model_dump())
+        except RefusedError as refusal:
+            return refusal.response()
+
+    async def page(request: web.Request) -> web.Response:
+        try:
+            return web.json_response(requests.page(request).model_dump())
+        except RefusedError as refusal:
+            return refusal.response()
+
+    app = web.Application(client_max_size=server.LARGEST_BODY)
+    app.add_routes([web.post("/", discard), web.get("/", page)])
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def test_a_good_request(reader: TestClient[web.Request, web.Application]) -> None:
+    asked = {"ids": [3, 1], "reason": "  a bot ", "targetChecked": True}
+    answer = await reader.post("/", json=asked)
+    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "target_checked": True}
+    assert await (await reader.get("/?limit=7&continue=9")).json() == {"limit": 7, "continue_": 9}
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "field"),
+    [
+        ("", 400, None),
+        ("{", 400, None),
+        ("[]", 422, ""),
+        ('{"ids": [1]}', 422, "reason"),
+        ('{"ids": [1], "reason": ""}', 422, "reason"),
+        ('{"ids": [1], "reason": "  "}', 422, "reason"),
+        ('{"ids": [1], "reason": "a\\u0000b"}', 422, "reason"),
+        ('{"ids": [1], "reason": "a\\nb"}', 422, "reason"),
+        ('{"ids": [1], "reason": 7}', 422, "reason"),
+        (f'{{"ids": [1], "reason": "{"x" * 1001}"}}', 422, "reason"),
+        ('{"ids": [], "reason": "x"}', 422, "ids"),
+        ('{"ids": [0], "reason": "x"}', 422, "ids.0"),
+        ('{"ids": [9223372036854775808], "reason": "x"}', 422, "ids.0"),
+        ('{"ids": ["1"], "reason": "x"}', 422, "ids.0"),
+        ('{"ids": [1.5], "reason": "x"}', 422, "ids.0"),
+        ('{"ids": [true], "reason": "x"}', 422, "ids.0"),
+        (f'{{"ids": {list(range(1, 502))}, "reason": "x"}}', 422, "ids"),
+        ('{"ids": [1], "reason": "x", "targetChecked": "yes"}', 422, "targetChecked"),
+        ('{"ids": [1], "reason": "x", "actor": "somebody else"}', 422, "actor"),
+        (f'{{"ids": [{"1," * 40_000}1]}}', 413, None),
+    ],
+)
+async def test_a_bad_request_is_refused_by_field(
+    reader: TestClient[web.Request, web.Application], content: str, code: int, field: str | None
+) -> None:
+    answer = await reader.post("/", data=content, headers={"Content-Type": "application/json"})
+    told = await answer.json()
+    assert (answer.status, told["kind"], told["code"]) == (code, "Status", code), told
+    assert field is None or told["details"]["causes"][0]["field"] == field, told
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "continue=-1", "limit=1&page=2"])
+async def test_a_bad_query_is_refused(reader: TestClient[web.Request, web.Application], query: str) -> None:
+    assert (await reader.get(f"/?{query}")).status == 422
+
+
+async def test_a_form_is_no_json(reader: TestClient[web.Request, web.Application]) -> None:
+    assert (await reader.post("/", data={"ids": "1"})).status == 415
+
+
+async def test_tls_serves_the_certificate_that_is_there_now(tmp_path: Path) -> None:
+    def certificate() -> str:
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(tmp_path / "tls.key")
+        with (tmp_path / "tls.crt").open("wb") as file:
+            file.writelines(pem.bytes() for pem in issued.cert_chain_pems)
+        authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+        return str(tmp_path / "ca.crt")
+
+    async def ask(authority: str) -> int:
+        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=authority)) as client:
+            return (await client.get(f"https://localhost:{port}/")).status_code
+
+    first, port = certificate(), unused_port()
+    runner = await server.serve(web.Application(), server.Listen(0, port, tmp_path))
+    try:
+        assert await ask(first) == 404
+        second = certificate()
+        os.utime(tmp_path / "tls.crt", (0, 0))
+        assert await ask(second) == 404
+        (tmp_path / "tls.crt").write_text("half of it")
+        assert await ask(second) == 404, "a pair that is not whole changes nothing"
+    finally:
+        await runner.cleanup()
+
+
+class TestVoidClaim:
+    """The ledger's word, asked for as the bridge asks."""
+
+    @pytest.fixture
+    def books(self) -> Iterator[str]:
+        with PostgresServer() as postgres:
+            install_ledger(postgres.uri())
+            yield postgres.uri()
+
+    async def test_it_is_found_beside_the_function_and_asked(self, books: str, letter: DeadLetter) -> None:
+        async with await AsyncConnection.connect(books, autocommit=True) as connection:
+            voider = await ledger.voider(connection, "finalize_transaction")
+            assert voider is not None
+            assert await ledger.voider(connection, "elsewhere.finalize_transaction") is None
+            payload = letter.payload("drop")
+            assert await ledger.void(connection, voider, payload) == "voided"
+            assert await ledger.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
+            with pytest.raises(psycopg.DataError):
+                await ledger.void(connection, voider, payload | {"claim_id": "x"})
+            assert await ledger.offers(connection, "ledger_claims(text,uuid,integer)")
+            assert not await ledger.offers(connection, "no_such_function(text)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("dead-letters", "replay", "drop", "--reason=x"), 2, "by their ids, or give --all"),
+        (("dead-letters", "replay", "drop", "7", "--all", "--reason=x"), 2, "by their ids, or give --all"),
+        (("dead-letters", "discard", "drop", "7"), 2, "--reason"),
+        (("reconcile", "drop", "--server=http://admin.example", "--token-file={token}"), 2, "https"),
+        (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file={token}"), 4, "does not answer"),
+        (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file=/nowhere"), 3, "/nowhere"),
+        (("audit", "drop"), 3, "kubectl create token"),
+    ],
+)
+def test_the_command_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code: int, told: str) -> None:
+    token, kubectl = tmp_path / "token", tmp_path / "kubectl"
+    token.write_text("secret-token")
+    kubectl.write_text('#!/bin/sh\necho \'{"users": [{"user": {"client-certificate": "x"}}]}\'\n')
+    kubectl.chmod(0o755)
+    line = [argument.format(token=token) for argument in arguments]
+    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [COMMAND, *line, "--namespace=tickets"], capture_output=True, text=True, check=False, env=where, timeout=30
+    )
+    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    assert "secret-token" not in done.stdout + done.stderr
+
+
+def test_a_table_shows_nothing_that_moves_the_cursor(letter: DeadLetter) -> None:
+    lines = show.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith("?[2Jgone?next")
