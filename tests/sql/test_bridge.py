@@ -149,6 +149,13 @@ def test_failures_are_counted_only_where_there_was_an_error(queue: Intake) -> No
     assert messages[1]["msg_id"] not in [m["msg_id"] for m in queue.read()], "not before its delay"
 
 
+def test_a_failure_that_is_told_twice_is_counted_once(queue: Intake) -> None:
+    messages = queue.read(1)
+    assert queue.change("give_back", messages, [0.0], ["timeout"]) == [messages[0]["msg_id"]]
+    assert queue.change("give_back", messages, [0.0], ["timeout"]) == [], "the first answer was lost, not its effect"
+    assert [m["failures"] for m in queue.read() if m["read_ct"] == 2] == [1]
+
+
 def test_a_dead_letter_keeps_its_slot_and_its_state_until_it_is_replayed_once(queue: Intake) -> None:
     messages = queue.read(2)
     queue.change("mark_validated", messages)

@@ -116,6 +116,11 @@ class Metering:
         self.throttle.follow(configuration.batch_size, configuration.latency_budget_milliseconds / 1000)
 
     @property
+    def unhindered(self) -> bool:
+        """Whether neither a meter nor a ledger beyond its budget stands in the way."""
+        return not self._metered and self.throttle.share >= 1
+
+    @property
     def batch(self) -> int:
         """The batch size that is acted upon."""
         return self.throttle.batch

@@ -118,6 +118,9 @@ class Pipeline:
         self._backoff = backoff
         self._stopping = stopping
         self._uniform = uniform
+        # Batches pass each target one after the other: the second one's calls are not the target's concurrency.
+        self._at_validator = asyncio.Lock()
+        self._at_ledger = asyncio.Lock()
 
     async def process(self, batch: Batch, targets: Targets) -> None:
         """Bring every message of the batch to an end or back to the queue. What an error leaves open stays `open`."""
@@ -149,8 +152,9 @@ class Pipeline:
         if not asked:
             return ready, []
         gate = self._gate(batch, targets.validation)
-        with self._metrics.step("validate"):
-            outcomes = await targets.validator.validate(asked, gate)
+        async with self._at_validator:
+            with self._metrics.step("validate"):
+                outcomes = await targets.validator.validate(asked, gate)
         by_result = _by_result(asked, outcomes)
         await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []))
         approved = [message for message, _ in by_result.get(Result.APPROVED, [])]
@@ -197,14 +201,18 @@ class Pipeline:
         """Send messages to the ledger as the meter lets them through, each portion written down before the next."""
         before = self._gate(batch, target)
         waiting = list(messages)
-        while waiting := [message for message in waiting if batch.lease.holds(message.msg_id)]:
-            passage = await self._metering.passage(len(waiting), partial(before.admits_any, waiting))
-            if passage is None:
-                return
-            portion, waiting = waiting[: passage.size], waiting[passage.size :]
-            async with passage:
-                outcomes = await send(portion, self._gate(batch, target, passage))
-                passage.answered(outcomes.values())
+        while waiting:
+            async with self._at_ledger:
+                waiting = [message for message in waiting if batch.lease.holds(message.msg_id)]
+                if not waiting:
+                    return
+                passage = await self._metering.passage(len(waiting), partial(before.admits_any, waiting))
+                if passage is None:
+                    return
+                portion, waiting = waiting[: passage.size], waiting[passage.size :]
+                async with passage:
+                    outcomes = await send(portion, self._gate(batch, target, passage))
+                    passage.answered(outcomes.values())
             await self._conclude(batch, target, portion, outcomes)
 
     async def _conclude(

@@ -1,11 +1,11 @@
-"""One worker: a lane that moves batches, the control loop beside it, and how both begin and end."""
+"""One worker: a lane that starts batches, the control loop beside it, and how both begin and end."""
 
 import asyncio
 import logging
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from intake_bridge.adapters.engine import Engine
 from intake_bridge.domain.backoff import Backoff, Uniform
@@ -26,6 +26,9 @@ from intake_bridge.settings import MissingSettingError, Secrets, Settings
 from intake_bridge.targets import TargetBoard
 
 log = logging.getLogger(__name__)
+
+# One at the ledger, and one that is read, validated and marked meanwhile, or acknowledged.
+_BATCHES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Worker:
         self._pipeline = Pipeline(self._queue, self._metering, self.metrics, self._tuning.backoff, self._stop.is_set)
         self._configuration: Configuration | None = None
         self._acting: Configuration | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
         self._releases_at = self._clock()
         self._sale_owed = False
         self._seen_engine_at: float | None = None
@@ -117,9 +121,10 @@ class Worker:
                 task.result()
             await self._finish(lane)
         finally:
-            for task in (*beside, stopped, lane):
+            tasks = [*beside, stopped, lane, *self._under_way]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*beside, stopped, lane, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._board.close()
             await self._engine.close()
             await self._probes.stop()
@@ -129,12 +134,13 @@ class Worker:
         await asyncio.wait({lane}, timeout=self._tuning.finish_seconds)
         # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
         for _ in range(2):
-            if not lane.done():
+            if late := {task for task in (lane, *self._under_way) if not task.done()}:
                 log.warning("could not finish in time: giving back what is open")
-                lane.cancel()
-                await asyncio.wait({lane}, timeout=2.5)
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=2.5)
 
-    # --- the lane: batches, one after the other ---
+    # --- the lane: batches, one after the other, the next one read while the last one is at the ledger ---
 
     async def _lane(self) -> None:
         idle = self._tuning.first_idle_seconds
@@ -158,14 +164,41 @@ class Worker:
             else:
                 await self._pause(self._uniform(idle / 2, idle))
                 idle = min(2 * idle, self._tuning.last_idle_seconds)
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _make_room(self, most: int) -> None:
+        """Wait until so many batches are under way at most; raises what one of them has raised."""
+        while len(self._under_way) > most:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            self._reap()
+        self._reap()
+
+    def _reap(self) -> None:
+        ended = {task for task in self._under_way if task.done()}
+        self._under_way -= ended
+        for task in ended:
+            task.result()
+
+    def _side_by_side(self, targets: Targets) -> bool:
+        """Whether a batch may be read while another is under way: nobody asks us to be gentle.
+
+        A target that is down is probed with one claim, a meter is fed with what it lets through, a ledger beyond its
+        budget gets one batch at a time.
+        """
+        well = not targets.validation.breaker.tripped and not targets.commitment.breaker.tripped
+        return well and self._metering.unhindered
 
     async def _turn(self) -> bool:
         """Read and finish one batch, of releases or of sales; False when there was nothing to do."""
         configuration = self._configuration
         if configuration is None:
             return False
+        if configuration is not self._acting:
+            await self._make_room(0)  # whose targets may be replaced
         self._act_upon(configuration)
         targets = self._faults.targets(await self._board.follow(configuration))
+        await self._make_room(_BATCHES - 1 if self._side_by_side(targets) else 0)
         if configuration.paused:
             return False
         return await self._release(configuration, targets) or await self._sell(configuration, targets)
@@ -185,7 +218,7 @@ class Worker:
         # By turns, or the meter would feed only whoever looks first. Sales that the validator holds up have no turn.
         self._sale_owed = targets.validation.breaker.allowance(1) > 0
         batch = self._batch(configuration, started, messages)
-        await self._process("releases", batch, self._pipeline.release(batch, targets))
+        self._begin("releases", batch, self._pipeline.release(batch, targets))
         return True
 
     async def _sell(self, configuration: Configuration, targets: Targets) -> bool:
@@ -204,8 +237,11 @@ class Worker:
             self._metering.throttle.idle()
             return False
         batch = self._batch(configuration, started, messages)
-        await self._process("batch", batch, self._pipeline.process(batch, targets))
+        self._begin("batch", batch, self._pipeline.process(batch, targets))
         return True
+
+    def _begin(self, what: str, batch: Batch, work: Coroutine[Any, Any, None]) -> None:
+        self._under_way.add(asyncio.create_task(self._process(what, batch, work), name=what))
 
     def _batch(self, configuration: Configuration, started: float, messages: Messages) -> Batch:
         lease = Lease(self._clock, started, configuration.visibility_timeout_seconds)
@@ -214,7 +250,7 @@ class Worker:
     async def _process(self, what: str, batch: Batch, work: Coroutine[Any, Any, None]) -> None:
         started, size = self._clock(), len(batch.open)
         self.metrics.batch.observe(size)
-        self.metrics.in_flight.set(size)
+        self.metrics.in_flight.inc(size)
         try:
             with self._tracing.batch(what, batch.open.values(), batch.ends):
                 await work
@@ -226,7 +262,7 @@ class Worker:
             raise
         finally:
             self._metering.batch_ended(size)
-            self.metrics.in_flight.set(0)
+            self.metrics.in_flight.dec(size)
         log.info(
             what,
             extra={

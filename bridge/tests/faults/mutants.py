@@ -79,13 +79,6 @@ MUTANTS = {
         MATRIX,
         "rpc-acknowledge-3-expired-before-and-taken",
     ),
-    "failure counted twice": Mutant(
-        "0005_bridge.sql",
-        "        headers = q.headers - 'worker',\n",
-        "",
-        MATRIX,
-        "rpc-give_back-1-reply-lost",
-    ),
     "unfenced marks": Mutant(
         "0005_bridge.sql",
         "ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct\n",

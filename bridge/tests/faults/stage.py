@@ -159,6 +159,7 @@ class Stage:
     async def retire(self, *children: Child) -> None:
         """SIGTERM, and it exits 0."""
         for child in children:
+            await until(lambda child=child: child.said("started") > 0)  # type: ignore[misc] # then it listens
             child.signal(signal.SIGTERM)
         for child in children:
             await within_patience(child.ended.wait())

@@ -216,6 +216,12 @@ MUTANTS = {
         "        WHERE false AND h.pool_no = e.pool_no",
         "test_i8_an_acknowledged_claim_is_archived_and_its_slot_consumed_or_freed",
     ),
+    "failure counted twice": Mutant(
+        BRIDGE,
+        "        headers = q.headers - 'worker',\n",
+        "",
+        "test_a_failure_that_is_told_twice_is_counted_once",
+    ),
     "replay starts over": Mutant(
         BRIDGE,
         """|| '{"failures": 0}',""",

@@ -20,7 +20,7 @@ from intake_bridge.ports import EngineRefusedError, EngineUnavailableError, Give
 from intake_bridge.redaction import one_line
 
 # Lane, its lease extension, the renewal of its tokens, configuration and heartbeat.
-_CONNECTIONS = 4
+_CONNECTIONS = 7
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
 _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
