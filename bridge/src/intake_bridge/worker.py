@@ -207,6 +207,8 @@ class Worker:
         """A batch of claims that are to be voided: needs the ledger, not the validator."""
         if self._sale_owed or self._clock() < self._releases_at:
             return False
+        # Not behind a call that hangs: another worker can have the ledger void it now.
+        await self._make_room(0)
         limit = self._allowance(targets.commitment)
         if limit == 0:
             return False
