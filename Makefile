@@ -62,6 +62,10 @@ bench-claims: sync ## compare claims with what else there is, about 20 minutes, 
 bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 5 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
 	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)
 
+.PHONY: soak
+soak: sync ## an hour of steady claims through two bridges: memory stays flat, the books agree; SECONDS=60 is shorter
+	@$(VENV)/python -m bench.soak $(or $(SECONDS),3600) --report bench/results/soak.md
+
 .PHONY: cluster
 cluster: ## find or make a Kubernetes cluster, and say which
 	@$(CLUSTER) up

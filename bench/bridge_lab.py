@@ -33,7 +33,7 @@ END $$;
 CREATE FUNCTION public.slow_transaction(payload jsonb) RETURNS text LANGUAGE sql
 RETURN public.finalize_transaction(payload);
 """
-_TARGET: Final = {"commitTarget": {"postgres": {"function": "finalize_transaction"}}}
+TARGET: Final = {"commitTarget": {"postgres": {"function": "finalize_transaction"}}}
 SLOW_TARGET: Final = {"commitTarget": {"postgres": {"function": "slow_transaction"}}}
 _LOOK_SECONDS: Final = 0.2
 # A run that takes longer is broken.
@@ -90,7 +90,7 @@ class BridgeLab:
         execute(self.ledger_uri, "TRUNCATE ledger.sales")
         run = f"run_{next(self._runs)}"
         uri = server.create_database(run, template)
-        wanted = json.loads(configuration(claims)) | _TARGET | changes
+        wanted = json.loads(configuration(claims)) | TARGET | changes
         execute(uri, "SELECT intake.configure(%s, %s)", POOL, json.dumps(wanted))
         for each in (uri, self.ledger_uri):
             # Or one of them falls into a run, and not into the next.

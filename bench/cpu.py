@@ -1,6 +1,7 @@
 """What processes and the machine have spent."""
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -24,3 +25,18 @@ def cpu_of_machine() -> float:
     """Seconds that all cores were busy, those that a hypervisor took included."""
     user, nice, system, _idle, _io, *more = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
     return (user + nice + system + sum(more)) / _TICKS
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started and that are alive."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def anonymous_memory(pid: int) -> float:
+    """MiB that a process has for itself, neither files nor shared memory; 0 if it has just ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
