@@ -42,6 +42,8 @@ class Mutant:
 MATRIX = "test_after_any_interruption_every_claim_ends_once_and_as_it_must"
 LATE = "test_a_message_committed_long_after_later_ones_were_sold_is_sold_with_the_next_batch"
 _DUE = "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND"
+FLEET = "test_i10_holds_in_the_ledger_while_workers_join_and_die"
+FROZEN = "test_i10_tokens_of_a_worker_that_was_frozen_are_not_used"
 
 MUTANTS = {
     "validated mark not persisted": Mutant(
@@ -111,6 +113,30 @@ MUTANTS = {
 """,
         MATRIX,
         "webhook-dead_letter-1-killed-after",
+    ),
+    "sends more than it has tokens for": Mutant(
+        "intake_bridge.metering",
+        "return self._open(grant, min(size, max(1, int(answer.granted * share))))",
+        "return self._open(grant, size)",
+        FLEET,
+    ),
+    "tokens never run out for their worker": Mutant(
+        "intake_bridge.domain.meter",
+        "        return self._clock() < self._deadline",
+        "        return True",
+        FROZEN,
+    ),
+    "tokens settled before the call": Mutant(
+        "intake_bridge.metering",
+        """    async def __aenter__(self) -> Self:
+""",
+        """    async def __aenter__(self) -> Self:
+        if self._grant.lease is not None:
+            await self._meter.settle_tokens(self._grant.lease, self._grant.tokens)
+            self._grant.lease = None
+            return self
+""",
+        FROZEN,
     ),
 }
 
