@@ -214,6 +214,8 @@ class Pipeline:
                     outcomes = await send(portion, self._gate(batch, target, passage))
                     passage.answered(outcomes.values())
             await self._conclude(batch, target, portion, outcomes)
+            if not before.admits_any(waiting):
+                return
 
     async def _conclude(
         self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]

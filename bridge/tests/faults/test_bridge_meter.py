@@ -17,6 +17,7 @@ from intake_bridge.domain.outcomes import Outcome, Result, Transport, of_transpo
 from intake_bridge.domain.throttle import Throttle
 from intake_bridge.metering import Metering
 from intake_bridge.observability.metrics import Metrics
+from intake_bridge.observability.tracing import NoTracing
 from metered import check_windows, watch
 from mutants import FLEET, FROZEN, MUTANTS
 from nursery import Child, Nursery
@@ -93,7 +94,7 @@ async def test_i10_a_call_without_an_end_keeps_its_token(scene: Scene) -> None:
     engine = Engine(POOL, lambda: _uri(scene), "test")
     await engine.open()
     clock = asyncio.get_running_loop().time
-    metering = Metering(engine, clock, Throttle(clock), Metrics())
+    metering = Metering(engine, clock, Throttle(clock), Metrics("test", NoTracing()))
     metering.follow(await engine.configuration())
     passage = await metering.passage(8, lambda: True)
     assert passage is not None
