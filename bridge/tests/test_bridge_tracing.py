@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 from aiohttp import web
-from intake_bridge.observability import tracing
-from intake_bridge.observability.tracing import Spans
+from intake_bridge.observability.spans import Spans
+from intake_bridge.observability.tracing import NoTracing, tracing, wanted
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -132,7 +134,7 @@ async def test_a_call_without_an_answer_says_what_became_of_it(scene: Scene) -> 
 
 
 @pytest.mark.parametrize(
-    ("environment", "wanted"),
+    ("environment", "on"),
     [
         ({}, False),
         ({"OTEL_SERVICE_NAME": "shop"}, False),
@@ -142,8 +144,13 @@ async def test_a_call_without_an_answer_says_what_became_of_it(scene: Scene) -> 
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_standard_variables_switch_it_on(environment: dict[str, str], wanted: bool) -> None:
-    assert tracing.wanted(environment) is wanted
+def test_standard_variables_switch_it_on(environment: dict[str, str], on: bool) -> None:
+    assert wanted(environment) is on
+
+
+def test_without_them_no_library_is_loaded() -> None:
+    look = "import sys, intake_bridge.process; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
 
 
 def test_an_endpoint_without_the_extra_is_told_and_nothing_is_traced(
@@ -151,7 +158,8 @@ def test_an_endpoint_without_the_extra_is_told_and_nothing_is_traced(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with caplog.at_level(logging.WARNING):
-        assert tracing.provider("one", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}) is None
+        made = tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, "one", POOL)
+    assert isinstance(made, NoTracing)
     assert "otlp" in caplog.text
 
 

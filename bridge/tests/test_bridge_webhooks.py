@@ -3,8 +3,10 @@
 import asyncio
 import json
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -268,6 +270,19 @@ async def test_a_server_that_accepts_and_says_nothing_is_too_late_and_one_that_r
     await silent.wait_closed()
     with pytest.raises(HttpError, match="cannot be reached") as caught:
         await client.post(f"http://127.0.0.1:{port}/", b"{}", {}, 1, None)
+    assert caught.value.kind is Transport.UNREACHABLE
+
+
+async def test_a_server_that_takes_no_more_connections_was_never_asked(client: HttpClient) -> None:
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # the kernel takes one more than the backlog, and lets the others wait
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(full.getsockname())
+        with pytest.raises(HttpError, match="no connection in time") as caught:
+            await client.post(f"http://127.0.0.1:{full.getsockname()[1]}/", b"{}", {}, 0.2, None)
     assert caught.value.kind is Transport.UNREACHABLE
 
 

@@ -1,12 +1,14 @@
 """One bridge as a process: settings, logs, signals, and the worker in between."""
 
 import asyncio
+import os
 import signal
 import sys
 
 from pydantic import ValidationError
 
-from intake_bridge.observability import logs, tracing
+from intake_bridge.observability import logs
+from intake_bridge.observability.tracing import tracing
 from intake_bridge.settings import MissingSettingError, load
 from intake_bridge.worker import Tuning, Worker
 
@@ -19,15 +21,13 @@ async def run(tuning: Tuning | None = None) -> int:
         sys.stderr.write(f"intake-bridge: {error}\n")
         return 2
     logs.configure(settings.log_level, settings.worker)
-    provider = tracing.provider(settings.worker)
-    spans = None if provider is None else tracing.Spans(provider, settings.pool)
-    worker = Worker(settings, secrets, tuning, spans)
+    traces = tracing(os.environ, settings.worker, settings.pool)
+    worker = Worker(settings, secrets, tuning, traces)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     try:
         await worker.run()
     finally:
-        if provider is not None:
-            await tracing.close(provider)
+        await traces.close()
     return 0
