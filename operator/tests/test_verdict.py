@@ -1,0 +1,108 @@
+"""Condition LedgerConsistent: by the report, by the proof that is being made, or by the latest look."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+from intake_operator.build import report
+from intake_operator.build.bridge import BridgeImage
+from intake_operator.decide.consistency import verdict
+from intake_operator.decide.plan import plan
+from intake_operator.decide.stage import Stage
+from intake_operator.model.consistency import Verdict, Violation
+from intake_operator.model.observed import (
+    LEDGER_AGREES,
+    LEDGER_SILENT,
+    LEDGER_UNASKED,
+    Event,
+    Manifest,
+    Observed,
+    Proof,
+)
+from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.reasons import Consistency
+
+WELL = Verdict(True, Consistency.LEDGER_AGREES, "all is well")
+MISSING = Violation("I2", "claim 7 of slot 7 is committed here, and not in the ledger")
+WRONG = Verdict(False, Consistency.LEDGER_INCONSISTENT, str(MISSING), (MISSING,))
+DIFFERENT = "the ledger has 4 committed, 0 voided; the engine 5 and 0"
+
+
+def proof(ledger: str) -> Proof:
+    return Proof(5, 5, 0, 0, 0, 0, (), ledger)
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "said"),
+    [
+        (None, None, (None, Consistency.NOT_COMPARED)),
+        (None, WELL, (True, Consistency.LEDGER_AGREES)),
+        (None, WRONG, (False, Consistency.LEDGER_INCONSISTENT)),
+        (LEDGER_AGREES, None, (True, Consistency.LEDGER_AGREES)),
+        (LEDGER_AGREES, WRONG, (True, Consistency.LEDGER_AGREES)),
+        (LEDGER_SILENT, None, (None, Consistency.LEDGER_CANNOT_BE_ASKED)),
+        (LEDGER_SILENT, WRONG, (False, Consistency.LEDGER_INCONSISTENT)),
+        (f"{LEDGER_UNASKED}: gone", WELL, (None, Consistency.COMPARISON_FAILED)),
+        (DIFFERENT, None, (False, Consistency.LEDGER_INCONSISTENT)),
+        (DIFFERENT, WELL, (False, Consistency.LEDGER_INCONSISTENT)),
+        (DIFFERENT, WRONG, (False, Consistency.LEDGER_INCONSISTENT)),
+    ],
+)
+def test_the_newest_word_counts(
+    event: Callable[..., Event],
+    observed: Callable[..., Observed],
+    word: str | None,
+    known: Verdict | None,
+    said: tuple[bool | None, Consistency],
+) -> None:
+    made = event()
+    seen = observed(made, proof=proof(word) if word else None, consistency=known)
+    found = verdict(made, seen, Stage.DRAIN)
+    assert (found.agrees, found.reason) == said
+    assert not (word == DIFFERENT and known is WRONG) or found.violations, "the claims are named once they are known"
+
+
+def test_a_webhook_cannot_be_asked(
+    event: Callable[..., Event], spec: Callable[..., IntakeEventSpec], observed: Callable[..., Observed]
+) -> None:
+    made = event(spec=spec(commitTarget={"webhook": {"url": "https://ledger/commit"}}))
+    assert verdict(made, observed(made), Stage.SERVE).reason is Consistency.LEDGER_CANNOT_BE_ASKED
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (proof(LEDGER_AGREES), (True, Consistency.LEDGER_AGREES)),
+        (proof(LEDGER_SILENT), (None, Consistency.LEDGER_CANNOT_BE_ASKED)),
+        (None, (None, Consistency.NOT_COMPARED)),
+    ],
+)
+def test_after_the_end_the_report_knows(
+    event: Callable[..., Event],
+    observed: Callable[..., Observed],
+    closes: datetime,
+    last: Proof | None,
+    said: tuple[bool | None, Consistency],
+) -> None:
+    made = event()
+    manifest: Manifest = report.report(made, last, closes)
+    found = verdict(made, observed(made, report=manifest), Stage.RELEASE)
+    assert (found.agrees, found.reason) == said
+
+
+def test_a_contradiction_degrades_and_is_named_where_the_proof_fails(
+    event: Callable[..., Event],
+    observed: Callable[..., Observed],
+    engine_status: Callable[..., dict[str, object]],
+    image: BridgeImage,
+    closes: datetime,
+) -> None:
+    made = event()
+    seen = observed(made, proof=proof(DIFFERENT), consistency=WRONG)
+    sealed = engine_status(sealed=True, windowState="closed", claims=5, committed=5)
+    seen = replace(seen, engine=replace(seen.engine, status=sealed))
+    said = {c["type"]: c for c in plan(made, seen, image, closes).status["conditions"]}
+    assert (said["Drained"]["reason"], MISSING.detail in said["Drained"]["message"]) == ("ProofFailed", True)
+    assert said["Degraded"]["reason"] == said["Ready"]["reason"] == said["LedgerConsistent"]["reason"]
+    assert said["Ready"]["status"] == said["LedgerConsistent"]["status"] == "False"
