@@ -241,7 +241,8 @@ DECLARE
     config intake.engine_config := intake.rebuilt(ended_claims.pool_id);
 BEGIN
     RETURN QUERY
-    SELECT h.slot_no, h.claim_id, intake.state_of(h), h.user_id, coalesce(h.was_slot_no, h.slot_no), NULL::uuid
+    SELECT h.slot_no, h.claim_id, CASE h.status WHEN 'C' THEN 'committed' ELSE intake.state_of(h) END, h.user_id,
+        coalesce(h.was_slot_no, h.slot_no), NULL::uuid
     FROM intake.holds h
     WHERE h.pool_no = config.pool_no AND h.status <> 'R'
         AND h.slot_no > coalesce(ended_claims.after, -9223372036854775808)
@@ -256,11 +257,20 @@ DECLARE
     series text := CASE WHEN NOT config.own_resources THEN intake.series_of(config.pool_id) END;
 BEGIN
     RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT a AS claim_id, intake.slot_of(a) AS slot_no FROM unnest(claims_at.claim_ids) a),
+    -- Almost all have been sold, and stand at the key of their slot; the others are looked up one by one.
+    sold AS MATERIALIZED (
+        SELECT h.slot_no, h.claim_id, h.user_id FROM asked a
+        JOIN intake.holds h ON h.pool_no = config.pool_no AND h.slot_no = a.slot_no AND h.claim_id = a.claim_id
+        WHERE h.status = 'C')
+    SELECT s.slot_no, s.claim_id, 'committed', s.user_id, s.slot_no, intake.resource_at(series, config.pool_no, s.slot_no)
+    FROM sold s
+    UNION ALL
     SELECT h.slot_no, h.claim_id, intake.state_of(h), h.user_id, coalesce(h.was_slot_no, h.slot_no),
         intake.resource_at(series, config.pool_no, coalesce(h.was_slot_no, h.slot_no))
-    FROM unnest(claims_at.claim_ids) AS asked (claim_id)
-    CROSS JOIN LATERAL intake.hold_of(config.pool_no, asked.claim_id) h
-    WHERE h.claim_id IS NOT NULL;
+    FROM asked a CROSS JOIN LATERAL intake.hold_of(config.pool_no, a.claim_id) h
+    WHERE h.claim_id IS NOT NULL AND NOT EXISTS (SELECT FROM sold s WHERE s.claim_id = a.claim_id);
 END $$;
 COMMENT ON FUNCTION intake.claims_at IS 'Where these claims stand now; no row for one that this pool never knew.';
 

@@ -190,6 +190,8 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
     assert stage.ledger(books, f"SELECT finalize_transaction('{claim}')") == "committed"
     done = stage.await_phase(books, "proven", "Completed", 60)
     assert (condition(done, LEDGER)["status"], condition(done, "Degraded")["reason"]) == ("True", "AsExpected")
+    report = books.get("configmap", "proven-report")["data"]
+    assert [json.loads(line)["action"] for line in report["audit"].splitlines()] == ["seal"], "it outlives DB1"
     code, told = people["editor"].command("dead-letters", "list", "proven")
     assert (code, "its report" in told) == (4, True), told
 

@@ -166,6 +166,7 @@ class Observer:
             (claims, committed, voided, released, queued, dead, digest), violations = await self.engines.account(
                 event.uid, event.pool
             )
+            by_hand = await self.engines.audit(event.uid, event.pool)
             told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
             unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
         except (psycopg.Error, OSError) as error:
@@ -183,7 +184,8 @@ class Observer:
                 f"the ledger has {told.committed} committed, {told.voided} voided; the engine {committed} and {voided}"
                 + ("" if told.digest == digest else "; the committed claims are not the same ones")
             )
-        return replace(observed, proof=Proof(claims, committed, voided, released, queued, dead, violations, word))
+        proof = Proof(claims, committed, voided, released, queued, dead, violations, word, by_hand)
+        return replace(observed, proof=proof)
 
 
 def _to_compare(observed: Observed) -> bool:

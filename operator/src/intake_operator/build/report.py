@@ -26,6 +26,8 @@ def report(event: Event, proof: Proof | None, now: datetime) -> Manifest:
         "committed": proof.committed if proof else None,
         "voided": proof.voided if proof else None,
         "released": proof.released if proof else None,
+        # Who replayed, discarded or sealed, when and why: DB1's audit goes with DB1.
+        "audit": "\n".join(proof.audit) if proof and proof.audit else None,
     }
     return {
         "apiVersion": "v1",

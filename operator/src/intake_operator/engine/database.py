@@ -99,6 +99,17 @@ class Engines:
         ).fetchall()
         return row, tuple(v[0] for v in violations)
 
+    async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
+        """What people did by hand, the latest hundred, a line of JSON each: it outlives DB1 in the report."""
+        found = await self._connections[uid].execute(
+            "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
+            " 'evidence', detail -> 'evidence',"
+            " 'claims', jsonb_array_length(coalesce(detail -> 'moved', detail -> 'discarded')))::text"
+            " FROM intake.audit_log(%s, 100)",
+            (pool,),
+        )
+        return tuple(line for (line,) in await found.fetchall())
+
     async def close(self, uid: str) -> None:
         """Drop the connection of an event."""
         if connection := self._connections.pop(uid, None):

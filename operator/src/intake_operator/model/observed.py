@@ -92,6 +92,8 @@ class Proof:
     violations: tuple[str, ...]
     ledger: str
     """'agrees', 'offers no proof' or what differs."""
+    audit: tuple[str, ...] = ()
+    """What people did by hand, for the report."""
 
     @property
     def failures(self) -> tuple[str, ...]:
