@@ -6,6 +6,7 @@ import pytest
 from scene import Scene, Templates
 from webhook_server import WebhookServer
 
+from tests import profiles  # noqa: F401 - registers them
 from tests.postgres import PostgresServer
 
 

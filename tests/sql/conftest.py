@@ -4,15 +4,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from hypothesis import settings
 
+from tests import profiles  # noqa: F401 - registers them
 from tests.postgres import PostgresServer, install_intake, install_ledger
 from tests.sql.intake import Intake, empty
-from tests.sql.machine.lengths import LONG
 from tests.sql.mutants.catalogue import MUTANTS
-
-# Here and not beside its test: --hypothesis-profile is looked up before tests are collected.
-settings.register_profile("long", LONG)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,15 +8,16 @@ The suite runs the same few examples every time. For as many others as there is 
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.profiles import chosen
 from tests.sql.machine.bridges import Bridges
-from tests.sql.machine.lengths import SUITE
 
 
 def test_i1_i2_i6_i7_hold_after_every_step(uri: str) -> None:
-    long = settings.get_current_profile_name() == "long"
+    suite = settings(max_examples=30, stateful_step_count=40)
+    long = settings(max_examples=5000, stateful_step_count=80)
 
     class Machine(Bridges):
         def __init__(self) -> None:
             super().__init__(uri)
 
-    run_state_machine_as_test(Machine, settings=settings.get_profile("long") if long else SUITE)
+    run_state_machine_as_test(Machine, settings=chosen(suite, long))

@@ -126,9 +126,9 @@ def _raise_one(order: Mapping[str, Any]) -> NoReturn:
 
     code = 70
     try:
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # as `intake-bridge` does until it has begun
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

@@ -72,6 +72,7 @@ class Stage:
         self.cast: dict[str, Claim] = {}
         self.answering = asyncio.Event()
         self.answering.set()
+        self._casting = asyncio.Lock()
         self._sold: set[str] = set()  # at the webhook target: an effect for each new key
         self._violations: list[str] = []
         validator.behaviour = self._decide
@@ -105,14 +106,23 @@ class Stage:
                 foreign = Jsonb(row["message"] | {"user_id": "somebody else"})
                 await scene.ledger.execute("SELECT void_claim(%s)", (foreign,))
 
+    async def join(self, role: str) -> None:
+        """One more claim while the workers are at work."""
+        async with self._casting:
+            (self.cast[role],) = await self.scene.claim()
+
     # --- the targets ---
+
+    async def _fate_of(self, claim_id: str) -> str:
+        async with self._casting:  # who has just claimed may be asked about before he is entered
+            return self._fate(UUID(claim_id))
 
     def _fate(self, claim_id: UUID) -> str:
         return next(fate(role) for role, claim in self.cast.items() if claim.claim_id == claim_id)
 
     async def _decide(self, item: Item) -> Answer:
         await self.answering.wait()
-        match self._fate(UUID(item["claim_id"])):
+        match await self._fate_of(item["claim_id"]):
             case "declined":
                 return {"decision": "declined", "reason": "under age"}
             case "flaky" if self._validator.asked()[item["claim_id"]] <= 2:
@@ -123,7 +133,7 @@ class Stage:
         places = await self.places()
         if (place := places[UUID(item["claim_id"])])["state"] != "committing":
             self._violations.append(f"I8: a commit is sent for a claim that is {place}")
-        if self._fate(UUID(item["claim_id"])) == "contested":
+        if await self._fate_of(item["claim_id"]) == "contested":
             return {"outcome": "conflict"}
         known = item["claim_id"] in self._sold
         self._sold.add(item["claim_id"])
