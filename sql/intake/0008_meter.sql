@@ -32,8 +32,9 @@ COMMENT ON FUNCTION intake.token_lease_seconds IS 'How long a lease of tokens la
 CREATE FUNCTION intake.meter_capacity(rate float8, call_seconds float8) RETURNS float8
 LANGUAGE sql IMMUTABLE
 -- The burst: two leases. While a call is out, the next lease has to flow in, so a bridge gets its rate only from twice
--- what flows in during a call. A tenth of a second covers calls of 50 ms; the row then gives some 20 leases a second,
--- however many bridges and whatever rate. Calls of more than half a second slow the fleet down.
+-- what flows in during a call, and a half more because calls are not equally long. A tenth of a second covers calls of
+-- 40 ms; the row then gives some 20 leases a second, however many bridges and whatever rate. Calls of more than 0.4 s
+-- slow the fleet down: a burst of more than a second is none that a ledger asks for.
 RETURN 1 + rate * least(1.0, greatest(0.1, 2.5 * call_seconds));
 COMMENT ON FUNCTION intake.meter_capacity IS 'Tokens in the bucket and out on lease, at most.';
 
