@@ -22,8 +22,17 @@ class Bridges(Fans):
 
     @rule(limit=st.integers(1, 4), releases=st.booleans())
     def read(self, limit: int, releases: bool) -> None:
-        due = self.model.due(voiding=releases)[:limit]
-        self.took(due, self.intake.read_releases(limit) if releases else self.intake.read(limit))
+        due = self.model.due(voiding=releases)
+        if releases:
+            self.took(due[:limit], self.intake.read_releases(limit))
+            return
+        fell_due = dict(self.intake.rows("SELECT (message ->> 'claim_id')::uuid, vt FROM pgmq.q_intake_queue"))
+        messages = self.intake.read(limit)
+        taken = {message["claim_id"] for message in messages}
+        left = [fell_due[claim.claim_id] for claim in due if claim.claim_id not in taken]
+        assert not left or max(fell_due[each] for each in taken) <= min(left), "what fell due first is read first"
+        assert len(messages) == min(limit, len(due))
+        self.took([claim for claim in due if claim.claim_id in taken], messages)
 
     @rule(limit=st.integers(1, 4))
     def void_releases(self, limit: int) -> None:
@@ -32,7 +41,7 @@ class Bridges(Fans):
         self.took(due, self.intake.read_releases(limit))
         for claim in due:
             self.model.void(claim)
-        leases = [lease for lease in map(self.model.newest, due) if lease]
+        leases = [claim.hand for claim in due if claim.hand]
         for claim in self.change("acknowledge", leases, [self.model.ledger[lease.claim_id] for lease in leases]):
             claim.place = self.model.ledger[claim.claim_id]
 
@@ -57,7 +66,8 @@ class Bridges(Fans):
             assert (message["read_ct"], message["failures"], message["state"]) == (
                 claim.reads, claim.failures, claim.state
             )  # fmt: skip
-            self.model.leases.append(Lease(claim.claim_id, message["msg_id"], message["read_ct"]))
+            claim.hand = Lease(claim.claim_id, message["msg_id"], message["read_ct"])
+            self.model.leases.append(claim.hand)
 
     def chosen(self, numbers: list[int]) -> list[Lease]:
         """Some leases, the last ones first, no message twice."""
@@ -90,7 +100,7 @@ class Bridges(Fans):
     def give_back(self, numbers: list[int], delay: float, error: str | None) -> None:
         leases = self.chosen(numbers)
         for claim in self.change("give_back", leases, [delay] * len(leases), [error] * len(leases)):
-            claim.leased = delay > 0
+            claim.leased, claim.hand = delay > 0, None
             claim.failures += error is not None
 
     # The ledger: asked by anybody who ever had the message, however long ago.

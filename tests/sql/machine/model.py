@@ -6,6 +6,15 @@ from uuid import UUID
 type Request = tuple[str, str]
 
 
+@dataclass(frozen=True)
+class Lease:
+    """What a bridge has in hand, perhaps for too long."""
+
+    claim_id: UUID
+    msg_id: int
+    read_ct: int
+
+
 @dataclass
 class Claim:
     """One claim: what was answered, and where it is."""
@@ -22,7 +31,9 @@ class Claim:
     state: str = "queued"
     """queued, validated or committing."""
     reads: int = 0
-    """How often it was taken over: what the present lease says. 0: no bridge has ever seen it."""
+    """How often it was taken over. 0: no bridge has ever seen it."""
+    hand: Lease | None = None
+    """The lease that stands: nobody else has taken the message over, and it was not given back."""
     leased: bool = False
     """Not due yet."""
     voiding: bool = False
@@ -42,15 +53,6 @@ class Claim:
         if self.place != "queued":
             return self.place
         return "releasing" if self.voiding else self.state
-
-
-@dataclass(frozen=True)
-class Lease:
-    """What a bridge has in hand, perhaps for too long."""
-
-    claim_id: UUID
-    msg_id: int
-    read_ct: int
 
 
 @dataclass
@@ -120,10 +122,11 @@ class Model:
     def replay(self, claim: Claim) -> None:
         """On the queue again, as something that bridges have seen."""
         claim.place, claim.reads, claim.failures, claim.leased, claim.old = "queued", 1, 0, False, False
+        claim.hand = None
 
     def recall(self, claim: Claim) -> None:
         """Out of the bridges' hands, to be voided."""
-        claim.voiding, claim.leased, claim.reads = True, False, claim.reads + 1
+        claim.voiding, claim.leased, claim.reads, claim.hand = True, False, claim.reads + 1, None
 
     def made(self, claim: Claim) -> None:
         """A claim that was acknowledged."""
@@ -135,13 +138,9 @@ class Model:
             self.requests.setdefault((claim.user, claim.request), []).append(claim.claim_id)
 
     def stands(self, lease: Lease) -> bool:
-        """Whether nobody else has taken the message over (I9)."""
+        """Whether what it is used for may change anything (I9)."""
         claim = self.claims[lease.claim_id]
-        return claim.place == "queued" and claim.reads == lease.read_ct and lease == self.newest(claim)
-
-    def newest(self, claim: Claim) -> Lease | None:
-        """The last lease of a claim, whether or not it still stands."""
-        return next((lease for lease in reversed(self.leases) if lease.claim_id == claim.claim_id), None)
+        return claim.place == "queued" and claim.hand == lease
 
     def due(self, *, voiding: bool) -> list[Claim]:
         """What a reader gets."""
