@@ -51,8 +51,7 @@ class HttpClient:
     ) -> HttpReply:
         """Send it once. `seconds` bounds the whole call, body included; `tls` None trusts whom the system trusts."""
         # Shorter than the whole: where no connection came about, nothing was sent, and no claim is to pay for it.
-        connect = min(_CONNECT_SECONDS, 0.8 * seconds)
-        timeout = aiohttp.ClientTimeout(total=seconds, connect=connect, sock_connect=connect, sock_read=seconds)
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=min(_CONNECT_SECONDS, 0.8 * seconds))
         try:
             async with self._session.post(
                 url, data=body, headers=headers, timeout=timeout, ssl=tls or True, allow_redirects=False
@@ -63,6 +62,8 @@ class HttpClient:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
+    if response.content_length is not None and response.content_length <= _MAX_BODY:
+        return await response.read()
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

@@ -1,12 +1,11 @@
 """The validation webhook, one claim or a whole batch a call; and the absence of one."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from intake_bridge.adapters.credentials import Credentials
-from intake_bridge.adapters.webhook import Caller, Contract, finish, parse
+from intake_bridge.adapters.webhook import Caller, Contract, compact, finish, parse
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.config import Webhook
 from intake_bridge.domain.message import Messages
@@ -49,7 +48,7 @@ class WebhookValidator:
         return await self._batch(admitted, gate) if admitted else {}
 
     async def _batch(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
-        body = json.dumps({"items": [message.item() for message in messages]}, separators=(",", ":")).encode()
+        body = compact({"items": [message.item() for message in messages]}).encode()
         claims = ",".join(str(message.claim_id) for message in messages)
         key = f"{hashlib.sha256(claims.encode()).hexdigest()}:validate"
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final
 
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.domain.message import Message, Messages
@@ -16,6 +16,9 @@ from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 
 # A pause that a target may ask for; longer ones are asked for again.
 _LONGEST_PAUSE_SECONDS = 300.0
+
+# json.dumps makes an encoder each time it is told of separators.
+compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 type Words = Mapping[str, Outcome]
 type Statuses = Mapping[int, Outcome]
@@ -77,7 +80,7 @@ class Caller:
 
     async def _call(self, message: Message) -> Outcome:
         contract = self._contract
-        body = json.dumps(message.item(), separators=(",", ":")).encode()
+        body = compact(message.item()).encode()
         headers = self._credentials.headers(f"{message.claim_id}:{contract.step}", body) | message.trace_headers()
         try:
             reply = await self._http.post(contract.url, body, headers, contract.timeout_seconds, self._credentials.tls)
@@ -102,7 +105,9 @@ def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Out
     if isinstance(answer.get("reason"), str):
         said = answer["reason"][:300]
         outcome = replace(outcome, reason=said if outcome.reason is None else f"{outcome.reason}: {said}")
-    return replace(outcome, retry_after=_retry_after(reply.headers.get("Retry-After")))
+    if (wait := _retry_after(reply.headers.get("Retry-After"))) is not None:
+        outcome = replace(outcome, retry_after=wait)
+    return outcome
 
 
 def _retry_after(value: str | None) -> float | None:
