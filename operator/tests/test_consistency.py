@@ -11,14 +11,13 @@ import psycopg
 import pytest
 from intake_operator.engine import compare as reading
 from intake_operator.engine.consistency import WHILE_BAD, WHILE_GOOD, Consistencies, Sides
-from intake_operator.engine.migrate import load, migrate
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.reasons import Consistency
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
+from tests.postgres import PostgresServer, install_intake, install_ledger
 
 POOL = "taylor-la-night-1"
 SALE = "SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_series(1, %s) n"
@@ -27,6 +26,8 @@ SALE = "SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_serie
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     with PostgresServer() as running:
+        install_intake(running.create_database("as_migrated"))
+        install_ledger(running.create_database("as_installed"))
         yield running
 
 
@@ -71,8 +72,7 @@ class Scene:
 @pytest.fixture
 async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIterator[Scene]:
     """Ten slots, eight claims: five committed, one voided, one released, one still queued."""
-    uri, ledger_uri = server.create_database("intake"), server.create_database("ledger")
-    install_ledger(ledger_uri)
+    uri, ledger_uri = server.create_database("intake", "as_migrated"), server.create_database("ledger", "as_installed")
     socket = unquote(urlparse(uri).query.removeprefix("host="))
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
@@ -80,7 +80,6 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
         await AsyncConnection.connect(uri, autocommit=True) as engine,
         await AsyncConnection.connect(ledger_uri, autocommit=True) as books,
     ):
-        await migrate(engine, load(INTAKE_SQL))
         await engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 10, **window})))
         await engine.execute("SELECT intake.seed(%s)", (POOL,))
         await engine.execute(SALE, (POOL, 8))
@@ -112,6 +111,31 @@ async def test_many_pages_are_one_comparison(scene: Scene, monkeypatch: pytest.M
     assert (await scene.compare()).agrees is True
     await scene.books.execute("DELETE FROM ledger.sales WHERE slot_no IN (1, 4)")
     assert len((await scene.compare()).violations) == 2
+
+
+async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims are made, committed, voided and acknowledged all the time; small pages leave much to happen in between."""
+    monkeypatch.setattr(reading, "ENGINE_PAGE", 7)
+    monkeypatch.setattr(reading, "LEDGER_PAGE", 7)
+    now = datetime.now(UTC)
+    window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
+    await scene.engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 400, **window})))
+    await scene.engine.execute("SELECT intake.seed(%s)", (POOL,))
+
+    async def rush() -> None:
+        for wave in range(20):
+            users = [f"fan-{wave}-{n}" for n in range(6)]
+            await scene.engine.execute("SELECT count(*) FROM intake.claim_batch(%s, %s)", (POOL, users))
+            await scene.end(4, "finalize_transaction", "committed")
+            await scene.end(1, "void_claim", "voided")
+
+    rushing = asyncio.create_task(rush())
+    verdicts = [await scene.compare()]
+    while not rushing.done():
+        verdicts.append(await scene.compare())
+    await rushing
+    assert [verdict for verdict in verdicts if not verdict.agrees] == []
+    assert len(verdicts) > 1, "it was looked at meanwhile"
 
 
 @pytest.mark.parametrize(

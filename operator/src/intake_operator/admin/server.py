@@ -95,7 +95,8 @@ def application(gatekeeper: Gatekeeper, desk: Desk, wake: Callable[[Key], None])
 
 async def serve(app: web.Application, listen: Listen) -> web.AppRunner:
     """Start listening."""
-    runner = web.AppRunner(app, access_log=None)
+    # A stop waits for nobody longer than this; what was broken off may be asked for again.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
     await runner.setup()
     if listen.port:
         await web.TCPSite(runner, LOOPBACK, listen.port).start()

@@ -6,6 +6,7 @@ compared (one statement on either side); claim by claim where these differ, or o
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.reasons import Consistency
 from intake_operator.workqueue import Key
+
+logger = logging.getLogger(__name__)
 
 # Seconds. A million claims are a second or two of either database for the digests.
 WHILE_GOOD: Final = 300.0
@@ -99,7 +102,13 @@ class Consistencies:
             self._wake((sides.event.namespace, sides.event.name))
 
     async def _look(self, sides: Sides) -> None:
-        self._keep(sides, await self._short(sides))
+        try:
+            verdict = await self._short(sides)
+        except Exception as error:
+            # Nobody waits for this task: untold, it would begin anew with every pass.
+            logger.exception("the comparison with the ledger failed", extra={"event": sides.event.name})
+            verdict = failed(error)
+        self._keep(sides, verdict)
 
     async def _short(self, sides: Sides) -> Verdict | None:
         """By counts and digest. None when the engine was not at peace after all."""
