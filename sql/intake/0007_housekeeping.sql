@@ -11,8 +11,10 @@ BEGIN
     SELECT array_agg(o.msg_id) INTO overdue FROM (
         SELECT q.msg_id FROM pgmq.q_intake_queue q
         WHERE q.enqueued_at < clock_timestamp() - make_interval(secs => config.hold_timeout_seconds)
-            AND q.vt <= clock_timestamp() AND q.message ->> 'pool_id' = config.pool_id
-            AND q.message ->> 'state' <> 'committing' AND NOT q.message ? 'release'
+            -- In nobody's hands: its lease is over, or it was given back and waits for its next try. One that is always the
+            -- first to be tried again would otherwise never be seen here.
+            AND (q.vt <= clock_timestamp() OR q.headers ->> 'worker' IS NULL)
+            AND q.message ->> 'pool_id' = config.pool_id AND q.message ->> 'state' <> 'committing' AND NOT q.message ? 'release'
         ORDER BY q.msg_id LIMIT 1000 -- a bridge's batch or so: each of them is a call to the ledger
         FOR UPDATE SKIP LOCKED) o;
     PERFORM intake.recall(config.pool_no, overdue, 'hold expired');

@@ -87,6 +87,15 @@ def test_a_hold_in_a_bridges_hands_does_not_expire(intake: Intake) -> None:
     assert intake.acknowledge(leased, "committed") == [leased[0]["msg_id"]]
 
 
+def test_a_hold_that_waits_for_its_next_try_expires(intake: Intake) -> None:
+    """Alone in the queue while the validator is down, it is tried again the moment it may be read."""
+    claim = intake.open(1, holdTimeoutSeconds=60).claim("ann")
+    intake.change("give_back", intake.read(), [3600.0], [None])
+    intake.connection.execute("UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour'")
+    intake.housekeep()
+    assert [m["claim_id"] for m in intake.read_releases()] == [claim.claim_id]
+
+
 def test_a_release_that_died_is_voided_after_its_replay(intake: Intake) -> None:
     claim = intake.open(1).claim("ann", "r1")
     intake.read()
