@@ -146,7 +146,8 @@ async def test_a_paused_pool_is_left_alone(scene: Scene) -> None:
     await scene.check()
 
 
-async def test_probes_and_metrics(scene: Scene) -> None:
+async def test_probes_and_metrics(scene: Scene, webhook: WebhookServer) -> None:
+    await scene.configure(validation=validation(webhook.single))
     await scene.claim(3)
     async with scene.worker() as worker, aiohttp.ClientSession() as client:
         base = f"http://127.0.0.1:{await worker.port()}"
@@ -164,6 +165,9 @@ async def test_probes_and_metrics(scene: Scene) -> None:
     assert 'intake_bridge_messages_total{end="committed"} 3.0' in text
     assert 'intake_bridge_breaker_state{step="commit"} 0.0' in text
     assert "intake_bridge_engine_up 1.0" in text
+    assert 'intake_bridge_calls_allowed{step="validate"} 35.0' in text
+    assert 'intake_bridge_worker_info{worker="one"} 1.0' in text
+    assert 'intake_bridge_step_seconds_count{step="acknowledge"} ' in text
     assert "intake_bridge_batch_size 100.0" in text
     assert "intake_bridge_throttle_share 1.0" in text
 

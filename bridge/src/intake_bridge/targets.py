@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from intake_bridge.adapters.credentials import Credentials
@@ -13,6 +13,7 @@ from intake_bridge.adapters.ledger_webhook import WebhookLedger
 from intake_bridge.adapters.validator_webhook import NoValidator, WebhookValidator
 from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
+from intake_bridge.domain.window import Window
 from intake_bridge.pipeline import Target, Targets
 from intake_bridge.ports import Http, Ledger, TargetDownError, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
@@ -63,6 +64,7 @@ class TargetBoard:
         self._traced = traced
         self._wanted: tuple[Webhook | None, CommitTarget | None] | None = None
         self._clients: list[HttpClient] = []
+        self._windows: dict[str, Window] = {}
         self._targets: Targets | None = None
         self._checked = False
         self._failed_checks: set[str] = set()
@@ -92,6 +94,11 @@ class TargetBoard:
         self._checked = True
         return targets
 
+    @property
+    def windows(self) -> Mapping[str, int]:
+        """Calls that may go side by side now, by step; only for webhooks."""
+        return {step: window.size for step, window in self._windows.items()}
+
     def health(self) -> dict[str, dict[str, Any]]:
         """For `report_worker`: the words become conditions of the event."""
         if self._targets is None or not self._checked:
@@ -109,6 +116,7 @@ class TargetBoard:
         for client in self._clients:
             await client.close()
         self._clients.clear()
+        self._windows.clear()
 
     async def _check(self, name: str, breaker: Breaker, check: Callable[[], Awaitable[None]]) -> None:
         if breaker.circuit is Circuit.OPEN:
@@ -130,13 +138,15 @@ class TargetBoard:
     def _validator(self, webhook: Webhook | None) -> Validator:
         if webhook is None:
             return NoValidator()
-        return WebhookValidator(self._client(), webhook, self._credentials("INTAKE_VALIDATION"))
+        window = self._windows["validate"] = Window(webhook.timeout_seconds)
+        return WebhookValidator(self._client(), webhook, self._credentials("INTAKE_VALIDATION"), window)
 
     def _ledger(self, target: CommitTarget | None) -> Ledger:
         if target is None:
             return NoLedger("no commit target is configured")
         if target.webhook is not None:
-            return WebhookLedger(self._client(), target.webhook, self._credentials("INTAKE_COMMIT"))
+            window = self._windows["commit"] = Window(target.webhook.timeout_seconds)
+            return WebhookLedger(self._client(), target.webhook, self._credentials("INTAKE_COMMIT"), window)
         assert target.postgres is not None
         return PostgresLedger(
             target.postgres.function, lambda: self._secrets.required("INTAKE_LEDGER_URI"), self._application_name

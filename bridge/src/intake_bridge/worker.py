@@ -345,3 +345,5 @@ class Worker:
         if self._board.targets is not None:
             for target in (self._board.targets.validation, self._board.targets.commitment):
                 self.metrics.show_breaker(target.step, target.breaker.circuit)
+        for step, calls in self._board.windows.items():
+            self.metrics.window.labels(step).set(calls)

@@ -8,6 +8,7 @@ from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.config import CommitWebhook
 from intake_bridge.domain.message import Messages
 from intake_bridge.domain.outcomes import Outcome
+from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, Offer
 
 
@@ -17,12 +18,12 @@ class WebhookLedger:
     needs_mark = True
     offers = (Offer.OUTCOMES,)
 
-    def __init__(self, http: Http, webhook: CommitWebhook, credentials: Credentials) -> None:
+    def __init__(self, http: Http, webhook: CommitWebhook, credentials: Credentials, window: Window) -> None:
         self._credentials = credentials
         contract = Contract(
             webhook.url, webhook.timeout_seconds, "commit", "outcome", table.COMMIT_WORDS, table.COMMIT_STATUS
         )
-        self._caller = Caller(http, contract, credentials)
+        self._caller = Caller(http, contract, credentials, window)
 
     async def check(self) -> None:
         """Read token, keys and authority again. More cannot be known without sending a claim."""

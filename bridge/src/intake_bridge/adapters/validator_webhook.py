@@ -10,6 +10,7 @@ from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.config import Webhook
 from intake_bridge.domain.message import Messages
 from intake_bridge.domain.outcomes import Outcome
+from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError
 
 
@@ -27,14 +28,14 @@ class NoValidator:
 class WebhookValidator:
     """Asks the webhook about each claim, or about the batch."""
 
-    def __init__(self, http: Http, webhook: Webhook, credentials: Credentials) -> None:
+    def __init__(self, http: Http, webhook: Webhook, credentials: Credentials, window: Window) -> None:
         self._http = http
         self._webhook = webhook
         self._credentials = credentials
         single = Contract(
             webhook.url, webhook.timeout_seconds, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS
         )
-        self._caller = Caller(http, single, credentials)
+        self._caller = Caller(http, single, credentials, window)
 
     async def check(self) -> None:
         """Read token, keys and authority again."""

@@ -39,11 +39,11 @@ class Contract:
 class Caller:
     """Calls one webhook, once for each claim."""
 
-    def __init__(self, http: Http, contract: Contract, credentials: Credentials, window: Window | None = None) -> None:
+    def __init__(self, http: Http, contract: Contract, credentials: Credentials, window: Window) -> None:
         self._http = http
         self._contract = contract
         self._credentials = credentials
-        self._window = window or Window(contract.timeout_seconds)
+        self._window = window
 
     async def call_each(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
         """As many side by side as the window allows. What the gate no longer admits is not called for."""

@@ -37,6 +37,9 @@ class Metrics:
         self.metered = Counter(f"{_P}_passed", "Claims that meter and throttle let through", registry=registry)
         self.meter_wait = Counter(f"{_P}_meter_wait_seconds", "Time spent waiting for tokens", registry=registry)
         self.breaker = Gauge(f"{_P}_breaker_state", "0 closed, 1 half open, 2 open", ["step"], registry=registry)
+        self.window = Gauge(
+            f"{_P}_calls_allowed", "Calls to a webhook that may go side by side", ["step"], registry=registry
+        )
         self.engine_up = Gauge(f"{_P}_engine_up", "1 while DB1 answers", registry=registry)
         self.housekeeper = Gauge(f"{_P}_housekeeper", "1 in the worker that keeps house", registry=registry)
 
