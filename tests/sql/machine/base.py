@@ -57,6 +57,8 @@ class Ground(RuleBasedStateMachine):
 
     def configure(self) -> None:
         """Make the configuration what the model says."""
+        if self.model.running and not self.intake.rows("SELECT FROM intake.pools FOR UPDATE SKIP LOCKED"):
+            self.end_slow(commit=True)  # its claim has latched the pool: whoever configures it waits for the end
         self.intake.configure(
             self.model.size,
             claimsPerUser=self.model.limit,
