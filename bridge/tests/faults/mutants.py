@@ -79,14 +79,14 @@ MUTANTS = {
         "    FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l\n",
         "    FROM unnest(acknowledge.msg_ids) l\n",
         MATRIX,
-        "rpc-acknowledge-3-expired-before-and-taken",
+        "rpc-acknowledge-3-expired-and-taken",
     ),
     "unfenced marks": Mutant(
         "0005_bridge.sql",
         "ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct\n",
         "ON q.msg_id = f.msg_id\n",
         MATRIX,
-        "webhook-mark_validated-1-expired-before-and-taken",
+        "webhook-mark_validated-1-expired-and-taken",
     ),
     "late commits skipped by number": Mutant(
         "0005_bridge.sql",

@@ -190,6 +190,16 @@ class Stage:
             (self.scene.pool,),
         )
 
+    async def leases_ended(self) -> None:
+        """Wait for it."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not all(row["visible"] for row in (await self.scene.queue()).values()):  # noqa: ASYNC110 - time passes
+                await asyncio.sleep(0.05)
+
+    async def told(self) -> tuple[int, dict[UUID, str]]:
+        """How often the webhooks were called, and what the ledger knows."""
+        return len(self._validator.calls) + len(self._target.calls), await self.words()
+
     async def take_all(self) -> None:
         """Another worker reads whatever is there."""
         await self.scene.rows("SELECT FROM intake.read_releases(%s, 'other', 1000)", self.scene.pool)

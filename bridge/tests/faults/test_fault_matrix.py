@@ -33,16 +33,18 @@ class Interruption(StrEnum):
     KILLED_BEFORE = "killed-before"
     KILLED_AFTER = "killed-after"
     REPLY_LOST = "reply-lost"
-    EXPIRED_BEFORE_AND_TAKEN = "expired-before-and-taken"
-    EXPIRED_BEFORE_AND_DONE = "expired-before-and-done"
-    EXPIRED_AFTER_AND_TAKEN = "expired-after-and-taken"
-    EXPIRED_AFTER_AND_DONE = "expired-after-and-done"
+    # The worker stands still before the effect. After one is before the next.
+    EXPIRED_AND_TAKEN = "expired-and-taken"
+    EXPIRED_AND_DONE = "expired-and-done"
+    # By its own clock, too. In the others that clock is wrong, and only the fence is left.
+    EXPIRED_AND_KNOWN = "expired-and-known"
 
     @property
     def point(self) -> tuple[Position, Action]:
         """Where the first worker is struck, and how."""
         action = {"killed": Action.KILL, "reply": Action.LOSE, "expired": Action.STOP}[self.split("-")[0]]
-        return Position.BEFORE if "before" in self else Position.AFTER, action
+        after = self in {Interruption.KILLED_AFTER, Interruption.REPLY_LOST}
+        return Position.AFTER if after else Position.BEFORE, action
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ async def play(stage: Stage, case: Case) -> None:
         # Leases are short, and answers long: it has to extend them before it can go on.
         stage.answering.clear()
     await stage.set_up()
-    if case.step is Step.EXTEND:
+    known = case.interruption is Interruption.EXPIRED_AND_KNOWN
+    if case.step is Step.EXTEND or known:
         await stage.scene.configure(visibilityTimeoutSeconds=1)
     if case.step in {Step.LEASE_TOKENS, Step.SETTLE_TOKENS}:
         await stage.scene.configure(maxPerSecond=100)
@@ -101,16 +104,18 @@ async def play(stage: Stage, case: Case) -> None:
             await stage.retire(first, second)
         case Action.STOP:
             assert await stage.violations() == []
-            await stage.end_leases()
+            await (stage.leases_ended() if known else stage.end_leases())
             await stage.scene.release(stage.cast["fickle"])
-            if case.interruption.endswith("taken"):
-                await stage.take_all()
-            else:
+            if case.interruption is Interruption.EXPIRED_AND_DONE:
                 second = await stage.worker()
                 await stage.drained()
                 await stage.retire(second)
+            else:
+                await stage.take_all()
+            told = await stage.told()
             await _go_on_in_vain(stage, case, first)
-            if case.interruption.endswith("taken"):
+            assert not known or await stage.told() == told
+            if case.interruption is not Interruption.EXPIRED_AND_DONE:
                 await stage.end_leases()
                 second = await stage.worker()
                 await stage.drained()
@@ -123,7 +128,7 @@ async def _go_on_in_vain(stage: Stage, case: Case, stale: Child) -> None:
     before = await stage.everything()
     ended = stale.said("batch", "releases", "a batch was abandoned")
     stale.signal(signal.SIGCONT)
-    if case.fault.position is Position.AFTER or case.step not in {Step.READ_BATCH, Step.READ_RELEASES}:
+    if case.step not in {Step.READ_BATCH, Step.READ_RELEASES}:
         await until(lambda: stale.said("batch", "releases", "a batch was abandoned") > ended)
     await stage.retire(stale)
     assert await stage.everything() == before
