@@ -2,18 +2,16 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 
 from tests.e2e import stage
-from tests.e2e.kube import CALL_SECONDS, Kube, condition, eventually
+from tests.e2e.kube import Kube, condition, eventually
+from tests.e2e.people import People, person
 
 EVENT: Final = "letters"
 POOL: Final = "letters-pool"
@@ -22,41 +20,7 @@ REFUSED: Final = 6
 
 LEDGER: Final = "LedgerConsistent"
 
-COMMAND: Final = Path(sys.executable).with_name("intake-admin")
 OPERATOR: Final = ("-n", stage.OPERATOR_NAMESPACE)
-
-
-@dataclass(frozen=True)
-class Person:
-    """A service account with one of Kubernetes' own roles, or none; its token is good for the admin API only."""
-
-    kube: Kube
-    token: Path
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token.read_text().strip()}"}
-
-    def command(self, *arguments: str) -> tuple[int, str]:
-        """Run intake-admin as this person, from a laptop: exit code, and what it printed."""
-        way = (f"--context={self.kube.context}", f"--namespace={self.kube.namespace}", f"--token-file={self.token}")
-        done = subprocess.run(
-            [COMMAND, *arguments, *way], capture_output=True, text=True, timeout=CALL_SECONDS, check=False
-        )
-        return done.returncode, done.stdout + done.stderr
-
-
-type People = dict[str, Person]
-
-
-def person(kube: Kube, folder: Path, name: str, role: str = "") -> Person:
-    kube.kubectl("create", "serviceaccount", name)
-    if role:
-        account = f"--serviceaccount={kube.namespace}:{name}"
-        kube.kubectl("create", "rolebinding", name, f"--clusterrole={role}", account)
-    token = folder / name
-    token.write_text(kube.kubectl("create", "token", name, "--audience=intake-engine.io"))
-    return Person(kube, token)
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e import account, stage
 from tests.e2e.kube import Kube, Object, condition, eventually
+from tests.e2e.people import person
 
 # Three times the visibility timeout that the event has, and several probes of the breaker: more than a minute would be
 # with the default of 45 s.
@@ -82,7 +84,9 @@ def test_a_validator_that_answers_500_or_400_or_nothing_is_said_and_a_claim_that
     _settle(kube, "faulty", answers)
 
 
-def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter(shared_theatre: Kube) -> None:
+def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter(
+    shared_theatre: Kube, tmp_path: Path
+) -> None:
     kube = shared_theatre
     _start_shop(kube)
     target = {"webhook": {"url": "http://shop:8080/commit", "signingSecretRef": {"name": "shop", "key": "key"}}}
@@ -102,6 +106,16 @@ def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter
     reason = stage.engine(kube, "shop", "SELECT reason FROM intake.dead_letters('shop-pool')")
     assert reason == "commit: sold over the counter"
     assert _sold(kube) == 10
+
+    # It was called, so nobody can promise that it has not sold it: somebody has to look.
+    editor = person(kube, tmp_path, "editor", "edit")
+    letter = stage.engine(kube, "shop", "SELECT msg_id FROM intake.dead_letters('shop-pool')")
+    discard = ("dead-letters", "discard", "shop", letter, "--reason=sold over the counter")
+    code, told = editor.command(*discard)
+    assert (code, "MayBeCommitted" in told) == (1, True), told
+    assert editor.command(*discard, "--target-checked") == (0, "1 discarded\n")
+    assert "by hand" in editor.command("audit", "shop", "-o", "json")[1]
+    assert _queue(kube, "shop") == {"depth": 0, "deadLetters": 0}
 
 
 def _start_shop(kube: Kube) -> None:

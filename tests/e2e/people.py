@@ -1,0 +1,47 @@
+"""People who use intake-admin: service accounts, each with one of Kubernetes' own roles or none."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.e2e.kube import CALL_SECONDS, Kube
+
+COMMAND: Final = Path(sys.executable).with_name("intake-admin")
+
+
+@dataclass(frozen=True)
+class Person:
+    """A service account with one of Kubernetes' own roles, or none; its token is good for the admin API only."""
+
+    kube: Kube
+    token: Path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an HTTP client of this person sends."""
+        return {"Authorization": f"Bearer {self.token.read_text().strip()}"}
+
+    def command(self, *arguments: str) -> tuple[int, str]:
+        """Run intake-admin as this person, from a laptop: exit code, and what it printed."""
+        way = (f"--context={self.kube.context}", f"--namespace={self.kube.namespace}", f"--token-file={self.token}")
+        done = subprocess.run(
+            [COMMAND, *arguments, *way], capture_output=True, text=True, timeout=CALL_SECONDS, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+
+def person(kube: Kube, folder: Path, name: str, role: str = "") -> Person:
+    """Make one; the token goes into the folder."""
+    kube.kubectl("create", "serviceaccount", name)
+    if role:
+        account = f"--serviceaccount={kube.namespace}:{name}"
+        kube.kubectl("create", "rolebinding", name, f"--clusterrole={role}", account)
+    token = folder / name
+    token.write_text(kube.kubectl("create", "token", name, "--audience=intake-engine.io"))
+    return Person(kube, token)
+
+
+type People = dict[str, Person]
+"""By name."""
