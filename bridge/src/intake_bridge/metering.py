@@ -86,7 +86,8 @@ class Metering:
     them: in any window at most maxPerSecond x window + capacity (sql/intake/0008_meter.sql). Tokens are leased right
     before a call, once for each claim: a statement that the ledger has rolled back is not charged again when it is sent
     in halves. What is not covered: a call that the ledger still works on when its worker has been dead or cut off from
-    DB1 for longer than a lease (1 s), one portion for each such worker.
+    DB1 for longer than a lease (1 s), or that leaves a worker which was frozen for as long between its last look at the
+    clock and the call: one portion for each such worker.
     """
 
     def __init__(
