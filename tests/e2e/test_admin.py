@@ -104,7 +104,7 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
         assert http.post(replay, headers=editor.headers, json=one).json()["replayed"] == ids[:1]
         again = http.post(replay, headers=editor.headers, json=one).json()
         assert (again["replayed"], again["gone"]) == ([], ids[:1])
-    eventually(lambda: sold(refused) == [letters[0]["claimId"]], 30, "the claim that was replayed is committed")
+    eventually(lambda: sold(refused) == [letters[0]["claimId"]], 60, "the claim that was replayed is committed")
 
     assert viewer.command("dead-letters", "list", EVENT)[0] == 0
     code, told = viewer.command("dead-letters", "discard", EVENT, str(ids[1]), "--reason=x")
@@ -114,8 +114,8 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
     assert stage.ledger(refused, "SELECT claim_id FROM ledger.sales WHERE state = 'voided'") == letters[1]["claimId"]
     code, told = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger mended")
     assert (code, told) == (0, f"{REFUSED - 2} replayed\n")
-    eventually(lambda: len(sold(refused)) == REFUSED - 1, 30, "all the others are committed")
-    eventually(lambda: reason(refused, EVENT, "Degraded") == "AsExpected", 20, "nothing is wrong any more")
+    eventually(lambda: len(sold(refused)) == REFUSED - 1, 60, "all the others are committed")
+    eventually(lambda: reason(refused, EVENT, "Degraded") == "AsExpected", 60, "nothing is wrong any more")
     assert refused.get("intakeevent", EVENT)["status"]["inventory"]["available"] == SEATS - REFUSED + 1
 
     code, told = viewer.command("audit", EVENT, "-o", "json")
@@ -133,7 +133,7 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
     sell(books, "proven", 3)
     eventually(lambda: len(sold(books, "proven-pool")) == 3, 60, "three claims are committed")
     # By itself, since the queue is empty.
-    eventually(lambda: reason(books, "proven", LEDGER) == "LedgerAgrees", 30, "the ledger is said to agree")
+    eventually(lambda: reason(books, "proven", LEDGER) == "LedgerAgrees", 60, "the ledger is said to agree")
     assert people["viewer"].command("reconcile", "proven")[0] == 3, "it reads all of two databases"
     code, told = people["editor"].command("reconcile", "proven")
     assert (code, told.split(":")[0]) == (0, "True LedgerAgrees"), told
@@ -144,10 +144,10 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
     code, told = people["editor"].command("reconcile", "proven", "-o", "json")
     (violation,) = json.loads(told)["violations"]
     assert (code, violation["promise"], victim in violation["detail"]) == (1, "I2", True), told
-    eventually(lambda: reason(books, "proven", "Degraded") == "LedgerInconsistent", 20, "the event says so")
+    eventually(lambda: reason(books, "proven", "Degraded") == "LedgerInconsistent", 60, "the event says so")
 
     books.patch("intakeevent", "proven", {"spec": {"window": {"closesAt": stage.window(0, 0)["closesAt"]}}})
-    eventually(lambda: reason(books, "proven", "Drained") == "ProofFailed", 30, "nothing is removed without a proof")
+    eventually(lambda: reason(books, "proven", "Drained") == "ProofFailed", 60, "nothing is removed without a proof")
     assert victim in condition(books.get("intakeevent", "proven"), "Drained")["message"]
 
     claim = stage.engine(books, "proven", f"SELECT message FROM intake.intents WHERE message->>'claim_id' = '{victim}'")

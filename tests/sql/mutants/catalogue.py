@@ -197,6 +197,18 @@ MUTANTS = {
         "    PERFORM intake.archive(config.pool_id, overdue, array_fill('voided'::text, ARRAY[cardinality(overdue)]));",
         "test_i8_an_expired_hold_is_free_when_the_ledger_has_voided_it",
     ),
+    "expiry waits for a claim that is always tried again first": Mutant(
+        HOUSEKEEPING,
+        "            AND (q.vt <= clock_timestamp() OR q.headers ->> 'worker' IS NULL)",
+        "            AND q.vt <= clock_timestamp()",
+        "test_a_hold_that_waits_for_its_next_try_expires",
+    ),
+    "discard of somebody else's letters": Mutant(
+        BRIDGE,
+        "        WHERE d.msg_id = ANY (discard.msg_ids) AND d.message ->> 'pool_id' = discard.pool_id",
+        "        WHERE d.message ->> 'pool_id' = discard.pool_id",
+        "test_the_audit_says_who_did_what_and_by_what_evidence_the_latest_first",
+    ),
     "remembered position": Mutant(
         BRIDGE,
         "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND",
