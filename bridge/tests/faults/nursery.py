@@ -46,7 +46,8 @@ class Child:
         if not self.ended.is_set():
             if number is signal.SIGCONT:
                 self.stopped.clear()
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # ended, and the news of it are on their way
+                os.kill(self.pid, number)
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
