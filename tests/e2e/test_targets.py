@@ -9,9 +9,8 @@ from tests.e2e import account, stage
 from tests.e2e.kube import Kube, Object, condition, eventually
 from tests.e2e.people import person
 
-# Three times the visibility timeout that the event has, and several probes of the breaker: more than a minute would be
-# with the default of 45 s.
-OUTAGE_SECONDS: Final = 15.0
+# Twelve times the visibility timeout that the event has, and some probes of the breaker.
+OUTAGE_SECONDS: Final = 60.0
 # A probe comes after at most 15 s.
 PROBED_SECONDS: Final = 30.0
 
