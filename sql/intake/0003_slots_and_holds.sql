@@ -9,6 +9,8 @@ SELECT pgmq.create('intake_dlq');
 -- Every row is rewritten a few times (read, marked) and then deleted: leave room, and vacuum by count, not by share.
 ALTER TABLE pgmq.q_intake_queue SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+-- pgmq would find old archive rows by it; nobody here asks for them by their time, and every acknowledgement pays for it.
+DROP INDEX pgmq.archived_at_idx_intake_queue;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgmq FROM PUBLIC;
 
 CREATE TABLE intake.inventory (

@@ -16,12 +16,15 @@ CREATE TYPE intake.leased_message AS (msg_id bigint, read_ct int, claim_id uuid,
     headers jsonb);
 COMMENT ON TYPE intake.leased_message IS 'A message as a bridge gets it in hand; (msg_id, read_ct) is its lease.';
 
-CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[]) RETURNS SETOF intake.leased_message
+CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[], approved boolean)
+RETURNS SETOF intake.leased_message
 LANGUAGE sql AS $$
     WITH leased AS (
         UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, last_read_at = clock_timestamp(),
             vt = clock_timestamp() + make_interval(secs => config.visibility_timeout_seconds),
-            headers = coalesce(q.headers, '{}') || jsonb_build_object('worker', lease.worker)
+            headers = coalesce(q.headers, '{}') || jsonb_build_object('worker', lease.worker),
+            message = CASE WHEN lease.approved AND q.message ->> 'state' = 'queued'
+                THEN q.message || '{"state": "validated"}' ELSE q.message END
         WHERE q.msg_id = ANY (lease.msg_ids)
         RETURNING q.*)
     SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id',
@@ -30,7 +33,7 @@ LANGUAGE sql AS $$
         l.enqueued_at, l.headers
     FROM leased l ORDER BY l.msg_id;
 $$;
-COMMENT ON FUNCTION intake.lease IS 'Lease messages that the caller has locked.';
+COMMENT ON FUNCTION intake.lease IS 'Lease messages that the caller has locked; approved = mark them validated with it.';
 
 CREATE FUNCTION intake.reader(pool_id text, worker text, max_messages int) RETURNS intake.engine_config
 LANGUAGE plpgsql AS $$
@@ -63,7 +66,8 @@ BEGIN
         WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND NOT q.message ? 'release'
         ORDER BY q.vt LIMIT read_batch.max_messages
         FOR UPDATE SKIP LOCKED) d;
-    RETURN QUERY SELECT * FROM intake.lease(config, read_batch.worker, due);
+    -- Nobody is to be asked: the mark is written with the lease, which saves rewriting each message once more.
+    RETURN QUERY SELECT * FROM intake.lease(config, read_batch.worker, due, config.validation IS NULL);
 END $$;
 COMMENT ON FUNCTION intake.read_batch IS 'Lease up to max_messages due messages, those first that fell due first, for the configured visibility timeout. Nothing while the pool is paused.';
 
@@ -82,7 +86,7 @@ BEGIN
         WHERE r.pool_no = config.pool_no AND q.vt <= at
         ORDER BY q.msg_id LIMIT read_releases.max_messages
         FOR UPDATE OF q SKIP LOCKED) d;
-    RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due);
+    RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due, false);
 END $$;
 COMMENT ON FUNCTION intake.read_releases IS 'Lease messages whose claims the ledger is to void, as read_batch() leases the others.';
 
@@ -166,12 +170,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.give_back IS 'Return messages to the queue, visible after a delay; an error counts as a failure of the message, NULL does not.';
 
-CREATE FUNCTION intake.settle_slots(pool_id text, claims jsonb[], outcomes text[]) RETURNS void
+CREATE FUNCTION intake.settle_slots(pool_id text, slot_nos bigint[], claim_ids uuid[], outcomes text[]) RETURNS void
 LANGUAGE sql AS $$
     WITH ended AS (
-        SELECT c.pool_no, (e.message ->> 'slot_no')::bigint AS slot_no, (e.message ->> 'claim_id')::uuid AS claim_id,
-            e.outcome
-        FROM unnest(settle_slots.claims, settle_slots.outcomes) AS e (message, outcome)
+        SELECT c.pool_no, e.*
+        FROM unnest(settle_slots.slot_nos, settle_slots.claim_ids, settle_slots.outcomes) AS e (slot_no, claim_id, outcome)
         JOIN intake.engine_config c ON c.pool_id = settle_slots.pool_id),
     consumed AS (
         UPDATE intake.holds h SET status = 'C' FROM ended e
@@ -190,9 +193,10 @@ RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    ended    bigint[];
-    messages jsonb[];
-    endings  text[];
+    ended     bigint[];
+    slot_nos  bigint[];
+    claim_ids uuid[];
+    endings   text[];
 BEGIN
     WITH gone AS (
         DELETE FROM pgmq.q_intake_queue q USING unnest(archive.msg_ids, archive.outcomes) AS o (msg_id, outcome)
@@ -205,10 +209,10 @@ BEGIN
         FROM gone g),
     unlisted AS (
         DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id AND g.message ? 'release')
-    SELECT array_agg(g.msg_id ORDER BY g.msg_id), array_agg(g.message ORDER BY g.msg_id),
-        array_agg(g.outcome ORDER BY g.msg_id)
-    INTO ended, messages, endings FROM gone g;
-    PERFORM intake.settle_slots(archive.pool_id, messages, endings);
+    SELECT array_agg(g.msg_id), array_agg((g.message ->> 'slot_no')::bigint), array_agg((g.message ->> 'claim_id')::uuid),
+        array_agg(g.outcome)
+    INTO ended, slot_nos, claim_ids, endings FROM gone g;
+    PERFORM intake.settle_slots(archive.pool_id, slot_nos, claim_ids, endings);
     RETURN ended;
 END $$;
 COMMENT ON FUNCTION intake.archive IS 'End messages that the caller has locked, each with its outcome, and do to their slots what follows from it.';
@@ -329,8 +333,9 @@ CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reaso
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    ended    bigint[];
-    messages jsonb[];
+    ended     bigint[];
+    slot_nos  bigint[];
+    claim_ids uuid[];
 BEGIN
     LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
     WITH gone AS (
@@ -341,9 +346,12 @@ BEGIN
         INSERT INTO pgmq.a_intake_dlq (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
         SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt, g.message || '{"outcome": "voided"}', g.headers
         FROM gone g)
-    SELECT coalesce(array_agg(g.msg_id ORDER BY g.msg_id), '{}'), coalesce(array_agg(g.message ORDER BY g.msg_id), '{}')
-    INTO ended, messages FROM gone g;
-    PERFORM intake.settle_slots(discard.pool_id, messages, array_fill('voided'::text, ARRAY[cardinality(ended)]));
+    SELECT coalesce(array_agg(g.msg_id ORDER BY g.msg_id), '{}'),
+        coalesce(array_agg((g.message ->> 'slot_no')::bigint ORDER BY g.msg_id), '{}'),
+        coalesce(array_agg((g.message ->> 'claim_id')::uuid ORDER BY g.msg_id), '{}')
+    INTO ended, slot_nos, claim_ids FROM gone g;
+    PERFORM intake.settle_slots(discard.pool_id, slot_nos, claim_ids,
+        array_fill('voided'::text, ARRAY[cardinality(ended)]));
     PERFORM intake.audited(discard.pool_id, 'discard', discard.actor, discard.reason,
         jsonb_build_object('asked', discard.msg_ids, 'discarded', ended, 'evidence', discard.evidence));
     RETURN QUERY SELECT unnest(ended);

@@ -8,10 +8,13 @@ import pytest
 from tests.sql.intake import POOL, Intake
 
 
+VALIDATED: dict[str, Any] = {"validation": {"url": "http://validator", "timeoutSeconds": 5, "batch": False}}
+
+
 @pytest.fixture
 def queue(intake: Intake) -> Intake:
-    """Ten slots, five claims."""
-    intake.open(10, visibilityTimeoutSeconds=30)
+    """Ten slots, five claims, a validator to be asked."""
+    intake.open(10, **VALIDATED, visibilityTimeoutSeconds=30)
     for n in range(1, 6):
         intake.claim(f"u{n}", f"r{n}")
     return intake
@@ -107,6 +110,18 @@ def test_i8_validated_is_remembered_by_the_next_reader_and_never_taken_back(queu
     assert queue.change("mark_validated", messages[:2]) == [messages[1]["msg_id"]], "committing stays committing"
     queue.expire_leases()
     assert [m["state"] for m in queue.read()] == ["committing", "validated", "queued", "queued", "queued"]
+
+
+def test_i8_where_nobody_is_to_be_asked_a_lease_is_the_mark(queue: Intake) -> None:
+    first = queue.read(1)
+    queue.configure(10)
+    second = queue.read(1)
+    assert [m["state"] for m in first + second] == ["queued", "validated"]
+    stored = "SELECT message ->> 'state' FROM pgmq.q_intake_queue WHERE msg_id = %s"
+    assert queue.value(stored, second[0]["msg_id"]) == "validated", "as durable as the lease itself"
+    queue.change("mark_committing", second)
+    queue.expire_leases()
+    assert {m["state"] for m in queue.read() if m["msg_id"] == second[0]["msg_id"]} == {"committing"}
 
 
 def test_i8_an_acknowledged_claim_is_archived_and_its_slot_consumed_or_freed(queue: Intake) -> None:
