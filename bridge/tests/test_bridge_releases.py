@@ -243,6 +243,7 @@ async def test_a_ledger_that_cannot_void_frees_only_what_was_never_validated(tem
         "$$ INSERT INTO sold SELECT (payload ->> 'claim_id')::uuid ON CONFLICT DO NOTHING $$"
     )
     async with templates.scene_with_ledger(only_commits) as scene:
+        await scene.configure(validation=validation("http://nobody.invalid"))
         (validated,) = await scene.claim()
         await _read(scene, then="mark_validated")
         (queued,) = await scene.claim()
