@@ -7,7 +7,6 @@ import pytest
 
 from tests.sql.intake import POOL, Intake
 
-
 VALIDATED: dict[str, Any] = {"validation": {"url": "http://validator", "timeoutSeconds": 5, "batch": False}}
 
 

@@ -38,9 +38,16 @@ class Ground(RuleBasedStateMachine):
         self.slow.connection.close()
         self.intake.connection.close()
 
-    @initialize(size=st.integers(2, 8), limit=limits, hold_timeout=st.sampled_from([None, 600]), own=st.booleans())
-    def provision(self, size: int, limit: int | None, hold_timeout: int | None, own: bool) -> None:
+    @initialize(
+        size=st.integers(2, 8),
+        limit=limits,
+        hold_timeout=st.sampled_from([None, 600]),
+        own=st.booleans(),
+        asks=st.booleans(),
+    )
+    def provision(self, size: int, limit: int | None, hold_timeout: int | None, own: bool, asks: bool) -> None:
         self.model = Model(size, limit, hold_timeout)
+        self.asks = asks  # a validator
         self.own, self.shut_for = own, 0
         self.configure()
         if own:
@@ -66,6 +73,7 @@ class Ground(RuleBasedStateMachine):
             paused=self.model.paused,
             visibilityTimeoutSeconds=3600,
             ownResources=self.own,
+            validation={"url": "http://validator"} if self.asks else None,
             **WINDOWS[self.model.window],
         )
 

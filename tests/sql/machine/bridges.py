@@ -32,7 +32,11 @@ class Bridges(Fans):
         left = [fell_due[claim.claim_id] for claim in due if claim.claim_id not in taken]
         assert not left or max(fell_due[each] for each in taken) <= min(left), "what fell due first is read first"
         assert len(messages) == min(limit, len(due))
-        self.took([claim for claim in due if claim.claim_id in taken], messages)
+        read = [claim for claim in due if claim.claim_id in taken]
+        for claim in read:
+            if claim.state == "queued" and not self.asks:
+                claim.state = "validated"
+        self.took(read, messages)
 
     @rule(limit=st.integers(1, 4))
     def void_releases(self, limit: int) -> None:
