@@ -41,11 +41,13 @@ CREATE UNLOGGED TABLE intake.pools (
     paused          boolean     NOT NULL,
     sealed          boolean     NOT NULL,
     sold_out        boolean     NOT NULL DEFAULT false,
+    by_name         boolean     NOT NULL,
     series          text,
     ticket_seq      regclass    NOT NULL
 ) WITH (fillfactor = 50); -- room for a new version on the same page: updates stay off the indexes
 COMMENT ON TABLE intake.pools IS 'The hot row a claim reads. Absent = holds not (re)built yet, claims answer not_ready.';
 COMMENT ON COLUMN intake.pools.capacity IS 'Slots that are seeded and for sale; follows inventory_size through seed().';
+COMMENT ON COLUMN intake.pools.by_name IS 'Numbers may have been taken by name and given back before their ticket came: who takes a number strikes it from the free list.';
 COMMENT ON COLUMN intake.pools.series IS 'What its resource ids begin with; NULL = it has resources of its own, in slots.';
 COMMENT ON COLUMN intake.pools.sold_out IS 'Latch: every number up to capacity is held or on the free list; draw no tickets.';
 

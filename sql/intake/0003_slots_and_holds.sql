@@ -214,6 +214,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.settle IS 'Put burnt numbers on the free list, and latch the pool once every number is held or free. Returns the numbers that came back.';
 
+CREATE FUNCTION intake.strike(pool_no int, slot_nos bigint[]) RETURNS void
+LANGUAGE sql AS $$
+    -- Not those that somebody has in hand: he will find them held, and they go with him.
+    WITH found AS MATERIALIZED (
+        SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = strike.pool_no AND x.slot_no = ANY (strike.slot_nos)
+        FOR UPDATE SKIP LOCKED)
+    DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = strike.pool_no AND f.slot_no = x.slot_no;
+$$;
+COMMENT ON FUNCTION intake.strike IS 'Take numbers that are held from the free list.';
+
 CREATE FUNCTION intake.holds_of(config intake.engine_config) RETURNS SETOF intake.holds
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN i.void THEN -i.msg_id ELSE i.slot_no END, i.msg_id, i.claimed_at, i.claim_id, config.pool_no, i.seat,
@@ -311,9 +321,11 @@ BEGIN
         UPDATE intake.engine_config c SET epoch = c.epoch + 1 WHERE c.pool_id = seed.pool_id
         RETURNING c.* INTO config;
         INSERT INTO intake.pools (pool_id, pool_no, epoch, capacity, claims_per_user, opens_at, closes_at, paused,
-            sealed, series, ticket_seq)
+            sealed, by_name, series, ticket_seq)
         VALUES (config.pool_id, config.pool_no, config.epoch, config.inventory_size, config.claims_per_user,
-            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL, series, ticket::regclass);
+            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL,
+            -- A life before this one may have taken some by name.
+            config.own_resources OR config.epoch > 1, series, ticket::regclass);
         PERFORM intake.settle(config.pool_no);
     END IF;
     IF added > 0 THEN

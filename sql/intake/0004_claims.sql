@@ -188,6 +188,11 @@ BEGIN
             RETURNING holds.slot_no)
         SELECT coalesce(array_agg(h.slot_no), '{}') INTO took FROM holding h;
         IF cardinality(took) = quantity THEN
+            IF named IS NOT NULL THEN
+                UPDATE intake.pools p SET by_name = true WHERE p.pool_no = pool.pool_no AND NOT p.by_name;
+            ELSIF pool.by_name THEN
+                PERFORM intake.strike(pool.pool_no, took);
+            END IF;
             RETURN QUERY
             WITH mine AS (
                 SELECT h.*, intake.resource_at(pool.series, h.pool_no, h.slot_no) AS resource_id
@@ -232,6 +237,7 @@ DECLARE
     ticket_seq regclass;
     open       boolean;
     sold_out   boolean;
+    by_name    boolean;
     first_turn text;    -- of this user; turns have no gaps, so who has had any has had it
     msg_id     bigint;
 BEGIN
@@ -239,9 +245,9 @@ BEGIN
         PERFORM intake.refuse_claim('claim_resource');
     END IF;
     -- Small statements into scalars: one that answers all of it at once costs the executor a fifth of a claim more.
-    SELECT p.pool_no, p.series, p.capacity, p.ticket_seq, p.sold_out, intake.shut(p, at) IS NULL,
+    SELECT p.pool_no, p.series, p.capacity, p.ticket_seq, p.sold_out, p.by_name, intake.shut(p, at) IS NULL,
         intake.turn_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1, claim_resource.request_id)
-    INTO in_pool, series, capacity, ticket_seq, sold_out, open, first_turn
+    INTO in_pool, series, capacity, ticket_seq, sold_out, by_name, open, first_turn
     FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
 
     IF open AND sold_out THEN
@@ -267,6 +273,9 @@ BEGIN
                 ON CONFLICT DO NOTHING
                 RETURNING holds.claim_id, holds.msg_id INTO claim_id, msg_id;
                 IF FOUND THEN
+                    IF by_name THEN
+                        PERFORM intake.strike(in_pool, ARRAY[claim_resource.slot_no]);
+                    END IF;
                     IF series IS NULL THEN
                         resource_id := intake.resource_at(NULL, in_pool, slot_no);
                     ELSE
@@ -408,6 +417,9 @@ BEGIN
         CROSS JOIN (SELECT array_agg(c.slot_no ORDER BY c.slot_no) AS slots,
             array_agg(c.claim_id ORDER BY c.slot_no) AS claims, array_agg(c.resource_id ORDER BY c.slot_no) AS resources
             FROM claimed c) c;
+        IF pool.by_name THEN
+            PERFORM intake.strike(pool.pool_no, slots);
+        END IF;
         IF slots IS DISTINCT FROM drawn THEN
             -- Somebody with the same turn was faster, or a number is held already.
             SELECT array_agg(d.n ORDER BY d.slot_no) INTO took FROM unnest(took, drawn) AS d (n, slot_no)

@@ -42,6 +42,9 @@ BEGIN
         SELECT t.frontier INTO after FROM intake.tails t WHERE t.pool_no = config.pool_no;
         EXIT WHEN after IS NOT DISTINCT FROM before;
     END LOOP;
+    -- Whoever had one in hand when it was taken, and then gave up, has left it there.
+    PERFORM intake.strike(config.pool_no, ARRAY(SELECT f.slot_no FROM intake.free_numbers f
+        JOIN intake.holds h USING (pool_no, slot_no) WHERE f.pool_no = config.pool_no));
     IF config.hold_timeout_seconds IS NOT NULL AND NOT config.paused THEN
         PERFORM intake.expire_holds(config);
     END IF;

@@ -90,6 +90,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "shut": set(),
     "slot_of": set(),
     "state_of": set(),
+    "strike": set(),
     "token_lease_seconds": set(),
     "turn_of": set(),
     "window_state": set(),

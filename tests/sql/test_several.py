@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.sql.intake import Answer, Intake, lose_unlogged, wait_until_blocked
+from tests.sql.intake import POOL, Answer, Intake, lose_unlogged, wait_until_blocked
 
 
 def test_several_seats_are_all_or_nothing(intake: Intake) -> None:
@@ -53,6 +53,29 @@ def test_a_named_seat_leaves_the_free_list(intake: Intake) -> None:
     assert intake.claim_seat("bob", str(first.resource_id)).slot_no == 1
     assert intake.column("SELECT slot_no FROM intake.free_numbers") == []
     assert [intake.claim(f"u{n}").slot_no for n in range(2)] == [2, None]
+    assert intake.reconcile() == []
+
+
+def test_i6_a_seat_given_back_before_its_ticket_came_is_free_once(intake: Intake) -> None:
+    intake.open(9)
+    for slot_no in (2, 5, 8):
+        seat = intake.value("SELECT resource_id::text FROM intake.slots WHERE slot_no = %s", slot_no)
+        intake.release(intake.claim_seat("ann", seat).claim_id)
+    assert intake.column("SELECT slot_no FROM intake.free_numbers") == [2, 5, 8]
+    assert [intake.claim(f"u{n}").slot_no for n in range(2)] == [1, 2]
+    assert intake.reconcile() == []
+    assert [answer.slot_no for answer in intake.claim_several("bob", 3)] == [3, 4, 5]
+    assert intake.reconcile() == []
+    assert [answer.slot_no for answer in intake.claim_batch([(f"v{n}", None) for n in range(4)])] == [6, 7, 8, 9]
+    assert intake.reconcile() == []
+    assert intake.claim("late").outcome == "sold_out"
+
+
+def test_i6_housekeeping_strikes_what_is_held_from_the_free_list(intake: Intake) -> None:
+    intake.open(2).claim("ann")
+    # What is left when somebody who had the number in hand gives up just as another takes it.
+    intake.connection.execute("INSERT INTO intake.free_numbers SELECT pool_no, slot_no FROM intake.holds")
+    intake.value("SELECT intake.housekeep(%s)", POOL)
     assert intake.reconcile() == []
 
 

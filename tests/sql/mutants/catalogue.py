@@ -155,6 +155,12 @@ MUTANTS = {
         "",
         "test_a_named_seat_leaves_the_free_list",
     ),
+    "ticket leaves its number on the free list": Mutant(
+        CLAIMS,
+        "                    IF by_name THEN\n",
+        "                    IF false THEN\n",
+        "test_i6_a_seat_given_back_before_its_ticket_came_is_free_once",
+    ),
     "burnt numbers taken from running claims": Mutant(
         SLOTS,
         "            IF intake.pools_lockers() && tail.blockers THEN",
