@@ -7,8 +7,8 @@ from bench.figures import Measurement, Spread, ratio
 from bench.results import Results
 from bench.targets import Verdict
 
-# What a worker may have in hand, as a part of a second's rate: the bridge's own figure.
-_LEASE: Final = 0.1
+# What one lease holds, in seconds of the rate: half of intake.meter_capacity().
+_LEASE: Final = 0.05
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
