@@ -3,7 +3,8 @@
 --
 -- The lease is (msg_id, read_ct): pgmq has no receipt handle, but read_ct grows with every read. Every change carries
 -- both and touches only rows where both still match, so a worker that lost its lease changes nothing and learns it
--- from what is returned. Giving back ends a lease, too: headers names the worker for as long as it lasts. Rows are locked in msg_id order, so two calls never deadlock.
+-- from what is returned. Giving back ends a lease, too: headers names the worker for as long as it lasts. Rows are
+-- locked in msg_id order, or not waited for, so two calls never deadlock.
 
 CREATE TABLE intake.releases (
     msg_id  bigint PRIMARY KEY,
