@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
+from psycopg import sql
 
 from bench.cpu import cpu_of_machine, cpu_of_tree
 from bench.figures import Sample
@@ -35,6 +36,8 @@ RETURN public.finalize_transaction(payload);
 """
 TARGET: Final = {"commitTarget": {"postgres": {"function": "finalize_transaction"}}}
 SLOW_TARGET: Final = {"commitTarget": {"postgres": {"function": "slow_transaction"}}}
+# A flush takes a millisecond longer, as on a disk across a network: what PostgreSQL itself sleeps before each one.
+_SLOW_FLUSH: Final = {"commit_delay": 1000, "commit_siblings": 0}
 _LOOK_SECONDS: Final = 0.2
 # A run that takes longer is broken.
 _PATIENCE_SECONDS: Final = 120.0
@@ -115,6 +118,20 @@ class BridgeLab:
                 error.add_note(log.read().decode(errors="replace")[-3000:])
                 raise
 
+    @contextmanager
+    def slow_flush(self) -> Iterator[None]:
+        """Both servers wait for each commit's flush a millisecond longer than their disk makes them."""
+        uris = [self.lab.server.uri(), self.ledger.uri()]
+        change = [sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(n), v) for n, v in _SLOW_FLUSH.items()]
+        undo = [sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(n)) for n in _SLOW_FLUSH]
+        for uri in uris:
+            _reconfigure(uri, change)
+        try:
+            yield
+        finally:
+            for uri in uris:
+                _reconfigure(uri, undo)
+
     def committed(self) -> int:
         """How many sales the ledger has."""
         with psycopg.connect(self.ledger_uri) as connection:
@@ -188,6 +205,21 @@ def execute(uri: str, statement: LiteralString, *parameters: object) -> None:
     """One statement in a connection of its own."""
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute(statement, parameters)
+
+
+def _reconfigure(uri: str, changes: Sequence[sql.Composed]) -> None:
+    """Returns when new connections have the settings."""
+    with psycopg.connect(uri, autocommit=True) as connection:
+        (loaded,) = connection.execute("SELECT pg_conf_load_time()").fetchone() or (None,)
+        for change in changes:
+            connection.execute(change)
+        connection.execute("SELECT pg_reload_conf()")
+
+    def is_loaded() -> bool:
+        with psycopg.connect(uri) as connection:
+            return connection.execute("SELECT pg_conf_load_time() > %s", (loaded,)).fetchone() == (True,)
+
+    until(is_loaded, "the settings are loaded")
 
 
 def is_drained(uri: str) -> bool:

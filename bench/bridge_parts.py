@@ -49,12 +49,12 @@ class Plan:
 
 FULL: Final = Plan(
     rounds=3,
-    claims=30_000,
+    claims=60_000,
     naive=400,
     slow_claims=15_000,
     calls=6000,
     concurrencies=(32, 100, 400),
-    validated=6000,
+    validated=20_000,
     rate=1000,
     metered_seconds=6,
     workers=(1, 2, 5),
@@ -89,6 +89,7 @@ def drain(lab: BridgeLab, plan: Plan, results: Results) -> None:
         "bridge_1": partial(lab.drain, plan.claims, 1, batchSize=_BATCH),
         "naive": partial(_naive, lab, plan.naive),
     }
+    runs |= {f"{name}_flush": partial(_slow_flush, lab, runs[name]) for name in ("bridge_1", "naive")}
     _take_turns(results, "drain", plan.rounds, plan.claims, runs)
 
 
@@ -171,6 +172,11 @@ def _take_turns(results: Results, part: str, rounds: int, claims: int, runs: dic
     measured = [Measurement(part, name, 1, claims) for name in runs]
     for each in interleaved(results, measured, rounds):
         each.samples.append(runs[each.variant]())
+
+
+def _slow_flush(lab: BridgeLab, run: Callable[[], Sample]) -> Sample:
+    with lab.slow_flush():
+        return run()
 
 
 def _ledger_alone(lab: BridgeLab, claims: int) -> Sample:

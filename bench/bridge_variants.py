@@ -7,6 +7,8 @@ TITLES: Final = {
     "bridge_1": "queue to ledger, one process",
     "bridge_2": "queue to ledger, two processes",
     "naive": "the naive loop: read 100, per message one ledger call and one delete",
+    "bridge_1_flush": "queue to ledger, one process; a flush takes 1 ms longer",
+    "naive_flush": "the naive loop; a flush takes 1 ms longer",
     "slow_1": "one process, a ledger that takes 100 ms a call",
     "slow_2": "two processes, the same ledger",
     "single": "one process, validation one call a claim",

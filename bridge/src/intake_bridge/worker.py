@@ -27,8 +27,9 @@ from intake_bridge.targets import TargetBoard
 
 log = logging.getLogger(__name__)
 
-# One at the ledger, and one that is read, validated and marked meanwhile, or acknowledged.
-_BATCHES: Final = 2
+# One that is read, validated and marked, one at the ledger, one that is acknowledged. More would only be hoarded from
+# the other workers while the ledger is slow.
+_BATCHES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Worker:
                     task.cancel()
                 await asyncio.wait(late, timeout=2.5)
 
-    # --- the lane: batches, one after the other, the next one read while the last one is at the ledger ---
+    # --- the lane: batches, one after the other, each step with the next one while the last one is a step further ---
 
     async def _lane(self) -> None:
         idle = self._tuning.first_idle_seconds
