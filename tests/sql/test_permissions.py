@@ -61,6 +61,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "counts": set(),
     "draw": set(),
     "draw_tokens": set(),
+    "ends_of_queue": set(),
     "expire_holds": set(),
     "headers_of": set(),
     "hold_of": set(),

@@ -161,6 +161,22 @@ def test_no_hot_statement_reads_a_table_from_end_to_end(planned: Planned, statis
     assert scanned_tables(planned, "force_custom_plan", [committed, voided, queued]) == {}
 
 
+@pytest.mark.parametrize("statistics", ["never", "now"])
+def test_a_status_visits_the_ends_of_the_queue_only(planned: Planned, statistics: str) -> None:
+    fill(planned.intake, 600)
+    planned.intake.read(5)
+    if statistics == "now":
+        planned.intake.connection.execute("VACUUM ANALYZE")
+    planned.watch()
+    assert planned.intake.status()["queue"]["depth"] == 600
+    scans = planned.scans()
+    assert "Seq Scan on holds" in scans
+    assert {scan for scan in scans if scan.endswith("q_intake_queue")} == {
+        "q_intake_queue_pkey on q_intake_queue",
+        "q_intake_queue_vt_idx on q_intake_queue",
+    }
+
+
 def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[str, list[str]]:
     """Call everything that is called all the time; what was read from end to end, by call."""
     intake = planned.intake

@@ -113,6 +113,19 @@ def test_engine_status_counts(sale: Intake) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("damage", "depth"),
+    [
+        ("DELETE FROM pgmq.q_intake_queue", 0),
+        ("UPDATE intake.holds SET status = 'C'", 1),
+        ("TRUNCATE intake.pools", 3),
+    ],
+)
+def test_depth_is_zero_when_the_queue_is_empty_and_only_then(sale: Intake, damage: str, depth: int) -> None:
+    sale.connection.execute(damage.encode())
+    assert sale.status()["queue"]["depth"] == depth
+
+
 def test_rates_come_from_the_metrics(sale: Intake) -> None:
     sale.value("SELECT intake.record_metrics(%s)", POOL)
     sale.connection.execute("UPDATE intake.engine_metrics SET at = at - interval '4 s'")
