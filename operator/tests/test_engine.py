@@ -153,6 +153,17 @@ class TestEngines:
         assert not (await engines.observe(UID, POOL, host, "")).reachable
         assert (await engines.observe(UID, POOL, host, "")).reachable
 
+    async def test_a_database_that_stands_still_does_not_hold_the_pass(self, host: str, uri: str) -> None:
+        engines = Engines(MIGRATIONS, patience=0.5)
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        with psycopg.connect(uri) as other:
+            other.execute("LOCK TABLE intake_operator.migrations IN ACCESS EXCLUSIVE MODE")
+            seen = await engines.observe(UID, POOL, host, "")
+            assert (seen.reachable, seen.error) == (False, "no answer in time")
+        assert (await engines.observe(UID, POOL, host, "")).reachable
+        await engines.close_all()
+
     async def test_roles_get_a_verifier_and_the_fingerprint_of_their_secret(
         self, engines: Engines, host: str, uri: str
     ) -> None:
@@ -191,6 +202,14 @@ class TestLedger:
             connection.execute("CREATE FUNCTION core.sell(jsonb) RETURNS void LANGUAGE sql AS ''")
         assert (await Ledgers(Clock()).check(UID, ledger_uri, "tickets", "core.sell")).problem is None
         assert (await Ledgers(Clock()).check(UID, ledger_uri, "tickets", "sell")).problem is not None
+
+    async def test_a_ledger_that_does_not_answer_does_not_hold_the_pass(self, ledger_uri: str) -> None:
+        with psycopg.connect(ledger_uri) as other:
+            # It takes the connection, and never gets to know what a function is.
+            other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
+            seen = await Ledgers(Clock(), patience=0.5).check(UID, ledger_uri, "tickets", "finalize_transaction")
+        assert seen.problem is Problem.LEDGER_UNREACHABLE
+        assert "no answer in time" in seen.message
 
     @pytest.mark.parametrize(
         "uri", ["postgresql://ledger:hunter2@%zz/db", "host=/nowhere password=hunter2", "password=hunter2 nonsense"]

@@ -1,16 +1,18 @@
 """One pass over one event: look, decide, say, do. Create, update, child change, timer and delete all come here."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.build.bridge import BridgeImage
 from intake_operator.decide.plan import Plan, plan
 from intake_operator.decide.steps import AddFinalizer, RemoveFinalizer, Step
+from intake_operator.engine.errors import brief
 from intake_operator.kube import events
 from intake_operator.kube.apply import NotOursError
 from intake_operator.kube.client import ApiError
@@ -21,6 +23,10 @@ from intake_operator.reasons import ConditionType, Problem
 from intake_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
+
+# Seconds. Stocking and seeding ten million seats stays below it; a pass that takes longer waits for somebody who will
+# never answer, and its event would not be looked at again.
+LONGEST_PASS: Final = 1800.0
 
 
 def utc_now() -> datetime:
@@ -43,10 +49,12 @@ class Reconciler:
         """One pass; answers in how many seconds to come again. Raises what went wrong after having reported it."""
         with self.metrics.timed():
             try:
-                return await self._pass(key)
+                async with asyncio.timeout(LONGEST_PASS):
+                    return await self._pass(key)
             except Exception as error:
                 logger.warning(
-                    "reconcile failed", extra={"namespace": key[0], "event": key[1], "error": str(error)[:1000]}
+                    "reconcile failed",
+                    extra={"namespace": key[0], "event": key[1], "error": str(error)[:1000] or brief(error)},
                 )
                 raise
 

@@ -1,5 +1,6 @@
 """DB1 through its own SQL functions; no SQL is composed here."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
@@ -8,13 +9,14 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from intake_operator import names
+from intake_operator.engine.connection import to_engine
 from intake_operator.engine.errors import brief
 from intake_operator.engine.migrate import Migration, migrate, pending
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Engine
 
-# Seconds. A pass over one event must not hang on a DB1 that is going away.
-CONNECT_TIMEOUT: Final = 5
+# Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
+OBSERVE_TIMEOUT: Final = 20.0
 # Seeding ten million slots is the longest thing that is ever asked.
 STATEMENT_TIMEOUT: Final = "300s"
 
@@ -24,19 +26,21 @@ UNKNOWN_POOL: Final = "IE001"
 class Engines:
     """One connection for each event's DB1, kept between passes, closed with the event."""
 
-    def __init__(self, migrations: Sequence[Migration]) -> None:
+    def __init__(self, migrations: Sequence[Migration], patience: float = OBSERVE_TIMEOUT) -> None:
         self._migrations = migrations
+        self._patience = patience
         self._connections: dict[str, AsyncConnection] = {}
 
     async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
         """Look at DB1. Not being able to is an observation, too."""
         try:
-            connection = await self._connect(uid, host, password)
-            missing = await pending(connection, self._migrations)
-            logins = await self._logins(connection)
-            identity = await self._identity(connection)
-            status = None if missing else await self._status(connection, pool)
-            stocked = await self._stocked(connection, pool) if status else 0
+            async with asyncio.timeout(self._patience):
+                connection = await self._connect(uid, host, password)
+                missing = await pending(connection, self._migrations)
+                logins = await self._logins(connection)
+                identity = await self._identity(connection)
+                status = None if missing else await self._status(connection, pool)
+                stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
             await self.close(uid)
             return Engine(error=brief(error), login_failed="password authentication failed" in str(error))
@@ -124,16 +128,7 @@ class Engines:
         known = self._connections.get(uid)
         if known is not None and not known.closed:
             return known
-        self._connections[uid] = await AsyncConnection.connect(
-            host=host,
-            dbname=names.DATABASE_NAME,
-            user=names.SUPERUSER,
-            password=password,
-            application_name=names.FIELD_MANAGER,
-            connect_timeout=CONNECT_TIMEOUT,
-            options=f"-c statement_timeout={STATEMENT_TIMEOUT}",
-            autocommit=True,
-        )
+        self._connections[uid] = await to_engine(host, password, STATEMENT_TIMEOUT)
         return self._connections[uid]
 
     async def _identity(self, connection: AsyncConnection) -> str:

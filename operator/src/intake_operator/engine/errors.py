@@ -3,4 +3,5 @@
 
 def brief(error: BaseException) -> str:
     """The first line of an error, its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    kind = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return (str(error).strip().splitlines() or [kind])[0][:300]

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import Jsonb
 
-from intake_operator import names
+from intake_operator.engine.connection import CONNECTION
 from intake_operator.engine.errors import brief
 from intake_operator.model.observed import Ledger
 from intake_operator.reasons import Problem
@@ -19,7 +19,8 @@ from intake_operator.reasons import Problem
 # Seconds between two looks: the ledger is somebody's old database, but a person who mends something wants to see it.
 WHILE_GOOD: Final = 60.0
 WHILE_BAD: Final = 3.0
-CONNECT_TIMEOUT: Final = 5
+# Seconds of a look, which a pass over the event waits for.
+LOOK_TIMEOUT: Final = 10.0
 # Seconds of one call, counted here: the URI may bring settings of its own, and a pooler may not take ours.
 CALL_TIMEOUT: Final = 20.0
 # The same for the account of a whole pool.
@@ -40,8 +41,9 @@ class Account:
 class Ledgers:
     """Looks at ledgers, seldom. `clock` is in seconds."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], patience: float = LOOK_TIMEOUT) -> None:
         self._clock = clock
+        self._patience = patience
         self._seen: dict[str, tuple[float, tuple[str, str], Ledger]] = {}
 
     async def check(self, uid: str, uri: str, namespace: str, function: str) -> Ledger:
@@ -57,13 +59,40 @@ class Ledgers:
         except psycopg.Error:
             ledger = Ledger(Problem.LEDGER_UNREACHABLE, UNREADABLE)
         else:
-            ledger = await _look(reachable, function)
+            ledger = await self._look(reachable, function)
         self._seen[uid] = (self._clock(), wish, ledger)
         return ledger
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event."""
         self._seen.pop(uid, None)
+
+    async def _look(self, uri: str, function: str) -> Ledger:
+        schema, _, name = function.rpartition(".")
+        try:
+            async with asyncio.timeout(self._patience), await _connect(uri) as connection:
+                found = await connection.execute(
+                    """
+                    SELECT count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                    WHERE p.proname = %(name)s
+                      AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
+                    """,
+                    {"name": name, "schema": schema},
+                )
+                row = await found.fetchone()
+        except (psycopg.Error, OSError) as error:
+            return Ledger(
+                Problem.LEDGER_UNREACHABLE,
+                f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
+                "database.",
+            )
+        if not row or not row[0]:
+            return Ledger(
+                Problem.LEDGER_FUNCTION_MISSING,
+                f"the ledger has no function {function}. Create it (sql/ledger is the reference), or correct "
+                "spec.commitTarget.postgres.function.",
+            )
+        return Ledger()
 
 
 def from_elsewhere(uri: str, namespace: str) -> str:
@@ -127,40 +156,6 @@ async def void(connection: AsyncConnection, voider: sql.Identifier, payload: Map
     return str(row[0]) if row else ""
 
 
-async def _look(uri: str, function: str) -> Ledger:
-    schema, _, name = function.rpartition(".")
-    try:
-        async with await _connect(uri) as connection:
-            found = await connection.execute(
-                """
-                SELECT count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                WHERE p.proname = %(name)s
-                  AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
-                """,
-                {"name": name, "schema": schema},
-            )
-            row = await found.fetchone()
-    except (psycopg.Error, OSError) as error:
-        return Ledger(
-            Problem.LEDGER_UNREACHABLE,
-            f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
-            "database.",
-        )
-    if not row or not row[0]:
-        return Ledger(
-            Problem.LEDGER_FUNCTION_MISSING,
-            f"the ledger has no function {function}. Create it (sql/ledger is the reference), or correct "
-            "spec.commitTarget.postgres.function.",
-        )
-    return Ledger()
-
-
 async def _connect(uri: str) -> AsyncConnection:
     # Never prepared: a transaction pooler may stand before the ledger.
-    return await AsyncConnection.connect(
-        uri,
-        autocommit=True,
-        prepare_threshold=None,
-        connect_timeout=CONNECT_TIMEOUT,
-        application_name=names.FIELD_MANAGER,
-    )
+    return await AsyncConnection.connect(uri, autocommit=True, prepare_threshold=None, **CONNECTION)

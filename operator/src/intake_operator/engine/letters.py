@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 
-from intake_operator import names
-from intake_operator.engine.database import CONNECT_TIMEOUT
+from intake_operator.engine.connection import to_engine
 from intake_operator.model.letters import DeadLetter
 
 STATEMENT_TIMEOUT: Final = "20s"
@@ -24,16 +23,7 @@ async def visit(
     host: str, password: str, role: str, statement_timeout: str = STATEMENT_TIMEOUT
 ) -> AsyncIterator[AsyncConnection]:
     """DB1 as one of its roles. Apart from the operator's own connection, which may be seeding for minutes."""
-    async with await AsyncConnection.connect(
-        host=host,
-        dbname=names.DATABASE_NAME,
-        user=names.SUPERUSER,
-        password=password,
-        application_name=names.FIELD_MANAGER,
-        connect_timeout=CONNECT_TIMEOUT,
-        options=f"-c role={role} -c statement_timeout={statement_timeout}",
-        autocommit=True,
-    ) as connection:
+    async with await to_engine(host, password, statement_timeout, role) as connection:
         yield connection
 
 

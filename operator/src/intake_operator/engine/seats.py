@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from intake_operator import names
+from intake_operator.engine.connection import CONNECTION
 from intake_operator.engine.errors import brief
 from intake_operator.engine.ledger import from_elsewhere
 from intake_operator.model.inventory import InventoryError, Row, check
@@ -16,7 +16,6 @@ from intake_operator.reasons import Problem
 
 # Rows in one call of intake.stock: more make it no faster, and this is all that is in memory at a time.
 CHUNK: Final = 5_000
-CONNECT_TIMEOUT: Final = 5
 # Sorting ten million rows takes a while; a lock on somebody's table must not hold a pass for ever.
 STATEMENT_TIMEOUT: Final = "60s"
 
@@ -61,9 +60,7 @@ class Table:
                 Problem.INVENTORY_MISSING, "the URI cannot be parsed; write postgresql://user:password@host/db"
             ) from None
         try:
-            async with await AsyncConnection.connect(
-                reachable, connect_timeout=CONNECT_TIMEOUT, application_name=names.FIELD_MANAGER
-            ) as connection:
+            async with await AsyncConnection.connect(reachable, **CONNECTION) as connection:
                 await connection.set_read_only(True)
                 await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
                 yield connection
