@@ -15,6 +15,7 @@ from intake_operator.engine import migrate
 from intake_operator.engine.consistency import Consistencies
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
+from intake_operator.engine.proof import Proofs
 from intake_operator.inventories import Inventories
 from intake_operator.kube.apply import Applier
 from intake_operator.kube.client import connect
@@ -39,7 +40,7 @@ async def run(settings: Settings) -> None:
 
     consistencies = Consistencies(monotonic, queue.add)
     reconciler = Reconciler(
-        observer=Observer(cluster, engines, Ledgers(monotonic), inventories, consistencies),
+        observer=Observer(cluster, engines, Ledgers(monotonic), inventories, consistencies, Proofs(engines, monotonic)),
         actor=Actor(cluster, engines, inventories, Applier(cluster)),
         image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
         metrics=metrics,

@@ -7,31 +7,26 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-import psycopg
 from pydantic import ValidationError
 
 from intake_operator import names
 from intake_operator.build import access
 from intake_operator.decide.stage import Stage, stage_of, was_claimable
-from intake_operator.engine import ledger
 from intake_operator.engine.consistency import Consistencies, Sides
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
 from intake_operator.engine.migrate import MigrationChangedError
+from intake_operator.engine.proof import Proofs
 from intake_operator.inventories import Inventories
 from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
 from intake_operator.model.observed import (
     LEDGER_ACCEPTS,
-    LEDGER_AGREES,
-    LEDGER_SILENT,
-    LEDGER_UNASKED,
     Engine,
     Event,
     Ledger,
     Manifest,
     Observed,
-    Proof,
 )
 from intake_operator.model.spec import IntakeEventSpec, PostgresTarget, SecretRef
 from intake_operator.reasons import Problem
@@ -79,6 +74,7 @@ class Observer:
     ledgers: Ledgers
     inventories: Inventories
     consistencies: Consistencies
+    proofs: Proofs
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision may need, and at nothing else."""
@@ -114,7 +110,8 @@ class Observer:
             target, observed = await self._inputs(event, event.spec, observed)
             drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
             if drained and stage_of(event, observed, now) is Stage.DRAIN:
-                observed = await self._prove(event, observed, target)
+                proof, error = await self.proofs.prove(event, observed, target)
+                observed = replace(observed, proof=proof, proof_error=error)
             if target and secrets[0] and _to_compare(observed):
                 assert event.spec.commit_target.postgres
                 function = event.spec.commit_target.postgres.function
@@ -160,32 +157,6 @@ class Observer:
             assert isinstance(spec.commit_target.postgres, PostgresTarget)
             state = await self.ledgers.check(event.uid, uri, event.namespace, spec.commit_target.postgres.function)
         return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
-
-    async def _prove(self, event: Event, observed: Observed, uri: str) -> Observed:
-        try:
-            (claims, committed, voided, released, queued, dead, digest), violations = await self.engines.account(
-                event.uid, event.pool
-            )
-            by_hand = await self.engines.audit(event.uid, event.pool)
-            told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
-            unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
-        except (psycopg.Error, OSError) as error:
-            return replace(
-                observed, proof_error=f"the account cannot be made: {str(error).strip().splitlines()[0][:300]}"
-            )
-        if unasked and (committed or voided):
-            word = f"{LEDGER_UNASKED}: {observed.ledger.message}"
-        elif told is None:
-            word = LEDGER_SILENT
-        elif (told.committed, told.voided, told.digest) == (committed, voided, digest):
-            word = LEDGER_AGREES
-        else:
-            word = (
-                f"the ledger has {told.committed} committed, {told.voided} voided; the engine {committed} and {voided}"
-                + ("" if told.digest == digest else "; the committed claims are not the same ones")
-            )
-        proof = Proof(claims, committed, voided, released, queued, dead, violations, word, by_hand)
-        return replace(observed, proof=proof)
 
 
 def _to_compare(observed: Observed) -> bool:

@@ -77,6 +77,7 @@ class Reconciler:
             self.observer.ledgers.forget(event.uid)
             self.observer.inventories.forget(event.uid)
             self.observer.consistencies.forget(event.uid)
+            self.observer.proofs.forget(event.uid)
         return decided.requeue_after
 
     async def _do(self, step: Step, event: Event, observed: Observed, decided: Plan, now: datetime) -> None:

@@ -26,7 +26,7 @@ CALL_TIMEOUT: Final = 20.0
 # The same for the account of a whole pool.
 PROOF_TIMEOUT: Final = 60.0
 
-UNREADABLE: Final = "the ledger's URI cannot be parsed; write postgresql://user:password@host/db"
+UNREADABLE: Final = "the URI cannot be parsed; write postgresql://user:password@host/db"
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Ledgers:
                 return ledger
         try:
             reachable = from_elsewhere(uri, namespace)
-        except psycopg.Error:
-            ledger = Ledger(Problem.LEDGER_UNREACHABLE, UNREADABLE)
+        except psycopg.Error as error:
+            ledger = Ledger(Problem.LEDGER_UNREACHABLE, brief(error))
         else:
             ledger = await self._look(reachable, function)
         self._seen[uid] = (self._clock(), wish, ledger)
@@ -98,9 +98,12 @@ class Ledgers:
 def from_elsewhere(uri: str, namespace: str) -> str:
     """The URI as it has to be for a pod of another namespace: a bare host name is a Service beside the event.
 
-    Raises psycopg.ProgrammingError for a URI that cannot be parsed; its message may quote the URI, so do not show it.
+    Raises psycopg.ProgrammingError for a URI that cannot be parsed, without a word of it: it has a password.
     """
-    hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
+    try:
+        hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
+    except psycopg.Error:
+        raise psycopg.ProgrammingError(UNREADABLE) from None
     bare = [bool(h) and "." not in h and not h.startswith("/") for h in hosts]
     return make_conninfo(
         uri, host=",".join(f"{h}.{namespace}.svc" if b else h for h, b in zip(hosts, bare, strict=True))

@@ -55,11 +55,6 @@ class Table:
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
             reachable = from_elsewhere(self.uri, self.namespace)
-        except psycopg.Error:
-            raise InventoryError(
-                Problem.INVENTORY_MISSING, "the URI cannot be parsed; write postgresql://user:password@host/db"
-            ) from None
-        try:
             async with await AsyncConnection.connect(reachable, **CONNECTION) as connection:
                 await connection.set_read_only(True)
                 await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")

@@ -1,0 +1,85 @@
+"""The account of a sealed engine and the ledger's word on it, made again while it does not add up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from intake_operator.engine import ledger
+from intake_operator.engine.database import Engines
+from intake_operator.engine.errors import brief
+from intake_operator.model.observed import (
+    LEDGER_AGREES,
+    LEDGER_SILENT,
+    LEDGER_UNASKED,
+    Event,
+    Observed,
+    Proof,
+)
+
+# Seconds between two proofs of something that somebody may be mending.
+WHILE_BAD: Final = 3.0
+# A proof reads every claim on both sides. Of a large sale it takes seconds: then it rests so many times as long.
+REST: Final = 10.0
+
+
+@dataclass(frozen=True)
+class _Made:
+    subject: object
+    """What was proven; something else is proven at once."""
+    until: float
+    proof: Proof | None
+    error: str
+
+
+class Proofs:
+    """Proves, and remembers what did not add up for a while. `clock` is in seconds."""
+
+    def __init__(self, engines: Engines, clock: Callable[[], float]) -> None:
+        self._engines = engines
+        self._clock = clock
+        self._made: dict[str, _Made] = {}
+
+    async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
+        """The proof, or why it cannot be made. `uri` is the Postgres ledger's, empty without one that can be used."""
+        status = observed.engine.status or {}
+        ends = [status.get(name) for name in ("claims", "committed", "voided", "released")]
+        subject = (uri, observed.ledger, observed.engine.identity, ends)
+        made = self._made.get(event.uid)
+        if made is None or made.subject != subject or self._clock() >= made.until:
+            began = self._clock()
+            proof, error = await self._prove(event, observed, uri)
+            if proof is not None and not proof.failures:
+                self.forget(event.uid)
+                return proof, error
+            rest = max(WHILE_BAD, REST * (self._clock() - began))
+            made = self._made[event.uid] = _Made(subject, self._clock() + rest, proof, error)
+        return made.proof, made.error
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an event."""
+        self._made.pop(uid, None)
+
+    async def _prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
+        try:
+            (claims, committed, voided, released, queued, dead, digest), violations = await self._engines.account(
+                event.uid, event.pool
+            )
+            by_hand = await self._engines.audit(event.uid, event.pool)
+            told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
+        except (psycopg.Error, OSError) as error:
+            return None, f"the account cannot be made: {brief(error)}"
+        unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
+        if unasked and (committed or voided):
+            word = f"{LEDGER_UNASKED}: {observed.ledger.message}"
+        elif told is None:
+            word = LEDGER_SILENT
+        elif (told.committed, told.voided, told.digest) == (committed, voided, digest):
+            word = LEDGER_AGREES
+        else:
+            word = (
+                f"the ledger has {told.committed} committed, {told.voided} voided; the engine {committed} and {voided}"
+                + ("" if told.digest == digest else "; the committed claims are not the same ones")
+            )
+        return Proof(claims, committed, voided, released, queued, dead, violations, word, by_hand), ""

@@ -1,0 +1,123 @@
+"""The proof of a drain, on a real DB1 and a real ledger."""
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote, urlparse
+
+import psycopg
+import pytest
+from conftest import make_event
+from intake_operator.engine.database import Engines
+from intake_operator.engine.migrate import load
+from intake_operator.engine.proof import REST, WHILE_BAD, Proofs
+from intake_operator.model.observed import LEDGER_AGREES, Event, Observed, Proof
+
+from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
+
+ACKNOWLEDGE = """
+SELECT intake.acknowledge(%(pool)s, array_agg(b.msg_id), array_agg(b.read_ct), array_agg('committed'::text))
+FROM intake.read_batch(%(pool)s, 'w', 10) b
+"""
+COMMIT = "SELECT finalize_transaction(%s)"
+
+
+class Drained:
+    """A sealed DB1 in which one claim is committed, a ledger that knows nothing of it, and a clock."""
+
+    def __init__(self, event: Event, engines: Engines, host: str, ledger_uri: str) -> None:
+        self.event = event
+        self.ledger_uri = ledger_uri
+        self.seconds = 0.0
+        self.costs = 0.0
+        self.proofs = Proofs(engines, self.clock)
+        self._engines = engines
+        self._host = host
+
+    def clock(self) -> float:
+        """Each look at it costs what the test says."""
+        self.seconds += self.costs
+        return self.seconds
+
+    async def prove(self, uri: str | None = None) -> tuple[Proof | None, str]:
+        engine = await self._engines.observe(self.event.uid, self.event.pool, self._host, "")
+        return await self.proofs.prove(self.event, Observed(engine=engine), self.ledger_uri if uri is None else uri)
+
+    async def agrees(self) -> bool:
+        proof, _ = await self.prove()
+        return proof is not None and proof.ledger == LEDGER_AGREES and not proof.failures
+
+    def mend(self) -> None:
+        """The ledger gets the claim that it lacks."""
+        with psycopg.connect(f"host={self._host} dbname=intake user=postgres") as db1:
+            (message,) = db1.execute("SELECT message::text FROM intake.intents").fetchone() or ("",)
+        with psycopg.connect(self.ledger_uri) as books:
+            books.execute(COMMIT, (message,))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def drained(server: PostgresServer) -> AsyncIterator[Drained]:
+    uri, ledger_uri = server.create_database("intake"), server.create_database("ledger")
+    install_ledger(ledger_uri)
+    host, event, engines = unquote(urlparse(uri).query.removeprefix("host=")), make_event(), Engines(load(INTAKE_SQL))
+    now = datetime.now(UTC)
+    window = {"opensAt": now - timedelta(hours=1), "closesAt": now + timedelta(hours=1)}
+    await engines.observe(event.uid, event.pool, host, "")
+    await engines.migrate(event.uid)
+    limits = {name: moment.isoformat() for name, moment in window.items()}
+    await engines.configure(event.uid, event.pool, {"inventorySize": 10, "batchSize": 5} | limits)
+    await engines.seed(event.uid, event.pool)
+    with psycopg.connect(uri, autocommit=True) as db1:
+        db1.execute("SELECT intake.claim_resource(%s, 'somebody')", (event.pool,))
+        db1.execute(ACKNOWLEDGE, {"pool": event.pool})
+    await engines.seal(event.uid, event.pool, "test")
+    yield Drained(event, engines, host, ledger_uri)
+    await engines.close_all()
+    for database in ("intake", "ledger"):
+        server.drop_database(database)
+
+
+async def test_what_does_not_add_up_is_proven_again_after_a_while(drained: Drained) -> None:
+    proof, error = await drained.prove()
+    assert proof is not None
+    assert (proof.claims, proof.committed, error) == (1, 1, "")
+    assert proof.failures == (
+        "the ledger has 0 committed, 0 voided; the engine 1 and 0; the committed claims are not the same ones",
+    )
+    drained.mend()
+    drained.seconds = WHILE_BAD - 0.1
+    assert not await drained.agrees()
+    drained.seconds = WHILE_BAD
+    assert await drained.agrees()
+
+
+async def test_a_proof_that_takes_long_rests_longer(drained: Drained) -> None:
+    drained.costs = 2.0  # between two looks at the clock
+    assert not await drained.agrees()
+    drained.mend()
+    drained.costs, ended = 0.0, drained.seconds
+    drained.seconds = ended + REST * 2.0 - 0.1
+    assert not await drained.agrees()
+    drained.seconds = ended + REST * 2.0
+    assert await drained.agrees()
+
+
+async def test_another_ledger_is_asked_at_once(drained: Drained) -> None:
+    drained.mend()
+    proof, error = await drained.prove("host=/nowhere dbname=ledger")
+    assert proof is None
+    assert "/nowhere" in error
+    assert await drained.agrees()
+
+
+async def test_a_uri_that_cannot_be_parsed_is_not_shown(drained: Drained) -> None:
+    proof, error = await drained.prove("postgresql://ledger:hunter2@%zz/db")
+    assert proof is None
+    assert "cannot be parsed" in error
+    assert "hunter2" not in error
+    assert "%zz" not in error
