@@ -1,0 +1,150 @@
+"""What each answer of a webhook and a ledger leads to: the outcome tables."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from intake_bridge.adapters.webhook import finish
+from intake_bridge.domain import outcomes as table
+from intake_bridge.domain.outcomes import Blame, Result, Transport
+from intake_bridge.ports import HttpReply
+
+VALIDATE = [
+    # status, word, result, blame, counted
+    (200, "approved", Result.APPROVED, Blame.CLAIM, False),
+    (201, "declined", Result.DECLINED, Blame.CLAIM, False),
+    (200, None, Result.RETRY, Blame.TARGET, False),
+    (200, "maybe", Result.RETRY, Blame.TARGET, False),
+    (204, None, Result.RETRY, Blame.TARGET, False),
+    (301, None, Result.RETRY, Blame.TARGET, False),
+    (302, "approved", Result.RETRY, Blame.TARGET, False),
+    (400, None, Result.RETRY, Blame.SUSPECT, True),
+    (401, None, Result.RETRY, Blame.TARGET, False),
+    (402, None, Result.DECLINED, Blame.CLAIM, False),
+    (403, None, Result.RETRY, Blame.TARGET, False),
+    (403, "declined", Result.DECLINED, Blame.CLAIM, False),
+    (404, "declined", Result.RETRY, Blame.TARGET, False),
+    (405, None, Result.RETRY, Blame.TARGET, False),
+    (408, None, Result.RETRY, Blame.SUSPECT, True),
+    (409, None, Result.RETRY, Blame.CLAIM, True),
+    (409, "declined", Result.DECLINED, Blame.CLAIM, False),
+    (410, None, Result.DECLINED, Blame.CLAIM, False),
+    (415, None, Result.RETRY, Blame.TARGET, False),
+    (418, None, Result.RETRY, Blame.SUSPECT, True),
+    (422, None, Result.DECLINED, Blame.CLAIM, False),
+    (422, "approved", Result.RETRY, Blame.TARGET, False),  # it contradicts itself: nobody is declined or approved
+    (425, None, Result.RETRY, Blame.CLAIM, True),
+    (429, None, Result.RETRY, Blame.CLAIM, False),
+    (500, None, Result.RETRY, Blame.SUSPECT, True),
+    (500, "approved", Result.RETRY, Blame.SUSPECT, True),
+    (503, None, Result.RETRY, Blame.SUSPECT, True),
+    (700, None, Result.RETRY, Blame.TARGET, False),
+]
+
+
+@pytest.mark.parametrize(("status", "word", "result", "blame", "counted"), VALIDATE)
+def test_validate(status: int, word: str | None, result: Result, blame: Blame, counted: bool) -> None:
+    outcome = table.of_status(status, word, table.DECISIONS, table.VALIDATE_STATUS)
+    assert (outcome.result, outcome.blame, outcome.counted) == (result, blame, counted)
+
+
+COMMIT = [
+    (200, "committed", Result.COMMITTED, False),
+    (200, "duplicate", Result.COMMITTED, False),
+    (200, "voided", Result.DEAD, False),
+    (200, "conflict", Result.DEAD, True),
+    (200, None, Result.RETRY, False),
+    (402, None, Result.DEAD, False),
+    (409, "conflict", Result.DEAD, True),
+    (409, None, Result.RETRY, False),
+    (422, None, Result.DEAD, False),
+    (500, "committed", Result.RETRY, False),
+]
+
+
+@pytest.mark.parametrize(("status", "word", "result", "page"), COMMIT)
+def test_commit_webhook_ends_in_committed_or_dead(status: int, word: str | None, result: Result, page: bool) -> None:
+    outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
+    assert (outcome.result, outcome.page) == (result, page)
+
+
+@given(st.integers(100, 999), st.none() | st.sampled_from(["approved", "declined", "x"]))
+def test_only_a_2xx_approves(status: int, word: str | None) -> None:
+    outcome = table.of_status(status, word, table.DECISIONS, table.VALIDATE_STATUS)
+    assert (outcome.result is Result.APPROVED) == (word == "approved" and 200 <= status < 300)
+
+
+@given(st.integers(100, 999), st.none() | st.sampled_from([*table.COMMIT_WORDS, "x"]))
+def test_only_a_2xx_commits(status: int, word: str | None) -> None:
+    outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
+    assert (outcome.result is Result.COMMITTED) == (word in {"committed", "duplicate"} and 200 <= status < 300)
+
+
+@given(st.integers(100, 999))
+def test_one_status_never_declines_a_whole_batch(status: int) -> None:
+    outcome = table.of_status(status, None, table.DECISIONS, table.BATCH_STATUS)
+    assert outcome.result is Result.RETRY
+
+
+@given(st.integers(100, 999), st.none() | st.text())
+def test_i3_a_commit_webhook_never_voids(status: int, word: str | None) -> None:
+    outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
+    assert outcome.result in {Result.COMMITTED, Result.DEAD, Result.RETRY}
+
+
+@pytest.mark.parametrize(
+    ("kind", "blame", "counted"),
+    [
+        (Transport.UNREACHABLE, Blame.TARGET, False),
+        (Transport.TIMEOUT, Blame.SUSPECT, True),
+        (Transport.BROKEN, Blame.SUSPECT, True),
+        (Transport.TOO_LARGE, Blame.TARGET, False),
+    ],
+)
+def test_without_an_answer_it_is_retried(kind: Transport, blame: Blame, counted: bool) -> None:
+    outcome = table.of_transport(kind, "why")
+    assert (outcome.result, outcome.blame, outcome.counted, outcome.reason) == (Result.RETRY, blame, counted, "why")
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "blame", "counted"),
+    [
+        (None, Blame.TARGET, False),
+        ("08006", Blame.TARGET, False),
+        ("25006", Blame.TARGET, False),
+        ("28P01", Blame.TARGET, False),
+        ("3D000", Blame.TARGET, False),
+        ("42883", Blame.TARGET, False),
+        ("42501", Blame.TARGET, False),
+        ("53300", Blame.TARGET, False),
+        ("57P01", Blame.TARGET, False),
+        ("57014", Blame.SUSPECT, False),
+        ("40001", Blame.SUSPECT, False),
+        ("40P01", Blame.SUSPECT, False),
+        ("55P03", Blame.SUSPECT, False),
+        ("22P02", Blame.CLAIM, True),
+        ("23505", Blame.CLAIM, True),
+        ("P0001", Blame.CLAIM, True),
+    ],
+)
+def test_a_failed_ledger_statement(sqlstate: str | None, blame: Blame, counted: bool) -> None:
+    outcome = table.of_sqlstate(sqlstate, "why")
+    assert (outcome.result, outcome.blame, outcome.counted) == (Result.RETRY, blame, counted)
+
+
+def test_the_words_of_a_ledger() -> None:
+    said = {word: table.of_word(word, table.LEDGER_WORDS) for word in ("committed", "duplicate", "voided", "conflict")}
+    assert [each.result for each in said.values()] == [Result.COMMITTED, Result.COMMITTED, Result.VOIDED, Result.DEAD]
+    assert said["conflict"].page
+    assert table.of_word("ok", table.LEDGER_WORDS).blame is Blame.TARGET
+    assert table.of_word(None, table.LEDGER_WORDS).blame is Blame.TARGET
+    assert table.of_word("committed", table.VOID_WORDS).result is Result.COMMITTED
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, None), ("3", 3.0), ("0", 0.0), ("-5", 0.0), ("1e9", 300.0), ("soon", None), ("nan", None),
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 21 Oct 2515 07:28:00 GMT", 300.0)],
+)  # fmt: skip
+def test_retry_after(header: str | None, seconds: float | None) -> None:
+    reply = HttpReply(429, b"", {} if header is None else {"Retry-After": header})
+    assert finish(table.Outcome(Result.RETRY), reply, {}).retry_after == seconds
