@@ -1,0 +1,34 @@
+"""How the tests of the plan read what was decided."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from intake_operator.decide.plan import Plan
+from intake_operator.decide.steps import Apply
+from intake_operator.model.observed import LEDGER_AGREES, Observed, Proof
+from intake_operator.reasons import ConditionType
+
+SECOND = timedelta(seconds=1)
+GOOD_PROOF = Proof(claims=11, committed=8, voided=2, released=1, queued=0, dead=0, violations=(), ledger=LEDGER_AGREES)
+
+
+def kinds(decided: Plan) -> list[str]:
+    """The steps, applied objects by kind."""
+    return [s.manifest["kind"] if isinstance(s, Apply) else type(s).__name__ for s in decided.steps]
+
+
+def condition(decided: Plan, wanted: ConditionType) -> dict[str, Any]:
+    """One condition of the planned status."""
+    return next(c for c in decided.status["conditions"] if c["type"] == wanted)
+
+
+def drained(decided: Plan) -> str:
+    """The state of the teardown."""
+    reason: str = condition(decided, ConditionType.DRAINED)["reason"]
+    return reason
+
+
+def with_status(observed: Observed, status: dict[str, Any]) -> Observed:
+    """The same observation with another word from DB1."""
+    return replace(observed, engine=replace(observed.engine, status=status))
