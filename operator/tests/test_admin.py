@@ -14,11 +14,17 @@ import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, unused_port
 from intake_operator.admin import requests, server
+from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.answers import RefusedError
+from intake_operator.admin.desk import Desk
 from intake_operator.command import show
 from intake_operator.engine import ledger
+from intake_operator.engine.consistency import Consistencies
+from intake_operator.kube.client import Cluster
 from intake_operator.model.letters import DeadLetter
+from kubernetes.aio import client as kubernetes
 from psycopg import AsyncConnection
+from yarl import URL
 
 from tests.postgres import PostgresServer, install_ledger
 
@@ -95,6 +101,36 @@ async def test_a_bad_query_is_refused(reader: TestClient[web.Request, web.Applic
 
 async def test_a_form_is_no_json(reader: TestClient[web.Request, web.Application]) -> None:
     assert (await reader.post("/", data={"ids": "1"})).status == 415
+
+
+@pytest.mark.parametrize("name", ["..%2F..%2Fb%2Fintakeevents%2Fdrop", "%2e%2e", "drop%3Fx=1", "drop%00", "Drop"])
+async def test_a_right_in_one_namespace_leads_to_no_other(name: str) -> None:
+    looked_at = []
+
+    async def api_server(request: web.Request) -> web.Response:
+        if request.path.endswith("/tokenreviews"):
+            user = {"username": "editor of a"}
+            status = {"authenticated": True, "audiences": ["intake-engine.io"], "user": user}
+            return web.json_response({"status": status}, status=201)
+        if request.path.endswith("/subjectaccessreviews"):
+            attributes = (await request.json())["spec"]["resourceAttributes"]
+            return web.json_response({"status": {"allowed": attributes["namespace"] == "a"}}, status=201)
+        looked_at.append(request.path)
+        return web.json_response({"reason": "NotFound"}, status=404)
+
+    api = web.Application()
+    api.router.add_route("*", "/{path:.*}", api_server)
+    async with TestServer(api) as there:
+        settings = kubernetes.Configuration(host=str(there.make_url("")).rstrip("/"))  # type: ignore[no-untyped-call]
+        cluster = Cluster(kubernetes.ApiClient(settings))
+        desk = Desk(cluster, Consistencies(lambda: 0.0, lambda _: None))
+        async with TestClient(TestServer(server.application(Gatekeeper(cluster), desk, lambda _: None))) as http:
+            for asked in (name, "drop"):
+                path = f"/v1alpha1/namespaces/a/intakeevents/{asked}/deadletters"
+                answer = await http.get(URL(path, encoded=True), headers={"Authorization": "Bearer token"})
+                assert (answer.status, (await answer.json())["kind"]) == (404, "Status")
+        await cluster.close()
+    assert looked_at == ["/apis/intake-engine.io/v1alpha1/namespaces/a/intakeevents/drop"]
 
 
 async def test_tls_serves_the_certificate_that_is_there_now(tmp_path: Path) -> None:

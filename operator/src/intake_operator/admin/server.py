@@ -27,6 +27,9 @@ LOOPBACK: Final = "127.0.0.1"
 # Bytes; MOST_IDS ids of 19 digits, and a reason.
 LARGEST_BODY: Final = 64 * 1024
 EVENT: Final = "/v1alpha1/namespaces/{namespace}/intakeevents/{event}"
+# Names as Kubernetes has them, and nothing else: `..%2F..%2Fother` would be allowed by a right in this namespace, and
+# be looked up in the other one.
+ROUTE: Final = EVENT.replace("}", ":[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?}")
 
 DEAD_LETTERS: Final = "deadletters"
 
@@ -83,11 +86,11 @@ def application(gatekeeper: Gatekeeper, desk: Desk, wake: Callable[[Key], None])
     app = web.Application(middlewares=[_refusals], client_max_size=LARGEST_BODY)
     app.add_routes(
         [
-            web.get(f"{EVENT}/deadletters", may("get", DEAD_LETTERS, list_letters)),
-            web.post(f"{EVENT}/deadletters/replay", may("update", DEAD_LETTERS, replay)),
-            web.post(f"{EVENT}/deadletters/discard", may("update", DEAD_LETTERS, discard)),
-            web.post(f"{EVENT}/reconcile", may("create", "reconcile", reconcile)),
-            web.get(f"{EVENT}/audit", may("get", DEAD_LETTERS, audit)),
+            web.get(f"{ROUTE}/deadletters", may("get", DEAD_LETTERS, list_letters)),
+            web.post(f"{ROUTE}/deadletters/replay", may("update", DEAD_LETTERS, replay)),
+            web.post(f"{ROUTE}/deadletters/discard", may("update", DEAD_LETTERS, discard)),
+            web.post(f"{ROUTE}/reconcile", may("create", "reconcile", reconcile)),
+            web.get(f"{ROUTE}/audit", may("get", DEAD_LETTERS, audit)),
         ]
     )
     return app

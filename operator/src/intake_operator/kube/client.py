@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from typing import Final
+from urllib.parse import quote
 
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
@@ -150,5 +151,5 @@ async def connect() -> Cluster:
 
 def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
     folder, plural = RESOURCES[kind]
-    parts = [folder, "namespaces", namespace, plural, name, subresource]
+    parts = [folder, "namespaces", quote(namespace, safe=""), plural, quote(name, safe=""), subresource]
     return "/" + "/".join(part for part in parts if part)
