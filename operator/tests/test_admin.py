@@ -1,10 +1,11 @@
 """What the admin API reads, where it listens, and how the command ends; who may is the cluster's matter (tests/e2e)."""
 
+import base64
 import os
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from intake_operator.engine import ledger
 from intake_operator.engine.consistency import Consistencies
 from intake_operator.kube.client import Cluster
 from intake_operator.model.letters import DeadLetter
+from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
 from psycopg import AsyncConnection
 from yarl import URL
@@ -121,7 +123,7 @@ async def test_a_right_in_one_namespace_leads_to_no_other(name: str) -> None:
     api = web.Application()
     api.router.add_route("*", "/{path:.*}", api_server)
     async with TestServer(api) as there:
-        settings = kubernetes.Configuration(host=str(there.make_url("")).rstrip("/"))  # type: ignore[no-untyped-call]
+        settings = kubernetes.Configuration(host=str(there.make_url("")).rstrip("/"))
         cluster = Cluster(kubernetes.ApiClient(settings))
         desk = Desk(cluster, Consistencies(lambda: 0.0, lambda _: None))
         async with TestClient(TestServer(server.application(Gatekeeper(cluster), desk, lambda _: None))) as http:
@@ -181,6 +183,25 @@ class TestVoidClaim:
                 await ledger.void(connection, voider, payload | {"claim_id": "x"})
             assert await ledger.offers(connection, "ledger_claims(text,uuid,integer)")
             assert not await ledger.offers(connection, "no_such_function(text)")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])
+async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
+    event: Callable[..., Event], content: bytes
+) -> None:
+    """A webhook's claims are given up by their mark alone; what a Postgres ledger may hold would be sold again."""
+
+    class Secrets(Cluster):
+        def __init__(self) -> None:
+            pass
+
+        async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+            return {"data": {"uri": base64.b64encode(content).decode()}}
+
+    desk = Desk(Secrets(), Consistencies(lambda: 0.0, lambda _: None))
+    with pytest.raises(RefusedError) as refused:
+        await desk.target(event())
+    assert (refused.value.code, refused.value.reason) == (409, "LedgerSecretMissing")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """DB1 and the ledger through the operator's eyes, on a real PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import base64
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,9 @@ from intake_operator.engine import ledger
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import WHILE_BAD, WHILE_GOOD, Account, Ledgers
 from intake_operator.engine.migrate import Migration, MigrationChangedError, load, migrate, pending
+from intake_operator.kube.client import Cluster
+from intake_operator.model.observed import Event, Manifest, Observed
+from intake_operator.observe import Observer
 from intake_operator.reasons import Problem
 from psycopg import AsyncConnection
 
@@ -218,6 +222,28 @@ class TestLedger:
         seen = await Ledgers(Clock()).check(UID, uri, "tickets", "finalize_transaction")
         assert seen.problem is Problem.LEDGER_UNREACHABLE
         assert "hunter2" not in seen.message
+
+    @pytest.mark.parametrize("content", [b"", b"\n", "postgresql://u:p@db/ledger".encode("utf-16"), None])
+    async def test_a_secret_is_taken_as_the_bridge_takes_it(
+        self, event: Callable[..., Event], ledger_uri: str, content: bytes | None
+    ) -> None:
+        """Blanks around it do not count, and what is no text is said, instead of ending every pass."""
+        data = f"{ledger_uri}\n".encode() if content is None else content
+
+        class Secrets(Cluster):
+            def __init__(self) -> None:
+                pass
+
+            async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+                return {"metadata": {"uid": "1"}, "data": {"uri": base64.b64encode(data).decode()}}
+
+        observer = Observer(Secrets(), None, Ledgers(Clock()), None, None, None)  # type: ignore[arg-type]
+        spec = event().spec
+        assert spec is not None
+        uri, observed = await observer._inputs(event(), spec, Observed())
+        assert (uri, observed.ledger.problem) == (
+            (ledger_uri, None) if content is None else ("", Problem.LEDGER_SECRET_KEY_MISSING)
+        )
 
     async def test_the_account_is_the_ledger_s_own(self, ledger_uri: str) -> None:
         assert await ledger.account(ledger_uri, POOL) == Account(committed=0, voided=0, digest=0)

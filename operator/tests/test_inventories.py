@@ -258,6 +258,8 @@ class TestTable:
         assert "there is no such Secret" in await told()
         scene.objects.there["Secret", "hall"] = {"data": {"url": ""}}
         assert "no key uri" in await told()
+        scene.objects.there["Secret", "hall"] = {"data": {"uri": base64.b64encode(b"\xff\xfe").decode()}}
+        assert "not text" in await told()
         scene.objects.uri(server.uri("nowhere", "reader"))
         assert '"nowhere" does not exist' in await told()
         scene.objects.uri(reader(server))

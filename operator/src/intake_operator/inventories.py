@@ -176,7 +176,10 @@ def _uri(secret: Manifest | None, table: spec.InventoryTable) -> str:
         raise InventoryError(Problem.INVENTORY_MISSING, "there is no such Secret in this namespace")
     if ref.key not in (secret.get("data") or {}):
         raise InventoryError(Problem.INVENTORY_MISSING, f"the Secret has no key {ref.key}")
-    return base64.b64decode(secret["data"][ref.key]).decode()
+    try:
+        return base64.b64decode(secret["data"][ref.key]).decode().strip()
+    except UnicodeDecodeError:
+        raise InventoryError(Problem.INVENTORY_MISSING, f"key {ref.key} of the Secret is not text in UTF-8") from None
 
 
 def _too_small(rows: int, size: int) -> InventoryError:

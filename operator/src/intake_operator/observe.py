@@ -151,8 +151,8 @@ class Observer:
                 fingerprints[ref.name] = fingerprint(secret)
             state = state if state.problem else _usable(ref, secret)
             postgres = spec.commit_target.postgres
-            if secret is not None and postgres and ref is postgres.secret_ref and ref.key in secret.get("data", {}):
-                uri = value(secret, ref.key)
+            if secret is not None and postgres and ref is postgres.secret_ref:
+                uri = text(secret, ref.key)
         if uri and not state.problem:
             assert isinstance(spec.commit_target.postgres, PostgresTarget)
             state = await self.ledgers.check(event.uid, uri, event.namespace, spec.commit_target.postgres.function)
@@ -179,11 +179,22 @@ def value(secret: Manifest, key: str) -> str:
     return base64.b64decode(data[key]).decode()
 
 
+def text(secret: Manifest, key: str) -> str:
+    """What a user wrote, without blanks around it, as the bridge reads it; empty where it is missing or no text."""
+    try:
+        return value(secret, key).strip() if key in (secret.get("data") or {}) else ""
+    except UnicodeDecodeError:
+        return ""
+
+
 def _usable(ref: SecretRef, secret: Manifest | None) -> Ledger:
     if secret is None:
         message = f"Secret {ref.name} does not exist in this namespace. Create it with the key {ref.key}."
         return Ledger(Problem.LEDGER_SECRET_MISSING, message)
     if ref.key not in (secret.get("data") or {}):
         message = f"Secret {ref.name} has no key {ref.key}. Add it, or name another key in the spec."
+        return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
+    if not text(secret, ref.key):
+        message = f"Secret {ref.name} has nothing but blanks, or no text in UTF-8, under the key {ref.key}. Correct it."
         return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
     return Ledger()

@@ -22,7 +22,7 @@ from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
 from intake_operator.model.letters import DeadLetter, Evidence, Kept
 from intake_operator.model.observed import Event
-from intake_operator.observe import parse, value
+from intake_operator.observe import parse, text, value
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +138,15 @@ class Desk:
             return "", ""
         ref = postgres.secret_ref
         secret = await self.cluster.get("Secret", event.namespace, ref.name)
-        if secret is None or ref.key not in (secret.get("data") or {}):
+        uri = text(secret, ref.key) if secret else ""
+        # Empty means a webhook, whose claims are given up by other rules.
+        if not uri:
             raise RefusedError(
-                409, "LedgerSecretMissing", f"Secret {ref.name} with the key {ref.key} is not there; create it"
+                409,
+                "LedgerSecretMissing",
+                f"Secret {ref.name} is not there, or has no text under the key {ref.key}; correct it",
             )
-        return value(secret, ref.key), postgres.function
+        return uri, postgres.function
 
     async def _decide(self, event: Event, found: Sequence[DeadLetter], *, target_checked: bool) -> Decisions:
         uri, function = await self.target(event)
