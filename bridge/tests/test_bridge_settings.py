@@ -76,6 +76,7 @@ async def test_two_lives_of_one_pod_are_two_workers() -> None:
         "host=db password=hunter2 user=bridge",
         "password='hunter2 with blank'",
         "Authorization: Bearer hunter2",
+        "failed to resolve host 'hunter2@db.example': [Errno -2] Name or service not known",
     ],
 )
 def test_credentials_do_not_reach_a_log(text: str) -> None:

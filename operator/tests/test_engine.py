@@ -216,7 +216,13 @@ class TestLedger:
         assert "no answer in time" in seen.message
 
     @pytest.mark.parametrize(
-        "uri", ["postgresql://ledger:hunter2@%zz/db", "host=/nowhere password=hunter2", "password=hunter2 nonsense"]
+        "uri",
+        [
+            "postgresql://ledger:hunter2@%zz/db",
+            "host=/nowhere password=hunter2",
+            "password=hunter2 nonsense",
+            "postgresql://ledger:p@hunter2@db.example/db",
+        ],
     )
     async def test_a_password_never_shows_in_a_message(self, uri: str) -> None:
         seen = await Ledgers(Clock()).check(UID, uri, "tickets", "finalize_transaction")

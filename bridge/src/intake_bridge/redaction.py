@@ -6,6 +6,8 @@ _SECRETS = (
     (re.compile(r"(\bbearer\s+)\S+", re.IGNORECASE), r"\1***"),
     # user:password@ of anything like a URI, the broken ones included: libpq quotes those back whole.
     (re.compile(r"(//)\S*@"), r"\1***@"),
+    # The end of a password with an @ in it, which was taken for part of the host.
+    (re.compile(r"(\bhost (?:name )?[\"'])[^\"']*@"), r"\1***@"),
     (re.compile(r"(\b(?:password|passwd|token|authorization)\s*[=:]\s*)('[^']*'|\S+)", re.IGNORECASE), r"\1***"),
 )
 

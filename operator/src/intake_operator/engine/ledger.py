@@ -26,7 +26,7 @@ CALL_TIMEOUT: Final = 20.0
 # The same for the account of a whole pool.
 PROOF_TIMEOUT: Final = 60.0
 
-UNREADABLE: Final = "the URI cannot be parsed; write postgresql://user:password@host/db"
+UNREADABLE: Final = "the URI cannot be parsed; write postgresql://user:password@host/db, in a password %40 for @"
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,9 @@ def from_elsewhere(uri: str, namespace: str) -> str:
         hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
     except psycopg.Error:
         raise psycopg.ProgrammingError(UNREADABLE) from None
+    if any("@" in host for host in hosts):
+        # The end of a password that has an @ in it; whoever cannot resolve it would quote it.
+        raise psycopg.ProgrammingError(UNREADABLE)
     bare = [bool(h) and "." not in h and not h.startswith("/") for h in hosts]
     return make_conninfo(
         uri, host=",".join(f"{h}.{namespace}.svc" if b else h for h, b in zip(hosts, bare, strict=True))
