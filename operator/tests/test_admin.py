@@ -1,12 +1,15 @@
 """What the admin API reads, where it listens, and how the command ends; who may is the cluster's matter (tests/e2e)."""
 
+import asyncio
 import base64
 import os
 import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import psycopg
@@ -22,7 +25,7 @@ from intake_operator.command import show
 from intake_operator.engine import ledger
 from intake_operator.engine.consistency import Consistencies
 from intake_operator.kube.client import Cluster
-from intake_operator.model.letters import DeadLetter
+from intake_operator.model.letters import DeadLetter, Evidence, Kept
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
 from psycopg import AsyncConnection
@@ -31,6 +34,17 @@ from yarl import URL
 from tests.postgres import PostgresServer, install_ledger
 
 COMMAND = Path(sys.executable).with_name("intake-admin")
+NEVER = Consistencies(lambda: 0.0, lambda _: None)
+
+
+class Secrets(Cluster):
+    """A cluster in which every Secret has this URI."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        return {"data": {"uri": base64.b64encode(self._content).decode()}}
 
 
 @pytest.fixture
@@ -125,7 +139,7 @@ async def test_a_right_in_one_namespace_leads_to_no_other(name: str) -> None:
     async with TestServer(api) as there:
         settings = kubernetes.Configuration(host=str(there.make_url("")).rstrip("/"))
         cluster = Cluster(kubernetes.ApiClient(settings))
-        desk = Desk(cluster, Consistencies(lambda: 0.0, lambda _: None))
+        desk = Desk(cluster, NEVER)
         async with TestClient(TestServer(server.application(Gatekeeper(cluster), desk, lambda _: None))) as http:
             for asked in (name, "drop"):
                 path = f"/v1alpha1/namespaces/a/intakeevents/{asked}/deadletters"
@@ -184,23 +198,45 @@ class TestVoidClaim:
             assert await ledger.offers(connection, "ledger_claims(text,uuid,integer)")
             assert not await ledger.offers(connection, "no_such_function(text)")
 
+    async def test_one_that_it_refuses_does_not_keep_the_others(
+        self, books: str, letter: DeadLetter, event: Callable[..., Event]
+    ) -> None:
+        with psycopg.connect(books, autocommit=True) as owner:
+            owner.execute("ALTER FUNCTION void_claim RENAME TO voided")
+            owner.execute(
+                "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
+                " IF payload ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(payload); END $$"
+            )
+        found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
+        decided = await Desk(Secrets(books.encode()), NEVER)._decide(event(), found, target_checked=False)
+        refused = decided[1]
+        assert isinstance(refused, Kept)
+        assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
+        assert isinstance(decided[2], Evidence)
+        with psycopg.connect(books, autocommit=True) as owner:
+            owner.execute("ALTER TABLE ledger.sales RENAME TO gone")  # 42P01: nobody's claim in particular
+        with pytest.raises(RefusedError, match="did not answer"):
+            await Desk(Secrets(books.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
+
+    async def test_it_is_not_waited_for_without_end(
+        self, books: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ledger, "CALL_TIMEOUT", 0.5)
+        with psycopg.connect(books) as other:
+            # It takes the connection, and never gets to know what a function is.
+            other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(20):
+                with pytest.raises(RefusedError, match="no answer in time"):
+                    await Desk(Secrets(books.encode()), NEVER)._decide(event(), [letter], target_checked=False)
+
 
 @pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])
 async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
     event: Callable[..., Event], content: bytes
 ) -> None:
     """A webhook's claims are given up by their mark alone; what a Postgres ledger may hold would be sold again."""
-
-    class Secrets(Cluster):
-        def __init__(self) -> None:
-            pass
-
-        async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
-            return {"data": {"uri": base64.b64encode(content).decode()}}
-
-    desk = Desk(Secrets(), Consistencies(lambda: 0.0, lambda _: None))
     with pytest.raises(RefusedError) as refused:
-        await desk.target(event())
+        await Desk(Secrets(content), NEVER).target(event())
     assert (refused.value.code, refused.value.reason) == (409, "LedgerSecretMissing")
 
 

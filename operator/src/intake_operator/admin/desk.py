@@ -161,7 +161,9 @@ class Desk:
                 for letter in found:
                     try:
                         word = await ledger.void(connection, voider, letter.payload(event.pool))
-                    except (psycopg.DataError, psycopg.IntegrityError) as error:
+                    except psycopg.Error as error:
+                        if not ledger.of_the_claim(error):
+                            raise
                         decided[letter.id] = Kept("LedgerRefused", f"void_claim failed: {brief(error)}")
                     else:
                         decided[letter.id] = answered(word)

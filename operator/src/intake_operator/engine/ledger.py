@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from intake_operator.engine.connection import CONNECTION
@@ -25,6 +26,9 @@ LOOK_TIMEOUT: Final = 10.0
 CALL_TIMEOUT: Final = 20.0
 # The same for the account of a whole pool.
 PROOF_TIMEOUT: Final = 60.0
+
+# Classes of SQLSTATE that speak of the ledger, or of a lock in it (docs/ledger.md); any other speaks of the claim.
+OF_THE_LEDGER: Final = ("08", "0A", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "F0", "XX")
 
 UNREADABLE: Final = "the URI cannot be parsed; write postgresql://user:password@host/db, in a password %40 for @"
 
@@ -136,30 +140,39 @@ async def voider(connection: AsyncConnection, function: str) -> sql.Identifier |
     """`void_claim` beside the commit function, if it is there and returns text, as the bridge looks for it."""
     *schema, _ = function.split(".")
     name = sql.Identifier(*schema, "void_claim")
-    found = await connection.execute(
+    found = await _row(
+        connection,
         "SELECT 1 FROM pg_catalog.pg_proc p WHERE p.oid = to_regprocedure(%s)"
         " AND NOT p.proretset AND p.prorettype = 'text'::regtype",
-        (f"{name.as_string(connection)}(jsonb)",),
+        f"{name.as_string(connection)}(jsonb)",
     )
-    return name if await found.fetchone() else None
+    return name if found else None
 
 
 async def offers(connection: AsyncConnection, signature: str) -> bool:
     """Whether the ledger has a function that we may call."""
-    found = await connection.execute(
-        "SELECT has_function_privilege(to_regprocedure(%s)::oid, 'EXECUTE') IS TRUE", (signature,)
+    row = await _row(
+        connection, "SELECT has_function_privilege(to_regprocedure(%s)::oid, 'EXECUTE') IS TRUE", signature
     )
-    row = await found.fetchone()
     return bool(row and row[0])
 
 
 async def void(connection: AsyncConnection, voider: sql.Identifier, payload: Mapping[str, object]) -> str:
     """The ledger's word on a claim that is to be given up: voided, committed, conflict. Raises TimeoutError, too."""
+    row = await _row(connection, sql.SQL("SELECT {}(%s)").format(voider), Jsonb(payload))
+    return str(row[0]) if row else ""
+
+
+def of_the_claim(error: psycopg.Error) -> bool:
+    """Whether a call failed for its claim's sake, by the same classes as for the bridge; all others would fail, too."""
+    return error.sqlstate is not None and not error.sqlstate.startswith(OF_THE_LEDGER)
+
+
+async def _row(connection: AsyncConnection, query: LiteralString | sql.Composed, argument: object) -> TupleRow | None:
     # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
     async with asyncio.timeout(CALL_TIMEOUT + 1), asyncio.timeout(CALL_TIMEOUT):
-        found = await connection.execute(sql.SQL("SELECT {}(%s)").format(voider), (Jsonb(payload),))
-        row = await found.fetchone()
-    return str(row[0]) if row else ""
+        found = await connection.execute(query, (argument,))
+        return await found.fetchone()
 
 
 async def _connect(uri: str) -> AsyncConnection:
