@@ -96,3 +96,12 @@ def test_bits_are_a_set_of_numbers() -> None:
     bits.discard(8)
     bits.discard(10**9)
     assert list(bits) == [0, 7, 10_000_000]
+
+
+@pytest.mark.parametrize("slot", [2**62, -(2**62), None])
+def test_a_slot_that_no_event_can_have_costs_no_memory(slot: int | None) -> None:
+    """Such a row is by hand, and is to be told; the operator serves other events, too."""
+    found = compared([claim(1, SOLD)], [sale(1, slot_no=slot)])
+    assert [each.promise for each in found.violations][-1] == "I4"
+    twice = compared([claim(1, SOLD), claim(2, SOLD)], [sale(1, slot_no=slot), sale(2, slot_no=slot)])
+    assert ("I1" in {each.promise for each in twice.violations}) is (slot is not None)

@@ -15,6 +15,8 @@ from intake_operator.model.consistency import Placed, Sale, Violation
 
 # So many are named; all are counted.
 NAMED = 100
+# The largest spec.inventorySize: a bit for each slot is little. What a ledger says beyond it is by hand.
+LARGEST_SLOT = 10_000_000
 
 
 class Bits:
@@ -54,6 +56,7 @@ class Comparison:
         # By key: a slot of a committed claim, the message of a voided one.
         self._committed, self._voided = Bits(), Bits()
         self._slots = Bits()
+        self._odd_slots: set[int] = set()
         self.committed = 0
         self.voided = 0
         self.on_their_way = 0
@@ -99,7 +102,7 @@ class Comparison:
 
     def _sold(self, sale: Sale, claim: Placed | None) -> None:
         self.committed += 1
-        if sale.slot_no < 0 or not self._slots.add(sale.slot_no):
+        if not self._first_of(sale.slot_no):
             self.broken("I1", f"slot {sale.slot_no} is sold more than once in the ledger, to claim {sale.claim_id} too")
         if claim is None:
             self.broken("I2", f"claim {sale.claim_id} of slot {sale.slot_no} is in the ledger, and nobody made it here")
@@ -112,6 +115,14 @@ class Comparison:
             self._committed.discard(claim.key)
         else:
             self.on_their_way += 1
+
+    def _first_of(self, slot: int | None) -> bool:
+        if slot is not None and 0 <= slot <= LARGEST_SLOT:
+            return self._slots.add(slot)
+        seen = slot in self._odd_slots
+        if slot is not None:
+            self._odd_slots.add(slot)
+        return not seen
 
     def _given_up(self, sale: Sale, claim: Placed | None) -> None:
         self.voided += 1

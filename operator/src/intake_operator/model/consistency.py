@@ -26,7 +26,7 @@ class Sale:
     claim_id: UUID
     state: str
     user_id: str
-    slot_no: int
+    slot_no: int | None
     resource_id: UUID | None
 
 
