@@ -250,6 +250,8 @@ async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
         (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file={token}"), 4, "does not answer"),
         (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file=/nowhere"), 3, "/nowhere"),
         (("audit", "drop"), 3, "kubectl create token"),
+        (("dead-letters", "list", "drop", "--limit=0"), 2, "--limit"),
+        (("dead-letters", "replay", "drop", "0", "--reason=x"), 2, "ID"),
     ],
 )
 def test_the_command_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code: int, told: str) -> None:
@@ -264,6 +266,34 @@ def test_the_command_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...],
     )
     assert (done.returncode, told in done.stderr) == (code, True), done.stderr
     assert "secret-token" not in done.stdout + done.stderr
+
+
+async def test_a_token_in_the_clear_goes_through_no_proxy_and_a_refused_reason_is_the_command_line_s(
+    tmp_path: Path,
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-token")
+    proxied = []
+
+    async def proxy(request: web.Request) -> web.Response:
+        proxied.append(request.headers.get("Authorization"))
+        return web.json_response({})
+
+    async def refuse(_: web.Request) -> web.Response:
+        return RefusedError(422, "Invalid", "the request is not valid: reason: say why").response()
+
+    outside, api = web.Application(), web.Application()
+    outside.router.add_route("*", "/{path:.*}", proxy)
+    api.router.add_route("*", "/{path:.*}", refuse)
+    async with TestServer(outside) as between, TestServer(api) as there:
+        process = await asyncio.create_subprocess_exec(
+            *(COMMAND, "dead-letters", "replay", "drop", "7", "--reason= ", "--namespace=tickets"),
+            *(f"--server={there.make_url('')}", f"--token-file={token}"),
+            env={"PATH": os.environ["PATH"], "HTTP_PROXY": str(between.make_url(""))},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, told = await process.communicate()
+    assert (proxied, process.returncode) == ([], 2), told
 
 
 def test_a_table_shows_nothing_that_moves_the_cursor(letter: DeadLetter) -> None:

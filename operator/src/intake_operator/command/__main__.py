@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     replayed = command(deeds, "replay", replay, "put dead letters back on the queue, where they were")
     discarded = command(deeds, "discard", discard, "give claims up: void in the ledger, then free the slot")
     for made in (replayed, discarded):
-        made.add_argument("ids", nargs="*", type=int, metavar="ID", help="as `list` shows them")
+        made.add_argument("ids", nargs="*", type=number, metavar="ID", help="as `list` shows them")
         made.add_argument("--all", action="store_true", help="every dead letter that there is now")
         made.add_argument("--reason", required=True, help="why; it is kept in the audit with your name")
     discarded.add_argument(
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     )
     audited = command(commands, "audit", audit, "who did what by hand, when and why; the latest first")
     for made in (listed, audited):
-        made.add_argument("--limit", type=int, default=100, help="so many entries; default: %(default)s")
+        made.add_argument("--limit", type=number, default=100, help="so many entries; default: %(default)s")
     command(commands, "reconcile", reconcile, "compare DB1 with the ledger, now, claim by claim")
     return top
 
@@ -144,6 +144,13 @@ def reconcile(client: Client, options: argparse.Namespace) -> Exit:
     return {"True": Exit.DONE, "False": Exit.NOT_ALL}.get(found["status"], Exit.FAILED)
 
 
+def number(text: str) -> int:
+    """1 or more: with a limit of 0 there would seem to be no dead letters."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("it is a number from 1 on")
+    return value
+
+
 @contextmanager
 def reach(options: argparse.Namespace) -> Iterator[Client]:
     """A client of the event, over whichever way was chosen."""
@@ -156,9 +163,9 @@ def reach(options: argparse.Namespace) -> Iterator[Client]:
         except OSError as error:
             raise ProblemError(Exit.USAGE, f"--ca-file {options.ca_file} cannot be read: {error}") from error
         headers = {"Authorization": f"Bearer {token}"}
-        # No proxy of the environment between us and a port of our own; no redirect takes the token elsewhere.
-        direct = not options.server
-        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, verify=verify, trust_env=not direct) as http:
+        # Where the token is not encrypted, no proxy of the environment gets it; no redirect takes it elsewhere.
+        safe = urlsplit(url).scheme == "https"
+        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, verify=verify, trust_env=safe) as http:
             yield Client(http, namespace, options.event)
 
 

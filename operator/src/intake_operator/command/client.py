@@ -12,6 +12,8 @@ from intake_operator.command.problem import Exit, ProblemError
 # What the server takes at most.
 IDS_A_REQUEST: Final = 500
 ENTRIES_A_PAGE: Final = 1000
+# By HTTP status; any other means out of reach. What the server refuses of a request is what the command line said.
+EXITS: Final = {401: Exit.DENIED, 403: Exit.DENIED, 422: Exit.USAGE}
 
 type Answer = dict[str, Any]
 
@@ -63,7 +65,6 @@ class Client:
                 Exit.FAILED, f"{self.http.base_url} is not the admin API: HTTP {response.status_code} without JSON"
             ) from error
         if response.status_code >= 400:
-            denied = response.status_code in {401, 403}
             message = str(answer.get("message") or f"HTTP {response.status_code}")
-            raise ProblemError(Exit.DENIED if denied else Exit.FAILED, message)
+            raise ProblemError(EXITS.get(response.status_code, Exit.FAILED), message)
         return answer
