@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.answers import RefusedError
 from intake_operator.admin.desk import Desk
 from intake_operator.command import show
-from intake_operator.engine import ledger
+from intake_operator.engine import ledger, letters
 from intake_operator.engine.consistency import Consistencies
 from intake_operator.kube.client import Cluster
 from intake_operator.model.letters import DeadLetter, Evidence, Kept
@@ -176,14 +177,15 @@ async def test_tls_serves_the_certificate_that_is_there_now(tmp_path: Path) -> N
         await runner.cleanup()
 
 
+@pytest.fixture
+def books() -> Iterator[str]:
+    with PostgresServer() as postgres:
+        install_ledger(postgres.uri())
+        yield postgres.uri()
+
+
 class TestVoidClaim:
     """The ledger's word, asked for as the bridge asks."""
-
-    @pytest.fixture
-    def books(self) -> Iterator[str]:
-        with PostgresServer() as postgres:
-            install_ledger(postgres.uri())
-            yield postgres.uri()
 
     async def test_it_is_found_beside_the_function_and_asked(self, books: str, letter: DeadLetter) -> None:
         async with await AsyncConnection.connect(books, autocommit=True) as connection:
@@ -300,3 +302,26 @@ def test_a_table_shows_nothing_that_moves_the_cursor(letter: DeadLetter) -> None
     lines = show.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
     assert len(lines) == 2
     assert lines[1].endswith("?[2Jgone?next")
+
+
+async def test_a_body_that_is_not_what_its_encoding_says_is_a_bad_request(
+    reader: TestClient[web.Request, web.Application],
+) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert (await reader.post("/", data=b'{"ids": [1], "reason": "x"}', headers=headers)).status == 400
+
+
+async def test_a_db1_that_is_frozen_is_not_waited_for_without_end(
+    books: str, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its volume hangs, say: then its own statement_timeout does not end a statement either."""
+    monkeypatch.setattr(letters, "CALL_TIMEOUT", 0.5)
+    async with await AsyncConnection.connect(books, autocommit=True) as connection:
+        backend = connection.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(TimeoutError):
+                    await letters.page(connection, event().pool, 100, 0)
+        finally:
+            os.kill(backend, signal.SIGCONT)

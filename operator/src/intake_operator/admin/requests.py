@@ -60,6 +60,8 @@ async def body[Model: BaseModel](request: web.Request, model: type[Model]) -> Mo
         content = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids at a time") from error
+    except web.RequestPayloadError as error:
+        raise RefusedError(400, "BadRequest", "the body is not what its headers say it is") from error
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
