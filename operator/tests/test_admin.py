@@ -251,6 +251,7 @@ async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
         (("reconcile", "drop", "--server=http://admin.example", "--token-file={token}"), 2, "https"),
         (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file={token}"), 4, "does not answer"),
         (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file=/nowhere"), 3, "/nowhere"),
+        (("audit", "drop", "--server=https://127.0.0.1:99999", "--token-file={token}"), 2, "no URL"),
         (("audit", "drop"), 3, "kubectl create token"),
         (("dead-letters", "list", "drop", "--limit=0"), 2, "--limit"),
         (("dead-letters", "replay", "drop", "0", "--reason=x"), 2, "ID"),

@@ -222,6 +222,15 @@ async def test_a_database_that_is_away_is_no_mistake(scene: Scene) -> None:
     assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
 
 
+async def test_a_db1_that_does_not_answer_is_not_waited_for_without_end(scene: Scene) -> None:
+    scene.consistencies = Consistencies(lambda: scene.now, scene.woken.append, longest=0.5)
+    async with scene.engine.transaction():
+        await scene.engine.execute("LOCK TABLE pgmq.a_intake_queue IN ACCESS EXCLUSIVE MODE")
+        found = await scene.consistencies.now(scene.sides)
+    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert "no answer in time" in found.message
+
+
 async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
     found = await scene.consistencies.now(replace(scene.sides, uri=""))
     assert (found.agrees, found.reason) == (None, Consistency.LEDGER_CANNOT_BE_ASKED)

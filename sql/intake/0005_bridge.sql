@@ -330,7 +330,7 @@ END $$;
 COMMENT ON FUNCTION intake.replay IS 'Put dead letters back on the queue, state kept, failures 0. Returns those that were there; a second call finds none.';
 
 CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text,
-    evidence text DEFAULT 'void_claim answered voided') RETURNS SETOF bigint
+    evidence text DEFAULT 'none was given') RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -357,7 +357,7 @@ BEGIN
         jsonb_build_object('asked', discard.msg_ids, 'discarded', ended, 'evidence', discard.evidence));
     RETURN QUERY SELECT unnest(ended);
 END $$;
-COMMENT ON FUNCTION intake.discard IS 'Dead letters that will never be committed, and by what evidence (void_claim answered voided): archive as voided, free the slot.';
+COMMENT ON FUNCTION intake.discard IS 'Dead letters that will never be committed, and by what evidence (such as: void_claim answered voided): archive as voided, free the slot. It asks nobody.';
 
 GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.mark_validated, intake.mark_committing, intake.extend,
     intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;

@@ -90,6 +90,7 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
         ("get", "configmaps", True),
         ("list", "configmaps", False),
         ("watch", "configmaps", False),
+        ("delete", "configmaps", False),
         ("create", "pods", False),
         ("create", "pods/exec", False),
         ("list", "namespaces", False),

@@ -206,7 +206,7 @@ def test_the_audit_says_who_did_what_and_by_what_evidence_the_latest_first(queue
     entries = queue.dicts("SELECT * FROM intake.audit_log(%s)", POOL)
     assert [(e["actor"], e["reason"], e["detail"]["discarded"], e["detail"]["evidence"]) for e in entries] == [
         ("bob", "not there", [second], "looked by hand"),
-        ("ann", "a bot", [first], "void_claim answered voided"),
+        ("ann", "a bot", [first], "none was given"),
     ]
     assert queue.dicts("SELECT * FROM intake.audit_log(%s, 1)", POOL) == entries[:1]
     assert queue.dicts("SELECT * FROM intake.audit_log(%s, 9, %s)", POOL, entries[0]["id"]) == entries[1:]

@@ -175,7 +175,11 @@ def _server(options: argparse.Namespace, kubectl: Kubectl) -> Iterator[str]:
         with kubectl.forward(options.operator_namespace, options.operator) as url:
             yield url
         return
-    there = urlsplit(options.server)
+    try:
+        there = urlsplit(options.server)
+        _ = there.port
+    except ValueError as error:
+        raise ProblemError(Exit.USAGE, f"--server {options.server!r} is no URL: {error}") from error
     if there.scheme != "https" and there.hostname not in {"127.0.0.1", "localhost", "::1"}:
         raise ProblemError(Exit.USAGE, "--server must be an https URL: a token is not sent in the clear")
     yield options.server

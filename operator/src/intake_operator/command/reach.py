@@ -119,7 +119,12 @@ def _plugin(wanted: Config) -> str | None:
     done = _run(command, {"KUBERNETES_EXEC_INFO": json.dumps(info)} | variables)
     if done.returncode != 0:
         raise ProblemError(Exit.DENIED, f"the login plugin {command[0]} of kubeconfig failed: {done.stderr.strip()}")
-    token = (json.loads(done.stdout).get("status") or {}).get("token")
+    try:
+        token = (json.loads(done.stdout).get("status") or {}).get("token")
+    except (ValueError, AttributeError) as error:
+        raise ProblemError(
+            Exit.DENIED, f"the login plugin {command[0]} of kubeconfig gave no ExecCredential"
+        ) from error
     return str(token) if token else None
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from intake_operator import names
-from intake_operator.decide.stage import Stage
+from intake_operator.decide.stage import Stage, abandoned
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import LEDGER_AGREES, LEDGER_SILENT, LEDGER_UNASKED, Event, Manifest, Observed
 from intake_operator.reasons import Consistency
@@ -15,6 +15,8 @@ def verdict(event: Event, observed: Observed, stage: Stage) -> Verdict:
     """What is known: by the report, by the proof that is being made, or by the latest look."""
     if observed.report is not None:
         return _reported(observed.report)
+    if event.deleting and abandoned(event):
+        return Verdict(None, Consistency.NOT_COMPARED, "the event was abandoned: nobody asked the ledger at the end")
     if stage in {Stage.INERT, Stage.RELEASE}:
         return Verdict(None, Consistency.NOT_COMPARED, "nothing was sold, so there is nothing to compare")
     if event.spec is not None and event.spec.commit_target.postgres is None:

@@ -33,6 +33,8 @@ WHILE_BAD: Final = 60.0
 MONITOR: Final = "monitor"
 # intake.reconcile() of a million claims takes tens of seconds on a small machine.
 STATEMENT_TIMEOUT: Final = "300s"
+# Seconds of a whole comparison: who asks for the next one waits for it, and a frozen DB1 keeps to no limit of its own.
+LONGEST: Final = 900.0
 NOT_OFFERED: Final = "the ledger offers no"
 
 
@@ -52,9 +54,10 @@ class Sides:
 class Consistencies:
     """The latest verdict on each event. `wake` has an event looked at again, `clock` is in seconds."""
 
-    def __init__(self, clock: Callable[[], float], wake: Callable[[Key], None]) -> None:
+    def __init__(self, clock: Callable[[], float], wake: Callable[[Key], None], longest: float = LONGEST) -> None:
         self._clock = clock
         self._wake = wake
+        self._longest = longest
         self._known: dict[str, tuple[float, Verdict | None]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -113,7 +116,7 @@ class Consistencies:
     async def _short(self, sides: Sides) -> Verdict | None:
         """By counts and digest. None when the engine was not at peace after all."""
         try:
-            async with self._engine(sides) as engine:
+            async with asyncio.timeout(self._longest), self._engine(sides) as engine:
                 before = await _ends(engine, sides.event.pool)
                 told = await ledger.account(ledger.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
                 if told is not None and (told.committed, told.voided, told.digest) == before:
@@ -138,7 +141,11 @@ class Consistencies:
                 None, Consistency.LEDGER_CANNOT_BE_ASKED, "a webhook ledger offers no way to ask what it holds"
             )
         try:
-            async with self._engine(sides) as engine, ledger.visit(sides.uri, sides.event.namespace) as books:
+            async with (
+                asyncio.timeout(self._longest),
+                self._engine(sides) as engine,
+                ledger.visit(sides.uri, sides.event.namespace) as books,
+            ):
                 if not await ledger.offers(books, "ledger_claims(text,uuid,integer)"):
                     told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
                     return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, told)
