@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 from intake_bridge.domain.window import FIRST
 from psycopg.types.json import Jsonb
 from scene import POOL, TUNING, Scene, Templates, open_scene, validation
@@ -350,3 +351,55 @@ async def test_i2_ledger_killed_and_db1_killed_under_load_lose_nothing(fragile: 
                 await after.claim(1)
                 await after.until_drained()
                 await after.check()
+
+
+# What JSON can say and no text of PostgreSQL can hold.
+UNWRITABLE = "no \0 and no \ud800"
+
+
+async def test_a_reason_that_postgres_cannot_hold_ends_no_batch(scene: Scene, webhook: WebhookServer) -> None:
+    claims = await scene.claim(10)
+    sick = str(claims[3].claim_id)
+    webhook.behaviour = lambda item: status(500, {"reason": UNWRITABLE}) if item["claim_id"] == sick else approve(item)
+    await scene.configure(validation=validation(webhook.single), maxRetries=1)
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    (dead,) = (await scene.dead()).values()
+    assert (str(dead["claim_id"]), dead["reason"]) == (
+        sick,
+        "validate: answers 500: no \ufffd and no ? (after 2 failures)",
+    )
+
+
+async def test_a_reason_that_postgres_cannot_hold_ends_no_heartbeat(scene: Scene, webhook: WebhookServer) -> None:
+    webhook.behaviour = lambda _: status(401, {"reason": f"{UNWRITABLE}: Bearer 5ecret"})
+    await scene.configure(validation=validation(webhook.single))
+    await scene.claim()
+    async with scene.worker():
+        await scene.until_health("validator", "down", "answers 401: no \ufffd and no ?: Bearer ***")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        web.Response(status=503, headers={"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}),
+        web.Response(status=500, body=b"[" * 100_000),
+    ],
+    ids=["date", "depth"],
+)
+async def test_an_answer_beyond_what_python_counts_fails_its_claim_alone(
+    scene: Scene, webhook: WebhookServer, answer: web.Response
+) -> None:
+    claims = await scene.claim(10)
+    sick = str(claims[3].claim_id)
+    webhook.behaviour = lambda item: (
+        web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+        if item["claim_id"] == sick
+        else approve(item)
+    )
+    await scene.configure(validation=validation(webhook.single), maxRetries=1)
+    async with scene.worker():
+        await scene.until_drained()
+    await scene.check()
+    assert {str(claim_id) for claim_id in await scene.dead()} == {sick}

@@ -67,6 +67,15 @@ def test_commit_webhook_ends_in_committed_or_dead(status: int, word: str | None,
     assert (outcome.result, outcome.page) == (result, page)
 
 
+def test_a_word_is_told_and_a_novel_is_not() -> None:
+    assert table.of_status(200, "ok", table.DECISIONS, {}).reason == (
+        "answers 200 with 'ok', expected one of approved, declined"
+    )
+    novel = "x" * 10**6
+    for outcome in (table.of_status(200, novel, table.DECISIONS, {}), table.of_word(novel, table.VOID_WORDS)):
+        assert len(outcome.reason or "") < 300
+
+
 @given(st.integers(100, 999), st.none() | st.sampled_from(["approved", "declined", "x"]))
 def test_only_a_2xx_approves(status: int, word: str | None) -> None:
     outcome = table.of_status(status, word, table.DECISIONS, table.VALIDATE_STATUS)
@@ -143,6 +152,7 @@ def test_the_words_of_a_ledger() -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [(None, None), ("3", 3.0), ("0", 0.0), ("-5", 0.0), ("1e9", 300.0), ("soon", None), ("nan", None),
+     ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
      ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 21 Oct 2515 07:28:00 GMT", 300.0)],
 )  # fmt: skip
 def test_retry_after(header: str | None, seconds: float | None) -> None:

@@ -19,6 +19,11 @@ def redacted(text: str) -> str:
     return text
 
 
+def writable(text: str) -> str:
+    """What somebody else has written, for a condition, a log or DB1: PostgreSQL holds neither NUL nor half a pair."""
+    return redacted(text.encode(errors="replace").decode().replace("\0", "\ufffd"))
+
+
 def one_line(error: BaseException) -> str:
     """An error as a condition or a log may show it: one line, bounded, no credentials."""
     return redacted(" ".join(str(error).split()) or type(error).__name__)[:500]

@@ -13,6 +13,7 @@ from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.outcomes import Blame, Outcome, of_status, of_transport
 from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
+from intake_bridge.redaction import writable
 
 # A pause that a target may ask for; longer ones are asked for again.
 _LONGEST_PAUSE_SECONDS = 300.0
@@ -95,7 +96,7 @@ def parse(reply: HttpReply) -> dict[str, Any]:
     """The body as a JSON object; anything else is as good as empty."""
     try:
         answer = json.loads(reply.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
 
@@ -103,7 +104,7 @@ def parse(reply: HttpReply) -> dict[str, Any]:
 def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Outcome:
     """Add what the answer says beside its word: its reason, and how long to wait."""
     if isinstance(answer.get("reason"), str):
-        said = answer["reason"][:300]
+        said = writable(answer["reason"][:300])
         outcome = replace(outcome, reason=said if outcome.reason is None else f"{outcome.reason}: {said}")
     if (wait := _retry_after(reply.headers.get("Retry-After"))) is not None:
         outcome = replace(outcome, retry_after=wait)
@@ -118,7 +119,7 @@ def _retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         # HTTP's dates are GMT even where the parser finds no zone.
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -136,7 +136,7 @@ def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses:
     if known is not None and (good or (status in _SPEAKING and known.result not in _SUCCESSES)):
         return known
     if good or (known is not None and status in _SPEAKING):
-        said = f"with {word!r}" if isinstance(word, str) else "without a decision"
+        said = f"with {word[:100]!r}" if isinstance(word, str) else "without a decision"
         return replace(_MISCONFIGURED, reason=f"answers {status} {said}, expected one of {', '.join(words)}")
     row = statuses.get(status) or _FAMILIES.get(status // 100, _MISCONFIGURED)
     return replace(row, reason=f"answers {status}")
@@ -159,7 +159,8 @@ def of_word(word: object, words: Mapping[str, Outcome]) -> Outcome:
     """The outcome that a ledger function returned for one claim."""
     if isinstance(word, str) and word in words:
         return words[word]
-    return replace(_MISCONFIGURED, reason=f"returns {word!r}, expected one of {', '.join(words)}")
+    said = word[:100] if isinstance(word, str) else word
+    return replace(_MISCONFIGURED, reason=f"returns {said!r}, expected one of {', '.join(words)}")
 
 
 def silent(who: str) -> Outcome:
