@@ -403,3 +403,19 @@ async def test_an_answer_beyond_what_python_counts_fails_its_claim_alone(
         await scene.until_drained()
     await scene.check()
     assert {str(claim_id) for claim_id in await scene.dead()} == {sick}
+
+
+async def test_who_asks_to_wait_is_not_called_for_the_rest_of_what_was_read(
+    scene: Scene, webhook: WebhookServer
+) -> None:
+    await scene.claim(100)
+    webhook.behaviour = lambda item: status(429, retry_after=1) if len(webhook.calls) <= FIRST else approve(item)
+    await scene.configure(validation=validation(webhook.single), batchSize=50, maxRetries=0)
+    loop = asyncio.get_running_loop()
+    async with scene.worker():
+        await webhook.until_calls(FIRST)
+        before = loop.time()
+        await webhook.until_calls(FIRST + 1)
+        assert loop.time() - before > 0.9
+        await scene.until_drained()
+    await scene.check()

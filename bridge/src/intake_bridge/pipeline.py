@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from intake_bridge.domain.backoff import Backoff, Uniform
-from intake_bridge.domain.breaker import Breaker, Circuit
+from intake_bridge.domain.breaker import Breaker
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
@@ -67,8 +67,8 @@ class StepGate:
         self._passage = passage
 
     def admits(self, message: Message) -> bool:
-        """No new call while we stop, while the target is down, or without the lease."""
-        return not self._stopping() and self._target.breaker.circuit is not Circuit.OPEN and self.holds(message)
+        """No new call while we stop, while the target is down or has asked for a pause, or without the lease."""
+        return not self._stopping() and self._target.breaker.allowance(1) > 0 and self.holds(message)
 
     def admits_any(self, messages: Messages) -> bool:
         """Whether it is worth waiting with these."""
