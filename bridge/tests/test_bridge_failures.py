@@ -210,6 +210,30 @@ async def test_no_ledger_uri_is_said(scene: Scene) -> None:
     assert len(await scene.queue()) == 1
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "5ecret",
+        "postgresql://u:5ecret one@db/ledger",
+        "postgresql://u:5ecret%@db/ledger",
+        "postgresql://u:p@5ecret@db/l",
+    ],
+)
+async def test_a_uri_that_cannot_be_parsed_is_never_quoted(
+    scene: Scene, caplog: pytest.LogCaptureFixture, uri: str
+) -> None:
+    async with scene.worker(INTAKE_LEDGER_URI=uri):
+        await scene.until_health("ledger", "down", "the URI cannot be parsed")
+    assert "5ecret" not in str(await scene.status())
+    async with scene.worker(INTAKE_DATABASE_URI=uri):
+
+        async def said() -> bool:
+            return "housekeeping interrupted: the URI cannot be parsed" in caplog.text and "db1" in caplog.text
+
+        await scene.until(said, "DB1's is told, too")
+    assert "5ecret" not in caplog.text
+
+
 async def test_a_conflict_is_a_dead_letter_and_an_error(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     claims = await scene.claim(3)
     (item, *_) = [

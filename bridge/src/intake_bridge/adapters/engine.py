@@ -1,6 +1,6 @@
 """DB1: the functions of schema intake, by name."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
-from intake_bridge.adapters.postgres import CONNECTION
+from intake_bridge.adapters.postgres import CONNECTION, UriSource, readable
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.meter import TokenAnswer
@@ -32,8 +32,6 @@ _READ: Final = (
 
 # Besides every OperationalError (connection lost, shutting down, starting up, read-only after a failover …).
 _TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, psycopg.errors.ReadOnlySqlTransaction)
-
-type UriSource = Callable[[], Awaitable[str]]
 
 
 @asynccontextmanager
@@ -78,10 +76,10 @@ class Engine:
 
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
-        self._uri = uri
+        self._uri = readable(uri)
         self._kwargs = CONNECTION | {"application_name": application_name}
         self._pool = AsyncConnectionPool(
-            uri,  # asked again for each new connection: a rotated secret needs no restart
+            self._uri,  # asked again for each new connection: a rotated secret needs no restart
             kwargs=self._kwargs | {"options": _STATEMENT_TIMEOUT},
             min_size=1,
             max_size=_CONNECTIONS,

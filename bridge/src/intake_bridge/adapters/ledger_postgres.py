@@ -1,7 +1,6 @@
 """A ledger behind a PostgreSQL function: one statement for a batch, an outcome for each claim."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
-from intake_bridge.adapters.postgres import CONNECTION
+from intake_bridge.adapters.postgres import CONNECTION, UriSource, readable
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.message import Messages, State
 from intake_bridge.domain.outcomes import Outcome
@@ -60,13 +59,13 @@ class PostgresLedger:
     def __init__(
         self,
         function: str,
-        uri: Callable[[], Awaitable[str]],
+        uri: UriSource,
         application_name: str,
         call_seconds: float = _CALL_SECONDS,
     ) -> None:
         self._name = function
         self._call_seconds = call_seconds
-        self._uri = uri
+        self._uri = readable(uri)
         self._kwargs: dict[str, Any] = CONNECTION | {
             "application_name": application_name,
             "prepare_threshold": None,  # a transaction pooler may stand before the ledger
