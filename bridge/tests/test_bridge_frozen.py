@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 
+import pytest
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from intake_bridge.ports import TargetDownError
 from scene import POOL, Scene
 
 
@@ -56,3 +58,19 @@ async def test_a_frozen_ledger_is_given_up_in_time(scene: Scene) -> None:
     assert {each.result for each in (await ledger.commit([message], gate)).values()} == {Result.COMMITTED}
     await ledger.close()
     assert set(await scene.sales()) == {claim.claim_id}
+
+
+async def test_a_ledger_that_lets_in_and_then_says_nothing_is_given_up_in_time(scene: Scene) -> None:
+    """As a pooler does that has no connection to give."""
+
+    async def uri() -> str:
+        return scene.ledger_uri.replace("postgres@", "ledger_writer@")
+
+    ledger = PostgresLedger("finalize_transaction", uri, "test", call_seconds=0.2)
+    async with scene.ledger.transaction():
+        await scene.ledger.execute("LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE")
+        async with asyncio.timeout(5):
+            with pytest.raises(TargetDownError, match="no answer in time"):
+                await ledger.check()
+    await ledger.check()
+    await ledger.close()

@@ -1,6 +1,8 @@
 """A ledger behind a PostgreSQL function: one statement for a batch, an outcome for each claim."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +87,11 @@ class PostgresLedger:
         await self.close()
         try:
             self._connection = await AsyncConnection.connect(await self._uri(), **self._kwargs)
-            self._signature = await self._look(self._connection)
+            async with self._in_time():
+                self._signature = await self._look(self._connection)
+        except TimeoutError as error:
+            await self.close()
+            raise TargetDownError("connects, and then gives no answer in time") from error
         except (psycopg.Error, OSError) as error:
             await self.close()
             raise TargetDownError(f"{one_line(error)}") from error
@@ -120,6 +126,12 @@ class PostgresLedger:
             never = {each.msg_id: table.VOID_WORDS["voided"] for each in messages if each.state is State.QUEUED}
             return never | await self.commit([each for each in messages if each.msg_id not in never], gate)
         return await self._halving(_scalar_call(self._signature.voider), table.VOID_WORDS, messages, gate)
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
+        async with asyncio.timeout(self._call_seconds + 1), asyncio.timeout(self._call_seconds):
+            yield
 
     async def _look(self, connection: AsyncConnection[Any]) -> Signature:
         *schema, name = self._name.split(".")
@@ -189,8 +201,7 @@ class PostgresLedger:
         assert self._connection is not None
         payload = Jsonb([message.item() for message in messages])
         try:
-            # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
-            async with asyncio.timeout(self._call_seconds + 1), asyncio.timeout(self._call_seconds):
+            async with self._in_time():
                 cursor = await self._connection.execute(statement, (payload,))
                 rows = await cursor.fetchall()
         except TimeoutError:
