@@ -10,6 +10,8 @@ from psycopg.types.json import Jsonb
 from scene import POOL, TUNING, Scene, Templates, validation
 from webhook_server import WebhookServer
 
+from tests.postgres import PostgresServer, install_ledger
+
 
 async def test_i2_i4_every_claim_is_committed_once_as_it_was_acknowledged(scene: Scene) -> None:
     await scene.claim(250)
@@ -212,3 +214,17 @@ async def test_what_a_ledger_offers_is_found_out_at_the_start_and_told(
     async with templates.scene_with_ledger(SCALAR_ONLY, more) as scene, scene.worker():
         await scene.until_health("ledger", "ok")
         assert (await scene.health())["ledger"]["offers"] == offers
+
+
+async def test_a_ledger_without_an_encoding_is_understood(scene: Scene, server: PostgresServer) -> None:
+    """As old databases are: whoever does not say what he wants to read gets bytes."""
+    await scene.ledger.execute(
+        "CREATE DATABASE ascii_ledger TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    ledger_uri = scene.ledger_uri.replace("/ledger?", "/ascii_ledger?")
+    await asyncio.to_thread(install_ledger, ledger_uri)
+    await scene.claim(5)
+    async with scene.worker(INTAKE_LEDGER_URI=ledger_uri.replace("postgres@", "ledger_writer@")):
+        await scene.until_drained()
+    assert await scene.inventory() == (995, 0, 5)
+    server.drop_database("ascii_ledger")

@@ -18,6 +18,7 @@ _SILENCE = 10
 
 CONNECTION: dict[str, Any] = {
     "autocommit": True,
+    "client_encoding": "utf8",  # of a database without an encoding psycopg gives bytes otherwise
     "connect_timeout": 5,
     "keepalives": 1,
     "keepalives_idle": 5,
