@@ -292,11 +292,20 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(webhook: WebhookServe
     assert (reply.status, len(webhook.calls)) == (307, 1)
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "nonsense", "http://"])
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "nonsense", "http://", "http://a..b/"])
 async def test_an_address_that_is_none_was_never_asked(client: HttpClient, url: str) -> None:
     with pytest.raises(HttpError) as caught:
         await client.post(url, b"{}", {}, 1, None)
     assert caught.value.kind is Transport.UNREACHABLE
+
+
+async def test_a_token_that_is_no_header_costs_no_claim_anything(scene: Scene, webhook: WebhookServer) -> None:
+    await scene.configure(validation=validation(webhook.single), maxRetries=0)
+    await scene.claim(3)
+    async with scene.worker(INTAKE_VALIDATION_TOKEN="5ecret\nof two lines"):
+        await scene.until_health("validator", "down", "detected in headers")
+    assert "5ecret" not in str(await scene.health())
+    assert (len(await scene.queue()), len(webhook.calls)) == (3, 0)
 
 
 async def test_credentials_that_are_not_pem_are_said() -> None:

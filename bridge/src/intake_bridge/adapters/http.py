@@ -81,7 +81,8 @@ def _translate(error: Exception, seconds: float) -> HttpError:
             return HttpError(Transport.UNREACHABLE, f"cannot be reached: it does not speak our TLS: {_why(error)}")
         case aiohttp.ConnectionTimeoutError():
             return HttpError(Transport.UNREACHABLE, "cannot be reached: no connection in time")
-        case aiohttp.ClientConnectorError() | aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+        # A ValueError: a host that is none, a token that is no header; it is found before anything is sent.
+        case aiohttp.ClientConnectorError() | aiohttp.NonHttpUrlClientError() | ValueError():
             return HttpError(Transport.UNREACHABLE, f"cannot be reached: {_why(error)}")
         case TimeoutError():
             return HttpError(Transport.TIMEOUT, f"gave no answer within {seconds:g} s")
