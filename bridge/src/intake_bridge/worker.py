@@ -22,6 +22,7 @@ from intake_bridge.observability.metrics import Metrics
 from intake_bridge.observability.tracing import NoTracing, Tracing
 from intake_bridge.pipeline import Batch, Pipeline, Target, Targets
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
+from intake_bridge.redaction import one_line
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
 from intake_bridge.targets import TargetBoard
 
@@ -178,8 +179,13 @@ class Worker:
     def _reap(self) -> None:
         ended = {task for task in self._under_way if task.done()}
         self._under_way -= ended
-        for task in ended:
-            task.result()
+        errors = [error for task in ended if (error := task.exception()) is not None]
+        # The lane hears of one; a defect rather than an outage.
+        errors.sort(key=lambda error: isinstance(error, EngineUnavailableError))
+        for error in errors[1:]:
+            log.warning("another batch was abandoned: %s", one_line(error))
+        if errors:
+            raise errors[0]
 
     def _side_by_side(self, targets: Targets) -> bool:
         """Whether a batch may be read while another is under way: nobody asks us to be gentle.

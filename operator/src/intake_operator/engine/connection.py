@@ -14,6 +14,7 @@ SILENCE: Final = 10
 
 CONNECTION: Final[dict[str, Any]] = {
     "application_name": names.FIELD_MANAGER,
+    "client_encoding": "utf8",  # of a database without an encoding psycopg gives bytes otherwise
     "connect_timeout": CONNECT_TIMEOUT,
     "keepalives": 1,
     "keepalives_idle": 5,

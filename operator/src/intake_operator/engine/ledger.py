@@ -108,8 +108,8 @@ def from_elsewhere(uri: str, namespace: str) -> str:
         hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
     except psycopg.Error:
         raise psycopg.ProgrammingError(UNREADABLE) from None
-    if any("@" in host for host in hosts):
-        # The end of a password that has an @ in it; whoever cannot resolve it would quote it.
+    if any("@" in host[1:] for host in hosts):
+        # The end of a password that has an @ in it; whoever cannot resolve it would quote it. First, it names a socket.
         raise psycopg.ProgrammingError(UNREADABLE)
     bare = [bool(h) and "." not in h and not h.startswith("/") for h in hosts]
     return make_conninfo(
