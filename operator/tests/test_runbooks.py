@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from intake_operator.reasons import Consistency, Contract, Drain, Intake, Problem
+from intake_operator.reasons import Consistency, Contract, Drain, Intake, Problem, Scaling
 
-RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RUNBOOKS = DOCS / "runbooks.md"
 
 SINGLE = [Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER]
 # LedgerInconsistent is a reason of two conditions.
@@ -26,3 +27,14 @@ def test_a_reason_has_a_runbook(reason: str) -> None:
 
 def test_a_runbook_has_a_reason() -> None:
     assert sorted(sections()) == sorted(REASONS)
+
+
+def test_the_concepts_name_every_problem_in_its_order() -> None:
+    concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    _, _, listed = concepts.partition("\nDegraded, the most fundamental first: ")
+    assert re.findall(r"`(\w+)`", listed.partition(". ")[0]) == [*map(str, Problem)]
+
+
+@pytest.mark.parametrize("reason", sorted({*map(str, [*Intake, *Scaling, *Contract, *Drain, *Consistency])}))
+def test_the_concepts_name_every_other_reason(reason: str) -> None:
+    assert f"`{reason}`" in (DOCS / "concepts.md").read_text(encoding="utf-8")
