@@ -70,6 +70,10 @@ def test_the_admin_api_leaves_the_pod_only_with_a_certificate() -> None:
     ]["template"]["spec"]["volumes"]
 
 
+def test_the_operator_s_settings_are_the_chart_s_and_not_those_of_services_beside_it() -> None:
+    assert deployment(render())["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
     rendered = render()
     bound = [obj["roleRef"]["name"] for obj in rendered if obj["kind"].endswith("Binding")]
