@@ -1,4 +1,4 @@
-"""Every reason a user can meet in a condition or an Event, once. The runbooks in docs/ have one heading for each."""
+"""Every reason a user can meet in a condition or an Event, once; docs/runbooks.md has those that may need somebody."""
 
 from enum import StrEnum
 
