@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from intake_operator.decide.health import REACH_PATIENCE, START_PATIENCE, problems
+from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, problems
 from intake_operator.decide.stage import Stage
 from intake_operator.model.observed import Engine, Event, Ledger, Manifest, Observed
 from intake_operator.reasons import Problem
@@ -48,6 +48,30 @@ def test_a_slow_start_is_told_only_when_it_is_slow(
     seen = replace(observed(event()), pods=(slow,))
     assert reasons(event(), seen, opens + START_PATIENCE) == []
     assert reasons(event(), seen, opens + START_PATIENCE + SECOND) == [Problem.PODS_NOT_STARTING]
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"), [([], [Problem.PODS_NOT_STARTING]), ([{"worker": "w", "generation": 1, "batchSize": 100}], [])]
+)
+def test_a_bridge_that_runs_and_never_reaches_db1_is_told(
+    event: Make[Event],
+    observed: Make[Observed],
+    pod: Make[Manifest],
+    engine_status: Make[dict[str, Any]],
+    opens: datetime,
+    workers: list[dict[str, Any]],
+    told: list[Problem],
+) -> None:
+    running = {"state": {"running": {"startedAt": opens.isoformat()}}}
+    cut_off = pod(event(), "bridge", status={"conditions": [], "containerStatuses": [running]})
+    seen = observed(event())
+    engine = replace(seen.engine, status=engine_status(workers=workers))
+    seen = replace(seen, pods=(*seen.pods, cut_off), engine=engine)
+    assert reasons(event(), seen, opens + CUT_OFF_PATIENCE) == []
+    assert reasons(event(), seen, opens + CUT_OFF_PATIENCE + SECOND) == told
+    assert reasons(event(), replace(seen, engine=Engine()), opens + CUT_OFF_PATIENCE + SECOND) == [
+        Problem.DATABASE_UNREACHABLE
+    ]
 
 
 def test_a_service_gets_a_moment_before_db1_is_called_unreachable(

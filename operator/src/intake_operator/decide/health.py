@@ -18,6 +18,9 @@ START_PATIENCE: Final = timedelta(seconds=20)
 # A Service takes a moment to lead to a pod that has just become ready.
 REACH_PATIENCE: Final = timedelta(seconds=10)
 
+# As long as the bridge's startup probe gives it; after that one that says nothing to DB1 is not just slow.
+CUT_OFF_PATIENCE: Final = timedelta(seconds=60)
+
 # DB1 is not restarted for a changed definition when the window is this near: a start takes seconds, a recovery longer.
 QUIET_BEFORE: Final = timedelta(minutes=5)
 
@@ -38,7 +41,7 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
         return ()
     found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
     found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, stage, now)]
-    found += _consistency(event, observed, stage)
+    found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now)]
     order = list(Problem)
     return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
 
@@ -102,6 +105,25 @@ def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble
             f"DB1 runs but cannot be spoken to: {observed.engine.error}. Check network policies between the operator "
             f"and {event.namespace}/{names.service(event.name)}.",
         )
+
+
+def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
+    """Bridges that run, while DB1 has not heard of any: nothing would be committed, and nothing else would say so."""
+    since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
+    if not since or observed.engine.status is None or observed.engine.status["workers"]:
+        return
+    for pod in observed.pods:
+        states = [s.get("state") or {} for s in _containers(pod)]
+        idle = _component(pod) != "bridge" or _ready(pod) or "deletionTimestamp" in pod["metadata"]
+        if idle or not states or not all("running" in state for state in states):
+            continue
+        begun = [datetime.fromisoformat(at) for state in states if (at := state["running"].get("startedAt"))]
+        if now - max(_created(pod), *begun, *since) > CUT_OFF_PATIENCE:
+            yield Trouble(
+                Problem.PODS_NOT_STARTING,
+                f"pod {pod['metadata']['name']} runs, but DB1 hears nothing of it. Its log tells why; check network "
+                f"policies between it and {names.service(event.name)}.",
+            )
 
 
 def _ledger(observed: Observed) -> Iterator[Trouble]:
