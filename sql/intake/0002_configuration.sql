@@ -173,9 +173,10 @@ BEGIN
         LOCK TABLE intake.pools IN ACCESS EXCLUSIVE MODE;
         UPDATE intake.holds h
         SET turn = intake.turn_of(CASE WHEN wanted.claims_per_user IS NOT NULL THEN n.nth END, h.seat, h.request_id)
-        FROM (SELECT x.slot_no, row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id) AS nth
+        -- By the claim: a bridge that voids one at this moment moves it off its slot.
+        FROM (SELECT x.claim_id, row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id) AS nth
             FROM intake.holds x WHERE x.pool_no = before.pool_no) n
-        WHERE h.pool_no = before.pool_no AND h.slot_no = n.slot_no;
+        WHERE h.pool_no = before.pool_no AND h.claim_id = n.claim_id;
     END IF;
     IF (wanted.max_per_second IS NULL) <> (before.max_per_second IS NULL) THEN
         -- Made anew whenever it is switched on: until then calls were sent that no meter has seen.

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -189,4 +190,21 @@ def test_a_number_that_is_held_already_is_never_sold_again(intake: Intake) -> No
     assert [intake.claim(f"v{n}").slot_no for n in range(3)] == [4, 5, None]
     held = intake.column("SELECT claim_id FROM intake.holds")
     assert {answer.claim_id for answer in first} < set(held)
+    assert intake.reconcile() == []
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_i7_a_claim_that_is_voided_while_the_limit_is_switched_answers_its_request(
+    intake: Intake, uri: str, *, limited: bool
+) -> None:
+    """The switch gives every claim a turn of the new kind, also one whose row moves under its hands."""
+    before, after = (None, 2) if limited else (2, None)
+    first = intake.open(10, claimsPerUser=before).claim("ann", "r1")
+    with Intake(uri) as bridge, Intake(uri) as operator, ThreadPoolExecutor() as threads:
+        with bridge.connection.transaction():
+            bridge.acknowledge(bridge.read(), "voided")
+            switching = threads.submit(operator.configure, 10, claimsPerUser=after)
+            wait_until_blocked(intake, switching)
+        switching.result()
+    assert intake.claim("ann", "r1") == replace(first, outcome="replayed")
     assert intake.reconcile() == []
