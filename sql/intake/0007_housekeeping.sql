@@ -31,8 +31,9 @@ DECLARE
     after  bigint;
     back   bigint := 0;
 BEGIN
-    -- epoch 0: not provisioned yet, which is the operator's to do.
-    IF config.epoch > 0 AND NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+    -- epoch 0: not provisioned yet, which is the operator's to do. The tail comes and goes with the hot row. That is not
+    -- looked at here: who waits in seed() with a lock on its table, and seal(), which needs all of it, would deadlock.
+    IF config.epoch > 0 AND NOT EXISTS (SELECT FROM intake.tails t WHERE t.pool_no = config.pool_no) THEN
         PERFORM intake.seed(housekeep.pool_id);
     END IF;
     -- A call of settle() goes a bounded way; after a rebuild it has all the numbers before it.

@@ -8,7 +8,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from tests.sql.intake import POOL, Intake, lose_unlogged
+from tests.sql.intake import POOL, Intake, lose_unlogged, wait_until_blocked
 
 
 def test_seeding_twice_adds_nothing(intake: Intake) -> None:
@@ -209,3 +209,33 @@ def test_configure_refuses(intake: Intake, config: str, sqlstate: str) -> None:
     assert caught.value.sqlstate == sqlstate
     assert caught.value.diag.message_hint
     assert intake.value("SELECT generation FROM intake.engine_config") == 1
+
+
+@pytest.mark.parametrize("changed", ["seal", "configure"])
+def test_a_rebuild_by_housekeeping_never_deadlocks_with_the_operator(intake: Intake, uri: str, changed: str) -> None:
+    """Who waits for his turn to rebuild is in nobody's way."""
+    intake.open(10)
+    lose_unlogged(intake.connection)
+
+    def housekeep() -> int:
+        with Intake(uri) as bridge:
+            return bridge.housekeep()
+
+    def change() -> None:
+        with Intake(uri) as operator:
+            if changed == "seal":
+                operator.value("SELECT intake.seal(%s, 'window closed')", POOL)
+            else:
+                operator.configure(10, claimsPerUser=1)
+
+    with ThreadPoolExecutor() as threads, Intake(uri) as first:
+        with first.connection.transaction():
+            # As stock() and another seed() hold it.
+            first.value("SELECT pg_advisory_xact_lock(hashtext('intake.seed'), pool_no) FROM intake.engine_config")
+            keeping = threads.submit(housekeep)
+            wait_until_blocked(intake, keeping)
+            changing = threads.submit(change)
+            wait_until_blocked(intake, keeping, changing)
+        changing.result()
+        keeping.result()
+    assert intake.claim("ann").outcome == ("closed" if changed == "seal" else "claimed")
