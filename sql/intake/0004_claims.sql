@@ -493,13 +493,18 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     config intake.engine_config := intake.config_of(claim_status.pool_id);
 BEGIN
+    IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+        claim_status.state := 'not_ready';
+        RETURN NEXT;
+        RETURN;
+    END IF;
     RETURN QUERY
     SELECT h.claim_id, intake.state_of(h), s.slot_no, s.resource_id, s.label
     FROM intake.requested(config.pool_no, config.claims_per_user IS NOT NULL, claim_status.user_id, claim_status.request_id) h
     JOIN intake.slots s ON s.pool_no = h.pool_no AND s.slot_no = coalesce(h.was_slot_no, h.slot_no)
     ORDER BY h.seat;
 END $$;
-COMMENT ON FUNCTION intake.claim_status(text, text, text) IS 'The claims of a request, a row for each seat; none if it has made none.';
+COMMENT ON FUNCTION intake.claim_status(text, text, text) IS 'The claims of a request, a row for each seat; none if it has made none; one row, not_ready, while the pool is.';
 
 CREATE FUNCTION intake.release_claim(pool_id text, claim_id uuid, reason text) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -7,7 +7,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from tests.sql.intake import POOL, Answer, Intake, window
+from tests.sql.intake import POOL, Answer, Intake, lose_unlogged, window
 
 
 def refused(outcome: str) -> Answer:
@@ -298,3 +298,14 @@ def test_a_trace_travels_with_its_claim_and_a_malformed_one_is_ignored(intake: I
         assert "claimed" in intake.dicts("SELECT * FROM intake." + call, POOL, trace)[0].values()
     headers = [row[0] for row in intake.rows("SELECT headers FROM pgmq.q_intake_queue ORDER BY msg_id")]
     assert headers == [{"traceparent": TRACE}, None, None, None]
+
+
+def test_a_request_is_not_said_to_have_made_nothing_while_the_pool_is_rebuilt(intake: Intake) -> None:
+    """No row means that nothing was claimed, and nobody may say so while the holds are gone."""
+    claim = intake.open(10).claim("ann", "r1")
+    lose_unlogged(intake.connection)
+    unready = {"claim_id": None, "state": "not_ready", "slot_no": None, "resource_id": None, "label": None}
+    assert intake.request_status("ann", "r1") == [unready]
+    intake.seed()
+    assert [row["claim_id"] for row in intake.request_status("ann", "r1")] == [claim.claim_id]
+    assert intake.request_status("ann", "r2") == []
