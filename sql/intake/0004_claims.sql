@@ -28,7 +28,7 @@ COMMENT ON FUNCTION intake.headers_of IS 'The headers of an intent: whose trace 
 CREATE FUNCTION intake.can_claim(user_id text, request_id text) RETURNS boolean
 LANGUAGE sql STABLE
 RETURN (length(user_id) BETWEEN 1 AND 200 AND coalesce(length(request_id), 1) BETWEEN 1 AND 200
-    AND current_setting('transaction_isolation') = 'read committed') IS TRUE;
+    AND current_setting('transaction_isolation') = 'read committed' AND current_setting('synchronous_commit') <> 'off') IS TRUE;
 COMMENT ON FUNCTION intake.can_claim IS 'Whether a claim can be made with these, in this transaction.';
 
 CREATE FUNCTION intake.refuse_claim(who text) RETURNS void
@@ -37,6 +37,9 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'claims run in READ COMMITTED' USING ERRCODE = 'IE002',
             HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, or no explicit transaction at all.';
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
+        RAISE EXCEPTION 'what is answered must outlive a crash, and synchronous_commit is off' USING ERRCODE = 'IE002',
+            HINT = 'Leave synchronous_commit on in connections that claim or release.';
     END IF;
     RAISE EXCEPTION '%: user_id and request_id are texts of 1 to 200 characters', refuse_claim.who USING ERRCODE = 'IE002',
         HINT = 'request_id may be NULL; better give one that the client keeps across its retries.';
@@ -518,6 +521,8 @@ BEGIN
     IF coalesce(length(release_claim.reason), 0) NOT BETWEEN 1 AND 200 OR release_claim.claim_id IS NULL THEN
         RAISE EXCEPTION 'release_claim needs a claim and a reason of 1 to 200 characters' USING ERRCODE = 'IE002',
             HINT = 'The reason stays with the claim for those who look later.';
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM intake.refuse_claim('release_claim');
     END IF;
     -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
     LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;

@@ -249,6 +249,18 @@ def test_a_quantity_above_the_limit_takes_nothing(sale: Intake) -> None:
     assert everything(sale) == before
 
 
+def test_i2_nothing_is_claimed_or_released_where_a_commit_does_not_outlive_a_crash(sale: Intake) -> None:
+    (claim_id,) = sale.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents LIMIT 1")
+    before = everything(sale)
+    sale.connection.execute("SET synchronous_commit = off")
+    for function in ("claim_resource", "claim_resources", "claim_seat", "claim_batch"):
+        refused(sale, f"{function}('{POOL}', {GOOD[function]})", BAD)
+    refused(sale, f"release_claim('{POOL}', '{claim_id}', 'ill')", BAD)
+    assert everything(sale) == before
+    sale.connection.execute("SET synchronous_commit = local")
+    assert sale.claim("somebody new").outcome == "claimed"
+
+
 def test_every_kind_of_claim_refuses_an_isolation_level_that_cannot_see_the_present(sale: Intake) -> None:
     sale.connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     for function in ("claim_resource", "claim_resources", "claim_seat", "claim_batch"):
