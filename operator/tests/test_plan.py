@@ -289,6 +289,20 @@ class TestServing:
         assert not restarted(opens - timedelta(minutes=1))
         assert not restarted(opens)
 
+    def test_a_volume_that_somebody_has_grown_keeps_its_size(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        key = ("PersistentVolumeClaim", "data-taylor-drop-db-0")
+        grown = {**seen.children[key], "spec": {"resources": {"requests": {"storage": "20Gi"}}}}
+        decided = plan(e, replace(seen, children={**seen.children, key: grown}), image, opens)
+        sent = {s.manifest["kind"]: s.manifest["spec"] for s in decided.steps if isinstance(s, Apply)}
+        # The API server refuses to shrink a volume, and nothing after that step would be done: no scaling, no drain.
+        assert sent["PersistentVolumeClaim"]["resources"]["requests"]["storage"] == "20Gi"
+        # That one cannot be changed at all.
+        assert sent["StatefulSet"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
+
 
 class TestInertAndInvalid:
     def test_a_completed_event_whose_report_was_deleted_stays_over(

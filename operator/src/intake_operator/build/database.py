@@ -76,21 +76,20 @@ def stateful_set(event: Event, wanted: Database, *, mark: str) -> Manifest:
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
 
 
-def volume_claim(event: Event, wanted: Database, *, mark: str) -> Manifest | None:
+def volume_claim(event: Event, wanted: Database, *, mark: str, existing: Manifest | None = None) -> Manifest | None:
     """The volume, made by us under the name that the StatefulSet looks for.
 
-    So it has an owner reference, and outlives a StatefulSet that somebody deletes in the middle of a sale.
+    So it has an owner reference, and outlives a StatefulSet that somebody deletes in the middle of a sale. One that is
+    there keeps its size: a person may have grown it because it was filling up, and the API server shrinks none.
     """
     if wanted.volume is None:
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
     meta["annotations"] = _annotations(mark)
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": meta,
-        "spec": _claim_template(wanted)["spec"],
-    }
+    spec = _claim_template(wanted)["spec"]
+    if existing:
+        spec["resources"]["requests"]["storage"] = existing["spec"]["resources"]["requests"]["storage"]
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
 
 
 def _annotations(mark: str) -> dict[str, str]:

@@ -163,11 +163,12 @@ def _children(event: Event, spec: IntakeEventSpec, observed: Observed, now: date
         for name, role in _credentials(event).items()
         if name not in observed.secret_fingerprints
     ]
+    volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
     wanted = [
         *access.services(event),
         protection.network_policy(event),
         protection.disruption_budget(event, serving=serving),
-        database.volume_claim(event, spec.database, mark=identity),
+        database.volume_claim(event, spec.database, mark=identity, existing=volume),
         database.stateful_set(event, spec.database, mark=identity),
     ]
     steps += [Apply(manifest) for manifest in wanted if manifest is not None]
