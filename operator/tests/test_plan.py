@@ -303,6 +303,35 @@ class TestServing:
         # That one cannot be changed at all.
         assert sent["StatefulSet"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
 
+    def test_i2_an_ephemeral_db1_that_may_hold_claims_is_never_replaced(
+        self,
+        event: Make[Event],
+        spec: Make[Any],
+        observed: Make[Observed],
+        pod: Make[Manifest],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        e = event(spec=spec(database={"ephemeral": {}}))
+        seen = observed(e)
+        old = pod(e, "database")
+        old["metadata"]["labels"]["controller-revision-hash"] = "old"
+        unready = {**old, "status": {"conditions": [], "containerStatuses": []}}
+        key = ("StatefulSet", "taylor-drop-db")
+        moved = {**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}}
+        marked = replace(seen, pods=(old,), children=moved)
+        unmarked = {**moved[key], "metadata": {**moved[key]["metadata"], "annotations": {}}}
+
+        def replaced(seen: Observed, moment: datetime) -> bool:
+            return any(isinstance(s, ReplaceDatabasePod) for s in plan(e, seen, image, moment).steps)
+
+        # An upgraded operator, a probe that failed, a Secret made anew; opensAt may be moved after sales.
+        assert not replaced(marked, opens - timedelta(hours=1))
+        assert not replaced(replace(marked, pods=(unready,), engine=Engine()), opens)
+        assert not replaced(replace(marked, engine=Engine(login_failed=True)), opens)
+        fresh = replace(marked, engine=Engine(), children={**moved, key: unmarked})
+        assert replaced(fresh, opens - timedelta(hours=1))
+
 
 class TestInertAndInvalid:
     def test_a_completed_event_whose_report_was_deleted_stays_over(

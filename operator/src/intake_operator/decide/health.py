@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.decide.consistency import verdict
-from intake_operator.decide.stage import Stage, volume_lost
+from intake_operator.decide.stage import Stage, mark, volume_lost
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.reasons import Problem
 
@@ -56,6 +56,9 @@ def stuck_database_pod(event: Event, observed: Observed, now: datetime) -> tuple
         (p for p in observed.pods if _component(p) == "database" and "deletionTimestamp" not in p["metadata"]), None
     )
     if wanted is None or pod is None:
+        return None
+    if event.spec and event.spec.database.volume is None and mark(event, observed):
+        # The pod is the data: nothing that a new one would mend is worth a claim that was acknowledged.
         return None
     if observed.engine.login_failed:
         return pod["metadata"]["name"], "its superuser password is not the one in the Secret; it takes it at start"
