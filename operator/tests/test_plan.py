@@ -364,3 +364,27 @@ class TestInertAndInvalid:
     ) -> None:
         broken = event(spec=None, spec_error="spec.pool: bad", deleted_at=opens)
         assert plan(broken, Observed(), image, opens).steps == (RemoveFinalizer(),)
+
+    def test_a_broken_event_that_never_sold_anything_can_be_deleted_after_it_was_looked_at(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        broken = event(spec=None, spec_error="spec.pool: bad")
+        waiting = {
+            key: {**child, "metadata": {**child["metadata"], "annotations": {}}}
+            for key, child in observed(event()).children.items()
+        }
+        seen = Observed(children=waiting)
+        told = plan(broken, seen, image, opens).status  # what one pass says, the next one reads
+        assert condition(plan(broken, seen, image, opens), ConditionType.INTAKE_OPEN)["reason"] == Intake.NOT_READY
+        deleted = replace(broken, status=told, deleted_at=opens)
+        assert kinds(plan(deleted, seen, image, opens)) == ["Delete"]
+        assert plan(deleted, Observed(), image, opens).steps == (RemoveFinalizer(),)
+
+    def test_i2_a_broken_event_that_may_have_sold_something_is_not_let_go(
+        self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
+    ) -> None:
+        broken = event(spec=None, spec_error="spec.pool: bad")
+        told = plan(broken, observed(event()), image, opens).status
+        deleted = replace(broken, status=told, deleted_at=opens)
+        # Both marks gone: the status alone remembers.
+        assert plan(deleted, Observed(), image, opens).steps == ()

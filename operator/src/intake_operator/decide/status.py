@@ -126,6 +126,9 @@ def _intake_open(facts: Facts) -> Condition:
         and not was_claimable(facts.event, facts.observed)
     ):
         return intake(False, Intake.NEVER_OPENED, "no claim was ever possible")
+    if facts.stage is Stage.INVALID and not was_claimable(facts.event, facts.observed):
+        # Not WindowClosed: `was_claimable` would read it as a sale that has to be proven.
+        return intake(False, Intake.NOT_READY, "the spec cannot be understood, and nothing was ever for sale")
     if spec is None or facts.stage in {Stage.DRAIN, Stage.RELEASE}:
         return intake(False, Intake.WINDOW_CLOSED, "no more claims are accepted")
     if not facts.observed.engine.ready:
