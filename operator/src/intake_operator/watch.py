@@ -20,21 +20,37 @@ CHILDREN: Final = (
     ("policy", "v1", "poddisruptionbudgets"),
 )
 
+# Of an event's metadata, what a decision depends on; every change of the spec counts the generation up.
+TELLING: Final = ("uid", "generation", "deletionTimestamp", "finalizers", "annotations")
+
 
 def registry(queue: WorkQueue, gone: Callable[[Key], None]) -> kopf.OperatorRegistry:
     """Handlers for events and their children."""
     handlers = kopf.OperatorRegistry()
+    known: dict[Key, dict[str, Any]] = {}
 
     @kopf.on.login(registry=handlers)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=handlers)
-    def event_changed(namespace: str | None, name: str | None, type: str | None, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    def event_changed(
+        namespace: str | None,
+        name: str | None,
+        type: str | None,  # noqa: A002 -- kopf's word
+        meta: kopf.Meta,
+        **_: Any,
+    ) -> None:
         key = (namespace or "", name or "")
         if type == "DELETED":
+            known.pop(key, None)
             gone(key)
-        else:
+            return
+        # Every pass over a sale writes new numbers: the echo of our own status must not call for the next pass. What a
+        # new watch lists has no type, and is looked at in any case.
+        told = {word: meta.get(word) for word in TELLING}
+        if type != "MODIFIED" or known.get(key) != told:
+            known[key] = told
             queue.add(key)
 
     def child_changed(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
