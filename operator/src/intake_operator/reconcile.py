@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 # Seconds. Stocking and seeding ten million seats stays below it; a pass that takes longer waits for somebody who will
 # never answer, and its event would not be looked at again.
 LONGEST_PASS: Final = 1800.0
+
+# The problems that only an attempt shows.
+STEP_FAILED: Final = frozenset({Problem.CHILD_NOT_OURS, Problem.RECONCILE_FAILED})
 
 
 def utc_now() -> datetime:
@@ -69,18 +72,22 @@ class Reconciler:
         observed = await self.observer.observe(event, now)
         decided = plan(event, observed, self.image, now)
         # The word comes before the deed: whoever reads the status after a crash sees what was about to happen.
-        await self._say(event, decided.status, now)
-        self.metrics.seen(key, decided.status)
+        said = _still_failing(event.status, decided)
+        await self._say(event, said, now)
+        self.metrics.seen(key, said)
         for step in decided.steps:
-            await self._do(step, event, observed, decided, now)
-        if any(isinstance(step, RemoveFinalizer) for step in decided.steps):
+            await self._do(step, event, observed, said, now)
+        removed = any(isinstance(step, RemoveFinalizer) for step in decided.steps)
+        if said != decided.status and not removed:  # what has no finalizer any more may be gone
+            await self._say(replace(event, status=said), decided.status, now)
+        if removed:
             self.observer.ledgers.forget(event.uid)
             self.observer.inventories.forget(event.uid)
             self.observer.consistencies.forget(event.uid)
             self.observer.proofs.forget(event.uid)
         return decided.requeue_after
 
-    async def _do(self, step: Step, event: Event, observed: Observed, decided: Plan, now: datetime) -> None:
+    async def _do(self, step: Step, event: Event, observed: Observed, said: dict[str, Any], now: datetime) -> None:
         try:
             await self.actor.act(step, event, observed, now)
         except Exception as error:
@@ -88,7 +95,7 @@ class Reconciler:
                 error.status in {404, 409} or isinstance(step, AddFinalizer | RemoveFinalizer)
             )
             if not stale:
-                await self._say(event, _failed(decided.status, step, error), now)
+                await self._say(event, _failed(said, step, error, now), now)
             raise
 
     async def _say(self, event: Event, status: dict[str, Any], now: datetime) -> None:
@@ -108,13 +115,33 @@ class Reconciler:
         await events.post(self.actor.cluster, changes)
 
 
-def _failed(status: dict[str, Any], step: Step, error: Exception) -> dict[str, Any]:
+def _still_failing(before: Mapping[str, Any], decided: Plan) -> dict[str, Any]:
+    """What was decided, with the failure of the last pass until the steps have gone through.
+
+    Else each try would say for a moment that all is well, wake whoever waits for Ready, and be an Event.
+    """
+    told = {c["type"]: c for c in before.get("conditions") or ()}
+    if not decided.steps or told.get(ConditionType.DEGRADED, {}).get("reason") not in STEP_FAILED:
+        return decided.status
+    conditions = [
+        told.get(c["type"], c) | {"observedGeneration": c["observedGeneration"]}
+        if c["type"] in {ConditionType.DEGRADED, ConditionType.READY}
+        else c
+        for c in decided.status["conditions"]
+    ]
+    return decided.status | {"conditions": conditions}
+
+
+def _failed(status: dict[str, Any], step: Step, error: Exception, now: datetime) -> dict[str, Any]:
     """The status, with the step that failed in its Degraded and Ready conditions."""
     reason = Problem.CHILD_NOT_OURS if isinstance(error, NotOursError) else Problem.RECONCILE_FAILED
     told = f"{type(step).__name__}: {str(error)[:500]}"
     words = {ConditionType.DEGRADED: "True", ConditionType.READY: "False"}
-    conditions = [
-        c | {"status": words[c["type"]], "reason": reason.value, "message": told} if c["type"] in words else c
-        for c in status["conditions"]
-    ]
+
+    def changed(condition: dict[str, Any]) -> dict[str, Any]:
+        word = words[condition["type"]]
+        since = condition["lastTransitionTime"] if condition["status"] == word else now.isoformat(timespec="seconds")
+        return condition | {"status": word, "reason": reason.value, "message": told, "lastTransitionTime": since}
+
+    conditions = [changed(c) if c["type"] in words else c for c in status["conditions"]]
     return status | {"conditions": conditions}
