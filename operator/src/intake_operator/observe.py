@@ -132,8 +132,12 @@ class Observer:
         )
         if not serving or superuser is None:
             return Engine()
+        password = text(superuser, "password")
+        if not password:
+            secret = superuser["metadata"]["name"]
+            return Engine(error=f"Secret {secret} has no password any more: delete it, and it is made anew")
         try:
-            return await self.engines.observe(event.uid, event.pool, access.host(event), value(superuser, "password"))
+            return await self.engines.observe(event.uid, event.pool, access.host(event), password)
         except MigrationChangedError as error:
             return Engine(error=str(error))
 

@@ -1,0 +1,55 @@
+"""What is seen of a cluster in which people have had their hands."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from intake_operator import names
+from intake_operator.build import access, common
+from intake_operator.engine.consistency import Consistencies
+from intake_operator.engine.database import Engines
+from intake_operator.engine.ledger import Ledgers
+from intake_operator.engine.proof import Proofs
+from intake_operator.inventories import Inventories
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.observe import Observer
+
+type Make[T] = Callable[..., T]
+
+
+class Objects:
+    """A cluster of these objects."""
+
+    def __init__(self, *objects: Manifest) -> None:
+        self._objects = objects
+
+    async def get(self, kind: str, _: str, name: str) -> Manifest | None:
+        return next((o for o in self._objects if (o["kind"], o["metadata"]["name"]) == (kind, name)), None)
+
+    async def list(self, kind: str, *_: str) -> list[Manifest]:
+        return [o for o in self._objects if o["kind"] == kind]
+
+
+@pytest.mark.parametrize("data", [None, {}, {"user": "cG9zdGdyZXM="}, {"password": ""}, {"password": "//79"}], ids=str)
+async def test_a_superuser_secret_that_was_emptied_by_hand_is_told_and_ends_no_pass(
+    event: Make[Event], pod: Make[Manifest], opens: datetime, data: dict[str, str] | None
+) -> None:
+    e = event()
+    secret = access.credentials(e, names.superuser_secret(e.name), names.SUPERUSER, "p")
+    secret["metadata"] |= common.metadata(e, secret["metadata"]["name"], "database") | {"uid": "s"}
+    secret["data"] = data
+    running = pod(e, "database") | {"kind": "Pod"}
+    cluster: Any = Objects(secret, running)
+    engines = Engines(())
+    observer = Observer(
+        cluster,
+        engines,
+        Ledgers(lambda: 0.0),
+        Inventories(cluster, engines, lambda: 0.0),
+        Consistencies(lambda: 0.0, lambda _: None),
+        Proofs(engines, lambda: 0.0),
+    )
+    seen = await observer.observe(e, opens)
+    assert not seen.engine.reachable
+    assert "Secret taylor-drop-superuser has no password" in seen.engine.error
