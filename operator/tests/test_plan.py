@@ -289,6 +289,26 @@ class TestServing:
         assert not restarted(opens - timedelta(minutes=1))
         assert not restarted(opens)
 
+    def test_a_window_may_reach_to_the_ends_of_the_calendar(
+        self,
+        event: Make[Event],
+        spec: Make[Any],
+        observed: Make[Observed],
+        pod: Make[Manifest],
+        image: BridgeImage,
+        opens: datetime,
+    ) -> None:
+        # What Go writes for a time that was never set, and the last second that the API server takes.
+        e = event(spec=spec(window={"opensAt": "0001-01-01T00:00:00Z", "closesAt": "9999-12-31T23:59:59Z"}))
+        old = pod(e, "database")
+        old["metadata"]["labels"]["controller-revision-hash"] = "old"
+        seen = observed(e, pods=(old,))
+        key = ("StatefulSet", "taylor-drop-db")
+        moved = {**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}}
+        decided = plan(e, replace(seen, children=moved), image, opens)
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.WINDOW_OPEN
+        assert not any(isinstance(s, ReplaceDatabasePod) for s in decided.steps)
+
     def test_a_volume_that_somebody_has_grown_keeps_its_size(
         self, event: Make[Event], observed: Make[Observed], image: BridgeImage, opens: datetime
     ) -> None:

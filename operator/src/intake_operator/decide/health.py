@@ -66,7 +66,7 @@ def stuck_database_pod(event: Event, observed: Observed, now: datetime) -> tuple
     outdated = revision and pod["metadata"]["labels"].get("controller-revision-hash") != revision
     if outdated and not _ready(pod):
         return pod["metadata"]["name"], "it never became ready, and its definition has changed since"
-    if outdated and event.spec and now < event.spec.window.opens_at - QUIET_BEFORE:
+    if outdated and event.spec and now + QUIET_BEFORE < event.spec.window.opens_at:
         return pod["metadata"]["name"], "its definition has changed, and nobody is buying yet"
     return None
 

@@ -78,7 +78,8 @@ def _serve(facts: Facts, image: BridgeImage) -> Plan:
         *_children(event, event.spec, observed, now, serving=observed.engine.ready),
         *_engine(event, event.spec, observed),
     ]
-    warm = now >= event.spec.window.opens_at - WARM_UP or bool(observed.engine.depth)
+    # Added to now: Go's zero time, 0001-01-01, is a way to say `at once`, and nothing can be taken from it.
+    warm = now + WARM_UP >= event.spec.window.opens_at or bool(observed.engine.depth)
     if observed.engine.ready and warm:
         decision, bridges = _bridges(event, event.spec, observed, image, now)
         facts = replace(facts, scaling=decision)
