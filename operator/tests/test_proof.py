@@ -1,12 +1,11 @@
 """The proof of a drain, on a real DB1 and a real ledger."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from conftest import make_event
 from intake_operator.engine.database import Engines
 from intake_operator.engine.migrate import load
 from intake_operator.engine.proof import REST, WHILE_BAD, Proofs
@@ -61,22 +60,22 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def drained(server: PostgresServer) -> AsyncIterator[Drained]:
+async def drained(server: PostgresServer, event: Callable[..., Event]) -> AsyncIterator[Drained]:
     uri, ledger_uri = server.create_database("intake"), server.create_database("ledger")
     install_ledger(ledger_uri)
-    host, event, engines = unquote(urlparse(uri).query.removeprefix("host=")), make_event(), Engines(load(INTAKE_SQL))
+    host, engines, made = unquote(urlparse(uri).query.removeprefix("host=")), Engines(load(INTAKE_SQL)), event()
     now = datetime.now(UTC)
     window = {"opensAt": now - timedelta(hours=1), "closesAt": now + timedelta(hours=1)}
-    await engines.observe(event.uid, event.pool, host, "")
-    await engines.migrate(event.uid)
+    await engines.observe(made.uid, made.pool, host, "")
+    await engines.migrate(made.uid)
     limits = {name: moment.isoformat() for name, moment in window.items()}
-    await engines.configure(event.uid, event.pool, {"inventorySize": 10, "batchSize": 5} | limits)
-    await engines.seed(event.uid, event.pool)
+    await engines.configure(made.uid, made.pool, {"inventorySize": 10, "batchSize": 5} | limits)
+    await engines.seed(made.uid, made.pool)
     with psycopg.connect(uri, autocommit=True) as db1:
-        db1.execute("SELECT intake.claim_resource(%s, 'somebody')", (event.pool,))
-        db1.execute(ACKNOWLEDGE, {"pool": event.pool})
-    await engines.seal(event.uid, event.pool, "test")
-    yield Drained(event, engines, host, ledger_uri)
+        db1.execute("SELECT intake.claim_resource(%s, 'somebody')", (made.pool,))
+        db1.execute(ACKNOWLEDGE, {"pool": made.pool})
+    await engines.seal(made.uid, made.pool, "test")
+    yield Drained(made, engines, host, ledger_uri)
     await engines.close_all()
     for database in ("intake", "ledger"):
         server.drop_database(database)

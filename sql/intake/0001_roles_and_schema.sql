@@ -21,6 +21,8 @@ END $$;
 -- A claim is a matter of milliseconds. A claimer that keeps one open holds up seal(), so the server ends it.
 ALTER ROLE claimer SET idle_in_transaction_session_timeout = '5s';
 ALTER ROLE claimer SET transaction_timeout = '15s';
+-- Whoever looks holds it up, too; but a look at a million claims may take minutes.
+ALTER ROLE monitor SET idle_in_transaction_session_timeout = '5s';
 
 CREATE SCHEMA intake;
 COMMENT ON SCHEMA intake IS 'intake-engine: slots, claims, and everything that happens to them. See sql/README.md.';

@@ -252,7 +252,11 @@ def test_every_definer_function_pins_its_search_path_and_every_function_says_wha
     assert [name for name, comment in tables if not comment] == []
 
 
-def test_a_claimer_cannot_keep_a_claim_open(server: PostgresServer, migrated: str) -> None:
-    with psycopg.connect(server.uri(migrated, "claimer"), autocommit=True) as connection:
-        limits = ("idle_in_transaction_session_timeout", "transaction_timeout")
-        assert [connection.execute("SELECT current_setting(%s)", [x]).fetchone() for x in limits] == [("5s",), ("15s",)]
+@pytest.mark.parametrize(("role", "limits"), [("claimer", ["5s", "15s"]), ("monitor", ["5s", "0"])])
+def test_nobody_can_keep_a_claim_or_a_look_open(
+    server: PostgresServer, migrated: str, role: str, limits: list[str]
+) -> None:
+    with psycopg.connect(server.uri(migrated, role), autocommit=True) as connection:
+        settings = ("idle_in_transaction_session_timeout", "transaction_timeout")
+        found = [connection.execute("SELECT current_setting(%s)", [name]).fetchone() for name in settings]
+    assert found == [(limit,) for limit in limits]

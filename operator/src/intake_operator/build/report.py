@@ -10,7 +10,8 @@ from intake_operator.model.observed import Event, Manifest, Proof
 def report(event: Event, proof: Proof | None, now: datetime) -> Manifest:
     """The account of a finished event; without a proof it says that the event was abandoned.
 
-    This object is also the teardown's memory: once it exists, DB1 is no longer asked, only removed.
+    This object is also the teardown's memory: once it exists, DB1 is no longer asked, only removed. So nobody can edit
+    it.
     """
     meta = common.metadata(event, names.report(event.name), "report")
     meta["annotations"] = {names.VERIFIED_ANNOTATION: "true" if proof else "abandoned"}
@@ -33,5 +34,6 @@ def report(event: Event, proof: Proof | None, now: datetime) -> Manifest:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": meta,
+        "immutable": True,
         "data": {key: str(value) for key, value in content.items() if value is not None},
     }
