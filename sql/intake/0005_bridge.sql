@@ -5,6 +5,9 @@
 -- both and touches only rows where both still match, so a worker that lost its lease changes nothing and learns it
 -- from what is returned. Giving back ends a lease, too: headers names the worker for as long as it lasts. Rows are
 -- locked in msg_id order, or not waited for, so two calls never deadlock.
+--
+-- All of it goes by key, whatever the statistics say: enable_seqscan is off in what bridges call. The planner takes what is
+-- asked of a message for rarer than it is, and would read the whole queue for a batch of some hundreds.
 
 CREATE TABLE intake.releases (
     msg_id  bigint PRIMARY KEY,
@@ -104,7 +107,9 @@ $$;
 COMMENT ON FUNCTION intake.recall IS 'Take messages that the caller has locked out of the bridges'' hands, to be voided in the ledger.';
 
 CREATE FUNCTION intake.leased(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
-LANGUAGE plpgsql ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+-- Nor is each message compared with each lease, for the same reason: 500 of them took 200 ms with 3000 in flight.
+SET enable_nestloop = off AS $$
 #variable_conflict use_column
 BEGIN
     IF leased.msg_ids IS NULL OR cardinality(leased.msg_ids) IS DISTINCT FROM cardinality(leased.read_cts) THEN
@@ -115,13 +120,13 @@ BEGIN
     RETURN QUERY
     SELECT q.msg_id FROM pgmq.q_intake_queue q
     JOIN unnest(leased.msg_ids, leased.read_cts) AS f (msg_id, read_ct) ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct
-    WHERE q.message ->> 'pool_id' = leased.pool_id AND q.headers ? 'worker'
+    WHERE q.msg_id = ANY (leased.msg_ids) AND q.message ->> 'pool_id' = leased.pool_id AND q.headers ? 'worker'
     ORDER BY q.msg_id FOR UPDATE OF q;
 END $$;
 COMMENT ON FUNCTION intake.leased IS 'The fence: locks and returns those of the messages whose lease still stands.';
 
 CREATE FUNCTION intake.mark_validated(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
     UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}'
     WHERE q.msg_id IN (SELECT intake.leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts))
         AND q.message ->> 'state' IN ('queued', 'validated')
@@ -130,7 +135,7 @@ $$;
 COMMENT ON FUNCTION intake.mark_validated IS 'Remember that validation approved, before any commit is tried.';
 
 CREATE FUNCTION intake.mark_committing(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
     UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "committing"}'
     WHERE q.msg_id IN (SELECT intake.leased(mark_committing.pool_id, mark_committing.msg_ids, mark_committing.read_cts))
     RETURNING q.msg_id;
@@ -138,7 +143,7 @@ $$;
 COMMENT ON FUNCTION intake.mark_committing IS 'Remember that a commit which cannot be fenced may have been tried: from here only committed or dead letter.';
 
 CREATE FUNCTION intake.extend(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
     UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp() + make_interval(
         secs => (intake.config_of(extend.pool_id)).visibility_timeout_seconds)
     WHERE q.msg_id IN (SELECT intake.leased(extend.pool_id, extend.msg_ids, extend.read_cts))
@@ -148,7 +153,7 @@ COMMENT ON FUNCTION intake.extend IS 'Renew leases for another visibility timeou
 
 CREATE FUNCTION intake.give_back(pool_id text, msg_ids bigint[], read_cts int[], delays_seconds float8[], errors text[])
 RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
     IF cardinality(give_back.delays_seconds) IS DISTINCT FROM cardinality(give_back.msg_ids)
@@ -201,7 +206,7 @@ DECLARE
 BEGIN
     WITH gone AS (
         DELETE FROM pgmq.q_intake_queue q USING unnest(archive.msg_ids, archive.outcomes) AS o (msg_id, outcome)
-        WHERE q.msg_id = o.msg_id
+        WHERE q.msg_id = o.msg_id AND q.msg_id = ANY (archive.msg_ids)
         RETURNING q.*, o.outcome),
     archived AS (
         INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
@@ -219,7 +224,7 @@ END $$;
 COMMENT ON FUNCTION intake.archive IS 'End messages that the caller has locked, each with its outcome, and do to their slots what follows from it.';
 
 CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[]) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     held     bigint[];
@@ -240,7 +245,7 @@ END $$;
 COMMENT ON FUNCTION intake.acknowledge IS 'The ledger has spoken: archive with the outcome, and consume or free the slot, in one transaction.';
 
 CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[]) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
     IF cardinality(dead_letter.reasons) IS DISTINCT FROM cardinality(dead_letter.msg_ids) THEN

@@ -105,6 +105,30 @@ def test_reading_and_acknowledging_a_batch_goes_by_key(planned: Planned) -> None
     assert planned.intake.value("SELECT count(*) FROM pgmq.a_intake_queue") == 20
 
 
+@pytest.mark.parametrize(
+    "function", ["mark_validated", "mark_committing", "extend", "give_back", "dead_letter", "acknowledge"]
+)
+def test_a_large_batch_of_a_short_queue_is_not_compared_with_all_that_is_in_flight(
+    planned: Planned, function: str
+) -> None:
+    planned.intake.open(6000)
+    for thousand in range(6):
+        planned.intake.claim_batch([(f"u{thousand * 1000 + n}", None) for n in range(1000)])
+    planned.intake.connection.execute("VACUUM ANALYZE")
+    messages = planned.intake.read(3000)[:500]
+    planned.watch()
+    arrays: dict[str, list[list[object]]] = {
+        "give_back": [[0.0] * 500, [None] * 500],
+        "dead_letter": [["why"] * 500],
+        "acknowledge": [["committed"] * 500],
+    }
+    planned.intake.change(function, messages, *arrays.get(function, []))
+    assert "Rows Removed by Join Filter" not in "\n".join(planned.plans)
+    assert {scan for scan in planned.scans() if scan.endswith("q_intake_queue")} == {
+        "q_intake_queue_pkey on q_intake_queue"
+    }
+
+
 @pytest.mark.parametrize("statistics", ["never", "now"])
 def test_a_read_visits_what_it_takes_and_nothing_else(planned: Planned, statistics: str) -> None:
     fill(planned.intake, 2000)
