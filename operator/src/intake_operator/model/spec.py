@@ -10,6 +10,13 @@ from pydantic.alias_generators import to_camel
 DURABILITY_PARAMETERS: Final = frozenset(
     {"fsync", "synchronous_commit", "full_page_writes", "wal_level", "data_directory"}
 )
+# Settings with which nobody would reach DB1, or every claim would be refused (claims run in READ COMMITTED, and write).
+REACH_PARAMETERS: Final = frozenset(
+    {
+        "port", "listen_addresses", "unix_socket_directories", "config_file", "hba_file", "ident_file",
+        "default_transaction_isolation", "default_transaction_read_only",
+    }
+)  # fmt: skip
 
 
 class _Model(BaseModel):
@@ -133,9 +140,12 @@ class Database(_Model):
 
     @field_validator("parameters")
     @classmethod
-    def _keep_durability(cls, parameters: dict[str, str]) -> dict[str, str]:
-        if refused := sorted(DURABILITY_PARAMETERS & {name.lower() for name in parameters}):
+    def _keep_what_is_ours(cls, parameters: dict[str, str]) -> dict[str, str]:
+        given = {name.lower() for name in parameters}
+        if refused := sorted(DURABILITY_PARAMETERS & given):
             raise ValueError(f"{', '.join(refused)} cannot be set: an acknowledged claim must survive a crash of DB1")
+        if refused := sorted(REACH_PARAMETERS & given):
+            raise ValueError(f"{', '.join(refused)} cannot be set: DB1 would not be reached, or would take no claims")
         return parameters
 
     @property
