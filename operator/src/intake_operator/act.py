@@ -60,7 +60,7 @@ class Actor:
             case ReplaceDatabasePod(pod, why):
                 where = {"namespace": event.namespace, "event": event.name}
                 logger.info("replacing pod %s: %s", pod, why, extra=where)
-                await self.cluster.delete("Pod", event.namespace, pod)
+                await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod))
             case Migrate():
                 await self.engines.migrate(event.uid)
             case SetLogins(wanted):
@@ -73,11 +73,10 @@ class Actor:
                 await self.engines.seed(event.uid, event.pool)
             case Seal(reason):
                 await self.engines.seal(event.uid, event.pool, reason)
-            case Delete("StatefulSet" as kind, name):
-                await self.engines.close(event.uid)
-                await self.cluster.delete(kind, event.namespace, name)
             case Delete(kind, name):
-                await self.cluster.delete(kind, event.namespace, name)
+                if kind == "StatefulSet":
+                    await self.engines.close(event.uid)
+                await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
         """Only if they, and the object, are what was seen: others may own finalizers, too."""
@@ -121,3 +120,10 @@ class Actor:
             if secret is not None:
                 passwords[role] = (value(secret, "password"), fingerprint(secret))
         await self.engines.set_logins(event.uid, passwords)
+
+
+def _uid(observed: Observed, kind: str, name: str) -> str | None:
+    """Of the object that was seen: one that has taken its name since then stays. None for a Secret."""
+    seen = [*observed.children.values(), *observed.pods]
+    found = (each["metadata"]["uid"] for each in seen if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return next(found, None)
