@@ -59,7 +59,7 @@ bench-claims: sync ## compare claims with what else there is, about 20 minutes, 
 	@CACHE=$(CACHE) $(VENV)/python -m bench.claims $(if $(QUICK),--quick)
 
 .PHONY: bench-bridge
-bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 6 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
+bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 4 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
 	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)
 
 .PHONY: soak

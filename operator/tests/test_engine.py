@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
+from intake_bridge.domain.outcomes import SQLSTATES
 from intake_operator.engine import ledger
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import WHILE_BAD, WHILE_GOOD, Account, Ledgers
@@ -256,6 +257,10 @@ class TestLedger:
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
         assert await ledger.account(server.uri(), POOL) is None
+
+
+def test_an_error_speaks_of_the_claim_or_of_the_ledger_as_for_the_bridge() -> None:
+    assert {known[:2] for known in SQLSTATES if known} == set(ledger.OF_THE_LEDGER)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 
 from intake_operator.decide.compare import NAMED, Comparison
 from intake_operator.engine import ledger
+from intake_operator.engine.connection import in_time
 from intake_operator.model.consistency import Placed, Sale
 
 # Rows of one read: a few milliseconds of either database.
@@ -61,7 +62,7 @@ async def _sales(books: AsyncConnection, pool: str, clock: Callable[[], float]) 
     after = None
     while True:
         began = clock()
-        async with asyncio.timeout(ledger.CALL_TIMEOUT + 1), asyncio.timeout(ledger.CALL_TIMEOUT):
+        async with in_time(ledger.CALL_TIMEOUT):
             query = "SELECT claim_id, state, user_id, slot_no, resource_id FROM ledger_claims(%s, %s, %s)"
             rows = await (await books.execute(query, (pool, after, LEDGER_PAGE))).fetchall()
         if not rows:

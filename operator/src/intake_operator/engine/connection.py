@@ -1,5 +1,8 @@
 """How the operator connects to PostgreSQL, DB1 or anybody's, and how soon it notices that nobody is there."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from psycopg import AsyncConnection
@@ -22,6 +25,14 @@ CONNECTION: Final[dict[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": SILENCE * 1000,
 }
+
+
+@asynccontextmanager
+async def in_time(seconds: float) -> AsyncIterator[None]:
+    """Calls that together may take so long. Raises TimeoutError, which is an OSError."""
+    # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
+    async with asyncio.timeout(seconds + 1), asyncio.timeout(seconds):
+        yield
 
 
 async def to_engine(host: str, password: str, statement_timeout: str, role: str = names.SUPERUSER) -> AsyncConnection:

@@ -1,6 +1,5 @@
 """DB1 through its own SQL functions; no SQL is composed here."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
@@ -9,7 +8,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from intake_operator import names
-from intake_operator.engine.connection import to_engine
+from intake_operator.engine.connection import in_time, to_engine
 from intake_operator.engine.errors import brief
 from intake_operator.engine.migrate import Migration, migrate, pending
 from intake_operator.model.inventory import Row
@@ -34,7 +33,7 @@ class Engines:
     async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
         """Look at DB1. Not being able to is an observation, too."""
         try:
-            async with asyncio.timeout(self._patience):
+            async with in_time(self._patience):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
                 logins = await self._logins(connection)

@@ -1,6 +1,5 @@
 """The ledger as seen from the operator: can it be used, and does it agree in the end?"""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from intake_operator.engine.connection import CONNECTION
+from intake_operator.engine.connection import CONNECTION, in_time
 from intake_operator.engine.errors import brief
 from intake_operator.model.observed import Ledger
 from intake_operator.reasons import Problem
@@ -74,7 +73,7 @@ class Ledgers:
     async def _look(self, uri: str, function: str) -> Ledger:
         schema, _, name = function.rpartition(".")
         try:
-            async with asyncio.timeout(self._patience), await _connect(uri) as connection:
+            async with in_time(self._patience), await _connect(uri) as connection:
                 found = await connection.execute(
                     """
                     SELECT count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -119,7 +118,7 @@ def from_elsewhere(uri: str, namespace: str) -> str:
 
 async def account(uri: str, pool: str) -> Account | None:
     """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers)."""
-    async with asyncio.timeout(PROOF_TIMEOUT + 1), asyncio.timeout(PROOF_TIMEOUT), await _connect(uri) as connection:
+    async with in_time(PROOF_TIMEOUT), await _connect(uri) as connection:
         offered = await (await connection.execute("SELECT to_regproc('ledger_proof') IS NOT NULL")).fetchone()
         if not offered or not offered[0]:
             return None
@@ -169,8 +168,7 @@ def of_the_claim(error: psycopg.Error) -> bool:
 
 
 async def _row(connection: AsyncConnection, query: LiteralString | sql.Composed, argument: object) -> TupleRow | None:
-    # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
-    async with asyncio.timeout(CALL_TIMEOUT + 1), asyncio.timeout(CALL_TIMEOUT):
+    async with in_time(CALL_TIMEOUT):
         found = await connection.execute(query, (argument,))
         return await found.fetchone()
 

@@ -1,6 +1,5 @@
 """Dead letters in DB1, over a connection of one's own and with the rights of the role that may."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -9,7 +8,7 @@ from typing import Any, Final, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from intake_operator.engine.connection import to_engine
+from intake_operator.engine.connection import in_time, to_engine
 from intake_operator.model.letters import DeadLetter
 
 STATEMENT_TIMEOUT: Final = "20s"
@@ -62,8 +61,7 @@ async def audit(connection: AsyncConnection, pool: str, most: int, before: int |
 
 
 async def _rows(connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[TupleRow]:
-    # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
-    async with asyncio.timeout(CALL_TIMEOUT + 1), asyncio.timeout(CALL_TIMEOUT):
+    async with in_time(CALL_TIMEOUT):
         return await (await connection.execute(query, arguments)).fetchall()
 
 
