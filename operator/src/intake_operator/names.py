@@ -9,6 +9,12 @@ KIND: Final = "IntakeEvent"
 PLURAL: Final = "intakeevents"
 
 EVENT_LABEL: Final = f"{GROUP}/event"
+# With EVENT_LABEL it says whose child an object is: an owner reference does not, because a foreground or orphan deletion
+# of the event takes it away. A name can be used again, a uid cannot.
+EVENT_UID_LABEL: Final = f"{GROUP}/event-uid"
+# On every child and pod of an event whose claims are not all accounted for; the value names the operator that may remove
+# them. The chart's ValidatingAdmissionPolicy refuses others.
+GUARD_LABEL: Final = f"{GROUP}/guarded-by"
 FINALIZER: Final = f"{GROUP}/drain"
 
 # On DB1's StatefulSet and volume; the value is the identity of the database cluster (Postgres' system identifier). A
@@ -17,6 +23,10 @@ FINALIZER: Final = f"{GROUP}/drain"
 CLAIMABLE_ANNOTATION: Final = f"{GROUP}/claimable"
 # Value: the event's own name. The only way past a drain that cannot be proven.
 ABANDON_ANNOTATION: Final = f"{GROUP}/abandon"
+# Value: the event's own name. After the loss of DB1's volume: rebuild the sale from what the ledger has.
+RECOVER_ANNOTATION: Final = f"{GROUP}/recover"
+# Value: the event's own name. Open the sale although it is not known whether the pool was sold before.
+POOL_UNCHECKED_ANNOTATION: Final = f"{GROUP}/pool-unchecked"
 # Changes with the Secrets that a pod mounts, so that mending a Secret restarts the pods that could not start without
 # it.
 INPUTS_ANNOTATION: Final = f"{GROUP}/inputs"
