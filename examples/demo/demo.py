@@ -52,6 +52,7 @@ def overlay(event: Object) -> dict[str, Any]:
             "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
         },
         "database": {"storage": {"size": "1Gi"}, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}},
+        "teardown": {"keepMinutes": 0},
     }
 
 

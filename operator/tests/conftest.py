@@ -1,6 +1,6 @@
 """Events and observations to decide upon; each test says only what matters to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,17 +8,21 @@ from uuid import UUID
 
 import pytest
 from intake_operator import names
-from intake_operator.build import access, database, protection
-from intake_operator.build.bridge import BridgeImage
+from intake_operator.build import access, database, kinship, protection
+from intake_operator.build.bridge import BridgeImage, Installation
 from intake_operator.model.letters import DeadLetter
-from intake_operator.model.observed import Engine, Event, Manifest, Observed
+from intake_operator.model.observed import ChildKey, Engine, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.reasons import Pool
 
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
 CLOSES = OPENS + timedelta(hours=2)
-IMAGE = BridgeImage("intake-engine/bridge:test", "IfNotPresent")
+INSTALLATION = Installation(BridgeImage("intake-engine/bridge:test", "IfNotPresent"), "intake-system.intake-engine")
 
 type Make[T] = Callable[..., T]
+
+
+SECRETS = (names.superuser_secret, names.claimer_secret, names.bridge_secret)
 
 
 def make_spec(**changes: Any) -> IntakeEventSpec:
@@ -41,6 +45,7 @@ def make_event(**changes: Any) -> Event:
         uid="11111111-2222-3333-4444-555555555555",
         pool="taylor-la-night-1",
         generation=1,
+        created_at=OPENS - timedelta(days=1),
         deleted_at=None,
         finalizers=(names.FINALIZER,),
         annotations={},
@@ -76,7 +81,11 @@ def make_pod(event: Event, component: str, **changes: Any) -> Manifest:
     pod: Manifest = {
         "metadata": {
             "name": f"{event.name}-{component}-0",
-            "labels": {names.EVENT_LABEL: event.name, "app.kubernetes.io/component": component},
+            "labels": {
+                names.EVENT_LABEL: event.name,
+                names.EVENT_UID_LABEL: event.uid,
+                "app.kubernetes.io/component": component,
+            },
             "creationTimestamp": OPENS.isoformat(),
         },
         "status": {
@@ -90,14 +99,18 @@ def make_pod(event: Event, component: str, **changes: Any) -> Manifest:
 def make_observed(event: Event, **changes: Any) -> Observed:
     """A provisioned, seeded engine without bridges."""
     assert event.spec is not None
+    guard = INSTALLATION.guard
+    anchor = kinship.as_anchor(protection.network_policy(event), guard)
+    anchor["metadata"]["uid"] = "a"
     wanted = [
         *access.services(event),
-        protection.network_policy(event),
-        protection.disruption_budget(event, serving=True),
-        database.volume_claim(event, event.spec.database, mark="7251"),
-        database.stateful_set(event, event.spec.database, mark="7251"),
+        protection.disruption_budget(event, held=True),
+        database.volume_claim(event, event.spec.database, mark="7251", held=True),
+        database.stateful_set(event, event.spec.database, mark="7251", guard=guard),
+        *(access.secret(event, name(event.name)) for name in SECRETS),
     ]
-    children = {(m["kind"], m["metadata"]["name"]): m for m in wanted if m}
+    made = [anchor, *(kinship.as_child(m, event, anchor, guard) for m in wanted if m)]
+    children = {(m["kind"], m["metadata"]["name"]): m for m in made}
     secrets = {
         names.superuser_secret(event.name): "s",
         names.claimer_secret(event.name): "c",
@@ -117,6 +130,26 @@ def make_observed(event: Event, **changes: Any) -> Observed:
         ),
     )
     return replace(base, **changes)
+
+
+def only_anchor(event: Event) -> dict[ChildKey, Manifest]:
+    """What there is of an event after its first pass."""
+    key = ("NetworkPolicy", names.database(event.name))
+    return {key: make_observed(event).children[key]}
+
+
+def unmarked(children: Mapping[ChildKey, Manifest]) -> dict[ChildKey, Manifest]:
+    """The same children before claims were possible."""
+    return {key: {**m, "metadata": {**m["metadata"], "annotations": {}}} for key, m in children.items()}
+
+
+def pool_told(status: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A status that has told that the pool is unused."""
+    told = {"type": "PoolUnused", "status": "True", "reason": "PoolUnused", "message": "", "lastTransitionTime": "x"}
+    return {**(status or {}), "conditions": [told]}
+
+
+UNUSED = PoolCheck(Pool.UNUSED, "the ledger has no claim of it")
 
 
 @pytest.fixture
@@ -162,9 +195,9 @@ def closes() -> datetime:
 
 
 @pytest.fixture
-def image() -> BridgeImage:
-    """The bridge's image."""
-    return IMAGE
+def installation() -> Installation:
+    """What the operator's own installation decides."""
+    return INSTALLATION
 
 
 @pytest.fixture

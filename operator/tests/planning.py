@@ -4,8 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from intake_operator.decide.plan import Plan
-from intake_operator.decide.steps import Apply
+from intake_operator.decide.steps import Apply, Plan
 from intake_operator.model.observed import LEDGER_AGREES, Observed, Proof
 from intake_operator.reasons import ConditionType
 

@@ -8,38 +8,75 @@ from urllib.parse import urlparse
 
 import pytest
 from intake_operator import names
-from intake_operator.build import access, bridge, database, protection
-from intake_operator.build.bridge import BridgeImage
+from intake_operator.build import access, bridge, database, kinship, protection
+from intake_operator.build.bridge import Installation
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.spec import DURABILITY_PARAMETERS, REACH_PARAMETERS
 from pydantic import ValidationError
 
 type Make[T] = Callable[..., T]
 
+ANCHOR: Manifest = {"metadata": {"name": "taylor-drop-db", "uid": "anchor-uid"}}
+
 
 @pytest.fixture
-def all_children(event: Make[Event], image: BridgeImage) -> list[Manifest]:
+def all_children(event: Make[Event], installation: Installation) -> list[Manifest]:
     """Everything that is made for the example."""
     e = event()
     assert e.spec is not None
     made = [
         *access.services(e),
         access.credentials(e, names.claimer_secret(e.name), names.CLAIMER_ROLE, "pass/word"),
-        database.volume_claim(e, e.spec.database, mark="7251"),
-        database.stateful_set(e, e.spec.database, mark="7251"),
-        bridge.deployment(e, e.spec, image, {}),
-        protection.network_policy(e),
-        protection.disruption_budget(e, serving=True),
+        database.volume_claim(e, e.spec.database, mark="7251", held=True),
+        database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard),
+        bridge.deployment(e, e.spec, installation, {}),
+        protection.disruption_budget(e, held=True),
     ]
-    return [m for m in made if m]
+    return [kinship.as_child(m, e, ANCHOR, installation.guard) for m in made if m]
 
 
-def test_every_child_has_an_owner_and_the_labels(all_children: list[Manifest], event: Make[Event]) -> None:
+def test_every_child_has_two_owners_and_the_labels(all_children: list[Manifest], event: Make[Event]) -> None:
     for child in all_children:
         meta = child["metadata"]
-        assert [o["uid"] for o in meta["ownerReferences"]] == [event().uid]
+        assert [o["uid"] for o in meta["ownerReferences"]] == [event().uid, "anchor-uid"]
+        # Either of them would make a foreground deletion of the event wait for the child, or take it along.
+        assert not {"controller", "blockOwnerDeletion"} & {key for o in meta["ownerReferences"] for key in o}
         assert meta["labels"][names.EVENT_LABEL] == "taylor-drop"
+        assert meta["labels"][names.EVENT_UID_LABEL] == event().uid
+        assert meta["labels"][names.GUARD_LABEL] == "intake-system.intake-engine"
         assert meta["labels"]["app.kubernetes.io/managed-by"] == "intake-operator"
+
+
+@pytest.mark.parametrize("finalizer", ["foregroundDeletion", "orphan"])
+def test_the_event_s_reference_is_not_put_back_while_the_garbage_collector_takes_it_away(
+    event: Make[Event], finalizer: str
+) -> None:
+    e = event(finalizers=(names.FINALIZER, finalizer))
+    (service, _) = access.services(e)
+    owners = kinship.as_child(service, e, ANCHOR, "g")["metadata"]["ownerReferences"]
+    assert [owner["uid"] for owner in owners] == ["anchor-uid"]
+
+
+def test_the_anchor_has_no_owner_and_nothing_that_argo_cd_may_prune_it_by(event: Make[Event]) -> None:
+    meta = kinship.as_anchor(protection.network_policy(event()), "g")["metadata"]
+    assert "ownerReferences" not in meta
+    assert "app.kubernetes.io/instance" not in meta["labels"]
+    assert meta["finalizers"] == [names.FINALIZER]
+    assert meta["labels"][names.GUARD_LABEL] == "g"
+
+
+def test_every_pod_carries_the_guard_and_the_event_s_uid(all_children: list[Manifest], event: Make[Event]) -> None:
+    templates = [c["spec"]["template"] for c in all_children if c["kind"] in {"StatefulSet", "Deployment"}]
+    assert len(templates) == 2
+    for template in templates:
+        assert template["metadata"]["labels"][names.GUARD_LABEL] == "intake-system.intake-engine"
+        assert template["metadata"]["labels"][names.EVENT_UID_LABEL] == event().uid
+
+
+def test_a_claim_that_the_stateful_set_s_controller_makes_anew_is_known_as_ours(all_children: list[Manifest]) -> None:
+    (made,) = (c for c in all_children if c["kind"] == "StatefulSet")
+    (template,) = made["spec"]["volumeClaimTemplates"]
+    assert template["metadata"]["labels"][names.EVENT_UID_LABEL] == made["metadata"]["labels"][names.EVENT_UID_LABEL]
 
 
 def test_every_pod_is_restricted(all_children: list[Manifest]) -> None:
@@ -75,13 +112,13 @@ def test_the_bridges_number_belongs_to_the_scaler(all_children: list[Manifest]) 
     assert "replicas" not in deployment["spec"]
 
 
-def test_a_mended_secret_replaces_the_bridges(event: Make[Event], image: BridgeImage) -> None:
+def test_a_mended_secret_replaces_the_bridges(event: Make[Event], installation: Installation) -> None:
     e = event()
     assert e.spec is not None
     spec = e.spec
 
     def inputs(fingerprints: dict[str, str]) -> str:
-        template: Manifest = bridge.deployment(e, spec, image, fingerprints)["spec"]["template"]
+        template: Manifest = bridge.deployment(e, spec, installation, fingerprints)["spec"]["template"]
         word: str = template["metadata"]["annotations"][names.INPUTS_ANNOTATION]
         return word
 
@@ -90,7 +127,7 @@ def test_a_mended_secret_replaces_the_bridges(event: Make[Event], image: BridgeI
 
 
 def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
-    event: Make[Event], spec: Make[Any], image: BridgeImage
+    event: Make[Event], spec: Make[Any], installation: Installation
 ) -> None:
     refs = {
         "secretRef": {"name": "token", "key": "t"},
@@ -100,7 +137,7 @@ def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
     webhook = {"webhook": {"url": "https://shop"} | refs}
     wanted = spec(validation=webhook, commitTarget=webhook)
     assert "Ref" not in str(wanted.engine_config())
-    pod = bridge.deployment(event(spec=wanted), wanted, image, {})["spec"]["template"]["spec"]
+    pod = bridge.deployment(event(spec=wanted), wanted, installation, {})["spec"]["template"]["spec"]
     files = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
     sources = {each["name"]: each["secret"] for each in pod["volumes"] if "secret" in each}
     for step in ("validation", "commit"):
@@ -115,17 +152,20 @@ def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
             assert (source["secretName"], source["items"]) == (secret, [{"key": key, "path": "value"}])
 
 
-def test_traces_are_sent_where_the_operator_was_told(event: Make[Event], spec: Make[Any], image: BridgeImage) -> None:
-    def endpoints(wanted: BridgeImage) -> list[str]:
+def test_traces_are_sent_where_the_operator_was_told(
+    event: Make[Event], spec: Make[Any], installation: Installation
+) -> None:
+    def endpoints(wanted: Installation) -> list[str]:
         (container,) = bridge.deployment(event(), spec(), wanted, {})["spec"]["template"]["spec"]["containers"]
         return [each["value"] for each in container["env"] if each["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT"]
 
-    assert endpoints(image) == []
-    assert endpoints(replace(image, traces_endpoint="http://collector:4318")) == ["http://collector:4318"]
+    traced = replace(installation.bridge, traces_endpoint="http://collector:4318")
+    assert endpoints(installation) == []
+    assert endpoints(replace(installation, bridge=traced)) == ["http://collector:4318"]
 
 
-def test_a_bridge_is_named_by_its_pod_s_uid(event: Make[Event], spec: Make[Any], image: BridgeImage) -> None:
-    (container,) = bridge.deployment(event(), spec(), image, {})["spec"]["template"]["spec"]["containers"]
+def test_a_bridge_is_named_by_its_pod_s_uid(event: Make[Event], spec: Make[Any], installation: Installation) -> None:
+    (container,) = bridge.deployment(event(), spec(), installation, {})["spec"]["template"]["spec"]["containers"]
     (worker,) = (each for each in container["env"] if each["name"] == "INTAKE_WORKER")
     assert worker["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
 
@@ -143,8 +183,8 @@ def test_credentials_have_cloudnative_pg_s_keys_and_survive_odd_passwords(event:
 def test_an_ephemeral_db1_has_no_volume_claim(event: Make[Event], spec: Make[Any]) -> None:
     e = event(spec=spec(database={"ephemeral": {}}))
     assert e.spec is not None
-    assert database.volume_claim(e, e.spec.database, mark="7251") is None
-    made = database.stateful_set(e, e.spec.database, mark="7251")
+    assert database.volume_claim(e, e.spec.database, mark="7251", held=True) is None
+    made = database.stateful_set(e, e.spec.database, mark="7251", guard="g")
     assert "volumeClaimTemplates" not in made["spec"]
     assert {"name": "data", "emptyDir": {}} in made["spec"]["template"]["spec"]["volumes"]
 

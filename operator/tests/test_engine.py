@@ -244,7 +244,7 @@ class TestLedger:
             async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
                 return {"metadata": {"uid": "1"}, "data": {"uri": base64.b64encode(data).decode()}}
 
-        observer = Observer(Secrets(), None, Ledgers(Clock()), None, None, None)  # type: ignore[arg-type]
+        observer = Observer(Secrets(), None, Ledgers(Clock()), None, None, None, None)  # type: ignore[arg-type]
         spec = event().spec
         assert spec is not None
         uri, observed = await observer._inputs(event(), spec, Observed())

@@ -14,6 +14,7 @@ from intake_operator.engine.proof import Proofs
 from intake_operator.inventories import Inventories
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
+from intake_operator.pools import Pools
 
 type Make[T] = Callable[..., T]
 
@@ -26,6 +27,9 @@ class Objects:
 
     async def get(self, kind: str, _: str, name: str) -> Manifest | None:
         return next((o for o in self._objects if (o["kind"], o["metadata"]["name"]) == (kind, name)), None)
+
+    async def list_everywhere(self, *_: object) -> list[Manifest]:
+        return []
 
     async def list(self, kind: str, *_: str) -> list[Manifest]:
         return [o for o in self._objects if o["kind"] == kind]
@@ -49,6 +53,7 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_told_and_ends_no_p
         Inventories(cluster, engines, lambda: 0.0),
         Consistencies(lambda: 0.0, lambda _: None),
         Proofs(engines, lambda: 0.0),
+        Pools(cluster, lambda: 0.0),
     )
     seen = await observer.observe(e, opens)
     assert not seen.engine.reachable

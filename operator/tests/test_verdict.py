@@ -5,18 +5,18 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from intake_operator.build import report
-from intake_operator.build.bridge import BridgeImage
+from intake_operator.build.bridge import Installation
+from intake_operator.decide import account
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.plan import plan
 from intake_operator.decide.stage import Stage
+from intake_operator.decide.status import Facts
 from intake_operator.model.consistency import Verdict, Violation
 from intake_operator.model.observed import (
     LEDGER_AGREES,
     LEDGER_SILENT,
     LEDGER_UNASKED,
     Event,
-    Manifest,
     Observed,
     Proof,
 )
@@ -86,8 +86,9 @@ def test_after_the_end_the_report_knows(
     said: tuple[bool | None, Consistency],
 ) -> None:
     made = event()
-    manifest: Manifest = report.report(made, last, closes)
-    found = verdict(made, observed(made, report=manifest), Stage.RELEASE)
+    facts = Facts(made, observed(made, proof=last), Stage.DRAIN, closes)
+    final = account.proven(facts) if last else account.abandoned(facts)
+    found = verdict(replace(made, status={"report": final.told()}), observed(made), Stage.RELEASE)
     assert (found.agrees, found.reason) == said
 
 
@@ -95,14 +96,14 @@ def test_a_contradiction_degrades_and_is_named_where_the_proof_fails(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
     engine_status: Callable[..., dict[str, object]],
-    image: BridgeImage,
+    installation: Installation,
     closes: datetime,
 ) -> None:
     made = event()
     seen = observed(made, proof=proof(DIFFERENT), consistency=WRONG)
     sealed = engine_status(sealed=True, windowState="closed", claims=5, committed=5)
     seen = replace(seen, engine=replace(seen.engine, status=sealed))
-    said = {c["type"]: c for c in plan(made, seen, image, closes).status["conditions"]}
+    said = {c["type"]: c for c in plan(made, seen, installation, closes).status["conditions"]}
     assert (said["Drained"]["reason"], MISSING.detail in said["Drained"]["message"]) == ("ProofFailed", True)
     assert said["Degraded"]["reason"] == said["Ready"]["reason"] == said["LedgerConsistent"]["reason"]
     assert said["Ready"]["status"] == said["LedgerConsistent"]["status"] == "False"

@@ -120,6 +120,7 @@ def event(name: str, sale: dict[str, str], **spec: Any) -> Object:
             "storage": {"size": "512Mi"},
             "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
         },
+        "teardown": {"keepMinutes": 0},
     }
     return {
         "apiVersion": "intake-engine.io/v1alpha1",

@@ -59,7 +59,7 @@ def test_the_schema_writes_the_defaults(shared: Kube) -> None:
     }
     assert spec["bridge"] == {"minReplicas": 1, "maxReplicas": 4, "backlogPerReplica": 2000}
     assert spec["database"] == {"image": "postgres:18"}
-    assert spec["teardown"] == {"drainTimeoutSeconds": 3600}
+    assert spec["teardown"] == {"drainTimeoutSeconds": 3600, "keepMinutes": 10}
 
 
 def test_spec_and_status_are_written_apart(shared: Kube) -> None:

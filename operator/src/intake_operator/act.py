@@ -4,6 +4,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from intake_operator import names
 from intake_operator.build import access
@@ -14,6 +15,7 @@ from intake_operator.decide.steps import (
     CreateCredentials,
     Delete,
     Migrate,
+    Recover,
     RemoveFinalizer,
     ReplaceDatabasePod,
     ScaleBridges,
@@ -22,13 +24,16 @@ from intake_operator.decide.steps import (
     SetLogins,
     Step,
     Stock,
+    StopDatabase,
+    Unguard,
 )
 from intake_operator.engine.database import Engines
 from intake_operator.inventories import Inventories
-from intake_operator.kube.apply import Applier, NotOursError, owned
+from intake_operator.kube.apply import Applier, NotOursError
 from intake_operator.kube.client import ApiError, Cluster
-from intake_operator.model.observed import Event, Observed
-from intake_operator.observe import fingerprint, value
+from intake_operator.model.observed import Event, Manifest, Observed, owned
+from intake_operator.model.secrets import fingerprint, text, value
+from intake_operator.model.spec import SecretRef
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +55,17 @@ class Actor:
             case RemoveFinalizer():
                 await self.engines.close(event.uid)
                 await self._set_finalizers(event, [f for f in event.finalizers if f != names.FINALIZER])
-            case CreateCredentials(secret, role):
-                await self._create_credentials(event, secret, role)
+            case CreateCredentials(manifest, role):
+                await self._create_credentials(event, manifest, role)
             case Apply(manifest):
                 existing = observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
                 await self.applier.apply(event, manifest, existing)
             case ScaleBridges(replicas):
                 await self._scale(event, replicas, now)
+            case StopDatabase():
+                await self.engines.close(event.uid)
+                manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)
+                await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
             case ReplaceDatabasePod(pod, why):
                 where = {"namespace": event.namespace, "event": event.name}
                 logger.info("replacing pod %s: %s", pod, why, extra=where)
@@ -71,11 +80,13 @@ class Actor:
                 await self.inventories.stock(event, inventory, size)
             case Seed():
                 await self.engines.seed(event.uid, event.pool)
+            case Recover(ledger):
+                await self._recover(event, ledger)
             case Seal(reason):
                 await self.engines.seal(event.uid, event.pool, reason)
+            case Unguard(kind, name, finalizer):
+                await self._unguard(event, observed.children[kind, name], finalizer=finalizer)
             case Delete(kind, name):
-                if kind == "StatefulSet":
-                    await self.engines.close(event.uid)
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
@@ -88,30 +99,39 @@ class Actor:
         ]
         await self.cluster.patch(names.KIND, event.namespace, event.name, patch, names.FIELD_MANAGER)
 
-    async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
+    async def _unguard(self, event: Event, seen: Manifest, *, finalizer: bool) -> None:
+        """Only if the object is the one that was seen."""
+        meta = seen["metadata"]
+        patch: list[dict[str, object]] = [{"op": "test", "path": "/metadata/uid", "value": meta["uid"]}]
+        if names.GUARD_LABEL in (meta.get("labels") or {}):
+            patch.append({"op": "remove", "path": f"/metadata/labels/{names.GUARD_LABEL.replace('/', '~1')}"})
+        if finalizer and names.FINALIZER in (held := meta.get("finalizers") or []):
+            patch.append({"op": "test", "path": "/metadata/finalizers", "value": held})
+            left = [each for each in held if each != names.FINALIZER]
+            patch.append({"op": "add", "path": "/metadata/finalizers", "value": left})
+        await self.cluster.patch(seen["kind"], event.namespace, meta["name"], patch, names.FIELD_MANAGER)
+
+    async def _create_credentials(self, event: Event, manifest: Manifest, role: str) -> None:
         # 32 random bytes, in letters that need no quoting in SQL, shell or URI.
-        manifest = access.credentials(event, secret, role, secrets.token_hex(32))
+        name = manifest["metadata"]["name"]
+        credentials = access.credentials(event, name, role, secrets.token_hex(32))
         try:
-            await self.cluster.create(manifest, names.FIELD_MANAGER)
+            await self.cluster.create(credentials | {"metadata": manifest["metadata"]}, names.FIELD_MANAGER)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            there = await self.cluster.get("Secret", event.namespace, secret)
+            there = await self.cluster.get("Secret", event.namespace, name)
             if there and not owned(there, event.uid):
-                raise NotOursError("Secret", secret) from error
+                raise NotOursError("Secret", name, there) from error
 
     async def _scale(self, event: Event, replicas: int, now: datetime) -> None:
-        manifest = {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {
-                "name": names.bridge(event.name),
-                "namespace": event.namespace,
-                "annotations": {names.SCALED_AT_ANNOTATION: now.isoformat(timespec="seconds")},
-            },
-            "spec": {"replicas": replicas},
-        }
+        manifest = _scaled("Deployment", event.namespace, names.bridge(event.name), replicas)
+        manifest["metadata"]["annotations"] = {names.SCALED_AT_ANNOTATION: now.isoformat(timespec="seconds")}
         await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
+
+    async def _recover(self, event: Event, ref: SecretRef) -> None:
+        secret = await self.cluster.get("Secret", event.namespace, ref.name)
+        await self.engines.recover(event.uid, event.namespace, event.pool, text(secret, ref.key) if secret else "")
 
     async def _set_logins(self, event: Event, wanted: dict[str, str]) -> None:
         passwords = {}
@@ -123,7 +143,13 @@ class Actor:
 
 
 def _uid(observed: Observed, kind: str, name: str) -> str | None:
-    """Of the object that was seen: one that has taken its name since then stays. None for a Secret."""
+    """Of the object that was seen: one that has taken its name since then stays."""
     seen = [*observed.children.values(), *observed.pods]
     found = (each["metadata"]["uid"] for each in seen if (each["kind"], each["metadata"]["name"]) == (kind, name))
     return next(found, None)
+
+
+def _scaled(kind: str, namespace: str, name: str, replicas: int) -> dict[str, Any]:
+    """The number of pods of a workload, and nothing else of it."""
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, "spec": {"replicas": replicas}}

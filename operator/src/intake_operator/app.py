@@ -10,7 +10,7 @@ from intake_operator.act import Actor
 from intake_operator.admin import server as admin
 from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.desk import Desk
-from intake_operator.build.bridge import BridgeImage
+from intake_operator.build.bridge import BridgeImage, Installation
 from intake_operator.engine import migrate
 from intake_operator.engine.consistency import Consistencies
 from intake_operator.engine.database import Engines
@@ -21,6 +21,7 @@ from intake_operator.kube.apply import Applier
 from intake_operator.kube.client import connect
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
+from intake_operator.pools import Pools
 from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
@@ -40,9 +41,20 @@ async def run(settings: Settings) -> None:
 
     consistencies = Consistencies(monotonic, queue.add)
     reconciler = Reconciler(
-        observer=Observer(cluster, engines, Ledgers(monotonic), inventories, consistencies, Proofs(engines, monotonic)),
+        observer=Observer(
+            cluster,
+            engines,
+            Ledgers(monotonic),
+            inventories,
+            consistencies,
+            Proofs(engines, monotonic),
+            Pools(cluster, monotonic, settings.namespaces),
+        ),
         actor=Actor(cluster, engines, inventories, Applier(cluster)),
-        image=BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
+        installation=Installation(
+            BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
+            settings.guard,
+        ),
         metrics=metrics,
         forget=forget,
     )

@@ -9,11 +9,11 @@ KIND: Final = "IntakeEvent"
 PLURAL: Final = "intakeevents"
 
 EVENT_LABEL: Final = f"{GROUP}/event"
-# With EVENT_LABEL it says whose child an object is: an owner reference does not, because a foreground or orphan deletion
-# of the event takes it away. A name can be used again, a uid cannot.
+# With EVENT_LABEL it says whose child an object is: an owner reference does not, because a foreground or orphan
+# deletion of the event takes it away. A name can be used again, a uid cannot.
 EVENT_UID_LABEL: Final = f"{GROUP}/event-uid"
-# On every child and pod of an event whose claims are not all accounted for; the value names the operator that may remove
-# them. The chart's ValidatingAdmissionPolicy refuses others.
+# On every child and pod of an event whose claims are not all accounted for; the value names the operator that may
+# remove them. The chart's ValidatingAdmissionPolicy refuses others.
 GUARD_LABEL: Final = f"{GROUP}/guarded-by"
 FINALIZER: Final = f"{GROUP}/drain"
 

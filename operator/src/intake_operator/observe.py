@@ -1,34 +1,27 @@
-"""One read pass over an event: the object, its children, DB1 and the ledger."""
+"""The read pass: everything that the next decision may need, and nothing else. Errors of databases are values here."""
 
 import asyncio
-import base64
-import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from pydantic import ValidationError
+import psycopg
 
 from intake_operator import names
 from intake_operator.build import access
-from intake_operator.decide.stage import Stage, stage_of, was_claimable
+from intake_operator.decide import memory
+from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
 from intake_operator.engine.consistency import Consistencies, Sides
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import Ledgers
 from intake_operator.engine.migrate import MigrationChangedError
 from intake_operator.engine.proof import Proofs
 from intake_operator.inventories import Inventories
-from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
-from intake_operator.model.observed import (
-    LEDGER_ACCEPTS,
-    Engine,
-    Event,
-    Ledger,
-    Manifest,
-    Observed,
-)
+from intake_operator.model.observed import LEDGER_ACCEPTS, Engine, Event, Ledger, Manifest, Observed, owned
+from intake_operator.model.secrets import fingerprint, text, value, without_content
 from intake_operator.model.spec import IntakeEventSpec, PostgresTarget, SecretRef
+from intake_operator.pools import Pools
 from intake_operator.reasons import Problem
 
 LISTED: Final = (
@@ -41,30 +34,6 @@ LISTED: Final = (
 )
 
 
-def parse(body: Manifest) -> Event:
-    """An event out of what the API server has. A specification that makes no sense is an observation, not an error."""
-    meta, raw = body["metadata"], body.get("spec") or {}
-    try:
-        spec, spec_error = IntakeEventSpec.model_validate(raw), ""
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        spec, spec_error = None, f"spec.{'.'.join(str(p) for p in first['loc'])}: {first['msg']}"
-    deleted = meta.get("deletionTimestamp")
-    return Event(
-        namespace=meta["namespace"],
-        name=meta["name"],
-        uid=meta["uid"],
-        pool=str(raw.get("pool", "")),
-        generation=meta["generation"],
-        deleted_at=datetime.fromisoformat(deleted) if deleted else None,
-        finalizers=tuple(meta.get("finalizers") or ()),
-        annotations=meta.get("annotations") or {},
-        spec=spec,
-        spec_error=spec_error,
-        status=body.get("status") or {},
-    )
-
-
 @dataclass(frozen=True)
 class Observer:
     """Everything that can be looked at."""
@@ -75,9 +44,44 @@ class Observer:
     inventories: Inventories
     consistencies: Consistencies
     proofs: Proofs
+    pools: Pools
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision may need, and at nothing else."""
+        observed, superuser = await self._objects(event)
+        stage = stage_of(event, observed, now)
+        if stage not in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}:
+            return observed
+        observed = replace(observed, engine=await self._engine(event, observed, superuser))
+        if abandoned(event):
+            return replace(observed, engine=await self._with_audit(event, observed.engine))
+        if event.spec is None:
+            return observed
+        target, observed = await self._inputs(event, event.spec, observed)
+        stage = stage_of(event, observed, now)  # DB1 may have said that it is sealed
+        observed = await self._rows(event, event.spec, observed, stage)
+        if stage is Stage.SERVE and not was_claimable(event, observed):
+            observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else target))
+        engine = observed.engine
+        drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
+        if drained and stage is Stage.DRAIN:
+            proof, error = await self.proofs.prove(event, observed, target)
+            observed = replace(observed, proof=proof, proof_error=error)
+        if target and superuser and _to_compare(observed):
+            assert event.spec.commit_target.postgres
+            function = event.spec.commit_target.postgres.function
+            self.consistencies.consider(
+                Sides(event, access.host(event), value(superuser, "password"), target, function)
+            )
+        return replace(observed, consistency=self.consistencies.known(event.uid))
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an event that is gone."""
+        for memory_of_events in (self.ledgers, self.inventories, self.consistencies, self.proofs, self.pools):
+            memory_of_events.forget(uid)
+
+    async def _objects(self, event: Event) -> tuple[Observed, Manifest | None]:
+        """The children, and the Secret of DB1's superuser. Of other Secrets nothing but metadata is passed on."""
         selector = f"{names.EVENT_LABEL}={event.name}"
         lists = [self.cluster.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
         secret_names = (
@@ -86,40 +90,36 @@ class Observer:
             names.bridge_secret(event.name),
         )
         *found, pods = await asyncio.gather(*lists)
-        *secrets, report = await asyncio.gather(
-            *(self.cluster.get("Secret", event.namespace, name) for name in secret_names),
-            self.cluster.get("ConfigMap", event.namespace, names.report(event.name)),
-        )
+        looked = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in secret_names))
+        secrets = [secret for secret in looked if secret and owned(secret, event.uid)]
         ours = [child for kind in found for child in kind if owned(child, event.uid)]
+        ours += [without_content(secret) for secret in secrets]
         observed = Observed(
             children={(child["kind"], child["metadata"]["name"]): child for child in ours},
-            pods=tuple(pods),
-            secret_fingerprints={s["metadata"]["name"]: fingerprint(s) for s in secrets if s and owned(s, event.uid)},
-            report=report if report and owned(report, event.uid) else None,
+            pods=tuple(pod for pod in pods if owned(pod, event.uid)),
+            secret_fingerprints={secret["metadata"]["name"]: fingerprint(secret) for secret in secrets},
         )
-        if stage_of(event, observed, now) not in {Stage.SERVE, Stage.DRAIN}:
+        superuser = looked[0] if looked[0] in secrets else None
+        return observed, superuser
+
+    async def _rows(self, event: Event, spec: IntakeEventSpec, observed: Observed, stage: Stage) -> Observed:
+        """The user's own inventory, where DB1 has yet to take it."""
+        # A DB1 that was claimable has its rows: as long as it cannot be asked, nothing is missing.
+        asked = observed.engine.status is not None or not was_claimable(event, observed)
+        wanted = stage is Stage.SERVE or memory.volume_lost(event, observed)
+        if spec.inventory is None or not asked or not wanted:
             return observed
-        engine = await self._engine(event, observed, secrets[0])
-        observed = replace(observed, engine=engine)
-        if event.spec is not None:
-            # A DB1 that was claimable has its rows: as long as it cannot be asked, nothing is missing.
-            asked = engine.status is not None or not was_claimable(event, observed)
-            if event.spec.inventory and asked and stage_of(event, observed, now) is Stage.SERVE:
-                wanted = (event.spec.inventory, event.spec.inventory_size, engine.stocked)
-                observed = replace(observed, inventory=await self.inventories.look(event, *wanted))
-            target, observed = await self._inputs(event, event.spec, observed)
-            drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
-            if drained and stage_of(event, observed, now) is Stage.DRAIN:
-                proof, error = await self.proofs.prove(event, observed, target)
-                observed = replace(observed, proof=proof, proof_error=error)
-            if target and secrets[0] and _to_compare(observed):
-                assert event.spec.commit_target.postgres
-                function = event.spec.commit_target.postgres.function
-                self.consistencies.consider(
-                    Sides(event, access.host(event), value(secrets[0], "password"), target, function)
-                )
-            observed = replace(observed, consistency=self.consistencies.known(event.uid))
-        return observed
+        found = await self.inventories.look(event, spec.inventory, spec.inventory_size, observed.engine.stocked)
+        return replace(observed, inventory=found)
+
+    async def _with_audit(self, event: Event, engine: Engine) -> Engine:
+        """What people did by hand, for the report of an event that is given up, as far as DB1 can still tell."""
+        if engine.status is None:
+            return engine
+        try:
+            return replace(engine, audit=await self.engines.audit(event.uid, event.pool))
+        except (psycopg.Error, OSError):
+            return engine
 
     async def _engine(self, event: Event, observed: Observed, superuser: Manifest | None) -> Engine:
         serving = any(
@@ -169,26 +169,6 @@ def _to_compare(observed: Observed) -> bool:
     at_peace = engine.ready and engine.status is not None and engine.depth == 0
     ended = engine.status is not None and (engine.status["committed"] or engine.status["voided"])
     return bool(at_peace and ended and not (observed.proof and observed.proof.ledger in LEDGER_ACCEPTS))
-
-
-def fingerprint(secret: Manifest) -> str:
-    """Changes with the content of a Secret, and does not give it away: it is salted with the Secret's own uid."""
-    salted = [secret["metadata"]["uid"], *(f"{k}={v}" for k, v in sorted((secret.get("data") or {}).items()))]
-    return hashlib.sha256("\n".join(salted).encode()).hexdigest()
-
-
-def value(secret: Manifest, key: str) -> str:
-    """One value of a Secret."""
-    data: dict[str, Any] = secret["data"]
-    return base64.b64decode(data[key]).decode()
-
-
-def text(secret: Manifest, key: str) -> str:
-    """What a user wrote, without blanks around it, as the bridge reads it; empty where it is missing or no text."""
-    try:
-        return value(secret, key).strip() if key in (secret.get("data") or {}) else ""
-    except UnicodeDecodeError:
-        return ""
 
 
 def _usable(ref: SecretRef, secret: Manifest | None) -> Ledger:

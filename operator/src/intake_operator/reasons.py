@@ -14,6 +14,7 @@ class ConditionType(StrEnum):
     LEDGER_READY = "LedgerReady"
     DEGRADED = "Degraded"
     LEDGER_CONSISTENT = "LedgerConsistent"
+    POOL_UNUSED = "PoolUnused"
 
 
 class Database(StrEnum):
@@ -57,6 +58,16 @@ class Contract(StrEnum):
     NOT_LOOKED_AT = "NotLookedAt"
 
 
+class Pool(StrEnum):
+    """Reasons of PoolUnused: whether the pool's slots may have been sold before."""
+
+    UNUSED = "PoolUnused"
+    NOT_CHECKED = "PoolNotChecked"
+    WAITING = "WaitingForLedger"
+    USED_BEFORE = "PoolUsedBefore"
+    IN_USE = "PoolInUse"
+
+
 class Drain(StrEnum):
     """Reasons of Drained: the states of the teardown in their order, then the two that block it."""
 
@@ -64,6 +75,7 @@ class Drain(StrEnum):
     INTAKE_CLOSED = "IntakeClosed"
     QUEUE_DRAINING = "QueueDraining"
     VERIFYING = "Verifying"
+    KEPT = "Kept"
     BRIDGES_STOPPED = "BridgesStopped"
     DATABASE_STOPPED = "DatabaseStopped"
     VOLUMES_RELEASED = "VolumesReleased"
@@ -89,6 +101,10 @@ class Problem(StrEnum):
     CHILD_NOT_OURS = "ChildNotOurs"
     RECONCILE_FAILED = "ReconcileFailed"
     VOLUME_LOST = "VolumeLost"
+    VOLUME_CLAIM_TERMINATING = "VolumeClaimTerminating"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    POOL_USED_BEFORE = "PoolUsedBefore"
+    POOL_IN_USE = "PoolInUse"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     INVENTORY_MISSING = "InventoryMissing"
     INVENTORY_INVALID = "InventoryInvalid"

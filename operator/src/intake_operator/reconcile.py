@@ -9,16 +9,17 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.act import Actor
-from intake_operator.build.bridge import BridgeImage
-from intake_operator.decide.plan import Plan, plan
-from intake_operator.decide.steps import AddFinalizer, RemoveFinalizer, Step
+from intake_operator.build.bridge import Installation
+from intake_operator.decide.plan import plan
+from intake_operator.decide.steps import AddFinalizer, Plan, RemoveFinalizer, Step
 from intake_operator.engine.errors import brief
 from intake_operator.kube import events
 from intake_operator.kube.apply import NotOursError
 from intake_operator.kube.client import ApiError
 from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Event, Observed
-from intake_operator.observe import Observer, parse
+from intake_operator.model.parse import parse
+from intake_operator.observe import Observer
 from intake_operator.reasons import ConditionType, Problem
 from intake_operator.workqueue import Key
 
@@ -43,7 +44,7 @@ class Reconciler:
 
     observer: Observer
     actor: Actor
-    image: BridgeImage
+    installation: Installation
     metrics: Metrics
     forget: Callable[[Key], None]
     clock: Callable[[], datetime] = utc_now
@@ -63,14 +64,17 @@ class Reconciler:
 
     async def _pass(self, key: Key) -> float | None:
         namespace, name = key
-        body = await self.observer.cluster.get(names.KIND, namespace, name)
+        body, within = await asyncio.gather(
+            self.observer.cluster.get(names.KIND, namespace, name),
+            self.observer.cluster.get("Namespace", "", namespace),
+        )
         if body is None:
             self.forget(key)
             self.actor.applier.forget(namespace, name)
             return None
-        event, now = parse(body), self.clock()
+        event, now = parse(body, within), self.clock()
         observed = await self.observer.observe(event, now)
-        decided = plan(event, observed, self.image, now)
+        decided = plan(event, observed, self.installation, now)
         # The word comes before the deed: whoever reads the status after a crash sees what was about to happen.
         said = _still_failing(event.status, decided)
         await self._say(event, said, now)
@@ -78,13 +82,11 @@ class Reconciler:
         for step in decided.steps:
             await self._do(step, event, observed, said, now)
         removed = any(isinstance(step, RemoveFinalizer) for step in decided.steps)
-        if said != decided.status and not removed:  # what has no finalizer any more may be gone
-            await self._say(replace(event, status=said), decided.status, now)
+        final = decided.after or decided.status
+        if said != final and not removed:  # what has no finalizer any more may be gone
+            await self._say(replace(event, status=said), final, now)
         if removed:
-            self.observer.ledgers.forget(event.uid)
-            self.observer.inventories.forget(event.uid)
-            self.observer.consistencies.forget(event.uid)
-            self.observer.proofs.forget(event.uid)
+            self.observer.forget(event.uid)
         return decided.requeue_after
 
     async def _do(self, step: Step, event: Event, observed: Observed, said: dict[str, Any], now: datetime) -> None:

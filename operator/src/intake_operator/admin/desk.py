@@ -18,11 +18,11 @@ from intake_operator.engine import ledger, letters
 from intake_operator.engine.consistency import Consistencies, Sides
 from intake_operator.engine.database import UNKNOWN_POOL
 from intake_operator.engine.errors import brief
-from intake_operator.kube.apply import owned
 from intake_operator.kube.client import Cluster
 from intake_operator.model.letters import DeadLetter, Evidence, Kept
-from intake_operator.model.observed import Event
-from intake_operator.observe import parse, text, value
+from intake_operator.model.observed import Event, owned
+from intake_operator.model.parse import parse
+from intake_operator.model.secrets import text, value
 
 logger = logging.getLogger(__name__)
 

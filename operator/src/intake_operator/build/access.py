@@ -42,6 +42,11 @@ def credentials(event: Event, name: str, role: str, password: str) -> Manifest:
     }
 
 
+def secret(event: Event, name: str) -> Manifest:
+    """The metadata of a Secret that is there, without its content: for its owners and labels."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": common.metadata(event, name, "database")}
+
+
 def services(event: Event) -> list[Manifest]:
     """The headless Service that the StatefulSet needs, and the one that clients use."""
     return [_service(event, names.database(event.name), headless=True), _service(event, names.service(event.name))]

@@ -27,6 +27,15 @@ class BridgeImage:
 
 
 @dataclass(frozen=True)
+class Installation:
+    """What the operator's own installation decides for every event."""
+
+    bridge: BridgeImage
+    guard: str
+    """Value of the label by which the chart's guard knows this operator's children."""
+
+
+@dataclass(frozen=True)
 class _Input:
     """A Secret that the bridge reads as a file, named by an environment variable."""
 
@@ -35,12 +44,12 @@ class _Input:
     secret: SecretRef
 
 
-def deployment(event: Event, spec: IntakeEventSpec, image: BridgeImage, fingerprints: Mapping[str, str]) -> Manifest:
+def deployment(event: Event, spec: IntakeEventSpec, by: Installation, fingerprints: Mapping[str, str]) -> Manifest:
     """The bridge's Deployment. Pods are replaced when a Secret they read changes, and when this template does."""
     inputs = _inputs(event, spec)
     content = "\n".join(f"{i.secret.name}/{i.secret.key}={fingerprints.get(i.secret.name, '')}" for i in inputs)
     template_meta = {
-        "labels": common.labels(event, "bridge"),
+        "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: by.guard},
         "annotations": {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]},
     }
     return {
@@ -58,7 +67,7 @@ def deployment(event: Event, spec: IntakeEventSpec, image: BridgeImage, fingerpr
                     "securityContext": common.restricted_pod(UID),
                     # The bridge gives itself 25 s after SIGTERM to finish or give back what it holds.
                     "terminationGracePeriodSeconds": 30,
-                    "containers": [_container(spec, image, inputs)],
+                    "containers": [_container(spec, by.bridge, inputs)],
                     "volumes": [_volume(i) for i in inputs] + [{"name": "tmp", "emptyDir": {}}],
                 },
             },

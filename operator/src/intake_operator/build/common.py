@@ -1,4 +1,4 @@
-"""What all children share: metadata, owner reference, and what Pod Security `restricted` asks of a pod."""
+"""What all children share: metadata, labels, and what Pod Security `restricted` asks of a pod."""
 
 from typing import Any
 
@@ -7,19 +7,15 @@ from intake_operator.model.observed import Event, Manifest
 
 
 def metadata(event: Event, name: str, component: str) -> Manifest:
-    """Name, labels and owner reference of a child."""
-    return {
-        "name": name,
-        "namespace": event.namespace,
-        "labels": labels(event, component),
-        "ownerReferences": [owner(event)],
-    }
+    """Name and labels of a child; its owners are added by `kinship`."""
+    return {"name": name, "namespace": event.namespace, "labels": labels(event, component)}
 
 
 def labels(event: Event, component: str) -> dict[str, str]:
     """The recommended labels, and ours."""
     return {
         names.EVENT_LABEL: event.name,
+        names.EVENT_UID_LABEL: event.uid,
         "app.kubernetes.io/name": "intake-engine",
         "app.kubernetes.io/instance": event.name,
         "app.kubernetes.io/component": component,
@@ -34,15 +30,8 @@ def selector(event: Event, component: str) -> dict[str, str]:
 
 
 def owner(event: Event) -> Manifest:
-    """So that the garbage collector finishes what the operator could not."""
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.KIND,
-        "name": event.name,
-        "uid": event.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
+    """An owner reference to the event: people and Argo CD find the child by it. It holds nothing."""
+    return {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": event.name, "uid": event.uid}
 
 
 def restricted_pod(uid: int) -> dict[str, Any]:

@@ -35,8 +35,8 @@ exec docker-entrypoint.sh postgres "$@"
 RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
 
 
-def stateful_set(event: Event, wanted: Database, *, mark: str) -> Manifest:
-    """DB1's StatefulSet.
+def stateful_set(event: Event, wanted: Database, *, mark: str, guard: str) -> Manifest:
+    """DB1's StatefulSet. `guard` marks its pod for the guard of the chart.
 
     Updates wait for the pod to be deleted (OnDelete): the operator decides when, because nothing may restart a healthy
     DB1 while people are buying.
@@ -60,9 +60,12 @@ def stateful_set(event: Event, wanted: Database, *, mark: str) -> Manifest:
     if wanted.volume is None:
         volumes.append({"name": "data", "emptyDir": {}})
     else:
-        spec["volumeClaimTemplates"] = [_claim_template(wanted)]
+        template = _claim_template(wanted)
+        # Should ours be removed by hand, the StatefulSet's controller makes another, and it is still known as ours.
+        template["metadata"]["labels"] = common.labels(event, "database")
+        spec["volumeClaimTemplates"] = [template]
     spec["template"] = {
-        "metadata": {"labels": common.labels(event, "database")},
+        "metadata": {"labels": common.labels(event, "database") | {names.GUARD_LABEL: guard}},
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
@@ -76,16 +79,21 @@ def stateful_set(event: Event, wanted: Database, *, mark: str) -> Manifest:
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
 
 
-def volume_claim(event: Event, wanted: Database, *, mark: str, existing: Manifest | None = None) -> Manifest | None:
+def volume_claim(
+    event: Event, wanted: Database, *, mark: str, held: bool, existing: Manifest | None = None
+) -> Manifest | None:
     """The volume, made by us under the name that the StatefulSet looks for.
 
-    So it has an owner reference, and outlives a StatefulSet that somebody deletes in the middle of a sale. One that is
-    there keeps its size: a person may have grown it because it was filling up, and the API server shrinks none.
+    So it has owners, and outlives a StatefulSet that somebody deletes in the middle of a sale. With `held` it has our
+    finalizer: should it be deleted all the same, its bytes stay. One that is there keeps its size: a person may have
+    grown it because it was filling up, and the API server shrinks none.
     """
     if wanted.volume is None:
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
     meta["annotations"] = _annotations(mark)
+    if held:
+        meta["finalizers"] = [names.FINALIZER]
     spec = _claim_template(wanted)["spec"]
     if existing:
         spec["resources"]["requests"]["storage"] = existing["spec"]["resources"]["requests"]["storage"]

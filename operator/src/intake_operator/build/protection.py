@@ -7,7 +7,10 @@ from intake_operator.model.observed import Event, Manifest
 
 
 def network_policy(event: Event) -> Manifest:
-    """DB1 answers pods of its own namespace (web back ends and bridges) and operators; nobody else."""
+    """DB1 answers pods of its own namespace (web back ends and bridges) and operators; nobody else.
+
+    This object is also the anchor that keeps the other children (kinship).
+    """
     operator = {
         "namespaceSelector": {},
         "podSelector": {
@@ -26,14 +29,14 @@ def network_policy(event: Event) -> Manifest:
     }
 
 
-def disruption_budget(event: Event, *, serving: bool) -> Manifest:
-    """No voluntary eviction of DB1 while it serves; before that a node may be drained as ever."""
+def disruption_budget(event: Event, *, held: bool) -> Manifest:
+    """No voluntary eviction of DB1 while it is `held`; otherwise a node may be drained as ever."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": common.metadata(event, names.database(event.name), "database"),
         "spec": {
-            "maxUnavailable": 0 if serving else 1,
+            "maxUnavailable": 0 if held else 1,
             "selector": {"matchLabels": common.selector(event, "database")},
         },
     }

@@ -1,11 +1,12 @@
 """Does the ledger agree? The word of condition LedgerConsistent."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from intake_operator import names
+from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned
 from intake_operator.model.consistency import Verdict
-from intake_operator.model.observed import LEDGER_AGREES, LEDGER_SILENT, LEDGER_UNASKED, Event, Manifest, Observed
+from intake_operator.model.observed import LEDGER_AGREES, LEDGER_SILENT, LEDGER_UNASKED, Event, Observed
 from intake_operator.reasons import Consistency
 
 NO_QUESTION: Final = "a webhook ledger offers no way to ask what it holds"
@@ -13,8 +14,8 @@ NO_QUESTION: Final = "a webhook ledger offers no way to ask what it holds"
 
 def verdict(event: Event, observed: Observed, stage: Stage) -> Verdict:
     """What is known: by the report, by the proof that is being made, or by the latest look."""
-    if observed.report is not None:
-        return _reported(observed.report)
+    if (report := memory.report(event)) is not None:
+        return _reported(report)
     if event.deleting and abandoned(event):
         return Verdict(None, Consistency.NOT_COMPARED, "the event was abandoned: nobody asked the ledger at the end")
     if stage in {Stage.INERT, Stage.RELEASE}:
@@ -40,11 +41,10 @@ def _proven(word: str, known: Verdict | None) -> Verdict | None:
     return known if known and known.agrees is False else Verdict(False, Consistency.LEDGER_INCONSISTENT, word)
 
 
-def _reported(report: Manifest) -> Verdict:
-    data: dict[str, str] = report["data"]
-    if data["ledger"] == LEDGER_AGREES:
-        told = f"the ledger agreed at the end: {data['committed']} claims committed, {data['voided']} voided"
+def _reported(report: Mapping[str, Any]) -> Verdict:
+    word = str(report["ledgerVerified"])
+    if word == LEDGER_AGREES:
+        told = f"the ledger agreed at the end: {report['committed']} claims committed, {report['voided']} voided"
         return Verdict(True, Consistency.LEDGER_AGREES, told)
-    verified = (report["metadata"].get("annotations") or {}).get(names.VERIFIED_ANNOTATION) == "true"
-    reason = Consistency.LEDGER_CANNOT_BE_ASKED if verified else Consistency.NOT_COMPARED
-    return Verdict(None, reason, data["ledger"])
+    reason = Consistency.LEDGER_CANNOT_BE_ASKED if report["verified"] else Consistency.NOT_COMPARED
+    return Verdict(None, reason, word)

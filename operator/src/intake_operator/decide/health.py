@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from intake_operator import names
+from intake_operator.decide import memory
 from intake_operator.decide.consistency import verdict
-from intake_operator.decide.stage import Stage, mark, volume_lost
+from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model.observed import Event, Manifest, Observed
-from intake_operator.reasons import Problem
+from intake_operator.reasons import Pool, Problem
 
 # Longer than a start on a healthy node takes, image present (DB1 4 s, bridge 2 s, measured), and short enough for a
 # person who has just applied a file and is looking.
@@ -37,9 +38,10 @@ class Trouble:
 
 def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> tuple[Trouble, ...]:
     """Everything wrong at this moment, in the order of `reasons.Problem`."""
-    if stage in {Stage.INERT, Stage.RELEASE}:
+    if stage in {Stage.INERT, Stage.KEEP, Stage.RELEASE}:
         return ()
     found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
+    found += [*_volume_claim(event, observed), *_namespace(event, observed), *_pool(observed)]
     found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, stage, now)]
     found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now)]
     order = list(Problem)
@@ -57,7 +59,7 @@ def stuck_database_pod(event: Event, observed: Observed, now: datetime) -> tuple
     )
     if wanted is None or pod is None:
         return None
-    if event.spec and event.spec.database.volume is None and mark(event, observed):
+    if event.spec and event.spec.database.volume is None and was_claimable(event, observed):
         # The pod is the data: nothing that a new one would mend is worth a claim that was acknowledged.
         return None
     if observed.engine.login_failed:
@@ -94,13 +96,8 @@ def _pods(observed: Observed, now: datetime) -> Iterator[Trouble]:
 
 
 def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
-    if volume_lost(event, observed):
-        yield Trouble(
-            Problem.VOLUME_LOST,
-            "DB1 came back empty: its volume is gone, and with it every claim that had not reached the ledger. Nothing "
-            "is sold from it. Restore the volume, or give the rest up with the annotation "
-            f"{names.ABANDON_ANNOTATION}: {event.name}.",
-        )
+    if memory.volume_lost(event, observed):
+        yield Trouble(Problem.VOLUME_LOST, _volume_lost(event))
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
     if since and now - since[0] > REACH_PATIENCE and not observed.engine.reachable:
         yield Trouble(
@@ -108,6 +105,54 @@ def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble
             f"DB1 runs but cannot be spoken to: {observed.engine.error}. Check network policies between the operator "
             f"and {event.namespace}/{names.service(event.name)}.",
         )
+
+
+def _volume_lost(event: Event) -> str:
+    told = (
+        "DB1 came back empty: its volume is gone, and with it every claim that had not reached the ledger. Nothing is "
+        "sold from it. Bring the volume back, or "
+    )
+    if event.spec and event.spec.commit_target.postgres is None:
+        return (
+            f"{told}give the rest up with the annotation {names.ABANDON_ANNOTATION}: {event.name}. A webhook ledger "
+            "cannot be asked what it holds, so the sale cannot be rebuilt."
+        )
+    return (
+        f"{told}rebuild the sale from what the ledger holds with the annotation {names.RECOVER_ANNOTATION}: "
+        f"{event.name}, or give the rest up with {names.ABANDON_ANNOTATION}: {event.name}."
+    )
+
+
+def _volume_claim(event: Event, observed: Observed) -> Iterator[Trouble]:
+    claim = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
+    if claim and "deletionTimestamp" in claim["metadata"] and was_claimable(event, observed):
+        yield Trouble(
+            Problem.VOLUME_CLAIM_TERMINATING,
+            f"PersistentVolumeClaim {names.volume_claim(event.name)} is being deleted, which cannot be undone. Its "
+            "bytes are kept, and DB1's pod goes on; a new pod would not start. End the sale while it runs, or set the "
+            "volume to Retain and bind it to a new claim (docs/runbooks.md).",
+        )
+
+
+def _namespace(event: Event, observed: Observed) -> Iterator[Trouble]:
+    """Whatever is missing in a namespace that is being deleted stays missing: only a person's word ends that."""
+    if event.namespace_deleted_at is None:
+        return
+    told = (
+        f"namespace {event.namespace} is being deleted, so the sale was ended and drains; nothing new can be made here"
+    )
+    if not observed.engine.reachable or observed.ledger.problem:
+        told += (
+            ". What cannot be drained any more, because DB1's pod, the bridges or the ledger are gone, is given up "
+            f"with the annotation {names.ABANDON_ANNOTATION}: {event.name}"
+        )
+    yield Trouble(Problem.NAMESPACE_TERMINATING, f"{told}.")
+
+
+def _pool(observed: Observed) -> Iterator[Trouble]:
+    problems = {Pool.USED_BEFORE: Problem.POOL_USED_BEFORE, Pool.IN_USE: Problem.POOL_IN_USE}
+    if observed.pool and observed.pool.blocks:
+        yield Trouble(problems[observed.pool.reason], observed.pool.message)
 
 
 def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
@@ -180,7 +225,7 @@ def _consistency(event: Event, observed: Observed, stage: Stage) -> Iterator[Tro
 def _overdue(event: Event, stage: Stage, now: datetime) -> Iterator[Trouble]:
     if stage is not Stage.DRAIN or event.spec is None:
         return
-    since = min(filter(None, (event.deleted_at, event.spec.window.closes_at)))
+    since = min(filter(None, (event.deleted_at, event.namespace_deleted_at, event.spec.window.closes_at)))
     patience = timedelta(seconds=event.spec.teardown.drain_timeout_seconds)
     if now - since > patience:
         yield Trouble(

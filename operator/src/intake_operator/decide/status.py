@@ -1,23 +1,32 @@
-"""The status of an event, rebuilt on every pass from what was seen. The old status lends only its transition times."""
+"""The status of an event, rebuilt on every pass from what was seen and what `memory` keeps of the old one."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.build import access
+from intake_operator.build.kinship import COLLECTING
+from intake_operator.decide import memory
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.contract import ledger_ready
 from intake_operator.decide.health import Trouble
 from intake_operator.decide.scaling import Decision
-from intake_operator.decide.stage import Stage, was_claimable
-from intake_operator.model.observed import Event, Manifest, Observed
-from intake_operator.reasons import ALL_GOOD, ConditionType, Database, Drain, Intake, Phase, Scaling
+from intake_operator.decide.stage import Stage, has_to_be_proven, keep_time, was_claimable
+from intake_operator.model.observed import Event, Observed
+from intake_operator.reasons import ALL_GOOD, ConditionType, Database, Drain, Intake, Phase, Pool, Scaling
+
+# What a reason of PoolUnused says; the others say that nobody knows.
+_POOL_WORDS: Final = {Pool.UNUSED: True, Pool.USED_BEFORE: False, Pool.IN_USE: False}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the status is made of. `drain` is set by the teardown, `scaling` once bridges are wanted."""
+    """What the status is made of.
+
+    `drain` is set by the teardown, `scaling` once bridges are wanted, `claimable` (the identity of the DB1 that is
+    claimable from this pass on) while there is a DB1.
+    """
 
     event: Event
     observed: Observed
@@ -26,6 +35,12 @@ class Facts:
     problems: tuple[Trouble, ...] = ()
     drain: Drain = Drain.NOT_STARTED
     scaling: Decision | None = None
+    claimable: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Every claim is accounted for, or there is none: others may remove what is left."""
+        return self.stage in {Stage.KEEP, Stage.RELEASE}
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,16 @@ def build(facts: Facts) -> dict[str, Any]:
         _ledger_ready(facts),
         _degraded(facts),
         _ledger_consistent(facts),
+        _pool_unused(facts),
     ]
+    event, observed = facts.event, facts.observed
     status = {
-        "observedGeneration": facts.event.generation,
+        "observedGeneration": event.generation,
         "phase": phase(facts).value,
         "conditions": [_stamp(c, facts) for c in conditions],
+        "database": memory.database(event, observed, facts.claimable or memory.identity(event, observed)),
+        "recovery": memory.recovery(event, observed),
+        "report": memory.report(event),
         **_numbers(facts),
     }
     return {name: value for name, value in status.items() if value is not None}
@@ -68,7 +88,7 @@ def phase(facts: Facts) -> Phase:
             return Phase.FAILED
         case Stage.RELEASE:
             return Phase.COMPLETED if facts.drain is Drain.COMPLETED else Phase.DRAINING
-        case Stage.DRAIN:
+        case Stage.DRAIN | Stage.KEEP:
             return Phase.DRAINING
         case Stage.SERVE:
             return _serving_phase(facts)
@@ -122,14 +142,13 @@ def _intake_open(facts: Facts) -> Condition:
         return intake(False, Intake.WINDOW_PASSED, "the window had passed before anything was made; nothing is created")
     if (
         facts.stage is Stage.RELEASE
-        and facts.observed.report is None
-        and not was_claimable(facts.event, facts.observed)
+        and memory.report(facts.event) is None
+        and not has_to_be_proven(facts.event, facts.observed, facts.now)
     ):
         return intake(False, Intake.NEVER_OPENED, "no claim was ever possible")
     if facts.stage is Stage.INVALID and not was_claimable(facts.event, facts.observed):
-        # Not WindowClosed: `was_claimable` would read it as a sale that has to be proven.
         return intake(False, Intake.NOT_READY, "the spec cannot be understood, and nothing was ever for sale")
-    if spec is None or facts.stage in {Stage.DRAIN, Stage.RELEASE}:
+    if spec is None or facts.stage in {Stage.DRAIN, Stage.KEEP, Stage.RELEASE}:
         return intake(False, Intake.WINDOW_CLOSED, "no more claims are accepted")
     if not facts.observed.engine.ready:
         return intake(False, Intake.NOT_READY, "DB1 is not ready to answer claims")
@@ -156,15 +175,17 @@ def _drained(facts: Facts) -> Condition:
     messages = {
         Drain.NOT_STARTED: "the sale is not over",
         Drain.INTAKE_CLOSED: "closing the intake"
-        + ("" if engine.reachable else f"; DB1 is out of reach: {engine.error}"),
-        Drain.QUEUE_DRAINING: f"{engine.depth} intents are left to commit{_paused(facts)}",
+        + ("" if engine.reachable else f"; DB1 is out of reach: {engine.error}")
+        + _collecting(facts),
+        Drain.QUEUE_DRAINING: f"{engine.depth} intents are left to commit{_paused(facts)}{_collecting(facts)}",
         Drain.VERIFYING: account,
         Drain.DEAD_LETTERS_BLOCK: f"{engine.dead_letters} dead letters must be replayed or discarded first",
         Drain.PROOF_FAILED: "; ".join([*proof.failures, *_contradictions(facts)])[:1500] if proof else "",
+        Drain.KEPT: f"every claim is accounted for; DB1 is kept, sealed, until {_kept(facts)}",
         Drain.BRIDGES_STOPPED: "removing the bridges",
         Drain.DATABASE_STOPPED: "removing DB1",
         Drain.VOLUMES_RELEASED: "removing volume, Services and Secrets",
-        Drain.COMPLETED: "nothing is left but the report" if facts.observed.report else "nothing is left",
+        Drain.COMPLETED: "nothing is left but the report" if memory.report(facts.event) else "nothing is left",
     }
     done = facts.drain is Drain.COMPLETED
     return Condition(ConditionType.DRAINED, done, facts.drain, messages[facts.drain])
@@ -186,6 +207,38 @@ def _paused(facts: Facts) -> str:
     return "; spec.paused holds them: set it to false" if spec and spec.paused else ""
 
 
+def _collecting(facts: Facts) -> str:
+    ways = {"foregroundDeletion": "foreground", "orphan": "orphan"}
+    found = [ways[each] for each in facts.event.finalizers if each in COLLECTING]
+    if not found:
+        return ""
+    return (
+        f"; the event was deleted with --cascade={found[0]}: the garbage collector takes its owner references away, "
+        "DB1 and the bridges stay until the drain has ended"
+    )
+
+
+def _kept(facts: Facts) -> str:
+    spec = facts.event.spec
+    if facts.stage is not Stage.KEEP or spec is None:
+        return ""
+    return (spec.window.closes_at + keep_time(spec)).isoformat(timespec="seconds")
+
+
+def _pool_unused(facts: Facts) -> Condition:
+    """Asked before the first slot is seeded, and then no more: what was said then stands."""
+    check = facts.observed.pool
+    if check is not None:
+        return Condition(ConditionType.POOL_UNUSED, _POOL_WORDS.get(check.reason), check.reason, check.message)
+    before = next(
+        (c for c in facts.event.status.get("conditions") or () if c["type"] == ConditionType.POOL_UNUSED), None
+    )
+    if before is None:
+        return Condition(ConditionType.POOL_UNUSED, None, Pool.NOT_CHECKED, "the ledger was not asked about the pool")
+    value = {"True": True, "False": False}.get(before["status"])
+    return Condition(ConditionType.POOL_UNUSED, value, before["reason"], before["message"])
+
+
 def _degraded(facts: Facts) -> Condition:
     if not facts.problems:
         return Condition(ConditionType.DEGRADED, False, ALL_GOOD, "nothing is wrong")
@@ -200,9 +253,9 @@ def _ledger_consistent(facts: Facts) -> Condition:
 
 def _numbers(facts: Facts) -> dict[str, Any]:
     """The counts: DB1's own while it is there, the report's afterwards."""
-    if facts.observed.report is not None:
-        return _reported(facts.observed.report)
     event, observed = facts.event, facts.observed
+    if memory.report(event) is not None:
+        return _reported(facts)
     deployment = observed.children.get(("Deployment", names.bridge(event.name)))
     numbers: dict[str, Any] = {
         "bridge": {
@@ -210,16 +263,11 @@ def _numbers(facts: Facts) -> dict[str, Any]:
             "ready": int((deployment or {}).get("status", {}).get("readyReplicas") or 0),
         },
         "nextTransitionTime": _next_transition(facts),
+        "connection": _connection(facts),
+        **memory.counts(event, observed, facts.now),
     }
-    if facts.stage is not Stage.INERT and names.claimer_secret(event.name) in observed.secret_fingerprints:
-        numbers["connection"] = {"secretName": names.claimer_secret(event.name), "host": access.host(event)}
-    if (engine := observed.engine.status) is not None:
+    if (engine := observed.engine.status) is not None and not memory.volume_lost(event, observed):
         numbers |= {
-            "inventory": engine["inventory"],
-            "queue": engine["queue"],
-            "committed": engine["committed"],
-            "voided": engine["voided"],
-            "released": engine["released"],
             "claimsPerSecond": engine["claimsPerSecond"],
             "commitsPerSecond": engine["commitsPerSecond"],
             "effectiveBatchSize": min((w["batchSize"] for w in engine["workers"]), default=None),
@@ -227,19 +275,33 @@ def _numbers(facts: Facts) -> dict[str, Any]:
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def _reported(report: Manifest) -> dict[str, Any]:
-    data: dict[str, str] = report["data"]
-    summary: dict[str, Any] = {"configMapName": report["metadata"]["name"], "ledgerVerified": data["ledger"]}
-    numbers: dict[str, Any] = {"bridge": {"desired": 0, "ready": 0}, "report": summary}
-    if "claims" in data:
-        ends = {name: int(data[name]) for name in ("committed", "voided", "released")}
-        summary |= {"claims": int(data["claims"])} | ends
-        numbers |= ends
-        numbers["queue"] = {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0}
-        if "inventorySize" in data:
-            size, sold = int(data["inventorySize"]), ends["committed"]
-            numbers["inventory"] = {"size": size, "available": size - sold, "reserved": 0, "consumed": sold}
-    return numbers
+def _connection(facts: Facts) -> dict[str, Any] | None:
+    event = facts.event
+    if facts.stage is Stage.INERT or names.claimer_secret(event.name) not in facts.observed.secret_fingerprints:
+        return None
+    return {"secretName": names.claimer_secret(event.name), "host": access.host(event)}
+
+
+def _reported(facts: Facts) -> dict[str, Any]:
+    report = memory.report(facts.event) or {}
+    ends = {name: report[name] for name in ("committed", "voided", "released") if name in report}
+    numbers: dict[str, Any] = {"bridge": {"desired": 0, "ready": 0}, "connection": _connection(facts), **ends}
+    if facts.stage is Stage.KEEP:
+        numbers["nextTransitionTime"] = _kept(facts)
+    if "claims" in report:
+        dead = int(report.get("deadLetters", 0))
+        numbers["queue"] = {
+            "depth": int(report.get("queued", 0)),
+            "inFlight": 0,
+            "oldestSeconds": 0,
+            "deadLetters": dead,
+        }
+        if facts.event.spec:
+            size, sold = facts.event.spec.inventory_size, int(report["committed"])
+            reserved = int(report.get("queued", 0)) + dead
+            left = {"available": size - sold - reserved, "reserved": reserved, "consumed": sold}
+            numbers["inventory"] = {"size": size, **left}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def _next_transition(facts: Facts) -> str | None:
@@ -250,8 +312,13 @@ def _next_transition(facts: Facts) -> str | None:
     return next((m.isoformat() for m in moments if m > facts.now), None)
 
 
+def _before(facts: Facts, kind: ConditionType) -> dict[str, Any] | None:
+    """A condition of the old status."""
+    return next((c for c in facts.event.status.get("conditions") or () if c["type"] == kind), None)
+
+
 def _stamp(condition: Condition, facts: Facts) -> dict[str, Any]:
-    before = next((c for c in facts.event.status.get("conditions") or () if c["type"] == condition.type), None)
+    before = _before(facts, condition.type)
     value = {True: "True", False: "False", None: "Unknown"}[condition.status]
     since = before["lastTransitionTime"] if before and before["status"] == value else None
     return {

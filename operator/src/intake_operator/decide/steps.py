@@ -1,11 +1,11 @@
-"""What can be done, as data. Each step may be repeated, and abandoned half-way, at any time."""
+"""What can be done, as data: a plan is steps. Each step may be repeated, and abandoned half-way, at any time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from intake_operator.model.observed import Manifest
-from intake_operator.model.spec import Inventory
+from intake_operator.model.spec import Inventory, SecretRef
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class RemoveFinalizer:
 class CreateCredentials:
     """A Secret with a password that never existed before; left alone if somebody was faster."""
 
-    secret: str
+    manifest: Manifest
+    """Without content."""
     role: str
 
 
@@ -38,6 +39,11 @@ class ScaleBridges:
     """The number of bridges, under the scaler's own field manager."""
 
     replicas: int
+
+
+@dataclass(frozen=True)
+class StopDatabase:
+    """DB1's StatefulSet to no pods: its controller may remove the pod, the garbage collector may not."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,26 @@ class Seed:
 
 
 @dataclass(frozen=True)
+class Recover:
+    """Give an empty DB1 the claims that the ledger has: all of them, or none."""
+
+    ledger: SecretRef
+
+
+@dataclass(frozen=True)
 class Seal:
     """End claiming for good, and wait for the claims that were under way."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Unguard:
+    """From now on others may remove this object of ours, too. With `finalizer`, our finalizer goes as well."""
+
+    kind: str
+    name: str
+    finalizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,12 +123,26 @@ type Step = (
     | CreateCredentials
     | Apply
     | ScaleBridges
+    | StopDatabase
     | ReplaceDatabasePod
     | Migrate
     | SetLogins
     | Configure
     | Stock
     | Seed
+    | Recover
     | Seal
+    | Unguard
     | Delete
 )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps in their order, the status to write before the first of them, and when to look again (seconds)."""
+
+    steps: tuple[Step, ...]
+    status: dict[str, Any]
+    requeue_after: float | None
+    after: dict[str, Any] | None = None
+    """The status to write once all steps have gone through, where it is another one."""

@@ -89,6 +89,10 @@ class Engines:
         """End claiming for good; returns when no claim is under way any more."""
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
+    async def recover(self, uid: str, namespace: str, pool: str, uri: str) -> None:
+        """Rebuild an empty DB1 from the ledger behind `uri`: all of its claims, or none."""
+        raise NotImplementedError
+
     async def account(self, uid: str, pool: str) -> tuple[Sequence[int], tuple[str, ...]]:
         """(claims, committed, voided, released, queued, dead, digest) of a sealed engine, and its violations."""
         connection = self._connections[uid]

@@ -116,6 +116,16 @@ def from_elsewhere(uri: str, namespace: str) -> str:
     )
 
 
+def key(uri: str, namespace: str, function: str) -> tuple[str, ...] | None:
+    """What tells one ledger from another: hosts, ports, database and function; None for a URI that cannot be parsed."""
+    try:
+        parts = conninfo_to_dict(from_elsewhere(uri, namespace))
+    except psycopg.Error:
+        return None
+    host, user = str(parts.get("host") or "").lower(), str(parts.get("user") or "")
+    return (host, str(parts.get("port") or 5432), str(parts.get("dbname") or user), function)
+
+
 async def account(uri: str, pool: str) -> Account | None:
     """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers)."""
     async with in_time(PROOF_TIMEOUT), await _connect(uri) as connection:

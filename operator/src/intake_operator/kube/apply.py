@@ -5,16 +5,20 @@ import json
 
 from intake_operator import names
 from intake_operator.kube.client import Cluster
-from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.observed import Event, Manifest, owned
 
 
 class NotOursError(Exception):
-    """An object of the name we need belongs to somebody else."""
+    """An object of the name that we need belongs to somebody else."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(
-            f"{kind} {name} exists and does not belong to this event. Remove it, or give the event another name."
+    def __init__(self, kind: str, name: str, found: Manifest) -> None:
+        earlier = (found["metadata"].get("labels") or {}).get(names.EVENT_UID_LABEL)
+        whose = (
+            f"belongs to an earlier IntakeEvent of this name (uid {earlier}): claims may be in it (docs/runbooks.md)"
+            if earlier
+            else "does not belong to this event. Remove it, or give the event another name"
         )
+        super().__init__(f"{kind} {name} exists and {whose}.")
 
 
 class Applier:
@@ -31,7 +35,7 @@ class Applier:
     async def apply(self, event: Event, wanted: Manifest, existing: Manifest | None) -> bool:
         """Make `wanted` so; True if it was sent.
 
-        Raises NotOursError when an object of that name is there which this event does not own.
+        Raises NotOursError when an object of that name is there which does not belong to this event.
         """
         kind, meta = wanted["kind"], wanted["metadata"]
         key = (kind, meta["namespace"], meta["name"])
@@ -40,7 +44,7 @@ class Applier:
             return False
         existing = existing or await self._cluster.get(*key)
         if existing and not owned(existing, event.uid):
-            raise NotOursError(kind, meta["name"])
+            raise NotOursError(kind, meta["name"], existing)
         result = await self._cluster.apply(wanted, names.FIELD_MANAGER)
         self._left[key] = (digest, result["metadata"]["resourceVersion"])
         return True
@@ -50,8 +54,3 @@ class Applier:
         gone = [key for key in self._left if key[1] == namespace and key[2].startswith(f"{event}-")]
         for key in gone:
             del self._left[key]
-
-
-def owned(manifest: Manifest, uid: str) -> bool:
-    """Whether an object carries this event's owner reference."""
-    return any(o.get("uid") == uid for o in manifest["metadata"].get("ownerReferences") or ())

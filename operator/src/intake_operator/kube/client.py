@@ -17,6 +17,7 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "ConfigMap": ("api/v1", "configmaps"),
     "Deployment": ("apis/apps/v1", "deployments"),
     "Event": ("api/v1", "events"),
+    "Namespace": ("api/v1", "namespaces"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Pod": ("api/v1", "pods"),
@@ -62,6 +63,12 @@ class Cluster:
             if error.status == 404:
                 return None
             raise
+
+    async def list_everywhere(self, kind: str, namespaces: Sequence[str]) -> list[Manifest]:
+        """All objects of a kind in these namespaces; in all that there are, where none is named."""
+        folder, plural = RESOURCES[kind]
+        paths = [_path(kind, namespace) for namespace in namespaces] or [f"/{folder}/{plural}"]
+        return [item for path in paths for item in (await self._call("GET", path))["items"]]
 
     async def list(self, kind: str, namespace: str, label_selector: str) -> list[Manifest]:
         """All objects of a kind with these labels."""
@@ -151,5 +158,6 @@ async def connect() -> Cluster:
 
 def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
     folder, plural = RESOURCES[kind]
-    parts = [folder, "namespaces", quote(namespace, safe=""), plural, quote(name, safe=""), subresource]
+    within = ["namespaces", quote(namespace, safe="")] if namespace else []
+    parts = [folder, *within, plural, quote(name, safe=""), subresource]
     return "/" + "/".join(part for part in parts if part)

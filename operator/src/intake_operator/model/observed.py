@@ -5,13 +5,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from intake_operator import names
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.spec import IntakeEventSpec
-from intake_operator.reasons import Problem
+from intake_operator.reasons import Pool, Problem
 
 type Manifest = dict[str, Any]
 type ChildKey = tuple[str, str]
 """Kind and name."""
+
+
+def owned(manifest: Manifest, uid: str) -> bool:
+    """Whether an object belongs to the event with this uid."""
+    return (manifest["metadata"].get("labels") or {}).get(names.EVENT_UID_LABEL) == uid
 
 
 @dataclass(frozen=True)
@@ -23,17 +29,24 @@ class Event:
     uid: str
     pool: str
     generation: int
+    created_at: datetime
     deleted_at: datetime | None
     finalizers: tuple[str, ...]
     annotations: Mapping[str, str]
     spec: IntakeEventSpec | None
     spec_error: str
     status: Mapping[str, Any]
+    namespace_deleted_at: datetime | None = None
+    """When somebody asked for the event's namespace to be gone; None while it stays."""
 
     @property
     def deleting(self) -> bool:
-        """Someone has asked for this event to be gone."""
-        return self.deleted_at is not None
+        """Someone has asked for this event to be gone, or for the namespace that it is in."""
+        return self.deleted_at is not None or self.namespace_deleted_at is not None
+
+    def says(self, annotation: str) -> bool:
+        """A person's own word: the annotation carries the event's name."""
+        return self.annotations.get(annotation) == self.name
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,13 @@ class Engine:
     """`intake.engine_status`; None before the pool is configured."""
     stocked: int = 0
     """Rows of the user's own inventory that it has."""
+    audit: tuple[str, ...] = ()
+    """What people did by hand; read only for the report of an event that is abandoned."""
+
+    @property
+    def restored(self) -> Mapping[str, Any] | None:
+        """What was rebuilt from the ledger (at, committed, voided); None for a DB1 with a life of its own."""
+        return self.status.get("restored") if self.status else None
 
     @property
     def ready(self) -> bool:
@@ -134,11 +154,29 @@ class Inventory:
 
 
 @dataclass(frozen=True)
+class PoolCheck:
+    """What is known about earlier sales of the event's pool."""
+
+    reason: Pool
+    message: str
+
+    @property
+    def blocks(self) -> bool:
+        """Nothing may be seeded, and a person has to decide."""
+        return self.reason in {Pool.USED_BEFORE, Pool.IN_USE}
+
+    @property
+    def allows(self) -> bool:
+        """The slots may be seeded."""
+        return self.reason in {Pool.UNUSED, Pool.NOT_CHECKED}
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything a decision may look at."""
 
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
-    """Objects that carry the event's label and its owner reference."""
+    """Objects that carry the event's label and its uid. Of a Secret only the metadata."""
     pods: tuple[Manifest, ...] = ()
     secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Our own Secrets: name to a word that changes with the content. A Secret that is not there is not here."""
@@ -151,4 +189,5 @@ class Observed:
     proof_error: str = ""
     consistency: Verdict | None = None
     """The latest comparison of DB1 with the ledger."""
-    report: Manifest | None = None
+    pool: PoolCheck | None = None
+    """None where it was not asked: before the spec is understood, and once claims were possible."""

@@ -155,9 +155,14 @@ class Database(_Model):
 
 
 class Teardown(_Model):
-    """Patience of the drain: after it a drain that is still running is shown as Degraded. It never gives up."""
+    """How DB1 goes away.
+
+    A drain that takes longer than `drain_timeout_seconds` is shown as Degraded; it never gives up. DB1 stays for
+    `keep_minutes` after the window has closed, sealed; a deletion of the event ends that.
+    """
 
     drain_timeout_seconds: int = 3600
+    keep_minutes: int = 10
 
 
 class IntakeEventSpec(_Model):

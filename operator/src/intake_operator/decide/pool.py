@@ -1,0 +1,77 @@
+"""May the slots of a pool be seeded? Only if nobody has sold them, and nobody else is about to."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from intake_operator import names
+from intake_operator.model.observed import Event, Manifest, PoolCheck
+from intake_operator.reasons import ConditionType, Pool
+
+type LedgerKey = tuple[str, ...]
+"""Host, port, database and function of a ledger, or its URL: the same for two events that commit to the same one."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another event with the same pool, and the ledger that it commits to; None where that is not known."""
+
+    event: Event
+    ledger: LedgerKey | None
+
+
+def live(body: Manifest) -> bool:
+    """Whether an event may still sell, or has sold what is not accounted for yet."""
+    status = body.get("status") or {}
+    if status.get("report") is not None:
+        return False
+    if names.FINALIZER in (body["metadata"].get("finalizers") or ()):
+        return True
+    drained = (c for c in status.get("conditions") or () if c["type"] == "Drained")
+    return not any(c["status"] == "True" for c in drained)
+
+
+def told(event: Event) -> str:
+    """The verdict that the status tells; empty before the first."""
+    conditions = event.status.get("conditions") or ()
+    return next((str(c["reason"]) for c in conditions if c["type"] == ConditionType.POOL_UNUSED), "")
+
+
+def in_use(event: Event, ledger: LedgerKey | None, rivals: Iterable[Rival]) -> PoolCheck | None:
+    """The verdict if another event has the same pool and ledger, and came first; None if none has."""
+    for rival in rivals:
+        if ledger is not None and rival.ledger == ledger and _first(rival.event, event):
+            other = f"{rival.event.namespace}/{rival.event.name}"
+            return PoolCheck(
+                Pool.IN_USE,
+                f"IntakeEvent {other} sells pool {event.pool} into the same ledger. Nothing is opened. Let it end "
+                f"first, or give this event another pool; {without(event)}.",
+            )
+    return None
+
+
+def used_before(event: Event, committed: int, voided: int) -> PoolCheck:
+    """The verdict on what the ledger has of the pool."""
+    if not committed and not voided:
+        return PoolCheck(Pool.UNUSED, f"the ledger has no claim of pool {event.pool}")
+    return PoolCheck(
+        Pool.USED_BEFORE,
+        f"the ledger has {committed} committed and {voided} voided claims of pool {event.pool}, so its slots were sold "
+        f"before. Nothing is opened. Give each sale a pool of its own; {without(event)}.",
+    )
+
+
+def _first(rival: Event, event: Event) -> bool:
+    """A DB1 that was made claimable has the pool; between two that have none yet, the older event."""
+    if (rival.status.get("database") or {}).get("systemIdentifier"):
+        return True
+    return _age(rival) < _age(event)
+
+
+def _age(event: Event) -> tuple[datetime, str]:
+    return event.created_at, event.uid
+
+
+def without(event: Event) -> str:
+    """How to open a pool without knowing whether it was sold before."""
+    return f"to open all the same, set the annotation {names.POOL_UNCHECKED_ANNOTATION}: {event.name}"

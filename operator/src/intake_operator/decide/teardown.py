@@ -1,0 +1,143 @@
+"""How an event ends: drained, proven, kept for a while, removed."""
+
+from dataclasses import replace
+from typing import Any, Final
+
+from intake_operator import names
+from intake_operator.build import kinship, report
+from intake_operator.build.bridge import Installation
+from intake_operator.decide import account, memory, status, wanted
+from intake_operator.decide.serve import SOON, WHILE_OPEN
+from intake_operator.decide.stage import abandoned, keep_time
+from intake_operator.decide.status import Facts
+from intake_operator.decide.steps import (
+    Apply,
+    Delete,
+    Plan,
+    RemoveFinalizer,
+    ScaleBridges,
+    Seal,
+    Step,
+    StopDatabase,
+    Unguard,
+)
+from intake_operator.model.observed import ChildKey, Manifest
+from intake_operator.reasons import Drain
+
+# Seconds. DB1 is looked at while it is kept, because a crash empties what answers `closed`.
+WHILE_KEPT: Final = 5.0
+
+# Removed once bridges and DB1 have stopped, in this order; the anchor is the last of all.
+REMAINS: Final = ("PersistentVolumeClaim", "Service", "PodDisruptionBudget", "Secret")
+
+
+def drain(facts: Facts, by: Installation) -> Plan:
+    """No more claims; what was claimed gets its end, and the proof is made."""
+    event, observed = facts.event, facts.observed
+    if abandoned(event):
+        return _finish(replace(facts, drain=Drain.VERIFYING), proven=False)
+    steps: list[Step] = []
+    lost = memory.volume_lost(event, observed)
+    if event.spec is not None:
+        facts = replace(facts, claimable=memory.identity(event, observed))
+        steps += [*wanted.children(facts, by), *wanted.engine(facts)]
+        if not lost:
+            decision, bridges = wanted.bridges(facts, by)
+            facts = replace(facts, scaling=decision)
+            steps += bridges if observed.engine.reachable else []
+    state, again = drain_state(facts)
+    if not (observed.engine.sealed or observed.engine.status is None or lost) and (
+        event.deleting or observed.engine.window_closed
+    ):
+        # Without a deletion the window's end is DB1's to declare; its clock and ours need not agree.
+        steps.append(Seal("deleted" if event.deleting else "the window closed"))
+    facts = replace(facts, drain=state)
+    if state is Drain.VERIFYING and observed.proof is not None:
+        return _finish(facts, proven=True)
+    return Plan(tuple(steps), status.build(facts), again)
+
+
+def drain_state(facts: Facts) -> tuple[Drain, float]:
+    """Where the drain stands, and in how many seconds to look again."""
+    engine, proof = facts.observed.engine, facts.observed.proof
+    if not engine.sealed or memory.volume_lost(facts.event, facts.observed):
+        return Drain.INTAKE_CLOSED, SOON
+    if engine.depth:
+        return Drain.QUEUE_DRAINING, SOON
+    if engine.dead_letters:
+        return Drain.DEAD_LETTERS_BLOCK, WHILE_OPEN
+    if proof is not None and proof.failures:
+        return Drain.PROOF_FAILED, WHILE_OPEN
+    return Drain.VERIFYING, SOON
+
+
+def _finish(facts: Facts, *, proven: bool) -> Plan:
+    """The copy for people first, then the status that lets everything go; a crash in between makes the copy again."""
+    event = facts.event
+    final = account.proven(facts) if proven else account.abandoned(facts)
+    said = status.build(facts)
+    if event.deleting:  # a copy would go with the event, and nothing can be made in a namespace that goes
+        return Plan((), said, 0.0, after=said | {"report": final.told()})
+    copy = report.report(event, final)
+    told = final.told() | {"configMapName": copy["metadata"]["name"]}
+    return Plan((Apply(copy),), said, 0.0, after=said | {"report": told})
+
+
+def keep(facts: Facts, by: Installation) -> Plan:
+    """DB1 answers `closed` and tells what became of a claim. The bridges have nothing left to do."""
+    event, observed = facts.event, facts.observed
+    assert event.spec is not None
+    facts = replace(facts, claimable=memory.identity(event, observed), drain=Drain.KEPT)
+    steps = [*wanted.no_bridges(observed, event), *wanted.children(facts, by), *wanted.engine(facts)]
+    left = (event.spec.window.closes_at - (facts.now - keep_time(event.spec))).total_seconds()
+    return Plan(tuple(steps), status.build(facts), min(WHILE_KEPT, left))
+
+
+def release(facts: Facts) -> Plan:
+    """Remove everything, the anchor last: until then it keeps the rest through a foreground deletion."""
+    state, steps = _next_to_go(facts)
+    done = state is Drain.COMPLETED
+    return Plan(tuple(steps), status.build(replace(facts, drain=state)), None if done else SOON)
+
+
+def _next_to_go(facts: Facts) -> tuple[Drain, list[Step]]:
+    event, children = facts.event, facts.observed.children
+    bridges, database = names.bridge(event.name), names.database(event.name)
+    guarded = [Unguard(*key) for key, child in children.items() if names.GUARD_LABEL in _labels(child)]
+    if guarded or _present(facts, ("Deployment", bridges), "bridge"):
+        return Drain.BRIDGES_STOPPED, [*guarded, *_stop(facts, ("Deployment", bridges), "bridge", ScaleBridges(0))]
+    if _present(facts, ("StatefulSet", database), "database"):
+        return Drain.DATABASE_STOPPED, _stop(facts, ("StatefulSet", database), "database", StopDatabase())
+    for kind in REMAINS:
+        if found := [key for key in children if key[0] == kind]:
+            return Drain.VOLUMES_RELEASED, [step for key in found for step in _remove(key, children[key])]
+    if anchor := children.get((kinship.ANCHOR, database)):
+        return Drain.VOLUMES_RELEASED, _remove((kinship.ANCHOR, database), anchor)
+    return Drain.COMPLETED, [RemoveFinalizer()] if names.FINALIZER in event.finalizers else []
+
+
+def _present(facts: Facts, key: ChildKey, component: str) -> bool:
+    return key in facts.observed.children or _running(facts, component)
+
+
+def _running(facts: Facts, component: str) -> bool:
+    return any(_labels(pod).get("app.kubernetes.io/component") == component for pod in facts.observed.pods)
+
+
+def _stop(facts: Facts, key: ChildKey, component: str, stop: Step) -> list[Step]:
+    """To no pods, and gone when they are: the garbage collector, which a deletion would leave them to, may not."""
+    found = facts.observed.children.get(key)
+    if found is None:
+        return []
+    if found["spec"].get("replicas", 1):
+        return [stop]
+    return [] if _running(facts, component) else [Delete(*key)]
+
+
+def _remove(key: ChildKey, child: Manifest) -> list[Step]:
+    held = names.FINALIZER in (child["metadata"].get("finalizers") or ())
+    return [*([Unguard(*key, finalizer=True)] if held else []), Delete(*key)]
+
+
+def _labels(manifest: Manifest) -> dict[str, Any]:
+    return manifest["metadata"].get("labels") or {}

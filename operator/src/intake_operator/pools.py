@@ -1,0 +1,118 @@
+"""Was a pool sold before? Asks the ledger and the other events, until the first slot is seeded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import psycopg
+
+from intake_operator import names
+from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, told, used_before, without
+from intake_operator.engine import ledger
+from intake_operator.engine.errors import brief
+from intake_operator.model.observed import Event, Manifest, PoolCheck
+from intake_operator.model.parse import parse
+from intake_operator.model.secrets import text
+from intake_operator.reasons import Pool
+
+# Seconds between two looks at the ledger's account of the pool and at all events.
+REST: Final = 3.0
+
+
+class Objects(Protocol):
+    """What is needed of a cluster."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """One object; None when there is none."""
+
+    async def list_everywhere(self, kind: str, namespaces: Sequence[str]) -> list[Manifest]:
+        """All objects of a kind in these namespaces."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    wish: object
+    until: float
+    check: PoolCheck
+
+
+class Pools:
+    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
+
+    def __init__(self, cluster: Objects, clock: Callable[[], float], namespaces: Sequence[str] = ()) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._namespaces = namespaces
+        self._seen: dict[str, _Seen] = {}
+
+    async def check(self, event: Event, uri: str) -> PoolCheck:
+        """Whether the pool may be sold. `uri` is the Postgres ledger's; empty for a webhook, or while it is unusable.
+
+        Looks again as soon as the status has told the last verdict: of two events that look at the same time, at least
+        one then reads of the other.
+        """
+        unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
+        wish = (uri, unchecked, event.generation, told(event))
+        seen = self._seen.get(event.uid)
+        if seen is None or seen.wish != wish or self._clock() >= seen.until:
+            check = _unchecked() if unchecked else await self._check(event, uri)
+            seen = self._seen[event.uid] = _Seen(wish, self._clock() + REST, check)
+        return seen.check
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an event."""
+        self._seen.pop(uid, None)
+
+    async def _check(self, event: Event, uri: str) -> PoolCheck:
+        mine = await self._ledger(event)
+        if found := in_use(event, mine, await self._rivals(event)):
+            return found
+        assert event.spec is not None
+        if event.spec.commit_target.postgres is None:
+            return PoolCheck(Pool.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before")
+        if not uri:
+            return PoolCheck(
+                Pool.WAITING,
+                f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
+            )
+        try:
+            booked = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool)
+        except (psycopg.Error, OSError) as error:
+            return PoolCheck(
+                Pool.WAITING,
+                f"the ledger does not say whether the pool was sold before: {brief(error)}. Slots are seeded when it "
+                f"does; {without(event)}",
+            )
+        if booked is None:
+            return PoolCheck(Pool.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool")
+        return used_before(event, booked.committed, booked.voided)
+
+    async def _rivals(self, event: Event) -> list[Rival]:
+        found = await self._cluster.list_everywhere(names.KIND, self._namespaces)
+        others = [
+            parse(body)
+            for body in found
+            if body["metadata"]["uid"] != event.uid
+            and (body.get("spec") or {}).get("pool") == event.pool
+            and live(body)
+        ]
+        return [Rival(other, await self._ledger(other)) for other in others]
+
+    async def _ledger(self, event: Event) -> LedgerKey | None:
+        """The ledger that an event commits to; None where its Secret does not tell."""
+        target = event.spec.commit_target if event.spec else None
+        if target is None:
+            return None
+        if target.webhook:
+            return ("webhook", target.webhook.url)
+        assert target.postgres is not None
+        ref = target.postgres.secret_ref
+        secret = await self._cluster.get("Secret", event.namespace, ref.name)
+        uri = text(secret, ref.key) if secret else ""
+        return ledger.key(uri, event.namespace, target.postgres.function) if uri else None
+
+
+def _unchecked() -> PoolCheck:
+    return PoolCheck(
+        Pool.NOT_CHECKED, f"not asked: the annotation {names.POOL_UNCHECKED_ANNOTATION} opens the pool without it"
+    )

@@ -1,0 +1,75 @@
+"""Two events, one pool: which of them may sell it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from intake_operator import names
+from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
+from intake_operator.engine.ledger import key
+from intake_operator.model.observed import Event
+from intake_operator.reasons import Pool
+
+type Make[T] = Callable[..., T]
+
+BOOKS = ("db.books", "5432", "core", "finalize_transaction")
+
+
+def test_of_two_events_with_one_pool_and_ledger_exactly_one_may_sell(event: Make[Event]) -> None:
+    older, younger = event(uid="b"), event(name="again", uid="a")
+    younger = replace(younger, created_at=older.created_at + timedelta(seconds=1))
+    twin = replace(younger, created_at=older.created_at)
+    for one, other in ((older, younger), (older, twin)):
+        first, second = in_use(one, BOOKS, [Rival(other, BOOKS)]), in_use(other, BOOKS, [Rival(one, BOOKS)])
+        assert [verdict.reason for verdict in (first, second) if verdict] == [Pool.IN_USE]
+
+
+def test_an_event_that_was_claimable_keeps_its_pool_from_an_older_one(event: Make[Event]) -> None:
+    older, sold = event(), event(name="sold", uid="x", status={"database": {"systemIdentifier": "7251"}})
+    sold = replace(sold, created_at=older.created_at + timedelta(days=1))
+    found = in_use(older, BOOKS, [Rival(sold, BOOKS)])
+    assert found is not None
+    assert "tickets/sold" in found.message
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [(BOOKS, (*BOOKS[:3], "other")), (BOOKS, None), (None, BOOKS), (("webhook", "https://a"), BOOKS)],
+)
+def test_another_ledger_is_another_pool(event: Make[Event], mine: LedgerKey | None, theirs: LedgerKey | None) -> None:
+    rival = replace(event(uid="x"), created_at=event().created_at - timedelta(days=1))
+    assert in_use(event(), mine, [Rival(rival, theirs)]) is None
+
+
+@pytest.mark.parametrize(
+    ("finalizers", "status", "lives"),
+    [
+        ([], {}, True),
+        ([names.FINALIZER], {}, True),
+        ([names.FINALIZER], {"report": {"verified": True}}, False),
+        ([], {"conditions": [{"type": "Drained", "status": "True"}]}, False),
+    ],
+)
+def test_an_event_that_is_over_holds_no_pool(finalizers: list[str], status: dict[str, Any], lives: bool) -> None:
+    assert live({"metadata": {"finalizers": finalizers}, "status": status}) is lives
+
+
+@pytest.mark.parametrize(("committed", "voided"), [(1, 0), (0, 1), (0, 0)])
+def test_i1_a_pool_that_the_ledger_knows_was_used_before(event: Make[Event], committed: int, voided: int) -> None:
+    check = used_before(event(), committed, voided)
+    assert check.blocks is bool(committed or voided)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("postgresql://a:b@core/db", "postgresql://c:d@CORE.tickets.svc:5432/db", True),
+        ("postgresql://a:b@core/db", "postgresql://a:b@core:5433/db", False),
+        ("postgresql://a:b@core/db", "postgresql://a:b@core/other", False),
+        ("host=core user=db", "postgresql://x@core/db", True),
+    ],
+)
+def test_a_ledger_is_known_by_host_port_and_database_not_by_who_asks(one: str, other: str, same: bool) -> None:
+    assert (key(one, "tickets", "f") == key(other, "tickets", "f")) is same
