@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from intake_operator.reasons import Consistency, Contract, Drain, Intake, Problem, Scaling
+from intake_operator.reasons import Consistency, Contract, Drain, Intake, Pool, Problem, Scaling
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUNBOOKS = DOCS / "runbooks.md"
 
-SINGLE = [Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER]
+SINGLE = [Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER, Pool.NOT_CHECKED, Pool.WAITING]
 # LedgerInconsistent is a reason of two conditions.
 REASONS = sorted({*map(str, [*Problem, *Drain, *Consistency, *SINGLE])})
 
@@ -35,6 +35,6 @@ def test_the_concepts_name_every_problem_in_its_order() -> None:
     assert re.findall(r"`(\w+)`", listed.partition(". ")[0]) == [*map(str, Problem)]
 
 
-@pytest.mark.parametrize("reason", sorted({*map(str, [*Intake, *Scaling, *Contract, *Drain, *Consistency])}))
+@pytest.mark.parametrize("reason", sorted({*map(str, [*Intake, *Scaling, *Contract, *Drain, *Consistency, *Pool])}))
 def test_the_concepts_name_every_other_reason(reason: str) -> None:
     assert f"`{reason}`" in (DOCS / "concepts.md").read_text(encoding="utf-8")
