@@ -67,10 +67,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
-# By name only: an event's own three, and those that its spec refers to. Neither listed nor watched.
+# By name only: an event's own three, and those that its spec refers to. Neither listed nor watched. Patched are owner
+# references and labels of its own three.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create, delete]
+  verbs: [get, create, patch, delete]
+# Whether a namespace with a sale in it is being deleted. A Role is enough for a namespace to be read by its name.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 # The report; and, by name, the inventory that a spec refers to. Neither listed nor watched.
 - apiGroups: [""]
   resources: [configmaps]
