@@ -17,6 +17,8 @@ class Settings(BaseSettings):
     bridge_image: str = "intake-engine/bridge:dev"
     bridge_pull_policy: str = "IfNotPresent"
     bridge_traces_endpoint: str = ""
+    guard: str = "intake-engine"
+    """Value of GUARD_LABEL on what an unsettled event needs; the chart's admission policies know it."""
     sql_dir: Path = Path("/usr/share/intake-engine/sql")
     """The folder that holds intake/."""
     log_level: str = "INFO"
