@@ -11,6 +11,10 @@ RELEASE = "intake-engine"
 OPERATOR_NAMESPACE = "intake-system"
 OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=intake-engine"
 EVENT_LABEL = "intake-engine.io/event"
+GUARD_LABEL = "intake-engine.io/guarded-by"
+# What our release writes into that label.
+GUARD = f"{OPERATOR_NAMESPACE}.{RELEASE}"
+FINALIZER = "intake-engine.io/drain"
 ABANDON_ANNOTATION = "intake-engine.io/abandon"
 CHART = "charts/intake-engine"
 

@@ -1,6 +1,7 @@
 """The chart, rendered by a real helm: what it asks for, what it refuses, and what its operator may do."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_operator_s_settings_are_the_chart_s_and_not_those_of_services_besid
 
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
     rendered = render()
-    bound = [obj["roleRef"]["name"] for obj in rendered if obj["kind"].endswith("Binding")]
+    bound = [obj["roleRef"]["name"] for obj in rendered if "roleRef" in obj]
     assert sorted(bound) == [stage.RELEASE, "system:auth-delegator"]
     assert environment(rendered)["INTAKE_NAMESPACES"] == ""
 
@@ -89,6 +90,7 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
         ("delete", "intakeevents.intake-engine.io", False),
         ("create", "statefulsets.apps", True),
         ("get", "secrets", True),
+        ("patch", "secrets", True),
         ("list", "secrets", False),
         ("watch", "secrets", False),
         ("get", "configmaps", True),
@@ -97,7 +99,9 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
         ("delete", "configmaps", False),
         ("create", "pods", False),
         ("create", "pods/exec", False),
+        ("get", "namespaces", True),
         ("list", "namespaces", False),
+        ("delete", "namespaces", False),
         ("create", "tokenreviews.authentication.k8s.io", True),
         ("create", "subjectaccessreviews.authorization.k8s.io", True),
     ],
@@ -111,6 +115,116 @@ def test_what_the_installed_operator_may_do(shared: Kube, verb: str, resource: s
     }
     status = json.loads(shared.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(review)))["status"]
     assert status["allowed"] is allowed
+
+
+def test_a_role_is_enough_to_look_whether_its_namespace_is_being_deleted(shared: Kube) -> None:
+    rendered = render("--set", f"watchNamespaces={{{shared.namespace}}}", release="narrow")
+    shared.apply(*(obj for obj in rendered if obj["kind"] in {"Role", "RoleBinding"}))
+    account = f"--as=system:serviceaccount:{stage.OPERATOR_NAMESPACE}:narrow-{stage.RELEASE}"
+    shared.kubectl("get", "namespace", shared.namespace, account)
+    with pytest.raises(CommandError, match="forbidden"):
+        shared.kubectl("get", "namespace", "default", account)
+
+
+@pytest.mark.parametrize(
+    ("mode", "selector"),
+    [
+        (EVERYWHERE, {}),
+        (
+            TWO_NAMESPACES,
+            {
+                "namespaceSelector": {
+                    "matchExpressions": [
+                        {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["north", "south"]}
+                    ]
+                }
+            },
+        ),
+    ],
+    ids=["everywhere", "two-namespaces"],
+)
+def test_guards_act_where_the_operator_is(mode: tuple[str, ...], selector: Object) -> None:
+    policies, bindings = (of_kind(render(*mode), f"ValidatingAdmissionPolicy{kind}") for kind in ("", "Binding"))
+    assert policies
+    assert [binding["spec"]["policyName"] for binding in bindings] == [p["metadata"]["name"] for p in policies]
+    for binding in bindings:
+        assert binding["spec"].get("matchResources", {}) == selector
+        assert binding["spec"]["validationActions"] == ["Deny"]
+
+
+def test_guards_name_each_kind_and_act_on_nothing_but_deletions() -> None:
+    rules = [rule for policy in guards(render()) for rule in policy["spec"]["matchConstraints"]["resourceRules"]]
+    assert {rule["operations"][0] for rule in rules} == {"DELETE"}
+    assert all(len(rule["operations"]) == 1 and "*" not in [*rule["apiGroups"], *rule["resources"]] for rule in rules)
+    assert sorted(resource for rule in rules for resource in rule["resources"]) == [
+        "deployments",
+        "networkpolicies",
+        "persistentvolumeclaims",
+        "pods",
+        "secrets",
+        "services",
+        "statefulsets",
+    ]
+
+
+def test_without_protection_there_is_no_guard_and_the_label_stays_the_same() -> None:
+    rendered = render("--set", "protection.enabled=false")
+    assert not any(obj["kind"].startswith("ValidatingAdmissionPolicy") for obj in rendered)
+    assert environment(rendered)["INTAKE_GUARD"] == environment(render())["INTAKE_GUARD"] == stage.GUARD
+
+
+def test_the_operator_that_is_let_through_is_the_one_that_is_installed() -> None:
+    rendered = render("--set", "serviceAccount.create=false,serviceAccount.name=theirs")
+    let_through = [policy for policy in guards(rendered) if f"{stage.OPERATOR_NAMESPACE}:theirs'" in str(policy)]
+    assert [policy["metadata"]["name"].removeprefix(stage.GUARD) for policy in let_through] == ["-children", "-secrets"]
+
+
+LONG = "a" * 63
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace"),
+    [
+        ("intake-engine", "intake-system"),
+        ("b" * 53, LONG),
+        ("b" * 53, LONG[:53]),
+        ("b" * 53, LONG[:52] + "-c"),
+        ("b.c" + "b" * 50, LONG[:50]),
+        ("r", LONG[:48] + "0"),
+        ("r", LONG[:48]),
+    ],
+)
+def test_a_guard_is_a_valid_label_and_a_valid_name(release: str, namespace: str) -> None:
+    rendered = render(release=release, namespace=namespace)
+    guard = environment(rendered)["INTAKE_GUARD"]
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", guard)
+    part = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+    for policy in guards(rendered):
+        assert re.fullmatch(rf"{part}(\.{part})*", policy["metadata"]["name"])
+        assert f"== '{guard}'" in policy["spec"]["matchConditions"][0]["expression"]
+
+
+def test_two_operators_never_have_the_same_guard() -> None:
+    releases = [
+        ("intake-engine", "intake-system"),
+        ("intake-engine", "other"),
+        ("second", "intake-system"),
+        # What tells these apart is behind the 63rd character.
+        ("b" * 52, LONG),
+        ("b" * 51 + "c", LONG),
+        ("b" * 52, LONG[:62] + "d"),
+    ]
+    found = [
+        environment(render(release=release, namespace=namespace))["INTAKE_GUARD"] for release, namespace in releases
+    ]
+    assert len(set(found)) == len(releases)
+
+
+def test_the_chart_can_do_without_any_object_of_the_whole_cluster() -> None:
+    off = "protection.enabled=false,admin.enabled=false,aggregateRoles.create=false,crds.install=false"
+    rendered = render(*TWO_NAMESPACES, "--set", off)
+    assert {obj["kind"] for obj in rendered} == {"Deployment", "Role", "RoleBinding", "ServiceAccount"}
+    assert all(obj["metadata"].get("namespace") for obj in rendered)
 
 
 def test_the_chart_ships_the_one_crd() -> None:
@@ -130,6 +244,7 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("watchNamespace={north}", "watchNamespace"),
         ("bridge.image.tagg=1", "tagg"),
         ("logLevel=loud", "logLevel"),
+        ("protection.enable=false", "enable"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("watchNamespaces={North}", "watchNamespaces"),
         ("image.tag=", "tag"),
@@ -156,10 +271,22 @@ def test_lint_finds_nothing() -> None:
     assert "0 chart(s) failed" in run("helm", "lint", "--strict", str(CHART))
 
 
-def render(*flags: str) -> list[Object]:
+def render(*flags: str, release: str = stage.RELEASE, namespace: str = stage.OPERATOR_NAMESPACE) -> list[Object]:
     """The objects of the chart as they would be installed."""
-    text = run("helm", "template", stage.RELEASE, str(CHART), "--namespace", stage.OPERATOR_NAMESPACE, *flags)
+    text = run("helm", "template", release, str(CHART), "--namespace", namespace, *flags)
     return [obj for obj in yaml.safe_load_all(text) if obj]
+
+
+def of_kind(rendered: list[Object], kind: str) -> list[Object]:
+    """Those of one kind, in their order."""
+    return [obj for obj in rendered if obj["kind"] == kind]
+
+
+def guards(rendered: list[Object]) -> list[Object]:
+    """The admission policies; there have to be some."""
+    found = of_kind(rendered, "ValidatingAdmissionPolicy")
+    assert found
+    return found
 
 
 def deployment(rendered: list[Object]) -> Object:

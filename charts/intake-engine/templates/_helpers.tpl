@@ -15,6 +15,68 @@
 {{- end -}}
 {{- end }}
 
+{{/*
+What this release writes into the label intake-engine.io/guarded-by, and how its admission policies are named: its
+namespace and its name, so that two operators never guard each other's objects. A label's value ends at 63 characters;
+what is longer is told apart by a hash.
+*/}}
+{{- define "intake-engine.guard" -}}
+{{- $whole := printf "%s.%s" .Release.Namespace (include "intake-engine.name" .) -}}
+{{- if gt (len $whole) 63 -}}
+{{- printf "%s-%s" ($whole | trunc 54 | trimSuffix "." | trimSuffix "-") ($whole | sha256sum | trunc 8) -}}
+{{- else -}}
+{{- $whole -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+The half that every admission policy shares: whose objects it is for, and what its messages say. A condition that cannot
+be evaluated refuses, so this one has a default at every step: it can only fail for objects that are ours.
+*/}}
+{{- define "intake-engine.guarded" -}}
+failurePolicy: Fail
+matchConditions:
+  - name: guarded-by-this-operator
+    expression: >-
+      oldObject != null
+      && oldObject.metadata.?labels[?'intake-engine.io/guarded-by'].orValue('') == '{{ include "intake-engine.guard" . }}'
+variables:
+  - name: event
+    expression: oldObject.metadata.?labels[?'intake-engine.io/event'].orValue('its event')
+  - name: wayOut
+    expression: >-
+      'To end the sale, delete the IntakeEvent ' + variables.event + ': it drains and is compared with the ledger first. '
+      + 'To give up what cannot be drained, set the annotation intake-engine.io/abandon: ' + variables.event + ' on it.'
+{{- end }}
+
+{{- define "intake-engine.onlyTheOperator" -}}
+reason: Forbidden
+message: A sale whose claims are not all accounted for needs this object; only the intake operator removes it.
+messageExpression: >-
+  request.kind.kind + ' ' + oldObject.metadata.name + ' is needed by the sale ' + variables.event
+  + ', whose claims are not all accounted for; only the intake operator removes it. ' + variables.wayOut
+{{- end }}
+
+{{/* A policy acts where it is bound: in the namespaces that the operator serves. Called with (list . "name"). */}}
+{{- define "intake-engine.guardBinding" -}}
+{{- $root := index . 0 }}
+{{- $name := printf "%s-%s" (include "intake-engine.guard" $root) (index . 1) }}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ $name }}
+  labels: {{- include "intake-engine.labels" $root | nindent 4 }}
+spec:
+  policyName: {{ $name }}
+  validationActions: [Deny]
+  {{- with $root.Values.watchNamespaces }}
+  matchResources:
+    namespaceSelector:
+      matchExpressions:
+        - {key: kubernetes.io/metadata.name, operator: In, values: {{ toJson . }}}
+  {{- end }}
+{{- end }}
+
 {{/* Labels that never change, fit for selectors. */}}
 {{- define "intake-engine.selector" -}}
 app.kubernetes.io/name: intake-engine
@@ -67,10 +129,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
-# By name only: an event's own three, and those that its spec refers to. Neither listed nor watched.
+# By name only: an event's own three, and those that its spec refers to. Neither listed nor watched. Patched are owner
+# references and labels of its own three.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create, delete]
+  verbs: [get, create, patch, delete]
+# Whether a namespace with a sale in it is being deleted. A Role is enough for a namespace to be read by its name.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 # The report; and, by name, the inventory that a spec refers to. Neither listed nor watched.
 - apiGroups: [""]
   resources: [configmaps]

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     bridge_pull_policy: str = "IfNotPresent"
     bridge_traces_endpoint: str = ""
     guard: str = "intake-engine"
-    """Value of the label by which the chart's guard knows the children of this operator."""
+    """Value of GUARD_LABEL on what an unsettled event needs; the chart's admission policies know it."""
     sql_dir: Path = Path("/usr/share/intake-engine/sql")
     """The folder that holds intake/."""
     log_level: str = "INFO"
