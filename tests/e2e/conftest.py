@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import stage
-from tests.e2e.kube import CommandError, Kube, eventually
-
-# How long the clean-up waits for events that were given up.
-GIVE_UP_SECONDS = 40.0
+from tests.e2e.kube import Kube
 
 FAILED = pytest.StashKey[bool]()
 
@@ -83,21 +80,4 @@ def _namespace(cluster: Kube, node: pytest.Item | pytest.Module) -> Iterator[Kub
         file = artefacts / f"{kube.namespace}.txt"
         file.write_text(stage.dump(kube))
         print(f"\nartefacts: {file}")
-    _clear(kube)
-
-
-def _clear(kube: Kube) -> None:
-    """Give up what events there still are, so that the namespace can go; then let it go in its own time."""
-    for event in kube.items("intakeevents"):
-        name = event["metadata"]["name"]
-        kube.patch("intakeevent", name, {"metadata": {"annotations": {stage.ABANDON_ANNOTATION: name}}})
-        kube.delete("intakeevent", name)
-    try:
-        eventually(lambda: not kube.items("intakeevents"), GIVE_UP_SECONDS, "the events that were given up are gone")
-    except AssertionError:
-        for event in kube.items("intakeevents"):
-            kube.patch("intakeevent", event["metadata"]["name"], {"metadata": {"finalizers": None}})
-    try:
-        kube.delete("namespace", kube.namespace)
-    except CommandError as error:
-        print(error)
+    stage.clear(kube)

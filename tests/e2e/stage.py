@@ -1,6 +1,8 @@
 """What an IntakeEvent plays on: a namespace, the operator, a ledger, a validator, a crowd. Tests and demo share it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,11 +18,16 @@ GUARD_LABEL = "intake-engine.io/guarded-by"
 GUARD = f"{OPERATOR_NAMESPACE}.{RELEASE}"
 FINALIZER = "intake-engine.io/drain"
 ABANDON_ANNOTATION = "intake-engine.io/abandon"
+RECOVER_ANNOTATION = "intake-engine.io/recover"
+POOL_UNCHECKED_ANNOTATION = "intake-engine.io/pool-unchecked"
 CHART = "charts/intake-engine"
 
 LEDGER_POD = "core-ledger-0"
 LEDGER_DATABASE = "ledger"
 VALIDATOR_URL = "http://validator:8080/validate"
+
+# How long the clean-up waits for events that were given up.
+GIVE_UP_SECONDS = 90.0
 
 # A pod starts within three seconds on an idle node; this is for a loaded one.
 POD_SECONDS = 90.0
@@ -132,6 +139,12 @@ def event(name: str, sale: dict[str, str], **spec: Any) -> Object:
         "metadata": {"name": name},
         "spec": small | spec,
     }
+
+
+def unchecked(event: Object) -> Object:
+    """The same event for a namespace without a ledger: it opens without asking whether its pool was sold before."""
+    event["metadata"]["annotations"] = {POOL_UNCHECKED_ANNOTATION: event["metadata"]["name"]}
+    return event
 
 
 def phase(kube: Kube, name: str) -> str:
@@ -256,6 +269,42 @@ def leftovers(kube: Kube, event: str) -> list[str]:
     found = kube.items(kinds, f"{EVENT_LABEL}={event}")
     names = [f"{obj['kind']}/{obj['metadata']['name']}" for obj in found]
     return [name for name in names if name != f"ConfigMap/{event}-report"]
+
+
+def clear(kube: Kube) -> None:
+    """Give up what events there still are, so that the namespace can go; then let it go in its own time."""
+    for found in kube.items("intakeevents"):
+        name = found["metadata"]["name"]
+        kube.patch("intakeevent", name, {"metadata": {"annotations": {ABANDON_ANNOTATION: name}}})
+        kube.delete("intakeevent", name)
+    eventually(lambda: not kube.items("intakeevents"), GIVE_UP_SECONDS, "the events that were given up are gone")
+    kube.kubectl("delete", "namespace", kube.namespace, "--wait=false", "--ignore-not-found")
+
+
+@contextmanager
+def operator_away(kube: Kube) -> Iterator[None]:
+    """There is no operator meanwhile."""
+    operator = kube.within(OPERATOR_NAMESPACE)
+    operator.kubectl("scale", f"deployment/{RELEASE}", "--replicas=0")
+    eventually(lambda: not operator_pods(kube), 60, "the operator is away")
+    yield
+    operator.kubectl("scale", f"deployment/{RELEASE}", "--replicas=1")
+    await_rollout(operator, f"deployment/{RELEASE}")
+
+
+def delete_as_operator(kube: Kube, kind: str, name: str, *flags: str) -> None:
+    """Remove a child, which the guard refuses to a person."""
+    kube.delete(kind, name, f"--as=system:serviceaccount:{OPERATOR_NAMESPACE}:{RELEASE}", *flags)
+
+
+def let_go_by_hand(kube: Kube, event: str) -> None:
+    """What docs say for an event whose operator is gone for good: guard and finalizers off, then everything away."""
+    selector = f"{EVENT_LABEL}={event}"
+    kinds = "pods,statefulsets,deployments,services,secrets,persistentvolumeclaims,networkpolicies"
+    kube.kubectl("label", kinds, f"--selector={selector}", f"{GUARD_LABEL}-")
+    for kind, name in (("pvc", f"data-{event}-db-0"), ("networkpolicy", f"{event}-db")):
+        kube.patch(kind, name, {"metadata": {"finalizers": None}})
+    kube.kubectl("delete", f"{kinds},poddisruptionbudgets", f"--selector={selector}", "--wait=false")
 
 
 def dump(kube: Kube) -> str:

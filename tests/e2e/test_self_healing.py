@@ -42,7 +42,7 @@ def test_a_deleted_child_comes_back_and_the_sale_goes_on(
 ) -> None:
     kube, answers = healing
     before = kube.get(kind, name)["metadata"]["uid"]
-    kube.delete(kind, name)
+    stage.delete_as_operator(kube, kind, name)
 
     def back() -> bool:
         found = kube.find(kind, name)

@@ -63,9 +63,7 @@ class Actor:
             case ScaleBridges(replicas):
                 await self._scale(event, replicas, now)
             case StopDatabase():
-                await self.engines.close(event.uid)
-                manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)
-                await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
+                await self._stop_database(event, observed)
             case ReplaceDatabasePod(pod, why):
                 where = {"namespace": event.namespace, "event": event.name}
                 logger.info("replacing pod %s: %s", pod, why, extra=where)
@@ -128,6 +126,14 @@ class Actor:
         manifest = _scaled("Deployment", event.namespace, names.bridge(event.name), replicas)
         manifest["metadata"]["annotations"] = {names.SCALED_AT_ANNOTATION: now.isoformat(timespec="seconds")}
         await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
+
+    async def _stop_database(self, event: Event, observed: Observed) -> None:
+        await self.engines.close(event.uid)
+        manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)
+        await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
+        # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes.
+        pod = f"{names.database(event.name)}-0"
+        await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod), grace_seconds=1)
 
     async def _recover(self, event: Event, ref: SecretRef) -> None:
         secret = await self.cluster.get("Secret", event.namespace, ref.name)

@@ -43,7 +43,7 @@ class ScaleBridges:
 
 @dataclass(frozen=True)
 class StopDatabase:
-    """DB1's StatefulSet to no pods: its controller may remove the pod, the garbage collector may not."""
+    """DB1's StatefulSet to no pods, and its pod away at once: the garbage collector, left to it, may not remove it."""
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,15 @@ class Cluster:
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, {"fieldManager": field_manager}, manifest)
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+    async def delete(
+        self, kind: str, namespace: str, name: str, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
         """Delete, with its dependents in the background; fine when it is gone already, or has another uid by now."""
         body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
         try:
             await self._call("DELETE", _path(kind, namespace, name), body=body)
         except ApiError as error:

@@ -1,0 +1,98 @@
+"""DB1's volume is gone in mid-sale: nothing is sold from the empty one, and the sale is rebuilt from the ledger."""
+
+import json
+from typing import Final
+
+from tests.e2e import stage
+from tests.e2e.kube import CommandError, Kube, condition, eventually
+
+SEATS: Final = 60
+COMMITTED: Final = 30
+QUEUED: Final = 12
+POOL: Final = "lost-pool"
+
+
+def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_slot_twice(theatre: Kube) -> None:
+    kube = theatre
+    webhook = {"url": stage.VALIDATOR_URL}
+    sale = stage.window(opens_in=1, lasts=3600)
+    small = {"inventorySize": SEATS, "batchSize": 20, "maxRetries": 100}
+    kube.apply(stage.event("lost", sale, **small, validation={"webhook": webhook}))
+    stage.await_phase(kube, "lost", "Open", 60)
+    first = claim(kube, "early", COMMITTED)
+    eventually(lambda: sold(kube) == COMMITTED, 60, "the first ones are in the ledger")
+    stage.validator(kube, "/faults?mode=500")
+    assert len(claim(kube, "late", QUEUED)) == QUEUED
+    eventually(
+        lambda: kube.get("intakeevent", "lost")["status"]["queue"]["depth"] == QUEUED, 30, "the status has counted them"
+    )
+
+    # The claim first, which somebody might do; and then, while no operator is there, everything.
+    stage.delete_as_operator(kube, "pvc", "data-lost-db-0")
+    eventually(lambda: degraded(kube) == "VolumeClaimTerminating", 30, "it is told, and the bytes stay")
+    with stage.operator_away(kube):
+        kube.patch("pvc", "data-lost-db-0", {"metadata": {"finalizers": None}})
+        stage.delete_as_operator(kube, "statefulset", "lost-db")
+        eventually(lambda: not kube.find("statefulset", "lost-db"), 60, "the StatefulSet is gone")
+        stage.delete_as_operator(kube, "pod", "lost-db-0", "--grace-period=0", "--force")
+
+    def lost() -> bool:
+        assert degraded(kube) == "VolumeLost", degraded(kube)
+        status = kube.get("intakeevent", "lost")["status"]
+        assert status["queue"]["depth"] == QUEUED, "the last counts stay, with their time"
+        return True
+
+    eventually(lost, 120, "the loss is told")
+    assert_nothing_is_sold(kube)
+
+    kube.kubectl("annotate", "intakeevent", "lost", f"{stage.RECOVER_ANNOTATION}=lost")
+    found = stage.await_phase(kube, "lost", "Open", 120)
+    recovery = found["status"]["recovery"]
+    assert (recovery["committed"], recovery["voided"], recovery["unaccounted"]) == (COMMITTED, 0, QUEUED)
+    stage.validator(kube, "/faults?mode=ok")
+    again = claim(kube, "early", COMMITTED)
+    assert {a["outcome"] for a in again} == {"replayed"}
+    assert {(a["user_id"], a["claim_id"], a["slot_no"]) for a in again} == {
+        (a["user_id"], a["claim_id"], a["slot_no"]) for a in first
+    }
+    rest = claim(kube, "second", SEATS)
+    assert sum(a["outcome"] == "claimed" for a in rest) == SEATS - COMMITTED
+    assert {a["outcome"] for a in rest} == {"claimed", "sold_out"}
+
+    closes = {"closesAt": stage.window(opens_in=1, lasts=1)["closesAt"]}
+    kube.patch("intakeevent", "lost", {"spec": {"window": closes}})
+    stage.await_phase(kube, "lost", "Completed", 120)
+    assert sold(kube) == SEATS
+    report = kube.get("configmap", "lost-report")["data"]
+    assert (report["verified"], report["committed"], report["unaccounted"]) == ("true", str(SEATS), str(QUEUED))
+    assert report["countedAt"] == recovery["countedAt"]
+    assert '"restore"' in report["audit"]
+
+
+def claim(kube: Kube, prefix: str, people: int) -> list[dict[str, object]]:
+    """So many people claim; what each was told."""
+    users = f"(SELECT array_agg('{prefix}-' || g) AS users FROM generate_series(1, {people}) g)"
+    script = (
+        "SELECT jsonb_build_object('user_id', a.users[c.n], 'outcome', c.outcome, 'claim_id', c.claim_id, 'slot_no', c.slot_no)"
+        f" FROM {users} a CROSS JOIN LATERAL intake.claim_batch('{POOL}', a.users, a.users) c"
+    )
+    return [json.loads(line) for line in stage.engine(kube, "lost", script).splitlines()]
+
+
+def sold(kube: Kube) -> int:
+    """Slots of the pool in the ledger. Its own key forbids that one is there twice."""
+    return int(stage.ledger(kube, f"SELECT slots FROM ledger_proof('{POOL}')"))
+
+
+def degraded(kube: Kube) -> str:
+    """The reason of Degraded."""
+    return str(condition(kube.get("intakeevent", "lost"), "Degraded")["reason"])
+
+
+def assert_nothing_is_sold(kube: Kube) -> None:
+    """A claim is answered by an error: the empty DB1 knows no pool, or not even a schema."""
+    try:
+        answered = claim(kube, "thief", 1)
+    except CommandError:
+        return
+    raise AssertionError(f"an empty DB1 answered a claim: {answered}")

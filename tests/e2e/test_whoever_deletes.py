@@ -1,0 +1,311 @@
+"""I11: nothing that holds a claim which is not accounted for is removed, whoever deletes whatever, and however.
+
+Every case has an open sale of its own, in a namespace of its own, with a queue that cannot empty because the validator
+fails. All of them are begun at once, since most of the time is waiting. Then somebody deletes something in each; what
+has to stay is looked at; the validator is mended; and in the end the ledger has every claim that was acknowledged.
+"""
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+
+from tests.e2e import account, stage
+from tests.e2e.kube import Kube, Object, condition, eventually
+
+CLAIMS: Final = 50
+SALES: Final = ("foreground", "orphan", "namespace", "forged", "status", "anchor")
+OPEN_SECONDS: Final = 120.0
+HELD_SECONDS: Final = 45.0
+GONE_SECONDS: Final = 120.0
+
+
+@dataclass
+class Sale:
+    """An event and the claims that it has acknowledged; the ledger is in another namespace."""
+
+    kube: Kube
+    name: str
+    answers: list[Object] = field(default_factory=list)
+    pods: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pool(self) -> str:
+        """Its pool."""
+        return f"{self.name}-pool"
+
+    def claim(self, prefix: str = "fan", claims: int = CLAIMS) -> None:
+        """So many people claim, and are told so."""
+        wanted = f"SELECT '{prefix}-' || g FROM generate_series(1, {claims}) g"
+        script = (
+            f"SELECT jsonb_build_object('user_id', u, 'request_id', u, 'outcome', c.outcome, 'claim_id', c.claim_id,"
+            f" 'slot_no', c.slot_no, 'resource_id', c.resource_id)"
+            f" FROM (SELECT array_agg(w.u) AS users FROM ({wanted}) w (u)) a"
+            f" CROSS JOIN LATERAL intake.claim_batch('{self.pool}', a.users, a.users) c"
+            f" CROSS JOIN LATERAL (SELECT a.users[c.n] AS u) n"
+        )
+        self.answers += [json.loads(line) for line in stage.engine(self.kube, self.name, script).splitlines()]
+
+    def event(self) -> Object:
+        """As the API server has it."""
+        return self.kube.get("intakeevent", self.name)
+
+    def told(self, kind: str) -> Object:
+        """One of its conditions."""
+        return condition(self.event(), kind)
+
+    def running(self) -> dict[str, str]:
+        """Name and uid of every pod of DB1 and of the bridges that is not on its way out."""
+        found = self.kube.items("pods", f"{stage.EVENT_LABEL}={self.name}")
+        return {p["metadata"]["name"]: p["metadata"]["uid"] for p in found if "deletionTimestamp" not in p["metadata"]}
+
+    def queued(self) -> int:
+        """Claims on DB1's queue."""
+        return int(stage.engine(self.kube, self.name, "SELECT count(*) FROM pgmq.q_intake_queue"))
+
+
+type Sales = dict[str, Sale]
+
+
+@pytest.fixture(scope="module")
+def sales(shared_theatre: Kube) -> Iterator[Sales]:
+    """An open sale for each case, with its claims on the queue."""
+    books = shared_theatre
+    stage.validator(books, "/faults?mode=500")
+    made = {name: open_sale(books, name) for name in SALES}
+    for sale in made.values():
+        stage.await_phase(sale.kube, sale.name, "Open", OPEN_SECONDS)
+        sale.claim()
+        assert {answer["outcome"] for answer in sale.answers} == {"claimed"}
+    for sale in made.values():
+        eventually(lambda sale=sale: len(sale.running()) == 2, 60, "DB1 and a bridge run")  # type: ignore[misc]
+        sale.pods = sale.running()
+    yield made
+    stage.validator(books, "/faults?mode=ok")
+    for sale in made.values():
+        stage.clear(sale.kube)
+
+
+@pytest.fixture(scope="module")
+def mended(sales: Sales, shared_theatre: Kube) -> Sales:
+    """The same sales, and the validator approves."""
+    stage.validator(shared_theatre, "/faults?mode=ok")
+    return sales
+
+
+def test_i11_a_foreground_deletion_takes_no_child_along(sales: Sales) -> None:
+    sale = sales["foreground"]
+    sale.kube.delete("intakeevent", sale.name, "--cascade=foreground")
+
+    def draining() -> bool:
+        assert sale.told("Drained")["reason"] == "QueueDraining", sale.told("Drained")
+        assert "foregroundDeletion" not in sale.event()["metadata"]["finalizers"], "the collector is not done"
+        return True
+
+    eventually(draining, HELD_SECONDS, "it drains, and the garbage collector has taken its references away")
+    assert_untouched(sale)
+
+
+def test_i11_an_orphaned_event_drains_with_its_children(sales: Sales) -> None:
+    sale = sales["orphan"]
+    sale.kube.delete("intakeevent", sale.name, "--cascade=orphan")
+
+    def adopted() -> bool:
+        assert sale.told("Drained")["reason"] == "QueueDraining", sale.told("Drained")
+        owners = sale.kube.get("statefulset", f"{sale.name}-db")["metadata"]["ownerReferences"]
+        assert sale.event()["metadata"]["uid"] in {owner["uid"] for owner in owners}
+        return True
+
+    eventually(adopted, HELD_SECONDS, "it drains, and its children have it as an owner again")
+    assert_untouched(sale)
+
+
+def test_i11_a_namespace_that_is_deleted_in_mid_sale_waits_for_the_drain(sales: Sales) -> None:
+    sale = sales["namespace"]
+    sale.kube.delete("namespace", sale.kube.namespace)
+
+    def draining() -> bool:
+        assert sale.told("Drained")["reason"] == "QueueDraining", sale.told("Drained")
+        assert sale.told("Degraded")["reason"] == "NamespaceTerminating", sale.told("Degraded")
+        return True
+
+    eventually(draining, HELD_SECONDS, "the sale is sealed and drains")
+    assert_untouched(sale)
+
+
+def test_i11_a_config_map_called_like_the_report_lets_nothing_go(sales: Sales) -> None:
+    sale = sales["forged"]
+    uid = sale.event()["metadata"]["uid"]
+    labels = {stage.EVENT_LABEL: sale.name, "intake-engine.io/event-uid": uid}
+    owner = {"apiVersion": "intake-engine.io/v1alpha1", "kind": "IntakeEvent", "name": sale.name, "uid": uid}
+    said = {"verified": "true", "ledger": "the ledger agrees", "claims": "50", "committed": "50", "voided": "0"}
+    meta = {
+        "name": f"{sale.name}-report",
+        "labels": labels,
+        "ownerReferences": [owner],
+        "annotations": {"intake-engine.io/verified": "true"},
+    }
+    forged = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": said | {"released": "0"}}
+    sale.kube.apply(forged)
+    closes = {"closesAt": stage.window(opens_in=1, lasts=1)["closesAt"]}
+    sale.kube.patch("intakeevent", sale.name, {"spec": {"window": closes}})
+    eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "the window has closed")
+    passed = sale.event()["metadata"]["resourceVersion"]
+    eventually(lambda: sale.event()["metadata"]["resourceVersion"] != passed, 90, "another pass has been made")
+    assert sale.told("Drained")["reason"] == "QueueDraining"
+    assert "report" not in sale.event()["status"]
+    assert_untouched(sale)
+
+
+def test_i11_a_dropped_status_forgets_no_claim(sales: Sales) -> None:
+    sale = sales["status"]
+    with stage.operator_away(sale.kube):
+        empty = {"metadata": {"name": sale.name}, "status": None}
+        sale.kube.kubectl(
+            "patch", "intakeevent", sale.name, "--subresource=status", "--type=merge", "-p", json.dumps(empty)
+        )
+        assert "status" not in sale.event()
+
+    def remembered() -> bool:
+        known = sale.event()["status"]["database"]
+        assert known == {"systemIdentifier": identity(sale)}, known
+        return True
+
+    eventually(remembered, HELD_SECONDS, "the volume claim has told which DB1 was sold from")
+    sale.kube.delete("intakeevent", sale.name)
+    eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "it drains")
+    assert_untouched(sale)
+
+
+def test_i11_an_anchor_that_was_removed_by_force_is_made_anew_and_keeps_the_children(sales: Sales) -> None:
+    sale = sales["anchor"]
+    anchor = f"{sale.name}-db"
+    before = sale.kube.get("networkpolicy", anchor)["metadata"]["uid"]
+    stage.delete_as_operator(sale.kube, "networkpolicy", anchor)
+
+    def anchored() -> bool:
+        found = sale.kube.get("networkpolicy", anchor)["metadata"]
+        assert found["uid"] != before
+        for kind in ("statefulset", "persistentvolumeclaim", "service"):
+            name = f"data-{sale.name}-db-0" if kind == "persistentvolumeclaim" else f"{sale.name}-db"
+            owners = sale.kube.get(kind, name)["metadata"]["ownerReferences"]
+            assert {owner["uid"] for owner in owners} == {found["uid"], sale.event()["metadata"]["uid"]}
+        return True
+
+    eventually(anchored, HELD_SECONDS, "every child has the new anchor as an owner")
+    sale.kube.delete("intakeevent", sale.name, "--cascade=foreground")
+    eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "it drains")
+    assert_untouched(sale)
+
+
+@pytest.mark.parametrize("name", SALES)
+def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, shared_theatre: Kube, name: str) -> None:
+    sale = mended[name]
+    if name == "forged":
+        found = stage.await_phase(sale.kube, name, "Completed", GONE_SECONDS)
+        report = found["status"]["report"]
+        assert (report["verified"], report["committed"], report["claims"]) == (True, CLAIMS, CLAIMS)
+        assert sale.kube.get("configmap", f"{name}-report")["data"]["writtenAt"] == report["writtenAt"]
+    else:
+        eventually(lambda: sale.kube.find("intakeevent", name) is None, GONE_SECONDS, f"{name} is gone")
+    settled = account.settle(shared_theatre, sale.pool, sale.answers)
+    assert (settled.acknowledged, settled.committed, settled.lost, settled.duplicated) == (CLAIMS, CLAIMS, 0, 0)
+    assert account.violations(shared_theatre, sale.pool, sale.answers) == ""
+    assert stage.leftovers(sale.kube, name) == []
+
+
+def test_the_namespace_follows(mended: Sales, cluster: Kube) -> None:
+    namespace = mended["namespace"].kube.namespace
+    # The namespace controller backs off while it is refused; its next try is some time away.
+    eventually(lambda: cluster.find("namespace", namespace) is None, 180, "the namespace is gone")
+
+
+def test_a_namespace_with_an_event_that_only_waits_goes_at_once(cluster: Kube) -> None:
+    kube = stage.create_namespace(cluster, f"e2e-waiting-{secrets.token_hex(2)}")
+    kube.apply(stage.unchecked(stage.event("waiting", stage.window(opens_in=3600, lasts=3600))))
+    stage.await_phase(kube, "waiting", "Scheduled", 60)
+    kube.delete("namespace", kube.namespace)
+    eventually(lambda: cluster.find("namespace", kube.namespace) is None, GONE_SECONDS, "event and namespace are gone")
+
+
+def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(theatre: Kube) -> None:
+    """The ledger goes with the namespace: its pod has no guard."""
+    stage.validator(theatre, "/faults?mode=500")
+    webhook = {"url": stage.VALIDATOR_URL}
+    sale = Sale(theatre, "inside")
+    theatre.apply(stage.event("inside", stage.window(opens_in=1, lasts=3600), validation={"webhook": webhook}))
+    stage.await_phase(theatre, "inside", "Open", 60)
+    sale.claim()
+    eventually(lambda: len(sale.running()) == 2, 60, "DB1 and a bridge run")
+    sale.pods = sale.running()
+    theatre.delete("namespace", theatre.namespace)
+
+    def told() -> bool:
+        degraded = sale.told("Degraded")
+        assert degraded["reason"] == "NamespaceTerminating", degraded
+        assert f"{stage.ABANDON_ANNOTATION}: inside" in degraded["message"], degraded
+        return True
+
+    eventually(told, 90, "it says what to do")
+    assert_untouched(sale)
+    theatre.kubectl("annotate", "intakeevent", "inside", f"{stage.ABANDON_ANNOTATION}=inside")
+    eventually(lambda: theatre.find("intakeevent", "inside") is None, GONE_SECONDS, "the event is given up")
+
+
+def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
+    mended: Sales, shared_theatre: Kube
+) -> None:
+    """Its finalizer taken off by hand, deleted, and applied again from Git, while the operator was away."""
+    sale = open_sale(shared_theatre, "again")
+    stage.await_phase(sale.kube, "again", "Open", OPEN_SECONDS)
+    sale.claim()
+    settled = "the claims are in the ledger"
+    eventually(lambda: account.settle(shared_theatre, sale.pool, sale.answers).committed == CLAIMS, 60, settled)
+    sale.pods = sale.running()
+    manifest = {key: sale.event()[key] for key in ("apiVersion", "kind", "spec")}
+    with stage.operator_away(sale.kube):
+        sale.kube.patch("intakeevent", "again", {"metadata": {"finalizers": None}})
+        sale.kube.kubectl("delete", "intakeevent", "again", "--timeout=30s")
+        sale.kube.apply(manifest | {"metadata": {"name": "again"}})
+
+    def refused() -> bool:
+        degraded = sale.told("Degraded")
+        assert degraded["reason"] == "ChildNotOurs", degraded
+        assert "earlier IntakeEvent of this name" in degraded["message"]
+        return True
+
+    eventually(refused, HELD_SECONDS, "it is told that the name was used before")
+    assert sale.running() == sale.pods
+    assert not sale.event()["status"].get("database")
+    sale.kube.delete("intakeevent", "again")
+    eventually(lambda: sale.kube.find("intakeevent", "again") is None, 60, "the new event goes, it has nothing")
+    assert sale.running() == sale.pods
+    stage.let_go_by_hand(sale.kube, "again")
+    stage.clear(sale.kube)
+
+
+def open_sale(books: Kube, name: str) -> Sale:
+    """A namespace with an event, whose ledger and validator are elsewhere."""
+    kube = stage.create_namespace(books, f"e2e-{name}-{secrets.token_hex(2)}")
+    uri = f"postgresql://ledger_writer:example-writer@core-ledger.{books.namespace}.svc:5432/ledger"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "core-ledger"}, "stringData": {"uri": uri}}
+    webhook = {"url": f"http://validator.{books.namespace}.svc:8080/validate"}
+    sale = stage.window(opens_in=1, lasts=3600)
+    kube.apply(secret, stage.event(name, sale, maxRetries=100, validation={"webhook": webhook}))
+    return Sale(kube, name)
+
+
+def identity(sale: Sale) -> str:
+    """Postgres' system identifier of DB1."""
+    return stage.engine(sale.kube, sale.name, "SELECT system_identifier FROM pg_control_system()")
+
+
+def assert_untouched(sale: Sale) -> None:
+    """DB1 and the bridge are the same pods as before, and every claim is where it was."""
+    assert sale.running() == sale.pods
+    assert sale.queued() == CLAIMS
+    late = f"SELECT outcome FROM intake.claim_resource('{sale.pool}', 'late', 'late')"
+    assert stage.engine(sale.kube, sale.name, late) == "closed"
