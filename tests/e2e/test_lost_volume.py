@@ -73,7 +73,8 @@ def claim(kube: Kube, prefix: str, people: int) -> list[dict[str, object]]:
     """So many people claim; what each was told."""
     users = f"(SELECT array_agg('{prefix}-' || g) AS users FROM generate_series(1, {people}) g)"
     script = (
-        "SELECT jsonb_build_object('user_id', a.users[c.n], 'outcome', c.outcome, 'claim_id', c.claim_id, 'slot_no', c.slot_no)"
+        "SELECT jsonb_build_object('user_id', a.users[c.n], 'outcome', c.outcome, 'claim_id', c.claim_id,"
+        " 'slot_no', c.slot_no)"
         f" FROM {users} a CROSS JOIN LATERAL intake.claim_batch('{POOL}', a.users, a.users) c"
     )
     return [json.loads(line) for line in stage.engine(kube, "lost", script).splitlines()]
