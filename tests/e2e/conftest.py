@@ -96,7 +96,8 @@ def _clear(kube: Kube) -> None:
         eventually(lambda: not kube.items("intakeevents"), GIVE_UP_SECONDS, "the events that were given up are gone")
     except AssertionError:
         for event in kube.items("intakeevents"):
-            kube.patch("intakeevent", event["metadata"]["name"], {"metadata": {"finalizers": None}})
+            # Guards and finalizers of its children, too: the namespace would never go.
+            stage.let_go(kube, event["metadata"]["name"])
     try:
         kube.delete("namespace", kube.namespace)
     except CommandError as error:

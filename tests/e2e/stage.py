@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
-from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, eventually
+from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, eventually, run
 
 RELEASE = "intake-engine"
 OPERATOR_NAMESPACE = "intake-system"
@@ -255,6 +256,16 @@ def leftovers(kube: Kube, event: str) -> list[str]:
     found = kube.items(kinds, f"{EVENT_LABEL}={event}")
     names = [f"{obj['kind']}/{obj['metadata']['name']}" for obj in found]
     return [name for name in names if name != f"ConfigMap/{event}-report"]
+
+
+def let_go(kube: Kube, event: str) -> None:
+    """What the chart's README tells to do with an event whose operator is gone for good, command by command."""
+    readme = (REPOSITORY / CHART / "README.md").read_text(encoding="utf-8")
+    _, found, rest = readme.partition("    event=taylor-drop\n")
+    assert found, "the chart's README no longer has the commands"
+    commands = [line.strip() for line in takewhile(lambda line: line.startswith("    "), rest.splitlines())]
+    here = f'kubectl() {{ command kubectl --context "{kube.context}" --namespace "{kube.namespace}" "$@"; }}'
+    run("bash", "-uc", "\n".join([here, f"event={event}", *commands]))
 
 
 def dump(kube: Kube) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e import stage
-from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, condition, eventually, run
+from tests.e2e.kube import CommandError, Kube, Object, condition, eventually
 
 CONTROLLERS: Final = "system:serviceaccount:kube-system:"
 PERSON: Final = ""
@@ -44,8 +44,6 @@ POLICY_SECONDS: Final = 30.0
 NAMESPACE_SECONDS: Final = 60.0
 # What the namespace controller leaves alone while there is an event with our finalizer.
 STAYS: Final = f"{ALL_KINDS},replicasets,controllerrevisions,configmaps,serviceaccounts,endpoints,endpointslices,roles"
-
-README: Final = REPOSITORY / stage.CHART / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +177,7 @@ def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespac
     eventually(refused, NAMESPACE_SECONDS, "the namespace controller has tried, and deleted the event")
     assert names(namespace) == before
 
-    let_go(namespace, "taylor-drop")
+    stage.let_go(namespace, "taylor-drop")
     eventually(lambda: namespace.find("namespace", namespace.namespace) is None, NAMESPACE_SECONDS, "it is gone")
 
 
@@ -188,33 +186,14 @@ def test_without_an_operator_the_documented_commands_let_go_of_an_event(namespac
     namespace.apply(*abandoned_event("taylor-drop"))
     eventually(lambda: acting(namespace) == len(KINDS), POLICY_SECONDS, "all is guarded")
     namespace.delete("intakeevent", "taylor-drop")
-    let_go(namespace, "taylor-drop")
+    stage.let_go(namespace, "taylor-drop")
     assert namespace.find("intakeevent", "taylor-drop") is None
     eventually(lambda: not stage.leftovers(namespace, "taylor-drop"), stage.POD_SECONDS, "nothing is left")
-
-
-def let_go(kube: Kube, event: str) -> None:
-    """What the chart's README tells to do."""
-    script = documented_commands("event=taylor-drop").replace("taylor-drop", event)
-    here = f'kubectl() {{ command kubectl --context "{kube.context}" --namespace "{kube.namespace}" "$@"; }}'
-    run("bash", "-euc", f"{here}\n{script}")
 
 
 def names(kube: Kube) -> list[str]:
     """Kind and name of everything that has to stay, in their order."""
     return sorted(f"{obj['kind']}/{obj['metadata']['name']}" for obj in kube.items(STAYS))
-
-
-def documented_commands(first: str) -> str:
-    """The block of the chart's README that begins with this line."""
-    _, _, rest = README.read_text(encoding="utf-8").partition(f"    {first}\n")
-    lines = []
-    for line in rest.splitlines():
-        if not line.startswith("    "):
-            break
-        lines.append(line.removeprefix("    "))
-    assert lines, f"{README} has no block that begins with {first}"
-    return "\n".join([first, *lines])
 
 
 def refusal(kube: Kube, kind: str, name: str, who: str) -> str:
