@@ -153,9 +153,11 @@ def test_guards_act_where_the_operator_is(mode: tuple[str, ...], selector: Objec
 
 
 def test_guards_name_each_kind_and_act_on_nothing_but_deletions() -> None:
+    for policy in of_kind(render(), "ValidatingAdmissionPolicy"):
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]:
+            assert rule["operations"] == ["DELETE"]
+            assert "*" not in [*rule["apiGroups"], *rule["apiVersions"], *rule["resources"]]
     rules = [rule for policy in guards(render()) for rule in policy["spec"]["matchConstraints"]["resourceRules"]]
-    assert {rule["operations"][0] for rule in rules} == {"DELETE"}
-    assert all(len(rule["operations"]) == 1 and "*" not in [*rule["apiGroups"], *rule["resources"]] for rule in rules)
     assert sorted(resource for rule in rules for resource in rule["resources"]) == [
         "deployments",
         "networkpolicies",
@@ -165,6 +167,12 @@ def test_guards_name_each_kind_and_act_on_nothing_but_deletions() -> None:
         "services",
         "statefulsets",
     ]
+
+
+def test_what_looks_events_up_refuses_nothing_where_their_crd_is_missing() -> None:
+    (policy,) = (p for p in of_kind(render(), "ValidatingAdmissionPolicy") if "paramKind" in p["spec"])
+    assert policy["spec"]["failurePolicy"] == "Ignore"
+    assert {guard["spec"]["failurePolicy"] for guard in guards(render())} == {"Fail"}
 
 
 def test_without_protection_there_is_no_guard_and_the_label_stays_the_same() -> None:
@@ -199,8 +207,9 @@ def test_a_guard_is_a_valid_label_and_a_valid_name(release: str, namespace: str)
     guard = environment(rendered)["INTAKE_GUARD"]
     assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", guard)
     part = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-    for policy in guards(rendered):
+    for policy in of_kind(rendered, "ValidatingAdmissionPolicy"):
         assert re.fullmatch(rf"{part}(\.{part})*", policy["metadata"]["name"])
+    for policy in guards(rendered):
         assert f"== '{guard}'" in policy["spec"]["matchConditions"][0]["expression"]
 
 
@@ -283,9 +292,10 @@ def of_kind(rendered: list[Object], kind: str) -> list[Object]:
 
 
 def guards(rendered: list[Object]) -> list[Object]:
-    """The admission policies; there have to be some."""
-    found = of_kind(rendered, "ValidatingAdmissionPolicy")
-    assert found
+    """The admission policies that go by the label."""
+    policies = of_kind(rendered, "ValidatingAdmissionPolicy")
+    found = [policy for policy in policies if "guarded-by" in json.dumps(policy["spec"]["matchConditions"])]
+    assert len(found) == 3
     return found
 
 

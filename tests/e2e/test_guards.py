@@ -1,4 +1,4 @@
-"""The chart's guards: who may delete what a sale needs while its claims are not all accounted for. Nothing is deleted.
+"""The chart's guards: who may delete what a sale needs while its claims are not all accounted for.
 
 The objects are made by hand and labelled as the operator labels its children, so that nothing but the guard decides. A
 pod waits for an image that is never pulled: it is bound to the node and runs nothing.
@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e import stage
-from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, eventually, run
+from tests.e2e.kube import CommandError, Kube, Object, condition, eventually
 
 CONTROLLERS: Final = "system:serviceaccount:kube-system:"
 PERSON: Final = ""
@@ -40,8 +40,10 @@ BROKEN_SECRETS: Final[dict[str, dict[str, str]]] = {
 
 # The API server looks at new policies within a second or two; this is for a loaded machine.
 POLICY_SECONDS: Final = 30.0
-
-README: Final = REPOSITORY / stage.CHART / "README.md"
+# The namespace controller begins after five seconds, and tries again after a growing while.
+NAMESPACE_SECONDS: Final = 60.0
+# What the namespace controller leaves alone while there is an event with our finalizer.
+STAYS: Final = f"{ALL_KINDS},replicasets,controllerrevisions,configmaps,serviceaccounts,endpoints,endpointslices,roles"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def test_a_person_who_deletes_by_label_is_refused_object_by_object(sale: Kube) -
     assert str(refusal.value).count("denied request") == len(CHILDREN)
 
 
-@pytest.mark.parametrize("policy", ["pods", "children", "secrets"])
+@pytest.mark.parametrize("policy", ["pods", "children", "secrets", "namespaces"])
 def test_the_api_server_finds_no_fault_with_the_expressions(sale: Kube, policy: str) -> None:
     def checked() -> Object | None:
         found = sale.get("validatingadmissionpolicy", f"{stage.GUARD}-{policy}")
@@ -148,37 +150,50 @@ def test_the_api_server_finds_no_fault_with_the_expressions(sale: Kube, policy: 
     assert not status.get("typeChecking")
 
 
-def test_without_an_operator_the_documented_commands_let_go_of_an_event(cluster: Kube, namespace: Kube) -> None:
-    # The harder half: the operator is gone, and its policies are still there.
+@pytest.fixture(scope="module")
+def without_operator(cluster: Kube) -> Iterator[None]:
+    """The operator is gone, and its policies are still there."""
     operator = cluster.within(stage.OPERATOR_NAMESPACE)
     operator.kubectl("scale", f"deployment/{stage.RELEASE}", "--replicas=0")
-    try:
-        eventually(lambda: not stage.operator_pods(cluster), stage.POD_SECONDS, "the operator is gone")
-        namespace.apply(*abandoned_event("taylor-drop"))
-        eventually(lambda: acting(namespace) == len(KINDS), POLICY_SECONDS, "all is guarded")
-        namespace.delete("intakeevent", "taylor-drop")
-        script = documented_commands("event=taylor-drop")
-        here = (
-            f'kubectl() {{ command kubectl --context "{namespace.context}" --namespace "{namespace.namespace}" "$@"; }}'
-        )
-        run("bash", "-euc", f"{here}\n{script}")
-        assert namespace.find("intakeevent", "taylor-drop") is None
-        eventually(lambda: not stage.leftovers(namespace, "taylor-drop"), stage.POD_SECONDS, "nothing is left")
-    finally:
-        operator.kubectl("scale", f"deployment/{stage.RELEASE}", "--replicas=1")
-        stage.await_rollout(operator, f"deployment/{stage.RELEASE}")
+    eventually(lambda: not stage.operator_pods(cluster), stage.POD_SECONDS, "the operator is gone")
+    yield
+    operator.kubectl("scale", f"deployment/{stage.RELEASE}", "--replicas=1")
+    stage.await_rollout(operator, f"deployment/{stage.RELEASE}")
 
 
-def documented_commands(first: str) -> str:
-    """The block of the chart's README that begins with this line."""
-    _, _, rest = README.read_text(encoding="utf-8").partition(f"    {first}\n")
-    lines = []
-    for line in rest.splitlines():
-        if not line.startswith("    "):
-            break
-        lines.append(line.removeprefix("    "))
-    assert lines, f"{README} has no block that begins with {first}"
-    return "\n".join([first, *lines])
+@pytest.mark.usefixtures("without_operator")
+def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespace: Kube) -> None:
+    namespace.apply(*abandoned_event("taylor-drop"), *objects(UNGUARDED, {}))
+    namespace.kubectl("create", "role", "theirs", "--verb=get", "--resource=pods")
+    eventually(lambda: len(namespace.items("endpointslices")) == 2, stage.POD_SECONDS, "Services have addresses")
+    before = names(namespace)
+    namespace.delete("namespace", namespace.namespace)
+
+    def refused() -> bool:
+        failure = condition(namespace.get("namespace", namespace.namespace), "NamespaceDeletionContentFailure")
+        assert "stays as it is until IntakeEvent taylor-drop has drained" in failure.get("message", "")
+        return bool(namespace.get("intakeevent", "taylor-drop")["metadata"].get("deletionTimestamp"))
+
+    eventually(refused, NAMESPACE_SECONDS, "the namespace controller has tried, and deleted the event")
+    assert names(namespace) == before
+
+    stage.let_go(namespace, "taylor-drop")
+    eventually(lambda: namespace.find("namespace", namespace.namespace) is None, NAMESPACE_SECONDS, "it is gone")
+
+
+@pytest.mark.usefixtures("without_operator")
+def test_without_an_operator_the_documented_commands_let_go_of_an_event(namespace: Kube) -> None:
+    namespace.apply(*abandoned_event("taylor-drop"))
+    eventually(lambda: acting(namespace) == len(KINDS), POLICY_SECONDS, "all is guarded")
+    namespace.delete("intakeevent", "taylor-drop")
+    stage.let_go(namespace, "taylor-drop")
+    assert namespace.find("intakeevent", "taylor-drop") is None
+    eventually(lambda: not stage.leftovers(namespace, "taylor-drop"), stage.POD_SECONDS, "nothing is left")
+
+
+def names(kube: Kube) -> list[str]:
+    """Kind and name of everything that has to stay, in their order."""
+    return sorted(f"{obj['kind']}/{obj['metadata']['name']}" for obj in kube.items(STAYS))
 
 
 def refusal(kube: Kube, kind: str, name: str, who: str) -> str:

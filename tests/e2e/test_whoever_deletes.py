@@ -283,7 +283,7 @@ def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
     sale.kube.delete("intakeevent", "again")
     eventually(lambda: sale.kube.find("intakeevent", "again") is None, 60, "the new event goes, it has nothing")
     assert sale.running() == sale.pods
-    stage.let_go_by_hand(sale.kube, "again")
+    stage.let_go(sale.kube, "again")
     stage.clear(sale.kube)
 
 

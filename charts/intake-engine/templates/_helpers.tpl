@@ -57,7 +57,8 @@ messageExpression: >-
   + ', whose claims are not all accounted for; only the intake operator removes it. ' + variables.wayOut
 {{- end }}
 
-{{/* A policy acts where it is bound: in the namespaces that the operator serves. Called with (list . "name"). */}}
+{{/* A policy acts where it is bound: in the namespaces that the operator serves. Called with
+(list . "name"), and true if it has to be evaluated for each event in the object's namespace. */}}
 {{- define "intake-engine.guardBinding" -}}
 {{- $root := index . 0 }}
 {{- $name := printf "%s-%s" (include "intake-engine.guard" $root) (index . 1) }}
@@ -69,6 +70,11 @@ metadata:
 spec:
   policyName: {{ $name }}
   validationActions: [Deny]
+  {{- if gt (len .) 2 }}
+  paramRef:
+    selector: {}
+    parameterNotFoundAction: Allow
+  {{- end }}
   {{- with $root.Values.watchNamespaces }}
   matchResources:
     namespaceSelector:
