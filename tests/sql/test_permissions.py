@@ -58,6 +58,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "can_claim": set(),
     "claim_slots": set(),
     "config_of": set(),
+    "digest_of": set(),
     "counts": set(),
     "draw": set(),
     "draw_tokens": set(),

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, sql
 from intake_operator import names
 from intake_operator.engine.connection import in_time, to_engine
 from intake_operator.engine.errors import brief
+from intake_operator.engine.ledger import Account
 from intake_operator.engine.migrate import Migration, migrate, pending
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Engine
@@ -89,18 +90,18 @@ class Engines:
         """End claiming for good; returns when no claim is under way any more."""
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
-    async def account(self, uid: str, pool: str) -> tuple[Sequence[int], tuple[str, ...]]:
-        """(claims, committed, voided, released, queued, dead, digest) of a sealed engine, and its violations."""
+    async def account(self, uid: str, pool: str) -> tuple[Sequence[int], Account, tuple[str, ...]]:
+        """(claims, released, queued, dead) of a sealed engine, what the ledger must have too, and its violations."""
         connection = self._connections[uid]
         found = await connection.execute(
-            "SELECT claims, committed, voided, released, queued, dead, digest FROM intake.proof(%s)", (pool,)
+            "SELECT claims, released, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)", (pool,)
         )
         row = await found.fetchone()
         assert row is not None
         violations = await (
             await connection.execute("SELECT invariant || ': ' || detail FROM intake.reconcile(%s) LIMIT 20", (pool,))
         ).fetchall()
-        return row, tuple(v[0] for v in violations)
+        return row[:4], Account(*row[4:]), tuple(v[0] for v in violations)
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
         """What people did by hand, the latest hundred, a line of JSON each: it outlives DB1 in the report."""
