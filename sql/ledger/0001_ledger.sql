@@ -53,7 +53,7 @@ ALTER TABLE ledger.claims ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_sales ON ledger.claims FOR SELECT TO ledger_reader
     USING (state = 'committed' AND user_id = nullif(current_setting('intake.user_id', true), ''));
 ALTER TABLE ledger.sold_slots ENABLE ROW LEVEL SECURITY;
--- The reader's claims, as the policy above shows them. An array, because it is read once and the slots then go by index.
+-- The reader's claims, as the policy above shows them. An array is made once, and the slots then go by index.
 CREATE POLICY own_slots ON ledger.sold_slots FOR SELECT TO ledger_reader
     USING (claim_id = ANY (ARRAY(SELECT c.claim_id FROM ledger.claims c)));
 
@@ -121,11 +121,11 @@ BEGIN
     END IF;
     -- A statement of its own, to see what others committed while those above waited for them.
     RETURN QUERY
-    SELECT i.claim_id, CASE WHEN s.claim_id IS NOT NULL THEN 'committed'
-        ELSE CASE coalesce(known.fate, 'conflict') WHEN 'committed' THEN 'duplicate' ELSE coalesce(known.fate, 'conflict') END END
+    SELECT i.claim_id, CASE WHEN s.claim_id IS NOT NULL THEN 'committed' WHEN k.fate = 'committed' THEN 'duplicate'
+        ELSE coalesce(k.fate, 'conflict') END
     FROM unnest(ids, pools, users, slots, resources) AS i (claim_id, pool_id, user_id, slot_no, resource_id)
     LEFT JOIN unnest(sold) AS s (claim_id) USING (claim_id)
-    CROSS JOIN LATERAL (SELECT ledger.fate_of(i.claim_id, i.pool_id, i.user_id, i.slot_no, i.resource_id) AS fate) known;
+    CROSS JOIN LATERAL (SELECT ledger.fate_of(i.claim_id, i.pool_id, i.user_id, i.slot_no, i.resource_id) AS fate) k;
 END $$;
 COMMENT ON FUNCTION ledger.commit_all IS 'finalize_transactions() when every row is well-formed: a few statements for any number of claims.';
 
@@ -182,12 +182,14 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
 $$;
 COMMENT ON FUNCTION ledger.digest_of IS 'The first 64 bits of the SHA-256 of a text in UTF-8.';
 
-CREATE FUNCTION public.ledger_proof(pool_id text, OUT committed bigint, OUT voided bigint, OUT slots bigint, OUT digest bigint)
+CREATE FUNCTION public.ledger_proof(pool_id text, OUT committed bigint, OUT voided bigint, OUT slots bigint,
+    OUT digest bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     -- A sum needs no order, either, and unlike an exclusive or it notices a row that is there three times instead of
     -- once; bit_xor() came with PostgreSQL 14. It grows beyond a bigint, hence the remainder. A voided claim's text
     -- begins with a word, a sold slot's with the id of its claim.
-    SELECT c.committed, c.voided, s.slots, mod(coalesce(c.digest, 0) + coalesce(s.digest, 0), 9223372036854775808)::bigint
+    SELECT c.committed, c.voided, s.slots,
+        mod(coalesce(c.digest, 0) + coalesce(s.digest, 0), 9223372036854775808)::bigint
     FROM (SELECT count(*) FILTER (WHERE f.state = 'committed') AS committed,
             count(*) FILTER (WHERE f.state = 'voided') AS voided,
             sum(ledger.digest_of(concat_ws('|', 'voided', f.claim_id, f.user_id)))

@@ -69,6 +69,7 @@ async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], floa
         began = clock()
         async with in_time(ledger.CALL_TIMEOUT):
             rows = await (await books.execute(LEDGER_CLAIMS, (pool, after, LEDGER_PAGE))).fetchall()
+        took = clock() - began
         if not rows:
             return
         ids = [after] if after else []
@@ -82,5 +83,5 @@ async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], floa
             for claim_id, state, user_id, request_id, claimed_at, slots, resources in rows
         ]
         after = rows[-1][0]
-        # As long as it took: at most half of what one session can ask of the ledger.
-        await asyncio.sleep(clock() - began)
+        # As long as the page took, also while it is worked on: at most half of what one session can ask of the ledger.
+        await asyncio.sleep(max(0.0, 2 * took - (clock() - began)))
