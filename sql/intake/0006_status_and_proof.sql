@@ -143,6 +143,7 @@ BEGIN
         'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided + n.released - past.claims)
             / span)::numeric, 1), 0),
         'commitsPerSecond', coalesce(round(((n.consumed - past.consumed) / span)::numeric, 1), 0),
+        'restored', intake.restored(config.pool_id),
         'workers', (SELECT coalesce(jsonb_agg(jsonb_build_object('worker', w.worker, 'generation', w.generation,
                 'batchSize', w.batch_size, 'health', w.health) ORDER BY w.worker), '[]')
             FROM intake.workers w

@@ -110,6 +110,7 @@ def test_engine_status_counts(sale: Intake) -> None:
         "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
+        "restored": None,
         "workers": [{"worker": "w1", "generation": 1, "batchSize": 100, "health": {"ledger": {"state": "ok"}}}],
     }
 
