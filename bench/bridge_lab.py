@@ -90,7 +90,7 @@ class BridgeLab:
             fill(uri, claims)
             execute(uri, "VACUUM ANALYZE")
             self._queues.add(template)
-        execute(self.ledger_uri, "TRUNCATE ledger.sales")
+        execute(self.ledger_uri, "TRUNCATE ledger.claims, ledger.sold_slots")
         run = f"run_{next(self._runs)}"
         uri = server.create_database(run, template)
         wanted = json.loads(configuration(claims)) | TARGET | changes
@@ -135,13 +135,13 @@ class BridgeLab:
     def committed(self) -> int:
         """How many sales the ledger has."""
         with psycopg.connect(self.ledger_uri) as connection:
-            found = connection.execute("SELECT count(*) FROM ledger.sales").fetchone()
+            found = connection.execute("SELECT count(*) FROM ledger.claims").fetchone()
         return int(found[0]) if found else 0
 
     def commits(self) -> list[float]:
         """When the ledger recorded each sale, in seconds, sorted."""
         with psycopg.connect(self.ledger_uri) as connection:
-            rows = connection.execute("SELECT extract(epoch FROM recorded_at)::float8 FROM ledger.sales ORDER BY 1")
+            rows = connection.execute("SELECT extract(epoch FROM recorded_at)::float8 FROM ledger.claims ORDER BY 1")
             return [row[0] for row in rows.fetchall()]
 
     def drain(self, claims: int, count: int, **changes: object) -> Sample:

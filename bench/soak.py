@@ -28,6 +28,8 @@ _TICK_SECONDS: Final = 0.1
 # Many enough for a median of each quarter; and a line each minute of an hour.
 _LOOKS: Final = 240
 _LINES: Final = 60
+_OURS: Final = "SELECT claims, committed, voided, slots, digest FROM intake.proof(%s)"
+_THEIRS: Final = "SELECT committed, voided, slots, digest FROM ledger_proof(%s)"
 
 
 @dataclass
@@ -125,8 +127,8 @@ def _reconciled(uri: str) -> list[str]:
 
 def _books(lab: BridgeLab, uri: str) -> Books:
     with psycopg.connect(uri) as intake, psycopg.connect(lab.ledger_uri) as ledger:
-        ours = intake.execute("SELECT claims, committed, voided, digest FROM intake.proof(%s)", (POOL,)).fetchone()
-        theirs = ledger.execute("SELECT committed, voided, digest FROM ledger_proof(%s)", (POOL,)).fetchone()
+        ours = intake.execute(_OURS, (POOL,)).fetchone()
+        theirs = ledger.execute(_THEIRS, (POOL,)).fetchone()
     assert ours is not None
     assert theirs is not None
     return Books(ours[0], ours[1:], theirs)

@@ -34,11 +34,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Books:
-    """What both databases say at the end: (committed, voided, digest)."""
+    """What both databases say at the end: (committed, voided, slots, digest)."""
 
     claims: int
-    intake: tuple[int, int, int]
-    ledger: tuple[int, int, int]
+    intake: tuple[int, int, int, int]
+    ledger: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)

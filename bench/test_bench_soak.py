@@ -13,7 +13,7 @@ GOOD = Soak(
     claims=400,
     looks=[Look(float(n), 3, 50.0 if n > 9 else 30.0, 9.0, 8.0) for n in range(40)],
     violations=[],
-    books=Books(400, (400, 0, 7), (400, 0, 7)),
+    books=Books(400, (400, 0, 400, 7), (400, 0, 400, 7)),
 )
 
 
@@ -30,7 +30,7 @@ def growing(mib: float) -> list[Look]:
         (replace(GOOD, looks=[*GOOD.looks, replace(GOOD.looks[0], depth=101)]), False),
         (replace(GOOD, violations=["I1: slot 7 is held twice"]), False),
         (replace(GOOD, claims=401), False),
-        (replace(GOOD, books=Books(400, (400, 0, 7), (399, 0, 6))), False),
+        (replace(GOOD, books=Books(400, (400, 0, 400, 7), (399, 0, 399, 6))), False),
     ],
 )
 def test_a_soak_is_good_when_memory_is_flat_and_the_books_agree(soaked: Soak, good: bool) -> None:

@@ -156,7 +156,11 @@ class Scene:
 
     async def sales(self) -> dict[UUID, Row]:
         """The ledger."""
-        cursor = await self.ledger.execute("SELECT * FROM ledger.sales WHERE pool_id = %s", (self.pool,))
+        query = (
+            "SELECT c.*, s.slot_no, s.resource_id FROM ledger.claims c LEFT JOIN ledger.sold_slots s USING (claim_id)"
+            " WHERE c.pool_id = %s"
+        )
+        cursor = await self.ledger.execute(query, (self.pool,))
         return {row["claim_id"]: row for row in await cursor.fetchall()}
 
     async def queue(self) -> dict[UUID, Row]:
@@ -222,7 +226,7 @@ class Scene:
         assert intake["queued"] == 0
         ended = intake["committed"] + intake["voided"] + intake["released"]
         assert intake["claims"] == len(self.claims) == ended + intake["dead"]
-        for word in ("committed", "voided", "digest"):
+        for word in ("committed", "voided", "slots", "digest"):
             assert intake[word] == ledger[word], word
         sales = {key: row for key, row in (await self.sales()).items() if row["state"] == "committed"}
         told = {each.claim_id: each for each in self.claims}
@@ -245,7 +249,7 @@ class Templates:
     async def scene(self, inventory: int = 1000) -> AsyncIterator[Scene]:
         """A seeded, open pool in DB1 and the reference ledger."""
         async with self._intake() as intake_uri, open_scene(intake_uri, self._ledger, inventory) as scene:
-            await scene.ledger.execute("TRUNCATE ledger.sales")
+            await scene.ledger.execute("TRUNCATE ledger.claims, ledger.sold_slots")
             yield scene
 
     @asynccontextmanager

@@ -49,7 +49,7 @@ async def test_i8_the_validated_mark_is_durable_before_the_ledger_is_called(
     await scene.claim(3)
     await scene.configure(validation=validation(webhook.single))
     async with scene.ledger.transaction():
-        await scene.ledger.execute("LOCK TABLE ledger.sales IN SHARE MODE")  # holds back inserts only
+        await scene.ledger.execute("LOCK TABLE ledger.claims IN SHARE MODE")  # holds back inserts only
         async with asyncio.timeout(20), scene.worker():
 
             async def all_marked() -> bool:

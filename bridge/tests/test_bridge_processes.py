@@ -102,7 +102,7 @@ async def test_i5_killed_after_the_mark_does_not_ask_again(scene: Scene, webhook
     await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
     await scene.claim(10)
     async with scene.process() as process, scene.ledger.transaction(force_rollback=True):
-        await scene.ledger.execute("LOCK TABLE ledger.sales IN SHARE MODE")
+        await scene.ledger.execute("LOCK TABLE ledger.claims IN SHARE MODE")
 
         async def marked() -> bool:
             return {row["message"]["state"] for row in (await scene.queue()).values()} == {"validated"}

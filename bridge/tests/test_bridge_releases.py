@@ -206,7 +206,7 @@ async def test_a_conflict_is_a_dead_letter_and_a_replay_is_voided_again(scene: S
         await scene.until_drained()
         (dead,) = (await scene.dead()).values()
         assert "conflict" in dead["reason"]
-        await scene.ledger.execute("TRUNCATE ledger.sales")
+        await scene.ledger.execute("TRUNCATE ledger.claims, ledger.sold_slots")
         await scene.rows("SELECT * FROM intake.replay(%s, %s, 'somebody', 'mended')", POOL, [dead["msg_id"]])
         await scene.until_drained()
     await scene.check()
@@ -280,7 +280,7 @@ async def test_sigterm_during_a_void_writes_down_what_the_ledger_says(scene: Sce
     await _release_read(scene, claims)
     async with scene.process() as process:
         async with scene.ledger.transaction(force_rollback=True):
-            await scene.ledger.execute("LOCK TABLE ledger.sales IN SHARE MODE")
+            await scene.ledger.execute("LOCK TABLE ledger.claims IN SHARE MODE")
             await _until_ledger_waits(scene, "relation")
             process.terminate()
             assert process.stderr is not None

@@ -216,7 +216,7 @@ class TestVoidClaim:
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
         assert isinstance(decided[2], Evidence)
         with psycopg.connect(books, autocommit=True) as owner:
-            owner.execute("ALTER TABLE ledger.sales RENAME TO gone")  # 42P01: nobody's claim in particular
+            owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: nobody's claim in particular
         with pytest.raises(RefusedError, match="did not answer"):
             await Desk(Secrets(books.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
 

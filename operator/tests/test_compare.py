@@ -16,8 +16,10 @@ def claim(number: int, state: str, **changes: object) -> Placed:
 
 
 def sale(number: int, state: str = SOLD, **changes: object) -> Sale:
-    told = {"user_id": f"u{number}", "slot_no": number, "resource_id": UUID(int=number + 1000)} | changes
-    return Sale(UUID(int=number), state, **told)  # type: ignore[arg-type]
+    """A voided one has no slots."""
+    slots = ((number,), (UUID(int=number + 1000),)) if state == SOLD else ((), ())
+    told = {"user_id": f"u{number}", "slot_nos": slots[0], "resource_ids": slots[1]} | changes
+    return Sale(UUID(int=number), state, request_id=None, claimed_at=None, **told)  # type: ignore[arg-type]
 
 
 def compared(
@@ -67,9 +69,12 @@ def test_a_claim_that_was_committed_after_its_page_was_read_is_no_mistake() -> N
         ([claim(1, SOLD)], [sale(1, "voided")], "I3"),
         ([claim(1, SOLD)], [sale(1, "gone")], "I3"),
         ([claim(1, SOLD)], [sale(1, user_id="thief")], "I4"),
-        ([claim(1, SOLD)], [sale(1, slot_no=9)], "I4"),
-        ([claim(1, "queued")], [sale(1, resource_id=UUID(int=9))], "I4"),
-        ([claim(1, SOLD), claim(2, SOLD, slot_no=1)], [sale(1), sale(2, slot_no=1)], "I1"),
+        ([claim(1, SOLD)], [sale(1, slot_nos=(9,))], "I4"),
+        ([claim(1, SOLD)], [sale(1, slot_nos=(1, 9), resource_ids=(UUID(int=1001), UUID(int=1009)))], "I4"),
+        ([claim(1, SOLD)], [sale(1, slot_nos=(), resource_ids=())], "I4"),
+        ([claim(1, "queued")], [sale(1, resource_ids=(UUID(int=9),))], "I4"),
+        ([claim(1, SOLD), claim(2, SOLD, slot_no=1)], [sale(1), sale(2, slot_nos=(1,))], "I1"),
+        ([claim(1, SOLD), claim(2, SOLD)], [sale(1), sale(2, slot_nos=(2, 1))], "I1"),
     ],
 )
 def test_a_mistake_is_found_under_its_promise(here: list[Placed], there: list[Sale], promise: str) -> None:
@@ -101,7 +106,7 @@ def test_bits_are_a_set_of_numbers() -> None:
 @pytest.mark.parametrize("slot", [2**62, -(2**62), None])
 def test_a_slot_that_no_event_can_have_costs_no_memory(slot: int | None) -> None:
     """Such a row is by hand, and is to be told; the operator serves other events, too."""
-    found = compared([claim(1, SOLD)], [sale(1, slot_no=slot)])
+    found = compared([claim(1, SOLD)], [sale(1, slot_nos=(slot,))])
     assert [each.promise for each in found.violations][-1] == "I4"
-    twice = compared([claim(1, SOLD), claim(2, SOLD)], [sale(1, slot_no=slot), sale(2, slot_no=slot)])
+    twice = compared([claim(1, SOLD), claim(2, SOLD)], [sale(1, slot_nos=(slot,)), sale(2, slot_nos=(slot,))])
     assert ("I1" in {each.promise for each in twice.violations}) is (slot is not None)

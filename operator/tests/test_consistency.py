@@ -109,7 +109,7 @@ async def test_many_pages_are_one_comparison(scene: Scene, monkeypatch: pytest.M
     monkeypatch.setattr(reading, "ENGINE_PAGE", 2)
     monkeypatch.setattr(reading, "LEDGER_PAGE", 2)
     assert (await scene.compare()).agrees is True
-    await scene.books.execute("DELETE FROM ledger.sales WHERE slot_no IN (1, 4)")
+    await scene.books.execute("DELETE FROM ledger.claims WHERE user_id IN ('u1', 'u4')")
     assert len((await scene.compare()).violations) == 2
 
 
@@ -141,14 +141,19 @@ async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("promise", "damage"),
     [
-        ("I2", "DELETE FROM ledger.sales WHERE slot_no = 3"),
-        ("I2", "DELETE FROM ledger.sales WHERE state = 'voided'"),
-        ("I2", "UPDATE ledger.sales SET claim_id = gen_random_uuid() WHERE slot_no = 3"),
-        ("I3", "UPDATE ledger.sales SET state = 'voided' WHERE slot_no = 3"),
-        ("I3", "UPDATE ledger.sales SET state = 'committed' WHERE state = 'voided'"),
-        ("I4", "UPDATE ledger.sales SET user_id = 'thief' WHERE slot_no = 3"),
-        ("I4", "UPDATE ledger.sales SET resource_id = gen_random_uuid() WHERE slot_no = 3"),
-        ("I4", "UPDATE ledger.sales SET slot_no = 99 WHERE slot_no = 3"),
+        ("I2", "DELETE FROM ledger.claims WHERE user_id = 'u3'"),
+        ("I2", "DELETE FROM ledger.claims WHERE state = 'voided'"),
+        ("I2", "UPDATE ledger.claims SET claim_id = gen_random_uuid() WHERE user_id = 'u3'"),
+        ("I3", "UPDATE ledger.claims SET state = 'voided' WHERE user_id = 'u3'"),
+        ("I3", "UPDATE ledger.claims SET state = 'committed' WHERE state = 'voided'"),
+        ("I4", "UPDATE ledger.claims SET user_id = 'thief' WHERE user_id = 'u3'"),
+        ("I4", "UPDATE ledger.sold_slots SET resource_id = gen_random_uuid() WHERE slot_no = 3"),
+        ("I4", "UPDATE ledger.sold_slots SET slot_no = 99 WHERE slot_no = 3"),
+        ("I4", "DELETE FROM ledger.sold_slots WHERE slot_no = 3"),
+        (
+            "I4",
+            "INSERT INTO ledger.sold_slots SELECT pool_id, 99, claim_id, resource_id FROM ledger.sold_slots LIMIT 1",
+        ),
     ],
 )
 async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise: str, damage: str) -> None:
@@ -156,6 +161,10 @@ async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise
     found = await scene.compare()
     assert (found.agrees, found.reason) == (False, Consistency.LEDGER_INCONSISTENT)
     assert promise in {each.promise for each in found.violations}, found
+    await scene.end(1, "finalize_transaction", "committed")  # the queue is empty, the counts alone are compared first
+    short = await scene.look()
+    assert short is not None
+    assert short.agrees is False, "and the proof notices it as well"
 
 
 async def test_what_is_wrong_inside_db1_is_found_too(scene: Scene) -> None:
@@ -168,7 +177,10 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
     first = await scene.look()
     assert first is not None
     assert (first.agrees, len(scene.woken)) == (True, 1)
-    await scene.books.execute("DELETE FROM ledger.sales WHERE slot_no = 3")
+    await scene.books.execute(
+        "WITH gone AS (DELETE FROM ledger.claims WHERE user_id = 'u3' RETURNING claim_id)"
+        " DELETE FROM ledger.sold_slots s USING gone g WHERE s.claim_id = g.claim_id"
+    )
     scene.now += WHILE_GOOD - 1
     assert await scene.look() == first, "not yet"
     scene.now += 1
@@ -200,10 +212,11 @@ async def test_a_dead_letter_that_the_ledger_has_is_no_mistake(scene: Scene) -> 
     [
         ("DROP FUNCTION ledger_claims", Consistency.LEDGER_CANNOT_BE_ASKED),
         (
-            "CREATE OR REPLACE FUNCTION ledger_claims(pool_id text, after uuid, max_claims int)"
-            " RETURNS TABLE (claim_id uuid, state text, user_id text, slot_no bigint, resource_id uuid) LANGUAGE sql"
-            " RETURN (SELECT s FROM (SELECT s.claim_id, s.state, s.user_id, s.slot_no, s.resource_id"
-            " FROM ledger.sales s LIMIT 1) s)",
+            "CREATE OR REPLACE FUNCTION ledger_claims(pool_id text, after uuid, most int)"
+            " RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz,"
+            " slot_nos bigint[], resource_ids uuid[]) LANGUAGE sql"
+            " RETURN (SELECT s FROM (SELECT c.claim_id, c.state, c.user_id, c.request_id, c.claimed_at, '{}'::bigint[],"
+            " '{}'::uuid[] FROM ledger.claims c LIMIT 1) s)",
             Consistency.COMPARISON_FAILED,
         ),
     ],
@@ -214,6 +227,16 @@ async def test_a_ledger_that_cannot_be_compared_is_said_to_be_so(
     await scene.books.execute(change.encode())
     found = await scene.compare()
     assert (found.agrees, found.reason) == (None, reason), found
+
+
+async def test_two_proofs_are_not_one(scene: Scene) -> None:
+    """A second function of the name hid the first: the ledger was taken for one that offers none."""
+    await scene.books.execute("CREATE FUNCTION ledger_proof(a text, b text) RETURNS int LANGUAGE sql RETURN 1")
+    found = await scene.look()
+    assert found is not None
+    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert "2 functions named ledger_proof" in found.message
+    assert "ledger_proof(text,text)" in found.message
 
 
 async def test_a_database_that_is_away_is_no_mistake(scene: Scene) -> None:

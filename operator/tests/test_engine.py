@@ -130,8 +130,8 @@ class TestEngines:
         assert (ready.ready, ready.sealed, ready.depth, ready.dead_letters) == (True, False, 0, 0)
         await engines.seal(UID, POOL, "test")
         assert (await engines.observe(UID, POOL, host, "")).sealed
-        (*counts, _), violations = await engines.account(UID, POOL)
-        assert (counts, violations) == ([0, 0, 0, 0, 0, 0], ())
+        counts, account, violations = await engines.account(UID, POOL)
+        assert (counts, account, violations) == ((0, 0, 0, 0), Account(committed=0, voided=0, slots=0, digest=0), ())
 
     async def test_a_sealed_engine_is_still_throttled(self, engines: Engines, host: str) -> None:
         await engines.observe(UID, POOL, host, "")
@@ -253,7 +253,7 @@ class TestLedger:
         )
 
     async def test_the_account_is_the_ledger_s_own(self, ledger_uri: str) -> None:
-        assert await ledger.account(ledger_uri, POOL) == Account(committed=0, voided=0, digest=0)
+        assert await ledger.account(ledger_uri, POOL) == Account(committed=0, voided=0, slots=0, digest=0)
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
         assert await ledger.account(server.uri(), POOL) is None

@@ -86,7 +86,8 @@ async def test_what_does_not_add_up_is_proven_again_after_a_while(drained: Drain
     assert proof is not None
     assert (proof.claims, proof.committed, error) == (1, 1, "")
     assert proof.failures == (
-        "the ledger has 0 committed, 0 voided; the engine 1 and 0; the committed claims are not the same ones",
+        "the ledger has 0 committed, 0 voided; the engine 1 and 0; the ledger has sold 0 slots, the engine 1;"
+        " the claims are not the same ones",
     )
     drained.mend()
     drained.seconds = WHILE_BAD - 0.1
@@ -112,6 +113,15 @@ async def test_another_ledger_is_asked_at_once(drained: Drained) -> None:
     assert proof is None
     assert "/nowhere" in error
     assert await drained.agrees()
+
+
+async def test_nothing_is_proven_by_a_ledger_with_two_proofs(drained: Drained) -> None:
+    drained.mend()
+    with psycopg.connect(drained.ledger_uri) as books:
+        books.execute("CREATE FUNCTION ledger_proof(pool_id varchar) RETURNS int LANGUAGE sql RETURN 1")
+    proof, error = await drained.prove()
+    assert proof is None
+    assert "2 functions named ledger_proof" in error
 
 
 async def test_a_uri_that_cannot_be_parsed_is_not_shown(drained: Drained) -> None:

@@ -28,7 +28,7 @@ CREATE TABLE intake.engine_config (
     CHECK (opens_at < closes_at)
 );
 COMMENT ON TABLE intake.engine_config IS 'One row a pool: what the event asks for. Written by configure() and seal() only.';
-COMMENT ON COLUMN intake.engine_config.epoch IS 'How many lives the UNLOGGED data has had; 0 = never seeded.';
+COMMENT ON COLUMN intake.engine_config.epoch IS 'How many lives the UNLOGGED data has had, the one in a DB1 that was lost and restored included; 0 = never seeded.';
 
 CREATE UNLOGGED TABLE intake.pools (
     pool_id         text        PRIMARY KEY,
@@ -60,7 +60,7 @@ CREATE TABLE intake.audit (
     reason  text        NOT NULL,
     detail  jsonb       NOT NULL
 );
-COMMENT ON TABLE intake.audit IS 'What people (and the operator on their behalf) did by hand: seal, replay, discard.';
+COMMENT ON TABLE intake.audit IS 'What people (and the operator on their behalf) did by hand: seal, replay, discard, restore.';
 
 CREATE FUNCTION intake.config_of(pool_id text) RETURNS intake.engine_config
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -272,11 +272,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.rebuild_holds IS 'The holds of a pool out of everything that is LOGGED. Part of seed().';
 
+CREATE FUNCTION intake.tickets(pool_no int) RETURNS regclass
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- LOGGED, so that after a crash it never gives a number again that was acknowledged.
+    EXECUTE format('CREATE SEQUENCE IF NOT EXISTS intake.%I AS bigint MINVALUE 1 NO CYCLE CACHE 1',
+        'ticket_' || tickets.pool_no);
+    RETURN format('intake.%I', 'ticket_' || tickets.pool_no)::regclass;
+END $$;
+COMMENT ON FUNCTION intake.tickets IS 'The sequence of a pool''s tickets, made if there is none.';
+
 CREATE FUNCTION intake.seed(pool_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config  intake.engine_config := intake.config_of(seed.pool_id);
-    ticket  text := format('intake.%I', 'ticket_' || config.pool_no);
+    tickets regclass;
     has_hot boolean;
     series  text := CASE WHEN NOT config.own_resources THEN intake.series_of(config.pool_id) END;
     stocked bigint;
@@ -292,9 +302,7 @@ BEGIN
 
     IF NOT has_hot THEN
         PERFORM intake.rebuild_holds(config);
-        -- LOGGED, so that after a crash it never gives a number again that was acknowledged.
-        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS intake.%I AS bigint MINVALUE 1 NO CYCLE CACHE 1',
-            'ticket_' || config.pool_no);
+        tickets := intake.tickets(config.pool_no);
     END IF;
 
     SELECT coalesce(max(s.slot_no), 0) INTO seeded FROM intake.slots s WHERE s.pool_no = config.pool_no;
@@ -325,7 +333,7 @@ BEGIN
         VALUES (config.pool_id, config.pool_no, config.epoch, config.inventory_size, config.claims_per_user,
             config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL,
             -- A life before this one may have taken some by name.
-            config.own_resources OR config.epoch > 1, series, ticket::regclass);
+            config.own_resources OR config.epoch > 1, series, tickets);
         PERFORM intake.settle(config.pool_no);
     END IF;
     IF added > 0 THEN

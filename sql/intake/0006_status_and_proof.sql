@@ -143,6 +143,7 @@ BEGIN
         'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided + n.released - past.claims)
             / span)::numeric, 1), 0),
         'commitsPerSecond', coalesce(round(((n.consumed - past.consumed) / span)::numeric, 1), 0),
+        'restored', intake.restored(config.pool_id),
         'workers', (SELECT coalesce(jsonb_agg(jsonb_build_object('worker', w.worker, 'generation', w.generation,
                 'batchSize', w.batch_size, 'health', w.health) ORDER BY w.worker), '[]')
             FROM intake.workers w
@@ -150,24 +151,34 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.engine_status IS 'Everything a status needs in one call.';
 
+CREATE FUNCTION intake.digest_of(what text) RETURNS bigint
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+RETURN substring(sha256(convert_to(what, 'UTF8')) FROM 1 FOR 8)::bigint;
+COMMENT ON FUNCTION intake.digest_of IS 'The first 64 bits of the SHA-256 of a text in UTF-8, as ledger_proof() computes it.';
+
 CREATE FUNCTION intake.proof(pool_id text, OUT claims bigint, OUT committed bigint, OUT voided bigint,
-    OUT released bigint, OUT queued bigint, OUT dead bigint, OUT digest bigint)
+    OUT released bigint, OUT queued bigint, OUT dead bigint, OUT slots bigint, OUT digest bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config intake.engine_config := intake.config_of(proof.pool_id);
 BEGIN
     -- claims is counted apart from the rest: by the holds, which know nothing of queue and archive. A message that
     -- vanished leaves a hold behind and the sum no longer agrees. After a crash it disagrees until seed() has run.
+    -- The digest is the ledger's: over one text a sold slot and one a voided claim, in no order.
     SELECT (SELECT count(*) FROM intake.holds h WHERE h.pool_no = config.pool_no),
         count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
         count(*) FILTER (WHERE i.place = 'released'),
         count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
-        coalesce(bit_xor(hashtextextended(concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
-            i.message ->> 'slot_no'), 0)) FILTER (WHERE i.place = 'committed'), 0)
-    INTO claims, committed, voided, released, queued, dead, digest
+        count(*) FILTER (WHERE i.place = 'committed'),
+        mod(coalesce(sum(intake.digest_of(CASE i.place
+            WHEN 'committed' THEN concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
+                i.message ->> 'slot_no', i.message ->> 'resource_id')
+            WHEN 'voided' THEN concat_ws('|', 'voided', i.message ->> 'claim_id', i.message ->> 'user_id') END)), 0),
+            9223372036854775808)::bigint
+    INTO claims, committed, voided, released, queued, dead, slots, digest
     FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
 END $$;
-COMMENT ON FUNCTION intake.proof IS 'Where every claim ended. Complete when claims = committed + voided + released and the ledger shows the same committed, voided and digest.';
+COMMENT ON FUNCTION intake.proof IS 'Where every claim ended. Complete when claims = committed + voided + released and the ledger shows the same committed, voided, slots and digest.';
 
 CREATE FUNCTION intake.reconcile(pool_id text) RETURNS TABLE (invariant text, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

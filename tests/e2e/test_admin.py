@@ -56,8 +56,11 @@ def people(books: Kube, tmp_path_factory: pytest.TempPathFactory) -> People:
 def refused(books: Kube) -> Kube:
     """A sale with two seats left, and six that the ledger refuses: there somebody has sold them by hand."""
     by_hand = (
-        "INSERT INTO ledger.sales (claim_id, state, pool_id, user_id, slot_no, resource_id)"
-        f" SELECT uuidv7(), 'committed', '{POOL}', 'by hand', n, uuidv7() FROM generate_series(1, {REFUSED}) n"
+        "WITH by_hand AS (INSERT INTO ledger.claims (claim_id, state, pool_id, user_id, request_id)"
+        f" SELECT uuidv7(), 'committed', '{POOL}', 'by hand', n FROM generate_series(1, {REFUSED}) n"
+        " RETURNING claim_id, pool_id, request_id)"
+        " INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)"
+        " SELECT pool_id, request_id::bigint, claim_id, uuidv7() FROM by_hand"
     )
     stage.ledger(books, by_hand)
     sell(books, EVENT, REFUSED)
@@ -100,7 +103,8 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
             assert (refusal.status_code, refusal.json()["details"]["causes"][0]["field"]) == (422, named)
         assert dead(refused) == REFUSED, "nothing of this changed anything"
 
-        stage.ledger(refused, "DELETE FROM ledger.sales WHERE user_id = 'by hand'")
+        removed = _remove(refused, "by hand", POOL)
+        assert len(removed.splitlines()) == REFUSED
         assert http.post(replay, headers=editor.headers, json=one).json()["replayed"] == ids[:1]
         again = http.post(replay, headers=editor.headers, json=one).json()
         assert (again["replayed"], again["gone"]) == ([], ids[:1])
@@ -111,7 +115,7 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
     assert (code, "forbidden" in told) == (3, True), told
     code, told = editor.command("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--reason=a bot")
     assert (code, told.splitlines()) == (1, ["1 discarded", f"not dead letters (any more): {ids[0]}"])
-    assert stage.ledger(refused, "SELECT claim_id FROM ledger.sales WHERE state = 'voided'") == letters[1]["claimId"]
+    assert stage.ledger(refused, "SELECT claim_id FROM ledger.claims WHERE state = 'voided'") == letters[1]["claimId"]
     code, told = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger mended")
     assert (code, told) == (0, f"{REFUSED - 2} replayed\n")
     eventually(lambda: len(sold(refused)) == REFUSED - 1, 60, "all the others are committed")
@@ -138,9 +142,7 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
     code, told = people["editor"].command("reconcile", "proven")
     assert (code, told.split(":")[0]) == (0, "True LedgerAgrees"), told
 
-    victim = stage.ledger(
-        books, "DELETE FROM ledger.sales WHERE user_id = 'fan-2' AND pool_id = 'proven-pool' RETURNING claim_id"
-    )
+    victim = _remove(books, "fan-2", "proven-pool")
     code, told = people["editor"].command("reconcile", "proven", "-o", "json")
     (violation,) = json.loads(told)["violations"]
     assert (code, violation["promise"], victim in violation["detail"]) == (1, "I2", True), told
@@ -171,6 +173,15 @@ def sell(kube: Kube, event: str, fans: int) -> None:
     stage.engine(kube, event, claims)
 
 
+def _remove(kube: Kube, user: str, pool: str) -> str:
+    """What a hand does: the claims of a user are gone from the ledger, with their slots. Returns their ids."""
+    return stage.ledger(
+        kube,
+        f"WITH gone AS (DELETE FROM ledger.claims WHERE user_id = '{user}' AND pool_id = '{pool}' RETURNING claim_id)"
+        " DELETE FROM ledger.sold_slots s USING gone g WHERE s.claim_id = g.claim_id RETURNING s.claim_id",
+    )
+
+
 def reason(kube: Kube, event: str, kind: str) -> str:
     return str(condition(kube.get("intakeevent", event), kind)["reason"])
 
@@ -180,5 +191,5 @@ def dead(kube: Kube) -> int:
 
 
 def sold(kube: Kube, pool: str = POOL) -> list[str]:
-    query = f"SELECT claim_id FROM ledger.sales WHERE state = 'committed' AND pool_id = '{pool}'"
+    query = f"SELECT claim_id FROM ledger.claims WHERE state = 'committed' AND pool_id = '{pool}'"
     return stage.ledger(kube, query).splitlines()

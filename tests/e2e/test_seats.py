@@ -58,7 +58,10 @@ def test_the_example_sells_seats_by_name_and_keeps_their_ids_through_crash_and_g
     assert _claim_seat(hall, "cy", "B-5") == f"claimed|{wanted['B-5']}|10"
     hall.delete("intakeevent", "chamber")
     eventually(lambda: hall.find("intakeevent", "chamber") is None, 90, "it has drained, was proven, and is gone")
-    query = "SELECT user_id, resource_id FROM ledger.sales WHERE pool_id = 'chamber-night-1' ORDER BY 1"
+    query = (
+        "SELECT c.user_id, s.resource_id FROM ledger.claims c JOIN ledger.sold_slots s USING (claim_id)"
+        " WHERE c.pool_id = 'chamber-night-1' ORDER BY 1"
+    )
     assert stage.ledger(hall, query).splitlines() == [f"ann|{wanted['A-3']}", f"bob|{first}", f"cy|{wanted['B-5']}"]
 
 

@@ -63,5 +63,5 @@ def ledger_migrated(server: PostgresServer) -> str:
 def ledger_uri(server: PostgresServer, ledger_migrated: str) -> str:
     """An empty ledger, for its writer."""
     with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        owner.execute("TRUNCATE ledger.sales")
+        owner.execute("TRUNCATE ledger.claims, ledger.sold_slots")
     return server.uri(ledger_migrated, "ledger_writer")

@@ -183,7 +183,7 @@ async def test_i1_i2_i6_i7_survive_kill_9_under_load_again_and_again(doomed: Pos
         (proof,) = intake.dicts("SELECT * FROM intake.proof(%s)", POOL)
         assert proof["claims"] == proof["committed"] + proof["voided"] + proof["released"]
         ledger = last.ledger.execute("SELECT * FROM ledger_proof(%s)", [POOL]).fetchone()
-        assert ledger == (proof["committed"], proof["voided"], proof["digest"])
+        assert ledger == (proof["committed"], proof["voided"], proof["slots"], proof["digest"])
         last.close()
 
 

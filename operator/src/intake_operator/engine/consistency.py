@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from intake_operator.engine import ledger, letters
-from intake_operator.engine.compare import OrderError, compare
+from intake_operator.engine.compare import LEDGER_CLAIMS_SIGNATURE, OrderError, compare
 from intake_operator.engine.errors import brief
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
@@ -119,8 +119,8 @@ class Consistencies:
             async with asyncio.timeout(self._longest), self._engine(sides) as engine:
                 before = await _ends(engine, sides.event.pool)
                 told = await ledger.account(ledger.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
-                if told is not None and (told.committed, told.voided, told.digest) == before:
-                    return agreed(told.committed, told.voided)
+                if told == before:
+                    return agreed(before.committed, before.voided)
                 if before != await _ends(engine, sides.event.pool):
                     return None
         except (psycopg.Error, OSError) as error:
@@ -129,9 +129,8 @@ class Consistencies:
             return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, f"{NOT_OFFERED} ledger_proof (docs/ledger.md)")
         whole = await self._whole(sides)
         if whole.agrees is None:
-            counts = (
-                f"the ledger has {told.committed} committed and {told.voided} voided, DB1 {before[0]} and {before[1]}"
-            )
+            theirs, ours = (f"{side.committed} committed and {side.voided} voided" for side in (told, before))
+            counts = f"the ledger has {theirs}, DB1 {ours}"
             return Verdict(False, Consistency.LEDGER_INCONSISTENT, f"{counts}; which claims: {whole.message}")
         return whole
 
@@ -146,7 +145,7 @@ class Consistencies:
                 self._engine(sides) as engine,
                 ledger.visit(sides.uri, sides.event.namespace) as books,
             ):
-                if not await ledger.offers(books, "ledger_claims(text,uuid,integer)"):
+                if not await ledger.offers(books, LEDGER_CLAIMS_SIGNATURE):
                     told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
                     return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, told)
                 voids = await ledger.voider(books, sides.function) is not None
@@ -176,9 +175,8 @@ def failed(error: Exception) -> Verdict:
     return Verdict(None, Consistency.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
 
 
-async def _ends(engine: AsyncConnection, pool: str) -> tuple[int, int, int]:
-    found = await engine.execute("SELECT committed, voided, digest FROM intake.proof(%s)", (pool,))
+async def _ends(engine: AsyncConnection, pool: str) -> ledger.Account:
+    found = await engine.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
     row = await found.fetchone()
     assert row is not None
-    committed, voided, digest = row
-    return committed, voided, digest
+    return ledger.Account(*row)

@@ -1,6 +1,6 @@
 """The ledger as seen from the operator: can it be used, and does it agree in the end?"""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, LiteralString
@@ -23,21 +23,27 @@ WHILE_BAD: Final = 3.0
 LOOK_TIMEOUT: Final = 10.0
 # Seconds of one call, counted here: the URI may bring settings of its own, and a pooler may not take ours.
 CALL_TIMEOUT: Final = 20.0
-# The same for the account of a whole pool.
-PROOF_TIMEOUT: Final = 60.0
+# The same for the account of a whole pool: five seconds for a million slots, and ten million are the most.
+PROOF_TIMEOUT: Final = 120.0
 
 # Classes of SQLSTATE that speak of the ledger, or of a lock in it (docs/ledger.md); any other speaks of the claim.
 OF_THE_LEDGER: Final = ("08", "0A", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "F0", "XX")
+
+PROOFS: Final = """
+    SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
+    WHERE p.proname = 'ledger_proof' AND pg_catalog.pg_function_is_visible(p.oid) ORDER BY 1
+"""
 
 UNREADABLE: Final = "the URI cannot be parsed; write postgresql://user:password@host/db, in a password %40 for @"
 
 
 @dataclass(frozen=True)
 class Account:
-    """What the ledger holds of a pool; digest as in intake.proof."""
+    """What one side holds of a pool: claims, claims, sold slots, and a digest of them all (docs/ledger.md)."""
 
     committed: int
     voided: int
+    slots: int
     digest: int
 
 
@@ -127,15 +133,37 @@ def key(uri: str, namespace: str, function: str) -> tuple[str, ...] | None:
 
 
 async def account(uri: str, pool: str) -> Account | None:
-    """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers)."""
+    """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers).
+
+    Raises psycopg.Error, too, where it offers several: nobody could say whose word it is.
+    """
     async with in_time(PROOF_TIMEOUT), await _connect(uri) as connection:
-        offered = await (await connection.execute("SELECT to_regproc('ledger_proof') IS NOT NULL")).fetchone()
-        if not offered or not offered[0]:
+        forms = await (await connection.execute(PROOFS)).fetchall()
+        if not one_proof([form for (form,) in forms]):
             return None
         row = await (
-            await connection.execute("SELECT committed, voided, digest FROM ledger_proof(%s)", (pool,))
+            await connection.execute("SELECT committed, voided, slots, digest FROM ledger_proof(%s)", (pool,))
         ).fetchone()
         return Account(*row) if row else None
+
+
+def one_proof(forms: Sequence[str]) -> bool:
+    """Whether the ledger offers `ledger_proof`. Raises psycopg.ProgrammingError for more than one: which is it?"""
+    if len(forms) > 1:
+        raise psycopg.ProgrammingError(
+            f"the ledger has {len(forms)} functions named ledger_proof, and must have one: {', '.join(forms)}"
+        )
+    return bool(forms)
+
+
+def difference(told: Account, ours: Account) -> str:
+    """What the ledger says, and what DB1 says, in words."""
+    return (
+        f"the ledger has {told.committed} committed, {told.voided} voided;"
+        f" the engine {ours.committed} and {ours.voided}"
+        + ("" if told.slots == ours.slots else f"; the ledger has sold {told.slots} slots, the engine {ours.slots}")
+        + ("" if told.digest == ours.digest else "; the claims are not the same ones")
+    )
 
 
 @asynccontextmanager

@@ -63,23 +63,18 @@ class Proofs:
 
     async def _prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
         try:
-            (claims, committed, voided, released, queued, dead, digest), violations = await self._engines.account(
-                event.uid, event.pool
-            )
+            (claims, released, queued, dead), ours, violations = await self._engines.account(event.uid, event.pool)
             by_hand = await self._engines.audit(event.uid, event.pool)
             told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
             return None, f"the account cannot be made: {brief(error)}"
         unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
-        if unasked and (committed or voided):
+        if unasked and (ours.committed or ours.voided):
             word = f"{LEDGER_UNASKED}: {observed.ledger.message}"
         elif told is None:
             word = LEDGER_SILENT
-        elif (told.committed, told.voided, told.digest) == (committed, voided, digest):
+        elif told == ours:
             word = LEDGER_AGREES
         else:
-            word = (
-                f"the ledger has {told.committed} committed, {told.voided} voided; the engine {committed} and {voided}"
-                + ("" if told.digest == digest else "; the committed claims are not the same ones")
-            )
-        return Proof(claims, committed, voided, released, queued, dead, violations, word, by_hand), ""
+            word = ledger.difference(told, ours)
+        return Proof(claims, ours.committed, ours.voided, released, queued, dead, violations, word, by_hand), ""

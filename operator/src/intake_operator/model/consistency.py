@@ -1,6 +1,7 @@
 """What DB1 and the ledger say of the same claims."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,13 +22,15 @@ class Placed:
 
 @dataclass(frozen=True)
 class Sale:
-    """A row of the ledger: `ledger_claims`."""
+    """A whole claim of the ledger: `ledger_claims`. A voided one has no slots."""
 
     claim_id: UUID
     state: str
     user_id: str
-    slot_no: int | None
-    resource_id: UUID | None
+    request_id: str | None
+    claimed_at: datetime | None
+    slot_nos: tuple[int | None, ...]
+    resource_ids: tuple[UUID | None, ...]
 
 
 @dataclass(frozen=True)
