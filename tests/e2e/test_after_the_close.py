@@ -21,9 +21,14 @@ def test_db1_is_kept_sealed_after_the_close_until_the_event_is_deleted(theatre: 
     asked = f"SELECT state FROM intake.claim_status('kept-pool', '{claim_id}'::uuid)"
     assert stage.engine(kube, "kept", asked) == "committed"
     assert kube.find("secret", "kept-app") is not None
+
     # Every claim is accounted for: nothing is guarded any more, and the report is there.
-    for kind, name in (("statefulset", "kept-db"), ("pvc", "data-kept-db-0"), ("secret", "kept-app")):
-        assert stage.GUARD_LABEL not in kube.get(kind, name)["metadata"]["labels"]
+    def unguarded() -> bool:
+        for kind, name in (("statefulset", "kept-db"), ("pvc", "data-kept-db-0"), ("secret", "kept-app")):
+            assert stage.GUARD_LABEL not in kube.get(kind, name)["metadata"]["labels"], name
+        return True
+
+    eventually(unguarded, 30, "the guard is off")
     assert kube.get("configmap", "kept-report")["data"]["committed"] == "1"
 
     kube.delete("intakeevent", "kept")

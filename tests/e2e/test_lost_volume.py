@@ -14,14 +14,16 @@ POOL: Final = "lost-pool"
 
 def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_slot_twice(theatre: Kube) -> None:
     kube = theatre
-    webhook = {"url": stage.VALIDATOR_URL}
     sale = stage.window(opens_in=1, lasts=3600)
     small = {"inventorySize": SEATS, "batchSize": 20, "maxRetries": 100}
-    kube.apply(stage.event("lost", sale, **small, validation={"webhook": webhook}))
+    kube.apply(stage.event("lost", sale, **small))
     stage.await_phase(kube, "lost", "Open", 60)
     first = claim(kube, "early", COMMITTED)
     eventually(lambda: sold(kube) == COMMITTED, 60, "the first ones are in the ledger")
+    # From here on nothing reaches the ledger.
     stage.validator(kube, "/faults?mode=500")
+    kube.patch("intakeevent", "lost", {"spec": {"validation": {"webhook": {"url": stage.VALIDATOR_URL}}}})
+    eventually(lambda: generation(kube) == configured(kube), 30, "the bridge has heard of it")
     assert len(claim(kube, "late", QUEUED)) == QUEUED
     eventually(
         lambda: kube.get("intakeevent", "lost")["status"]["queue"]["depth"] == QUEUED, 30, "the status has counted them"
@@ -49,7 +51,7 @@ def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_sl
     found = stage.await_phase(kube, "lost", "Open", 120)
     recovery = found["status"]["recovery"]
     assert (recovery["committed"], recovery["voided"], recovery["unaccounted"]) == (COMMITTED, 0, QUEUED)
-    stage.validator(kube, "/faults?mode=ok")
+    kube.patch("intakeevent", "lost", {"spec": {"validation": None}})
     again = claim(kube, "early", COMMITTED)
     assert {a["outcome"] for a in again} == {"replayed"}
     assert {(a["user_id"], a["claim_id"], a["slot_no"]) for a in again} == {
@@ -78,6 +80,17 @@ def claim(kube: Kube, prefix: str, people: int) -> list[dict[str, object]]:
         f" FROM {users} a CROSS JOIN LATERAL intake.claim_batch('{POOL}', a.users, a.users) c"
     )
     return [json.loads(line) for line in stage.engine(kube, "lost", script).splitlines()]
+
+
+def configured(kube: Kube) -> str:
+    """DB1's configuration by its generation, once it has the validator."""
+    asked = f"SELECT generation FROM intake.engine_config WHERE pool_id = '{POOL}' AND validation IS NOT NULL"
+    return stage.engine(kube, "lost", asked)
+
+
+def generation(kube: Kube) -> str:
+    """The generation that the bridge works by."""
+    return stage.engine(kube, "lost", "SELECT max(generation) FROM intake.workers")
 
 
 def sold(kube: Kube) -> int:

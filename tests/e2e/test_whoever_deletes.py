@@ -170,7 +170,7 @@ def test_i11_a_dropped_status_forgets_no_claim(sales: Sales) -> None:
         assert "status" not in sale.event()
 
     def remembered() -> bool:
-        known = sale.event()["status"]["database"]
+        known = sale.event().get("status", {}).get("database")
         assert known == {"systemIdentifier": identity(sale)}, known
         return True
 
@@ -207,12 +207,12 @@ def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, s
     if name == "forged":
         found = stage.await_phase(sale.kube, name, "Completed", GONE_SECONDS)
         report = found["status"]["report"]
-        assert (report["verified"], report["committed"], report["claims"]) == (True, CLAIMS, CLAIMS)
+        assert (report["verified"], report["committed"] + report["voided"], report["claims"]) == (True, CLAIMS, CLAIMS)
         assert sale.kube.get("configmap", f"{name}-report")["data"]["writtenAt"] == report["writtenAt"]
     else:
         eventually(lambda: sale.kube.find("intakeevent", name) is None, GONE_SECONDS, f"{name} is gone")
     settled = account.settle(shared_theatre, sale.pool, sale.answers)
-    assert (settled.acknowledged, settled.committed, settled.lost, settled.duplicated) == (CLAIMS, CLAIMS, 0, 0)
+    assert (settled.acknowledged, settled.lost, settled.duplicated) == (CLAIMS, 0, 0), settled.line()
     assert account.violations(shared_theatre, sale.pool, sale.answers) == ""
     assert stage.leftovers(sale.kube, name) == []
 
@@ -232,7 +232,7 @@ def test_a_namespace_with_an_event_that_only_waits_goes_at_once(cluster: Kube) -
 
 
 def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(theatre: Kube) -> None:
-    """The ledger goes with the namespace: its pod has no guard."""
+    """DB1's pod dies in a namespace that is being deleted, and nothing can be made there any more."""
     stage.validator(theatre, "/faults?mode=500")
     webhook = {"url": stage.VALIDATOR_URL}
     sale = Sale(theatre, "inside")
@@ -242,6 +242,10 @@ def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(t
     eventually(lambda: len(sale.running()) == 2, 60, "DB1 and a bridge run")
     sale.pods = sale.running()
     theatre.delete("namespace", theatre.namespace)
+    eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "the sale is sealed and drains")
+    assert_untouched(sale)
+    assert theatre.find("pod", stage.LEDGER_POD) is not None, "the ledger beside it is needed for the drain"
+    theatre.delete("pod", "inside-db-0", "--grace-period=0", "--force")
 
     def told() -> bool:
         degraded = sale.told("Degraded")
@@ -250,7 +254,6 @@ def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(t
         return True
 
     eventually(told, 90, "it says what to do")
-    assert_untouched(sale)
     theatre.kubectl("annotate", "intakeevent", "inside", f"{stage.ABANDON_ANNOTATION}=inside")
     eventually(lambda: theatre.find("intakeevent", "inside") is None, GONE_SECONDS, "the event is given up")
 
@@ -263,7 +266,7 @@ def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
     stage.await_phase(sale.kube, "again", "Open", OPEN_SECONDS)
     sale.claim()
     settled = "the claims are in the ledger"
-    eventually(lambda: account.settle(shared_theatre, sale.pool, sale.answers).committed == CLAIMS, 60, settled)
+    eventually(lambda: account.settle(shared_theatre, sale.pool, sale.answers).lost == 0, 60, settled)
     sale.pods = sale.running()
     manifest = {key: sale.event()[key] for key in ("apiVersion", "kind", "spec")}
     with stage.operator_away(sale.kube):

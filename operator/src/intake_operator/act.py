@@ -9,6 +9,7 @@ from typing import Any
 from intake_operator import names
 from intake_operator.build import access
 from intake_operator.decide.steps import (
+    HASTE,
     AddFinalizer,
     Apply,
     Configure,
@@ -133,7 +134,7 @@ class Actor:
         await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
         # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes.
         pod = f"{names.database(event.name)}-0"
-        await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod), grace_seconds=1)
+        await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod), grace_seconds=HASTE)
 
     async def _recover(self, event: Event, ref: SecretRef) -> None:
         secret = await self.cluster.get("Secret", event.namespace, ref.name)

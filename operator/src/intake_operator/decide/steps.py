@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from intake_operator.model.observed import Manifest
 from intake_operator.model.spec import Inventory, SecretRef
@@ -39,6 +39,10 @@ class ScaleBridges:
     """The number of bridges, under the scaler's own field manager."""
 
     replicas: int
+
+
+# Seconds that DB1's pod has to end once its data is not needed any more.
+HASTE: Final = 1
 
 
 @dataclass(frozen=True)

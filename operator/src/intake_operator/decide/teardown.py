@@ -11,6 +11,7 @@ from intake_operator.decide.serve import SOON, WHILE_OPEN
 from intake_operator.decide.stage import abandoned, keep_time
 from intake_operator.decide.status import Facts
 from intake_operator.decide.steps import (
+    HASTE,
     Apply,
     Delete,
     Plan,
@@ -129,9 +130,15 @@ def _stop(facts: Facts, key: ChildKey, component: str, stop: Step) -> list[Step]
     found = facts.observed.children.get(key)
     if found is None:
         return []
-    if found["spec"].get("replicas", 1):
+    if found["spec"].get("replicas", 1) or (component == "database" and _lingers(facts)):
         return [stop]
     return [] if _running(facts, component) else [Delete(*key)]
+
+
+def _lingers(facts: Facts) -> bool:
+    """Whether DB1's pod ends in its own time: its controller may have made or removed it after we asked for haste."""
+    pods = (pod for pod in facts.observed.pods if _labels(pod).get("app.kubernetes.io/component") == "database")
+    return any(pod["metadata"].get("deletionGracePeriodSeconds", HASTE + 1) > HASTE for pod in pods)
 
 
 def _remove(key: ChildKey, child: Manifest) -> list[Step]:
