@@ -325,6 +325,35 @@ class TestKept:
         assert drained(plan(e, observed(e), installation, now)) == Drain.BRIDGES_STOPPED
 
 
+class TestAbandoned:
+    @pytest.mark.parametrize("reachable", [True, False])
+    def test_the_report_keeps_what_db1_can_still_tell_or_told_last(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        engine_status: Make[dict[str, Any]],
+        installation: Installation,
+        closes: datetime,
+        reachable: bool,
+    ) -> None:
+        ends = {"committed": 8, "voided": 2, "released": 1, "queue": {"depth": 3, "deadLetters": 4}}
+        counted = (closes - timedelta(minutes=1)).isoformat()
+        told = {} if reachable else {**ends, "inventory": {}, "countedAt": counted}
+        e = event(annotations={names.ABANDON_ANNOTATION: "taylor-drop"}, status=told)
+        seen = observed(e, engine=Engine(error="away"))
+        if reachable:
+            audit = ('{"action": "replay"}',)
+            asked = Engine(reachable=True, identity="7251", migrated=True, status=engine_status(**ends), audit=audit)
+            seen = replace(seen, engine=asked)
+        decided = plan(e, seen, installation, closes)
+        assert decided.after is not None
+        account = decided.after["report"]
+        assert [account[name] for name in ("claims", "committed", "queued", "deadLetters")] == [18, 8, 3, 4]
+        assert account["countedAt"] == (closes.isoformat() if reachable else counted)
+        (copy,) = (s.manifest for s in decided.steps if isinstance(s, Apply))
+        assert copy["data"].get("audit") == ('{"action": "replay"}' if reachable else None)
+
+
 class TestNamespace:
     def test_a_namespace_that_is_being_deleted_ends_the_sale(
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime

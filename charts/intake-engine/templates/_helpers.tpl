@@ -112,10 +112,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [intake-engine.io]
   resources: [intakeevents/status]
   verbs: [get, patch]
-# Owner references that block deletion, where the API server asks leave for them (OwnerReferencesPermissionEnforcement).
-- apiGroups: [intake-engine.io]
-  resources: [intakeevents/finalizers]
-  verbs: [update]
 - apiGroups: [apps]
   resources: [statefulsets, deployments]
   verbs: [get, list, watch, create, patch, delete]
