@@ -46,7 +46,7 @@ class TestProvisioning:
         anchored = Observed(children=only_anchor(event()))
         decided = plan(event(), anchored, installation, opens - timedelta(hours=1))
         made = [s for s in decided.steps if isinstance(s, CreateCredentials)]
-        assert [(s.manifest["metadata"]["name"], s.role) for s in made] == [
+        assert [(s.secret, s.role) for s in made] == [
             ("taylor-drop-superuser", "postgres"),
             ("taylor-drop-app", "claimer"),
             ("taylor-drop-bridge", "bridge"),

@@ -56,8 +56,8 @@ class Actor:
             case RemoveFinalizer():
                 await self.engines.close(event.uid)
                 await self._set_finalizers(event, [f for f in event.finalizers if f != names.FINALIZER])
-            case CreateCredentials(manifest, role):
-                await self._create_credentials(event, manifest, role)
+            case CreateCredentials(secret, role):
+                await self._create_credentials(event, secret, role)
             case Apply(manifest):
                 existing = observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
                 await self.applier.apply(event, manifest, existing)
@@ -110,18 +110,17 @@ class Actor:
             patch.append({"op": "add", "path": "/metadata/finalizers", "value": left})
         await self.cluster.patch(seen["kind"], event.namespace, meta["name"], patch, names.FIELD_MANAGER)
 
-    async def _create_credentials(self, event: Event, manifest: Manifest, role: str) -> None:
+    async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
         # 32 random bytes, in letters that need no quoting in SQL, shell or URI.
-        name = manifest["metadata"]["name"]
-        credentials = access.credentials(event, name, role, secrets.token_hex(32))
+        manifest = access.credentials(event, secret, role, secrets.token_hex(32))
         try:
-            await self.cluster.create(credentials | {"metadata": manifest["metadata"]}, names.FIELD_MANAGER)
+            await self.cluster.create(manifest, names.FIELD_MANAGER)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            there = await self.cluster.get("Secret", event.namespace, name)
+            there = await self.cluster.get("Secret", event.namespace, secret)
             if there and not owned(there, event.uid):
-                raise NotOursError("Secret", name, there) from error
+                raise NotOursError("Secret", secret, there) from error
 
     async def _scale(self, event: Event, replicas: int, now: datetime) -> None:
         manifest = _scaled("Deployment", event.namespace, names.bridge(event.name), replicas)
@@ -130,11 +129,12 @@ class Actor:
 
     async def _stop_database(self, event: Event, observed: Observed) -> None:
         await self.engines.close(event.uid)
-        manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)
-        await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
-        # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes.
+        # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes, and
+        # the kubelet is slow to hurry one that its controller has given that time. So this comes first.
         pod = f"{names.database(event.name)}-0"
         await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod), grace_seconds=HASTE)
+        manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)
+        await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
 
     async def _recover(self, event: Event, ref: SecretRef) -> None:
         secret = await self.cluster.get("Secret", event.namespace, ref.name)

@@ -135,7 +135,7 @@ def _container(wanted: Database) -> dict[str, Any]:
         "ports": [{"name": "postgres", "containerPort": PORT, "protocol": "TCP"}],
         # Ready over TCP only: during initdb a temporary server answers on the socket.
         "startupProbe": {"exec": {"command": alive}, "periodSeconds": 1, "failureThreshold": 300},
-        "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 2, "timeoutSeconds": 5},
+        "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 5, "timeoutSeconds": 5},
         "resources": wanted.resources or RESOURCES,
         "securityContext": common.restricted_container(),
         "volumeMounts": [

@@ -20,10 +20,12 @@ class RemoveFinalizer:
 
 @dataclass(frozen=True)
 class CreateCredentials:
-    """A Secret with a password that never existed before; left alone if somebody was faster."""
+    """A Secret with a password that never existed before; left alone if somebody was faster.
 
-    manifest: Manifest
-    """Without content."""
+    Its owners and the guard are applied in the next pass: what an object is created with, an apply cannot take off again.
+    """
+
+    secret: str
     role: str
 
 

@@ -80,7 +80,7 @@ def _secrets(event: Event, observed: Observed, child: Callable[[Manifest], Manif
     return [
         Apply(child(access.secret(event, name)))
         if name in observed.secret_fingerprints
-        else CreateCredentials(child(access.secret(event, name)), role)
+        else CreateCredentials(name, role)
         for name, role in _credentials(event).items()
     ]
 
