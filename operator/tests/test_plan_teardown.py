@@ -240,9 +240,28 @@ class TestRelease:
     ) -> None:
         e = released(event())
         unguarded = after(observed(e), [Unguard(*key) for key in observed(e).children])
-        seen = replace(unguarded, pods=(pod(e, "bridge"),))
-        decided = plan(e, seen, installation, closes + timedelta(minutes=10))
+        ending = pod(e, "bridge")
+        ending["metadata"]["deletionTimestamp"] = closes.isoformat()
+        decided = plan(e, replace(unguarded, pods=(ending,)), installation, closes + timedelta(minutes=10))
         assert (decided.steps, drained(decided)) == ((), Drain.BRIDGES_STOPPED)
+
+    def test_pods_that_outlived_their_workload_are_removed(
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        pod: Make[Manifest],
+        installation: Installation,
+        closes: datetime,
+    ) -> None:
+        """A workload that was deleted by force: the guard keeps its pods from the garbage collector."""
+        e = released(event())
+        unguarded = after(observed(e), [Unguard(*key) for key in observed(e).children])
+        now = closes + timedelta(minutes=10)
+        bridge = replace(unguarded, pods=(pod(e, "bridge"),))
+        assert plan(e, bridge, installation, now).steps == (Delete("Pod", "taylor-drop-bridge-0"),)
+        gone = {key: child for key, child in unguarded.children.items() if key[0] != "StatefulSet"}
+        database = replace(unguarded, children=gone, pods=(pod(e, "database"),))
+        assert plan(e, database, installation, now).steps == (Delete("Pod", "taylor-drop-database-0"),)
 
     def test_i11_a_config_map_called_like_the_report_lets_nothing_go(
         self,

@@ -129,8 +129,8 @@ class Actor:
 
     async def _stop_database(self, event: Event, observed: Observed) -> None:
         await self.engines.close(event.uid)
-        # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes, and
-        # the kubelet is slow to hurry one that its controller has given that time. So this comes first.
+        # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes,
+        # and the kubelet is slow to hurry one that its controller has given that time. So this comes first.
         pod = f"{names.database(event.name)}-0"
         await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod), grace_seconds=HASTE)
         manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)

@@ -22,7 +22,7 @@ class RemoveFinalizer:
 class CreateCredentials:
     """A Secret with a password that never existed before; left alone if somebody was faster.
 
-    Its owners and the guard are applied in the next pass: what an object is created with, an apply cannot take off again.
+    Its owners and the guard are applied in the next pass: an apply cannot take off what an object was created with.
     """
 
     secret: str

@@ -128,11 +128,11 @@ def _running(facts: Facts, component: str) -> bool:
 def _stop(facts: Facts, key: ChildKey, component: str, stop: Step) -> list[Step]:
     """To no pods, and gone when they are: the garbage collector, which a deletion would leave them to, may not."""
     found = facts.observed.children.get(key)
-    if found is None:
-        return []
-    if found["spec"].get("replicas", 1) or (component == "database" and _lingers(facts)):
+    if found is not None and (found["spec"].get("replicas", 1) or (component == "database" and _lingers(facts))):
         return [stop]
-    return [] if _running(facts, component) else [Delete(*key)]
+    if _running(facts, component):
+        return wanted.strays(facts.observed, component, found)
+    return [Delete(*key)] if found is not None else []
 
 
 def _lingers(facts: Facts) -> bool:

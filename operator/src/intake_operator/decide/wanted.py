@@ -15,6 +15,7 @@ from intake_operator.decide.steps import (
     Apply,
     Configure,
     CreateCredentials,
+    Delete,
     Migrate,
     Recover,
     ReplaceDatabasePod,
@@ -185,9 +186,26 @@ def bridges(facts: Facts, by: Installation) -> tuple[Decision, list[Step]]:
 
 
 def no_bridges(observed: Observed, event: Event) -> list[Step]:
-    """The bridges' Deployment to no pods."""
+    """The bridges' Deployment to no pods, and those away that it does not know."""
     existing = observed.children.get(("Deployment", names.bridge(event.name)))
-    return [ScaleBridges(0)] if existing and existing["spec"].get("replicas", 1) else []
+    if existing and existing["spec"].get("replicas", 1):
+        return [ScaleBridges(0)]
+    return strays(observed, "bridge", existing)
+
+
+def strays(observed: Observed, component: str, workload: Manifest | None) -> list[Step]:
+    """Pods that outlived their workload: it was removed and perhaps made anew, and the guard kept its pods.
+
+    No controller removes them any more, and the garbage collector may not.
+    """
+    if workload and (workload["spec"].get("replicas", 1) or (workload.get("status") or {}).get("replicas")):
+        return []
+    return [
+        Delete("Pod", pod["metadata"]["name"])
+        for pod in observed.pods
+        if pod["metadata"]["labels"].get("app.kubernetes.io/component") == component
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
 
 
 def _pool_told(event: Event, observed: Observed) -> bool:
