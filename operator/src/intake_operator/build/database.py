@@ -86,18 +86,29 @@ def volume_claim(
 
     So it has owners, and outlives a StatefulSet that somebody deletes in the middle of a sale. With `held` it has our
     finalizer: should it be deleted all the same, its bytes stay. One that is there keeps its size: a person may have
-    grown it because it was filling up, and the API server shrinks none.
+    grown it because it was filling up, and the API server shrinks none. Nor does it take a new finalizer on one that is
+    being deleted.
     """
     if wanted.volume is None:
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
     meta["annotations"] = _annotations(mark)
-    if held:
+    if held and (not is_going(existing) or is_held(existing)):
         meta["finalizers"] = [names.FINALIZER]
     spec = _claim_template(wanted)["spec"]
     if existing:
         spec["resources"]["requests"]["storage"] = existing["spec"]["resources"]["requests"]["storage"]
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
+
+
+def is_going(existing: Manifest | None) -> bool:
+    """It is being deleted: its volume may be gone with the next pod."""
+    return existing is not None and "deletionTimestamp" in existing["metadata"]
+
+
+def is_held(existing: Manifest | None) -> bool:
+    """It has our finalizer."""
+    return existing is not None and names.FINALIZER in (existing["metadata"].get("finalizers") or ())
 
 
 def _annotations(mark: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from intake_operator import names
+from intake_operator.build.database import is_going
 from intake_operator.decide import memory
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, was_claimable
@@ -62,6 +63,9 @@ def stuck_database_pod(event: Event, observed: Observed, now: datetime) -> tuple
     if event.spec and event.spec.database.volume is None and was_claimable(event, observed):
         # The pod is the data: nothing that a new one would mend is worth a claim that was acknowledged.
         return None
+    claim = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
+    if is_going(claim) and not was_claimable(event, observed):
+        return pod["metadata"]["name"], "its volume claim is being deleted, and nothing was sold from it"
     if observed.engine.login_failed:
         return pod["metadata"]["name"], "its superuser password is not the one in the Secret; it takes it at start"
     revision = (wanted.get("status") or {}).get("updateRevision")
@@ -125,7 +129,7 @@ def _volume_lost(event: Event) -> str:
 
 def _volume_claim(event: Event, observed: Observed) -> Iterator[Trouble]:
     claim = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
-    if claim and "deletionTimestamp" in claim["metadata"] and was_claimable(event, observed):
+    if is_going(claim) and was_claimable(event, observed):
         yield Trouble(
             Problem.VOLUME_CLAIM_TERMINATING,
             f"PersistentVolumeClaim {names.volume_claim(event.name)} is being deleted, which cannot be undone. Its "

@@ -34,10 +34,12 @@ def claimable(event: Event, spec: IntakeEventSpec, observed: Observed) -> str:
     """The identity of the DB1 that is claimable from this pass on; empty as long as none is.
 
     Known in the pass that seeds it, and not before: an engine that waits for its inventory, or for the ledger's word on
-    its pool, can be let go as it is.
+    its pool, can be let go as it is. None is while its volume claim is being deleted: nothing could hold its bytes.
     """
     if known := memory.identity(event, observed):
         return known
+    if database.is_going(observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))):
+        return ""
     return observed.engine.identity if _stocked(spec, observed.engine) and _pool_told(event, observed) else ""
 
 

@@ -1,0 +1,197 @@
+"""DB1, as much of it as the operator can see, and the ledger."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from conftest import make_status
+from intake_operator import names
+from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Ledger, Observed, PoolCheck, Proof
+from intake_operator.reasons import Pool, Problem
+
+SLOTS = 12
+
+
+@dataclass
+class Books:
+    """The ledger: claim to slot. `away` and nobody reaches it."""
+
+    away: bool = False
+    sold: dict[int, int] = field(default_factory=dict)
+    twice: list[int] = field(default_factory=list)
+    """Claims that it had to refuse because somebody else has the slot."""
+
+    def commit(self, claim: int, slot: int) -> bool:
+        """Whether it has the claim now."""
+        if claim not in self.sold and slot in self.sold.values():
+            self.twice.append(claim)
+            return False
+        self.sold[claim] = slot
+        return True
+
+
+@dataclass
+class Claim:
+    """What somebody was told: `claimed`."""
+
+    number: int
+    slot: int
+    state: str = "queued"
+
+
+@dataclass
+class Volume:
+    """What is on one volume; everything but `hot` survives a crash of DB1."""
+
+    identity: str
+    migrated: bool = False
+    logins: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    seeded: bool = False
+    sealed: bool = False
+    restored: dict[str, Any] | None = None
+    hot: bool = False
+    claims: dict[int, Claim] = field(default_factory=dict)
+
+    def window(self, now: datetime) -> str:
+        """By its own clock."""
+        if now < datetime.fromisoformat(self.config["opensAt"]):
+            return "before"
+        return "open" if now < datetime.fromisoformat(self.config["closesAt"]) else "closed"
+
+    def count(self, *states: str) -> int:
+        """Claims in any of these states."""
+        return sum(claim.state in states for claim in self.claims.values())
+
+    def sells(self, now: datetime) -> bool:
+        """Whether a claim would be accepted."""
+        return self.hot and not self.sealed and self.window(now) == "open" and len(self.claims) < SLOTS
+
+    def status(self, now: datetime) -> dict[str, Any]:
+        """intake.engine_status."""
+        queued, dead = self.count("queued"), self.count("dead")
+        free = SLOTS - len(self.claims) if self.hot else 0
+        consumed = self.count("committed")
+        return make_status(
+            windowState=self.window(now),
+            sealed=self.sealed,
+            ready=self.hot,
+            restored=self.restored,
+            inventory={"size": SLOTS, "available": free, "reserved": queued + dead, "consumed": consumed},
+            queue={"depth": queued, "inFlight": 0, "oldestSeconds": 0, "deadLetters": dead},
+            claims=len(self.claims),
+            committed=consumed,
+        )
+
+
+class Databases:
+    """What the operator uses instead of Engines, Ledgers, Proofs, Pools and Consistencies.
+
+    `running` answers the volume of the DB1 that can be spoken to, `now` its clock.
+    """
+
+    def __init__(self, running: Callable[[], Volume | None], now: Callable[[], datetime], books: Books) -> None:
+        self._running, self._now, self._books = running, now, books
+        self.seeded: list[Volume] = []
+        """Volumes that got their slots, in order."""
+
+    @property
+    def _volume(self) -> Volume:
+        found = self._running()
+        if found is None:
+            raise OSError("connection refused")
+        return found
+
+    # Engines
+
+    async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
+        """Look at DB1."""
+        found = self._running()
+        if found is None:
+            return Engine(error="connection refused")
+        status = found.status(self._now()) if found.config else None
+        return Engine(
+            reachable=True, identity=found.identity, migrated=found.migrated, logins=dict(found.logins), status=status
+        )
+
+    async def migrate(self, uid: str) -> None:
+        """Install the schema."""
+        self._volume.migrated = True
+
+    async def set_logins(self, uid: str, passwords: dict[str, tuple[str, str]]) -> None:
+        """Passwords out of Secrets."""
+        self._volume.logins |= {role: fingerprint for role, (_, fingerprint) in passwords.items()}
+
+    async def configure(self, uid: str, pool: str, config: dict[str, Any]) -> None:
+        """The live configuration."""
+        assert self._volume.migrated
+        self._volume.config |= config
+
+    async def seed(self, uid: str, pool: str) -> int:
+        """Slots, and the holds out of what is LOGGED."""
+        found = self._volume
+        assert found.config
+        if not found.seeded:
+            self.seeded.append(found)
+        found.seeded = found.hot = True
+        return SLOTS
+
+    async def seal(self, uid: str, pool: str, reason: str) -> None:
+        """No more claims."""
+        assert self._volume.config
+        self._volume.sealed = True
+
+    async def recover(self, uid: str, namespace: str, pool: str, uri: str) -> None:
+        """All of the ledger's claims, or none."""
+        found = self._volume
+        if self._books.away or found.seeded or found.restored:
+            raise OSError("the ledger is away, or DB1 has a life of its own")
+        sold = self._books.sold.items()
+        found.claims = {number: Claim(number, slot, "committed") for number, slot in sold}
+        found.restored = {"at": self._now().isoformat(), "committed": len(self._books.sold), "voided": 0}
+
+    async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
+        """What people did by hand."""
+        return ()
+
+    async def close(self, uid: str) -> None:
+        """Drop the connection."""
+
+    # Ledgers, Pools, Proofs, Consistencies
+
+    async def ledger(self, uid: str, uri: str, namespace: str, function: str) -> Ledger:
+        """Ledgers.check."""
+        return Ledger(Problem.LEDGER_UNREACHABLE, "away") if self._books.away else Ledger()
+
+    async def pool(self, event: Event, uri: str) -> PoolCheck:
+        """Pools.check."""
+        if event.says(names.POOL_UNCHECKED_ANNOTATION):
+            return PoolCheck(Pool.NOT_CHECKED, "not asked")
+        if not uri or self._books.away:
+            return PoolCheck(Pool.WAITING, "the ledger is away")
+        return PoolCheck(Pool.USED_BEFORE if self._books.sold else Pool.UNUSED, "asked")
+
+    async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
+        """DB1's account, and the ledger's word on it."""
+        if self._books.away:
+            return None, "the account cannot be made"
+        found = self._volume
+        ours = {claim.number: claim.slot for claim in found.claims.values() if claim.state == "committed"}
+        word = LEDGER_AGREES if ours == self._books.sold else "the ledger differs"
+        counts = (len(found.claims), len(ours), 0, 0, found.count("queued"), found.count("dead"))
+        return Proof(*counts, violations=(), ledger=word), ""
+
+    def consider(self, sides: object) -> None:
+        """Claims are not compared one by one here."""
+
+    def known(self, uid: str) -> None:
+        """So nothing is known of it."""
+
+    def forget(self, uid: str) -> None:
+        """Nothing is remembered."""
+
+
+def window(opens: datetime, minutes: int) -> dict[str, str]:
+    """spec.window."""
+    return {"opensAt": opens.isoformat(), "closesAt": (opens + timedelta(minutes=minutes)).isoformat()}
