@@ -79,7 +79,7 @@ def test_a_workload_stays_until_its_last_pod_is_gone(
         if "template" in child.get("spec", {}):
             child["spec"]["replicas"] = 0
     last = pod(e, component)
-    last["metadata"]["deletionGracePeriodSeconds"] = 1
+    last["metadata"] |= {"deletionGracePeriodSeconds": 1, "deletionTimestamp": closes.isoformat()}
     stopping = replace(seen, children=children, pods=(last,))
     now = closes + timedelta(hours=1)
     assert plan(e, stopping, installation, now).steps == ()

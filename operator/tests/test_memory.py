@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest import UNUSED, only_anchor, pool_told, unmarked
+from given import UNUSED, only_anchor, pool_told, unmarked
 from intake_operator import names
 from intake_operator.build.bridge import Installation
 from intake_operator.decide import memory

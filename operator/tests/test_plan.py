@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
-from conftest import UNUSED, only_anchor, pool_told, unmarked
+from given import UNUSED, only_anchor, pool_told, unmarked
 from intake_operator import names
 from intake_operator.build.bridge import Installation
 from intake_operator.decide.plan import plan

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest import unmarked
+from given import unmarked
 from intake_operator import names
 from intake_operator.build import common, kinship
 from intake_operator.build.bridge import Installation

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import UNUSED, pool_told, unmarked
+from given import UNUSED, pool_told, unmarked
 from intake_operator import names
 from intake_operator.build.bridge import Installation
 from intake_operator.decide.plan import plan

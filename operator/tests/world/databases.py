@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from conftest import make_status
+from given import make_status
 from intake_operator import names
 from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Ledger, Observed, PoolCheck, Proof
 from intake_operator.reasons import Pool, Problem

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from conftest import INSTALLATION
+from given import INSTALLATION
 from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.decide.steps import Step
