@@ -240,7 +240,9 @@ class TestRelease:
     ) -> None:
         e = released(event())
         unguarded = after(observed(e), [Unguard(*key) for key in observed(e).children])
-        seen = replace(unguarded, pods=(pod(e, "bridge"),))
+        ending = pod(e, "bridge")
+        ending["metadata"]["deletionTimestamp"] = closes.isoformat()
+        seen = replace(unguarded, pods=(ending,))
         decided = plan(e, seen, installation, closes + timedelta(minutes=10))
         assert (decided.steps, drained(decided)) == ((), Drain.BRIDGES_STOPPED)
 
