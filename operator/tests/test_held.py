@@ -108,3 +108,24 @@ def test_i11_an_anchor_that_is_deleted_is_made_anew_only_while_nothing_leans_on_
     decided = plan(e, replace(observed(e), children=children), installation, opens)
     renewed = Unguard(*ANCHOR, finalizer=True) in decided.steps
     assert renewed is (not leaning and not deleted)
+
+
+@pytest.mark.parametrize(("component", "kind"), [("bridge", "Deployment"), ("database", "StatefulSet")])
+def test_pods_whose_workload_somebody_deleted_are_removed_with_the_rest(
+    event: Make[Event],
+    observed: Make[Observed],
+    pod: Make[Manifest],
+    installation: Installation,
+    closes: datetime,
+    component: str,
+    kind: str,
+) -> None:
+    """The guard keeps them from the garbage collector, and orphans are nobody's: the event would never end."""
+    e = event(status={"report": {"verified": True, "ledgerVerified": "", "committed": 0, "voided": 0}})
+    children = {key: child for key, child in observed(e).children.items() if key[0] != kind}
+    for child in children.values():
+        child["metadata"]["labels"].pop(names.GUARD_LABEL, None)
+    left = pod(e, component)
+    seen = replace(observed(e), children=children, pods=(left,))
+    now = closes + timedelta(hours=1)
+    assert plan(e, seen, installation, now).steps == (Delete("Pod", left["metadata"]["name"]),)

@@ -126,7 +126,10 @@ def _running(facts: Facts, component: str) -> bool:
 
 
 def _stop(facts: Facts, key: ChildKey, component: str, stop: Step) -> list[Step]:
-    """To no pods, and gone when they are: the garbage collector, which a deletion would leave them to, may not."""
+    """To no pods, and gone when they are: the garbage collector, which a deletion would leave them to, may not.
+
+    For the same reason the pods of a workload that somebody has deleted are ours to remove.
+    """
     found = facts.observed.children.get(key)
     if found is not None and (found["spec"].get("replicas", 1) or (component == "database" and _lingers(facts))):
         return [stop]
