@@ -1,5 +1,6 @@
 """One pass after another, over an API server that keeps the status and refuses a step."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -105,3 +106,12 @@ async def test_a_step_that_went_through_ends_the_failure_in_the_same_pass(passes
     await passes.once(SECOND)
     assert passes.told("Ready")[-1] == ("True", "Open")
     assert passes.told("Degraded")[-1] == ("False", "AsExpected")
+
+
+async def test_a_long_recovery_is_not_taken_for_a_dead_operator() -> None:
+    """/livez waits for a pass to end, and rebuilding a DB1 from a large ledger takes longer than it waits."""
+    metrics = Metrics()
+    metrics.heartbeat = long_ago = metrics.heartbeat - 10_000
+    async with metrics.at_work():
+        await asyncio.sleep(0)
+        assert metrics.heartbeat > long_ago + 9_000

@@ -1,13 +1,17 @@
 """Prometheus metrics of the operator; the series of an event go when the event goes."""
 
+import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from intake_operator.workqueue import Key
+
+# Seconds; less than /livez waits.
+BEAT: Final = 60.0
 
 
 class Metrics:
@@ -43,6 +47,20 @@ class Metrics:
         finally:
             self.heartbeat = time.monotonic()
             self._seconds.observe(self.heartbeat - began)
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """A step that may take longer than /livez waits for the end of a pass, and has a time limit of its own."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            self.heartbeat = time.monotonic()
+            await asyncio.sleep(BEAT)
 
     def seen(self, key: Key, status: Mapping[str, Any]) -> None:
         """Publish what the status says."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,7 +12,7 @@ from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.build.bridge import Installation
 from intake_operator.decide.plan import plan
-from intake_operator.decide.steps import AddFinalizer, Plan, RemoveFinalizer, Step
+from intake_operator.decide.steps import AddFinalizer, Plan, Recover, RemoveFinalizer, Step
 from intake_operator.engine.errors import brief
 from intake_operator.kube import events
 from intake_operator.kube.apply import NotOursError
@@ -25,9 +26,9 @@ from intake_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
 
-# Seconds. Stocking and seeding ten million seats stays below it; a pass that takes longer waits for somebody who will
-# never answer, and its event would not be looked at again.
-LONGEST_PASS: Final = 1800.0
+# Seconds. Stocking and seeding ten million seats stays below it, and rebuilding DB1 from the ledger has a
+# limit of its own; a pass that takes longer waits for an answer that never comes.
+LONGEST_PASS: Final = 7200.0
 
 # The problems that only an attempt shows.
 STEP_FAILED: Final = frozenset({Problem.CHILD_NOT_OURS, Problem.RECONCILE_FAILED})
@@ -91,7 +92,8 @@ class Reconciler:
 
     async def _do(self, step: Step, event: Event, observed: Observed, said: dict[str, Any], now: datetime) -> None:
         try:
-            await self.actor.act(step, event, observed, now)
+            async with self.metrics.at_work() if isinstance(step, Recover) else nullcontext():
+                await self.actor.act(step, event, observed, now)
         except Exception as error:
             stale = isinstance(error, ApiError) and (
                 error.status in {404, 409} or isinstance(step, AddFinalizer | RemoveFinalizer)
