@@ -340,7 +340,7 @@ class Machine(RuleBasedStateMachine):
         if found is not None and found.identity != self.world.remembered():
             return True
         if api.terminating:
-            return found is None or not any(self.world.bridges())
+            return found is None or bool(found.count("queued", "dead") and not any(self.world.bridges()))
         claim = api.find("PersistentVolumeClaim", CLAIM)
         return found is None and claim is not None and "deletionTimestamp" in claim["metadata"]
 
