@@ -224,6 +224,13 @@ MUTANTS = {
         "test_a_namespace_that_is_being_deleted_ends_the_sale",
         TEARDOWN,
     ),
+    "scaled in a namespace that goes": Mutant(
+        "decide.wanted",
+        '                return ("Deployment", names.bridge(facts.event.name)) in there',
+        "                return True",
+        "test_no_bridge_is_scaled_that_cannot_be_made_because_the_namespace_goes",
+        HELD,
+    ),
     "made in a namespace that goes": Mutant(
         "decide.wanted",
         "    if facts.event.namespace_deleted_at is None:",
