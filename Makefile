@@ -46,7 +46,7 @@ unit: ## tests on this machine: units, SQL and bridge on a real PostgreSQL
 	@$(VENV)/pytest $(UNIT_TESTS) $(PYTEST_FLAGS)
 
 .PHONY: mutants
-mutants: ## break our SQL and the bridge in every way we know, and see that a test catches each
+mutants: ## break our SQL, the bridge and the operator in every way we know, and see that a test catches each
 	@$(VENV)/python -m tests.mutants $(PYTEST_FLAGS)
 
 .PHONY: e2e

@@ -1,7 +1,7 @@
 """python -m tests.mutants: run every mutant against the test that must catch it, and say which did.
 
-Two catalogues, of SQL and of the bridge. They run with the rest of the tests too; this is the way to see them alone.
-Fails if one survives.
+Three catalogues, of SQL, of the bridge and of the operator. They run with the rest of the tests too; this is the way to
+see them alone. Fails if one survives.
 """
 
 import runpy
@@ -13,10 +13,11 @@ import pytest
 from tests.postgres import REPOSITORY
 from tests.sql.mutants import catalogue
 
-# The bridge's tests are no package.
-BRIDGE = runpy.run_path(str(REPOSITORY / "bridge/tests/faults/mutants.py"))
-CAUGHT_BY = {name: mutant.caught_by for name, mutant in (catalogue.MUTANTS | BRIDGE["MUTANTS"]).items()}
-assert len(CAUGHT_BY) == len(catalogue.MUTANTS) + len(BRIDGE["MUTANTS"]), "two mutants of one name"
+# The tests of bridge and operator are no packages.
+OTHERS = ("bridge/tests/faults/mutants.py", "operator/tests/world/mutants.py")
+CATALOGUES = [catalogue.MUTANTS, *(runpy.run_path(str(REPOSITORY / path))["MUTANTS"] for path in OTHERS)]
+CAUGHT_BY = {name: mutant.caught_by for mutants in CATALOGUES for name, mutant in mutants.items()}
+assert len(CAUGHT_BY) == sum(len(mutants) for mutants in CATALOGUES), "two mutants of one name"
 
 
 class Verdicts:
@@ -47,7 +48,9 @@ class Verdicts:
         return [name for name in CAUGHT_BY if not all(self.caught[name] or [False])]
 
 
-verdicts = Verdicts()
-arguments = ["tests/sql", "bridge/tests/faults", "-m", "mutant", "-q", "--no-header", "-r", "fE", *sys.argv[1:]]
-status = pytest.main(arguments, plugins=[verdicts])
-sys.exit(status or bool(verdicts.survivors()))
+if __name__ == "__main__":  # the operator's mutants run in processes that import this module again
+    verdicts = Verdicts()
+    where = ["tests/sql", "bridge/tests/faults", "operator/tests/test_operator_mutants.py"]
+    arguments = [*where, "-m", "mutant", "-q", "--no-header", "-r", "fE", *sys.argv[1:]]
+    status = pytest.main(arguments, plugins=[verdicts])
+    sys.exit(status or bool(verdicts.survivors()))

@@ -11,7 +11,7 @@ from intake_operator.build import kinship
 from intake_operator.build.bridge import Installation
 from intake_operator.build.bridge import deployment as bridge_deployment
 from intake_operator.decide.plan import plan
-from intake_operator.decide.steps import Apply, Delete, Unguard
+from intake_operator.decide.steps import Apply, Delete, ScaleBridges, Seal, Unguard
 from intake_operator.model.observed import Engine, Event, Manifest, Observed
 from planning import with_status
 
@@ -129,3 +129,13 @@ def test_pods_whose_workload_somebody_deleted_are_removed_with_the_rest(
     seen = replace(observed(e), children=children, pods=(left,))
     now = closes + timedelta(hours=1)
     assert plan(e, seen, installation, now).steps == (Delete("Pod", left["metadata"]["name"]),)
+
+
+def test_no_bridge_is_scaled_that_cannot_be_made_because_the_namespace_goes(
+    event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
+) -> None:
+    """It would be refused for ever, and DB1 never be sealed: an event without a claim could not end."""
+    e = event(namespace_deleted_at=opens)
+    decided = plan(e, observed(e), installation, opens)
+    assert not any(isinstance(s, ScaleBridges) for s in decided.steps)
+    assert decided.steps[-1] == Seal("deleted")

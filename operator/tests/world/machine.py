@@ -103,9 +103,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(passes=st.integers(1, 6))
     def all_is_calm(self, passes: int) -> None:
-        for _ in range(passes):
-            self.world.calm()
-            self.look()
+        self.world.calm(passes, self.look)
 
     @rule(count=st.integers(1, 3))
     def a_buyer_claims(self, count: int) -> None:
@@ -342,7 +340,7 @@ class Machine(RuleBasedStateMachine):
         if found is not None and found.identity != self.world.remembered():
             return True
         if api.terminating:
-            return found is None or not any(self.world.bridges())
+            return found is None or bool(found.count("queued", "dead") and not any(self.world.bridges()))
         claim = api.find("PersistentVolumeClaim", CLAIM)
         return found is None and claim is not None and "deletionTimestamp" in claim["metadata"]
 
@@ -353,8 +351,7 @@ class Machine(RuleBasedStateMachine):
             if not self.world.ours() and (not event or names.FINALIZER not in event["metadata"].get("finalizers", ())):
                 return True
             self.claims_give_up_or_are_replayed(dead=False)
-            self.world.calm()
-            self.look()
+            self.world.calm(look=self.look)
             problems = {c["reason"] for c in self.world.status.get("conditions", ()) if c["type"] == "Degraded"}
             if "ChildNotOurs" in problems:  # as its message says
                 self.world.delete("ConfigMap", names.report(NAME))

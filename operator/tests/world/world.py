@@ -1,7 +1,7 @@
 """One event, its cluster, its databases and the operator; what may happen to them, and what is true of them."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -203,10 +203,11 @@ class World:
         uids = {each["metadata"]["uid"] for each in self.api.objects.values()}
         self.volumes = {uid: volume for uid, volume in self.volumes.items() if uid in uids}
 
-    def calm(self, passes: int = 1) -> None:
-        """Everybody does what they have to, for so many seconds."""
+    def calm(self, passes: int = 1, look: Callable[[], None] = lambda: None) -> None:
+        """Everybody does what they have to, for so many seconds; `look` before claims can end."""
         for _ in range(passes):
             self.passes()
             self.settle()
+            look()
             self.bridges_work(SLOTS, SLOTS, answered=True)
             self.now += timedelta(seconds=1)

@@ -103,12 +103,17 @@ def _possible(facts: Facts, steps: list[Step]) -> list[Step]:
     if facts.event.namespace_deleted_at is None:
         return steps
     there = facts.observed.children
-    return [
-        step
-        for step in steps
-        if not isinstance(step, CreateCredentials)
-        and not (isinstance(step, Apply) and (step.manifest["kind"], step.manifest["metadata"]["name"]) not in there)
-    ]
+
+    def possible(step: Step) -> bool:
+        match step:
+            case Apply(manifest):
+                return (manifest["kind"], manifest["metadata"]["name"]) in there
+            case ScaleBridges():
+                return ("Deployment", names.bridge(facts.event.name)) in there
+            case _:
+                return not isinstance(step, CreateCredentials)
+
+    return [step for step in steps if possible(step)]
 
 
 def engine(facts: Facts) -> list[Step]:

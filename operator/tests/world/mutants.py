@@ -1,0 +1,278 @@
+"""Broken operators: one textual change each, and the test that must fail on it.
+
+A change that no longer applies is an error, so that this list cannot rot. Imports nothing of the operator: a mutant is
+installed before the operator is imported.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A broken variant of one module of the operator."""
+
+    where: str
+    """The module, below intake_operator."""
+    before: str
+    after: str
+    caught_by: str
+    """The test function that must fail on it."""
+    file: str
+    """And the file that it is in."""
+
+    @property
+    def module(self) -> str:
+        """Its name for an import."""
+        return f"intake_operator.{self.where}"
+
+    def replaced(self, text: str) -> str:
+        """The broken text."""
+        if text.count(self.before) != 1:
+            raise ValueError(f"{self.where}: the mutant's text occurs {text.count(self.before)} times, not once")
+        return text.replace(self.before, self.after)
+
+
+TEARDOWN, MEMORY, PLAN, BUILD = "test_plan_teardown.py", "test_memory.py", "test_plan.py", "test_build.py"
+VOLUME, HELD, MODEL = "test_volume_claim.py", "test_held.py", "test_whoever_deletes_model.py"
+ONE_OR_TWO = "test_i11_one_thing_or_two_in_the_midst_of_a_sale_lose_nothing"
+
+MUTANTS = {
+    "report taken from a ConfigMap": Mutant(
+        "decide.stage",
+        "    if memory.report(event) is not None:",
+        "    if memory.report(event) is not None or ('ConfigMap', names.report(event.name)) in observed.children:",
+        "test_i11_a_config_map_called_like_the_report_lets_nothing_go",
+        TEARDOWN,
+    ),
+    "report before its copy is made": Mutant(
+        "decide.teardown",
+        '    return Plan((Apply(copy),), said, 0.0, after=said | {"report": told})',
+        '    return Plan((Apply(copy),), said | {"report": told}, 0.0)',
+        "test_the_states_in_their_order",
+        TEARDOWN,
+    ),
+    "identity inferred as new when the status is missing": Mutant(
+        "decide.memory",
+        "        return str(known)\n",
+        "        return str(known)\n    if observed.engine.identity:\n        return observed.engine.identity\n",
+        "test_i11_an_empty_db1_is_told_whatever_else_was_lost",
+        MEMORY,
+    ),
+    "status takes the identity of any DB1": Mutant(
+        "decide.status",
+        '"database": memory.database(event, observed, facts.claimable or memory.identity(event, observed)),',
+        '"database": memory.database(event, observed, observed.engine.identity),',
+        "test_i11_an_empty_db1_is_told_whatever_else_was_lost",
+        MEMORY,
+    ),
+    "empty DB1 taken for the one that was sold from": Mutant(
+        "decide.memory",
+        "    return bool(before and observed.engine.identity and observed.engine.identity != before)",
+        "    return False",
+        ONE_OR_TWO,
+        MODEL,
+    ),
+    "empty DB1 sealed": Mutant(
+        "decide.teardown",
+        "    if not engine.sealed or memory.volume_lost(facts.event, facts.observed):",
+        "    if not engine.sealed:",
+        "test_the_drain_of_a_lost_db1_waits_and_never_seals_an_empty_one",
+        MEMORY,
+    ),
+    "anchor released first": Mutant(
+        "decide.teardown",
+        'REMAINS: Final = ("PersistentVolumeClaim",',
+        'REMAINS: Final = ("NetworkPolicy", "PersistentVolumeClaim",',
+        "test_bridges_then_db1_then_volume_then_secrets_then_the_anchor_then_the_finalizer",
+        TEARDOWN,
+    ),
+    "workload deleted before its pods are gone": Mutant(
+        "decide.teardown",
+        "    return [] if _running(facts, component) else [Delete(*key)]",
+        "    return [Delete(*key)]",
+        "test_a_workload_stays_until_its_last_pod_is_gone",
+        HELD,
+    ),
+    "finalizer removed before the anchor is": Mutant(
+        "decide.teardown",
+        "    if anchor := children.get((kinship.ANCHOR, database)):",
+        "    if (anchor := children.get((kinship.ANCHOR, database))) and names.FINALIZER not in event.finalizers:",
+        "test_bridges_then_db1_then_volume_then_secrets_then_the_anchor_then_the_finalizer",
+        TEARDOWN,
+    ),
+    "drain without a proof": Mutant(
+        "decide.teardown",
+        "    if proof is not None and proof.failures:",
+        "    if False:",
+        "test_the_states_in_their_order",
+        TEARDOWN,
+    ),
+    "abandoned by any word": Mutant(
+        "model.observed",
+        "        return self.annotations.get(annotation) == self.name",
+        "        return annotation in self.annotations",
+        "test_only_the_event_s_own_name_abandons_it",
+        TEARDOWN,
+    ),
+    "finalizer after the first child": Mutant(
+        "decide.serve",
+        "    if names.FINALIZER not in event.finalizers:",
+        "    if names.FINALIZER not in event.finalizers and observed.children:",
+        "test_the_finalizer_comes_before_the_first_child",
+        PLAN,
+    ),
+    "children without the anchor": Mutant(
+        "build.kinship",
+        "    owners = [reference(anchor)]\n    if not COLLECTING & set(event.finalizers):\n"
+        "        owners.insert(0, common.owner(event))\n",
+        "    owners = [common.owner(event)]\n",
+        ONE_OR_TWO,
+        MODEL,
+    ),
+    "anchor made anew while the others lean on it": Mutant(
+        "decide.wanted",
+        "    return not event.deleting and all(",
+        "    return True or all(",
+        "test_i11_an_anchor_that_is_deleted_is_made_anew_only_while_nothing_leans_on_it",
+        HELD,
+    ),
+    "event's reference put back while it is collected": Mutant(
+        "build.kinship",
+        "    if not COLLECTING & set(event.finalizers):",
+        "    if True:",
+        "test_the_event_s_reference_is_not_put_back_while_the_garbage_collector_takes_it_away",
+        BUILD,
+    ),
+    "never open without the margin": Mutant(
+        "decide.memory",
+        "    return now + SAFELY_BEFORE < datetime",
+        "    return now < datetime",
+        "test_i11_a_waiting_event_lets_go_without_db1_only_well_before_the_earliest_opening",
+        TEARDOWN,
+    ),
+    "earliest opening forgotten": Mutant(
+        "decide.memory",
+        'and opens < datetime.fromisoformat(told["sellsFrom"])',
+        'and opens != datetime.fromisoformat(told["sellsFrom"])',
+        "test_i11_an_opening_that_was_moved_back_is_remembered",
+        TEARDOWN,
+    ),
+    "recovered while a bridge still runs": Mutant(
+        "decide.wanted",
+        "spec.commit_target.postgres is not None and not bridging",
+        "spec.commit_target.postgres is not None",
+        "test_the_bridges_are_gone_before_the_ledger_is_read",
+        MEMORY,
+    ),
+    "seeded without the pool's verdict": Mutant(
+        "decide.wanted",
+        "if _stocked(spec, observed.engine) and _pool_told(event, observed) else",
+        "if _stocked(spec, observed.engine) else",
+        "test_i1_slots_are_seeded_only_when_their_pool_may_be_sold",
+        MEMORY,
+    ),
+    "volume claim not held": Mutant(
+        "build.database",
+        "    if held and (not is_going(existing) or is_held(existing)):",
+        "    if False:",
+        "test_i11_the_volume_claim_is_held_as_soon_as_claims_may_exist",
+        VOLUME,
+    ),
+    "new finalizer on a claim that is being deleted": Mutant(
+        "build.database",
+        "    if held and (not is_going(existing) or is_held(existing)):",
+        "    if held:",
+        "test_no_finalizer_is_put_on_a_volume_claim_that_is_being_deleted",
+        VOLUME,
+    ),
+    "guard dropped while unsettled": Mutant(
+        "decide.wanted",
+        '    guard = "" if facts.settled else by.guard\n    anchor',
+        '    guard = "" if facts.stage is Stage.DRAIN else by.guard\n    anchor',
+        "test_i11_everything_stays_guarded_while_claims_are_unsettled",
+        HELD,
+    ),
+    "pods of a deleted workload left to others": Mutant(
+        "decide.teardown",
+        '        return [Delete("Pod", meta["name"]) for meta in left if "deletionTimestamp" not in meta]',
+        "        return []",
+        "test_pods_whose_workload_somebody_deleted_are_removed_with_the_rest",
+        HELD,
+    ),
+    "budget lifted where the pod is the data": Mutant(
+        "decide.wanted",
+        "held=serves or (held and event.spec.database.volume is None)",
+        "held=serves",
+        "test_i11_no_budget_is_lifted_where_the_pod_is_the_data",
+        HELD,
+    ),
+    "kept on though the namespace goes": Mutant(
+        "decide.stage",
+        "    if event.spec is None or event.deleting or abandoned(event):",
+        "    if event.spec is None or event.deleted_at or abandoned(event):",
+        "test_it_ends_with_its_time_or_a_deletion",
+        TEARDOWN,
+    ),
+    "namespace's deletion not noticed": Mutant(
+        "model.observed",
+        "        return self.deleted_at is not None or self.namespace_deleted_at is not None",
+        "        return self.deleted_at is not None",
+        "test_a_namespace_that_is_being_deleted_ends_the_sale",
+        TEARDOWN,
+    ),
+    "scaled in a namespace that goes": Mutant(
+        "decide.wanted",
+        '                return ("Deployment", names.bridge(facts.event.name)) in there',
+        "                return True",
+        "test_no_bridge_is_scaled_that_cannot_be_made_because_the_namespace_goes",
+        HELD,
+    ),
+    "made in a namespace that goes": Mutant(
+        "decide.wanted",
+        "    if facts.event.namespace_deleted_at is None:",
+        "    if True:",
+        "test_nothing_is_made_in_it_and_the_rest_goes_on",
+        TEARDOWN,
+    ),
+}
+
+
+class _Broken(SourceFileLoader):
+    """Compiles the broken text; no cache, neither read nor written."""
+
+    mutant: Mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        text = self.get_data(self.path).decode()
+        return compile(self.mutant.replaced(text), self.path, "exec")
+
+
+class _Finder:
+    """Finds one module, broken."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._mutant.module:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        assert spec is not None
+        assert spec.origin is not None
+        loader = _Broken(fullname, spec.origin)
+        loader.mutant = self._mutant
+        spec.loader = loader
+        return spec
+
+
+def install(name: str) -> None:
+    """Have this process import the broken module."""
+    mutant = MUTANTS[name]
+    assert mutant.module not in sys.modules, "too late: it is imported already"
+    sys.meta_path.insert(0, _Finder(mutant))
