@@ -62,8 +62,10 @@ def refused(books: Kube) -> Kube:
         " INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)"
         " SELECT pool_id, request_id::bigint, claim_id, uuidv7() FROM by_hand"
     )
+    # After the opening: a pool that the ledger knows already is not opened.
+    open_sale(books, EVENT)
     stage.ledger(books, by_hand)
-    sell(books, EVENT, REFUSED)
+    buy(books, EVENT, REFUSED)
     eventually(lambda: dead(books) == REFUSED, 60, "six claims gave up")
     eventually(lambda: reason(books, EVENT, "Degraded") == "DeadLetters", 60, "it is said")
     return books
@@ -134,7 +136,8 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
 
 
 def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(books: Kube, people: People) -> None:
-    sell(books, "proven", 3)
+    open_sale(books, "proven")
+    buy(books, "proven", 3)
     eventually(lambda: len(sold(books, "proven-pool")) == 3, 60, "three claims are committed")
     # By itself, since the queue is empty.
     eventually(lambda: reason(books, "proven", LEDGER) == "LedgerAgrees", 60, "the ledger is said to agree")
@@ -162,10 +165,14 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
     assert (code, "its report" in told) == (4, True), told
 
 
-def sell(kube: Kube, event: str, fans: int) -> None:
-    """A small open sale with so many claims."""
+def open_sale(kube: Kube, event: str) -> None:
+    """A small open sale."""
     kube.apply(stage.event(event, stage.window(opens_in=0, lasts=3600), inventorySize=SEATS, batchSize=5))
     stage.await_phase(kube, event, "Open", 60)
+
+
+def buy(kube: Kube, event: str, fans: int) -> None:
+    """So many claims."""
     claims = (
         f"SELECT count(*) FROM generate_series(1, {fans}) n,"
         f" intake.claim_resource('{event}-pool', 'fan-' || n, 'r' || n)"

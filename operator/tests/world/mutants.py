@@ -92,8 +92,8 @@ MUTANTS = {
     ),
     "workload deleted before its pods are gone": Mutant(
         "decide.teardown",
-        "    return [] if _running(facts, component) else [Delete(*key)]",
-        "    return [Delete(*key)]",
+        "    if _running(facts, component):\n        return wanted.strays",
+        "    if False:\n        return wanted.strays",
         "test_a_workload_stays_until_its_last_pod_is_gone",
         HELD,
     ),
@@ -198,7 +198,7 @@ MUTANTS = {
     ),
     "pods of a deleted workload left to others": Mutant(
         "decide.teardown",
-        '        return [Delete("Pod", meta["name"]) for meta in left if "deletionTimestamp" not in meta]',
+        "        return wanted.strays(facts.observed, component, found)",
         "        return []",
         "test_pods_whose_workload_somebody_deleted_are_removed_with_the_rest",
         HELD,
