@@ -39,13 +39,44 @@ def test_nothing_is_no_rows(text: str) -> None:
         (f"resource_id,label\n\n{A},A-1\nseat-2,A-2", "line 4: 'seat-2' is not a UUID"),
         (f"{A};A-1", f"line 1: '{A};A-1' is not a UUID; a line is resource_id,label, separated by a comma"),
         (f"{A},A-1\n,A-2", "line 2: '' is not a UUID"),
+        (f"+{A[1:]},A-1", f"line 1: '+{A[1:]}' is not a UUID"),
+        (f"\u200b{A},A-1", "line 1: character 1 is U+200B (ZERO WIDTH SPACE) in the column resource_id"),
         (f"{A},Block A, seat 1", "line 1: 3 columns instead of resource_id,label; a label with a comma needs quotes"),
         (f"{A},A-1\n{B},A-2\n{A.upper()},A-3", f"line 3: '{A}' is on line 1 already"),
-        (f"{A},A-1\n{B},A-1", "line 2: 'A-1' is on line 1 already"),
-        (f'{A},A-1\n{B},"A-2', "line 2: unexpected end of data"),
+        (f"{A},A-1\n{B},A-1", "line 2: 'A-1' is on line 1 already; one slot has it alone"),
         (f"{A},{'x' * 201}", "line 1: a label has at most 200 characters, this one 201"),
-        (f"{A},A\0", "line 1: a label cannot have a NUL character in it"),
+        (f"{A},A\0", "line 1: character 2 is U+0000 (NUL) in the label"),
+        (f"{A},A\ud800", "line 1: character 2 is U+D800 in the label"),
         (f"{'y' * 5000},A-1", f"line 1: '{'y' * 60}…' is not a UUID"),
+        (f'{A},"A-1\n{B},A-2\n', "line 1: a double quote opens in column label and does not close on this line"),
+        (f'{A},A-1\n{B},"A-2', "line 2: a double quote opens in column label and does not close on this line"),
+        # Closed by another row's quote, and noticed there by whoever reads on.
+        (f'{A},"A-1\n{B},"Block A, seat 2"\n', "line 1: a double quote opens in column label"),
+        (f'{A},"A\n1"\n{B},A-2', "line 1: a double quote opens in column label"),
+        (f'{A},"A""\n{B},A-2', "line 1: a double quote opens in column label"),
+        (f'"{A},A-1\n{B},A-2\n', "line 1: a double quote opens in column resource_id"),
+        (f'{A},"A"1\n', "line 1: there is more behind the closing double quote of column label; a double quote inside"),
+        (f"resource_id,label\r\n{A},A-1,,,,\r\n", "line 2: 4 empty columns behind label, as a spreadsheet leaves"),
+        (f"resource_id,label,,\n{A},A-1,,\n", "line 1: 2 empty columns behind label"),
+        (f"\ufeff{A},A-1\n\ufeff{B},A-2\n", "line 2: a second byte order mark (U+FEFF) stands before the first column"),
+        (f"\ufeff\ufeff{A},A-1\n", "line 1: a second byte order mark (U+FEFF)"),
+        (f"\ufeffresource_id,label\n{A},A-1\n\ufeffresource_id,label\n", "line 3: a second byte order mark (U+FEFF)"),
+        (
+            f"resource_id,label,section,row,price\n{A},A-1,Floor,1,89.50\n",
+            "line 1: 5 columns, and a slot keeps resource_id and label alone: nothing of 'section', 'row', 'price'",
+        ),
+        (f"resource_id,section\n{A},Floor\n", "line 1: the second column is 'section' and not label"),
+        (f"{A},A\u00a01\n{B},A 1\n", "line 1: character 2 is U+00A0 (NO-BREAK SPACE) in the label"),
+        (f"{A},A-1\n{B},A-1\u200b\n", "line 2: character 4 is U+200B (ZERO WIDTH SPACE) in the label"),
+        (f'{A}," A-1"\n', "line 1: the label begins with U+0020 (SPACE)"),
+        (f"{A},A-1\u00a0\n", "line 1: character 4 is U+00A0 (NO-BREAK SPACE) in the label"),
+        (f"{A},A-1\u2028\n", "line 1: character 4 is U+2028 (LINE SEPARATOR) in the label"),
+        (
+            f"{A},Loge \u00c4\n{B},Loge A\u0308\n",
+            "line 2: 'Loge \u00c4' is on line 1 already, with other code points for the same letters",
+        ),
+        (f"{A},{B}\n{B},B\n", f"line 2: the resource_id '{B}' is the label of line 1, and who asks for a seat by it"),
+        (f"{B},B\n{A},{{{B.upper()}}}\n", f"line 2: the label '{{{B.upper()}}}' is the resource_id of line 1, and who"),
     ],
 )
 def test_a_row_that_cannot_be_a_slot_is_named_by_its_line(text: str, told: str) -> None:
@@ -54,7 +85,37 @@ def test_a_row_that_cannot_be_a_slot_is_named_by_its_line(text: str, told: str) 
     assert str(refusal.value).startswith(told)
 
 
+def test_an_open_quote_is_told_where_it_opens_however_much_follows() -> None:
+    lines = [f"{UUID(int=n)},A-{n}" for n in range(1, 101)]
+    lines[2] = f'{UUID(int=3)},"A-3'
+    with pytest.raises(InventoryError, match=r"^line 3: a double quote opens in column label"):
+        parse("\n".join(lines))
+
+
+def test_a_label_is_one_however_its_letters_are_composed() -> None:
+    assert parse(f"{A},Loge A\u0308") == parse(f"{A},Loge \u00c4") == ((UUID(A), "Loge \u00c4"),)
+
+
+def test_a_slot_may_be_labelled_with_its_own_id() -> None:
+    assert parse(f"{A},{A}\n{B},{B.upper()}") == ((UUID(A), A), (UUID(B), B.upper()))
+
+
+def test_an_id_has_every_spelling_that_postgres_reads() -> None:
+    spelled = (f"{{{A}}}", A.replace("-", ""), A.upper())
+    assert [parse(one) for one in spelled] == [((UUID(A), None),)] * 3
+
+
+def test_a_long_line_takes_no_longer_than_a_long_file() -> None:
+    with pytest.raises(InventoryError, match="empty columns"):
+        parse(A + "," * 1_000_000)
+    with pytest.raises(InventoryError, match="does not close"):
+        parse(f'{A},"' + '""' * 500_000)
+
+
 def test_a_row_of_a_table_is_held_to_the_same() -> None:
     assert check("row 1", UUID(A), "A-1") == (UUID(A), "A-1")
+    assert check("row 1", UUID(A), "Loge A\u0308") == (UUID(A), "Loge \u00c4")
     with pytest.raises(InventoryError, match="row 7: there is no resource_id"):
         check("row 7", None, "A-7")
+    with pytest.raises(InventoryError, match=r"row 7: the label ends with U.0020"):
+        check("row 7", UUID(A), "A-7 ")

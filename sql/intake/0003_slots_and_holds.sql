@@ -13,6 +13,24 @@ ALTER TABLE pgmq.q_intake_queue SET (fillfactor = 70, autovacuum_vacuum_scale_fa
 DROP INDEX pgmq.archived_at_idx_intake_queue;
 REVOKE ALL ON ALL TABLES IN SCHEMA pgmq FROM PUBLIC;
 
+CREATE FUNCTION intake.as_id(label text) RETURNS uuid
+LANGUAGE sql IMMUTABLE
+-- Everything that the type uuid takes: with or without hyphens and braces, in any case.
+RETURN CASE WHEN length(label) BETWEEN 32 AND 41
+    AND label ~ '^[{]?([0-9A-Fa-f]{4}-?){7}[0-9A-Fa-f]{4}[}]?$' AND (left(label, 1) = '{') = (right(label, 1) = '}')
+    THEN label::uuid END;
+COMMENT ON FUNCTION intake.as_id IS 'The resource id that a label can be read as; NULL if it is none.';
+
+CREATE FUNCTION intake.unseen(label text) RETURNS text
+LANGUAGE sql IMMUTABLE
+-- Control characters, every space but the plain one, and what Unicode calls Default_Ignorable_Code_Point. The operator has
+-- the same list, and a test tries every character on both.
+RETURN CASE WHEN label ~ '^ | $' THEN ' ' ELSE substring(label FROM
+    '[\u0001-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f'
+    '\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb'
+    '\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') END;
+COMMENT ON FUNCTION intake.unseen IS 'The first character of a label that nobody sees: two labels would look alike. NULL if there is none.';
+
 CREATE TABLE intake.inventory (
     pool_no     int    NOT NULL,
     slot_no     bigint NOT NULL,
@@ -22,6 +40,8 @@ CREATE TABLE intake.inventory (
     CONSTRAINT inventory_resource_key UNIQUE (pool_no, resource_id),
     CONSTRAINT inventory_label_key UNIQUE (pool_no, label)
 );
+-- Few labels can be read as an id, so it is small. Who stocks an id asks it whether that is a label already.
+CREATE INDEX inventory_label_as_id ON intake.inventory (pool_no, intake.as_id(label)) WHERE intake.as_id(label) IS NOT NULL;
 COMMENT ON TABLE intake.inventory IS 'Resource ids and labels of pools that bring their own. LOGGED: they cannot be computed again after a crash.';
 
 CREATE UNLOGGED TABLE intake.slots (
@@ -343,6 +363,39 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.seed IS 'Make the inventory: first provisioning, growth, and the rebuild after a crash. Publishes the hot row last; returns the slots added.';
 
+CREATE FUNCTION intake.twice(pool_no int, first_slot bigint, resource_ids uuid[], labels text[]) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT format('slots %s and %s have the same %s, %L', o.slot_no, g.slot_no, g.what, left(g.name, 60))
+    FROM (SELECT a.*, min(a.slot_no) OVER (PARTITION BY a.what, a.name) AS first FROM (
+            SELECT twice.first_slot + r.n - 1 AS slot_no, 'resource id' AS what, r.id::text AS name
+            FROM unnest(twice.resource_ids) WITH ORDINALITY AS r (id, n)
+            UNION ALL
+            SELECT twice.first_slot + l.n - 1, 'label', l.label FROM unnest(twice.labels) WITH ORDINALITY AS l (label, n)) a
+        WHERE a.name IS NOT NULL) g
+    CROSS JOIN LATERAL (SELECT least(g.first, CASE g.what
+        WHEN 'label' THEN (SELECT v.slot_no FROM intake.inventory v WHERE v.pool_no = twice.pool_no AND v.label = g.name)
+        ELSE (SELECT v.slot_no FROM intake.inventory v WHERE v.pool_no = twice.pool_no AND v.resource_id = g.name::uuid)
+        END) AS slot_no) o
+    WHERE o.slot_no < g.slot_no ORDER BY g.slot_no LIMIT 1
+$$;
+COMMENT ON FUNCTION intake.twice IS 'Which slot, of these rows, has an id or a label that another one has; NULL if none.';
+
+CREATE FUNCTION intake.mistakable(pool_no int, first_slot bigint, resource_ids uuid[], labels text[]) RETURNS text
+LANGUAGE sql STABLE
+-- By the keys, whatever the statistics say: the first rows are asked before there are any.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+    SELECT format('the label of slot %s is the resource id of slot %s', c.label_of, c.id_of) FROM (
+        SELECT mistakable.first_slot + l.n - 1 AS label_of, (SELECT v.slot_no FROM intake.inventory v
+            WHERE v.pool_no = mistakable.pool_no AND v.resource_id = intake.as_id(l.label)) AS id_of
+        FROM unnest(mistakable.labels) WITH ORDINALITY AS l (label, n) WHERE intake.as_id(l.label) IS NOT NULL
+        UNION ALL
+        SELECT v.slot_no, mistakable.first_slot + r.n - 1
+        FROM unnest(mistakable.resource_ids) WITH ORDINALITY AS r (id, n)
+        JOIN intake.inventory v ON v.pool_no = mistakable.pool_no AND intake.as_id(v.label) = r.id) c
+    WHERE c.label_of <> c.id_of ORDER BY greatest(c.label_of, c.id_of) LIMIT 1
+$$;
+COMMENT ON FUNCTION intake.mistakable IS 'Which slot has the id of another one for its label, of these rows, which are stocked, and all before; NULL if none.';
+
 CREATE FUNCTION intake.stock(pool_id text, first_slot bigint, resource_ids uuid[], labels text[] DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -350,12 +403,16 @@ DECLARE
     config   intake.engine_config := intake.config_of(stock.pool_id);
     stocked  bigint;
     differs  bigint;
-    twice    text;
-    violated text;
+    unseen   record;
+    either   text;
 BEGIN
     IF NOT config.own_resources THEN
         RAISE EXCEPTION 'pool % counts its slots and has no resources of its own', stock.pool_id USING ERRCODE = 'IE002',
             HINT = 'configure() it with "ownResources": true.';
+    END IF;
+    IF stock.labels IS NOT NULL THEN
+        -- A label that is written in two ways is one label, here and in claim_seat().
+        stock.labels := ARRAY(SELECT normalize(l.label, NFC) FROM unnest(stock.labels) WITH ORDINALITY AS l (label, n) ORDER BY l.n);
     END IF;
     IF coalesce(cardinality(stock.resource_ids), 0) = 0 OR array_position(stock.resource_ids, NULL) IS NOT NULL
             OR cardinality(stock.labels) <> cardinality(stock.resource_ids)
@@ -368,6 +425,13 @@ BEGIN
     IF coalesce(stock.first_slot, 0) NOT BETWEEN 1 AND stocked + 1 THEN
         RAISE EXCEPTION 'slot % cannot come next: pool % has resources up to slot %', stock.first_slot, stock.pool_id,
             stocked USING ERRCODE = 'IE002', HINT = 'Slots are stocked in order and without gaps.';
+    END IF;
+    SELECT stock.first_slot + l.n - 1 AS slot_no, intake.unseen(l.label) AS sign INTO unseen
+    FROM unnest(stock.labels) WITH ORDINALITY AS l (label, n) WHERE intake.unseen(l.label) IS NOT NULL ORDER BY l.n LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the label of slot % has U+% in it, or at an end, which nobody can see', unseen.slot_no,
+            upper(regexp_replace(lpad(to_hex(ascii(unseen.sign)), 6, '0'), '^00?', '')) USING ERRCODE = 'IE002',
+            HINT = 'Leave it out, or write a plain space: labels that look alike cannot be told apart.';
     END IF;
     SELECT min(v.slot_no) INTO differs
     FROM unnest(stock.resource_ids, stock.labels) WITH ORDINALITY AS w (resource_id, label, n)
@@ -383,11 +447,15 @@ BEGIN
         FROM unnest(stock.resource_ids, stock.labels) WITH ORDINALITY AS w (resource_id, label, n)
         WHERE stock.first_slot + w.n - 1 > stocked;
     EXCEPTION WHEN unique_violation THEN
-        GET STACKED DIAGNOSTICS twice = PG_EXCEPTION_DETAIL, violated = CONSTRAINT_NAME;
-        RAISE EXCEPTION 'pool % has a % twice: %', stock.pool_id,
-            CASE violated WHEN 'inventory_label_key' THEN 'label' ELSE 'resource id' END, twice
+        RAISE EXCEPTION 'pool % would have a name twice: %', stock.pool_id,
+            coalesce(intake.twice(config.pool_no, stock.first_slot, stock.resource_ids, stock.labels), SQLERRM)
             USING ERRCODE = 'IE002', HINT = 'Within a pool every resource id and every label stands once.';
     END;
+    either := intake.mistakable(config.pool_no, stock.first_slot, stock.resource_ids, stock.labels);
+    IF either IS NOT NULL THEN
+        RAISE EXCEPTION 'pool % would have two seats of one name: %', stock.pool_id, either USING ERRCODE = 'IE002',
+            HINT = 'claim_seat takes both, and who names it could mean either: give that slot another label.';
+    END IF;
     RETURN (SELECT max(v.slot_no) FROM intake.inventory v WHERE v.pool_no = config.pool_no);
 END $$;
 COMMENT ON FUNCTION intake.stock IS 'Append own resources to a pool, from first_slot on; what is there already must be the same. Returns how many it has. seed() puts them on sale.';

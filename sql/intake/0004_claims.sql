@@ -336,10 +336,12 @@ BEGIN
     END IF;
     SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_seat.pool_id;
     IF FOUND THEN
-        SELECT s.slot_no INTO named FROM intake.slots s WHERE s.pool_no = pool.pool_no AND s.label = claim_seat.seat;
-        IF named IS NULL AND pg_input_is_valid(claim_seat.seat, 'uuid') THEN
+        -- As stock() has written it. No label is another slot's id.
+        SELECT s.slot_no INTO named FROM intake.slots s
+        WHERE s.pool_no = pool.pool_no AND s.label = normalize(claim_seat.seat, NFC);
+        IF named IS NULL AND intake.as_id(claim_seat.seat) IS NOT NULL THEN
             SELECT s.slot_no INTO named FROM intake.slots s
-            WHERE s.pool_no = pool.pool_no AND s.resource_id = claim_seat.seat::uuid;
+            WHERE s.pool_no = pool.pool_no AND s.resource_id = intake.as_id(claim_seat.seat);
         END IF;
         IF named IS NULL THEN
             RAISE EXCEPTION 'pool % has no seat %', claim_seat.pool_id, coalesce(quote_literal(claim_seat.seat), 'NULL')

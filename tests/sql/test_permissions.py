@@ -56,6 +56,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "end_restore": set(),
     # Parts of others.
     "archive": set(),
+    "as_id": set(),
     "audited": set(),
     "can_claim": set(),
     "check_ledger_page": set(),
@@ -77,6 +78,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "leased": set(),
     "meter_at": set(),
     "meter_capacity": set(),
+    "mistakable": set(),
     "new_claim_id": set(),
     "open_meter": set(),
     "pools_lockers": set(),
@@ -104,6 +106,8 @@ FUNCTIONS: dict[str, set[str]] = {
     "tickets_passed": set(),
     "token_lease_seconds": set(),
     "turn_of": set(),
+    "twice": set(),
+    "unseen": set(),
     "window_state": set(),
 }
 # Tables and views of intake, and who may read them; nobody writes, and nobody touches a sequence or anything of pgmq.

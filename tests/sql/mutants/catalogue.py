@@ -271,6 +271,30 @@ MUTANTS = {
         "SELECT v.pool_no, v.slot_no, gen_random_uuid(), v.label FROM intake.inventory v",
         "test_a_rebuild_gives_seats_of_ones_own_their_ids_and_labels",
     ),
+    "label stocked as it is written": Mutant(
+        SLOTS,
+        "SELECT normalize(l.label, NFC) FROM",
+        "SELECT l.label FROM",
+        "test_one_label_in_other_code_points_is_there_twice",
+    ),
+    "seat looked for as it is written": Mutant(
+        CLAIMS,
+        "s.label = normalize(claim_seat.seat, NFC);",
+        "s.label = claim_seat.seat;",
+        "test_a_seat_is_found_however_its_letters_are_composed",
+    ),
+    "look-alike stocked": Mutant(
+        SLOTS,
+        "ELSE substring(label FROM",
+        "ELSE substring('' FROM",
+        "test_a_label_with_a_character_that_nobody_sees_is_refused",
+    ),
+    "label may be another's id": Mutant(
+        SLOTS,
+        "    IF either IS NOT NULL THEN",
+        "    IF false THEN",
+        "test_no_label_is_the_id_of_another_slot",
+    ),
     "everybody may execute": Mutant(
         "0001_roles_and_schema.sql",
         "ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM PUBLIC;",

@@ -11,7 +11,7 @@ from psycopg import AsyncConnection, sql
 from intake_operator.engine.connection import CONNECTION
 from intake_operator.engine.errors import brief
 from intake_operator.engine.ledger import from_elsewhere
-from intake_operator.model.inventory import InventoryError, Row, check
+from intake_operator.model.inventory import InventoryError, Row, check, invalid, quoted
 from intake_operator.reasons import Problem
 
 # Rows in one call of intake.stock: more make it no faster, and this is all that is in memory at a time.
@@ -24,6 +24,15 @@ ROWS: Final = sql.SQL("""
     SELECT resource_id, label
     FROM (SELECT resource_id::uuid AS resource_id, nullif(label::text, '') AS label FROM {table}) AS seats
     ORDER BY label COLLATE "C", resource_id LIMIT {size}
+""")
+# The first row that the query above breaks off at, which Postgres tells by its value alone, and of any length.
+NO_ID: Final = sql.SQL("""
+    SELECT row, label, resource_id
+    FROM (SELECT row_number() OVER (ORDER BY label COLLATE "C", resource_id) AS row, label, resource_id
+        FROM (SELECT resource_id::text AS resource_id, nullif(label::text, '') AS label FROM {table}) AS seats) AS rows
+    WHERE resource_id !~ '^[{{]?([0-9A-Fa-f]{{4}}-?){{7}}[0-9A-Fa-f]{{4}}[}}]?$'
+        OR (left(resource_id, 1) = '{{') <> (right(resource_id, 1) = '}}')
+    ORDER BY row LIMIT 1
 """)
 COUNT: Final = sql.SQL("SELECT count(*) FROM (SELECT resource_id, label FROM {table} LIMIT {size}) AS seats")
 
@@ -43,13 +52,26 @@ class Table:
         return int(row[0]) if row else 0
 
     async def chunks(self, size: int) -> AsyncGenerator[Sequence[Row]]:
-        """The first `size` rows. Raises InventoryError."""
+        """The first `size` rows, counted in the order of label and id. Raises InventoryError."""
         number = 0
         async with self._connection() as connection, connection.cursor("seats", binary=True) as cursor:
-            await cursor.execute(self._query(ROWS, size))
-            while rows := await cursor.fetchmany(CHUNK):
-                yield [check(f"row {number + n}", *row) for n, row in enumerate(rows, 1)]
-                number += len(rows)
+            try:
+                await cursor.execute(self._query(ROWS, size))
+                while rows := await cursor.fetchmany(CHUNK):
+                    yield [check(f"row {number + n}", *row) for n, row in enumerate(rows, 1)]
+                    number += len(rows)
+            except psycopg.errors.InvalidTextRepresentation as error:
+                raise await self._unreadable(brief(error)) from None
+
+    async def _unreadable(self, told: str) -> InventoryError:
+        """Which row breaks off the reading, in words by which its owner finds it."""
+        async with self._connection() as connection:
+            found = await (await connection.execute(self._query(NO_ID, 0))).fetchone()
+        if found is None:
+            return invalid(told)
+        row, label, resource_id = found
+        called = "without a label" if label is None else f"with the label {quoted(label)}"
+        return invalid(f"row {row}, {called}: {quoted(resource_id)} is not a UUID in the column resource_id")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
@@ -60,7 +82,7 @@ class Table:
                 await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
                 yield connection
         except psycopg.DataError as error:
-            raise InventoryError(Problem.INVENTORY_INVALID, brief(error)) from error
+            raise invalid(brief(error)) from error
         except (psycopg.Error, OSError) as error:
             raise InventoryError(Problem.INVENTORY_MISSING, brief(error)) from error
 

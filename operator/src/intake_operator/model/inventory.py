@@ -1,19 +1,27 @@
 """The user's own inventory: a row for each slot, in the order of the slots."""
 
-import csv
-import io
+import re
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+from intake_operator.model import label as labels
 from intake_operator.reasons import Problem
 
 type Row = tuple[UUID, str | None]
 """resource_id and label."""
 
-LONGEST_LABEL: Final = 200  # as in intake.inventory
 # So much of what the user wrote is quoted back.
 QUOTED: Final = 60
+
+HEADER: Final = ("resource_id", "label")
+BYTE_ORDER_MARK: Final = "\ufeff"
+# Around a cell, outside its quotes, they are the file's and not the label's.
+BLANKS: Final = " \t"
+
+_LINE_END: Final = re.compile("\r\n|\n|\r")
+# A quote inside is written twice. Nothing of it is given back: `"a""` is open.
+_IN_QUOTES: Final = re.compile('"((?:[^"]|"")*+)"')
 
 
 class InventoryError(Exception):
@@ -27,55 +35,154 @@ class InventoryError(Exception):
 def parse(text: str) -> tuple[Row, ...]:
     """The rows of a CSV text, `resource_id,label` or `resource_id` alone in each; a header of these words is skipped.
 
-    Raises InventoryError, which names the line.
+    A line is a row: no label has a line break, so a quote that does not close is told where it opens. Raises
+    InventoryError, which names the line.
     """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True, skipinitialspace=True)
     rows: list[Row] = []
-    lines: dict[UUID | str, int] = {}
-    try:
-        for record in reader:
-            cells = [cell.strip() for cell in record]
-            if not any(cells) or (not rows and cells[0].lower() == "resource_id"):
-                continue
-            # A quoted label may run over several lines; this is the last of them.
-            where = f"line {reader.line_num}"
+    known = _Known()
+    begun = False
+    for number, line in enumerate(_LINE_END.split(text.removeprefix(BYTE_ORDER_MARK)), 1):
+        where = f"line {number}"
+        if line.startswith(BYTE_ORDER_MARK):
+            raise invalid(
+                f"{where}: a second byte order mark (U+FEFF) stands before the first column, as where two files were "
+                "put together; take it out"
+            )
+        cells = _cells(where, line)
+        if not any(cells):
+            continue
+        if not begun and cells[0].lower() == HEADER[0]:
+            _check_header(where, cells)
+        else:
             row = _row(where, cells)
-            for key in row:
-                if key is not None and lines.setdefault(key, reader.line_num) != reader.line_num:
-                    raise _invalid(f"{where}: {_quoted(str(key))} is on line {lines[key]} already")
+            known.add(number, row, cells[-1])
             rows.append(row)
-    except csv.Error as error:
-        raise _invalid(f"line {reader.line_num}: {error}") from error
+        begun = True
     return tuple(rows)
 
 
-def check(where: str, resource_id: UUID | None, label: str | None) -> Row:
-    """A row, if it can be a slot. Raises InventoryError, which begins with `where`."""
-    if resource_id is None:
-        raise _invalid(f"{where}: there is no resource_id")
-    if label is not None and len(label) > LONGEST_LABEL:
-        raise _invalid(f"{where}: a label has at most {LONGEST_LABEL} characters, this one {len(label)}")
-    return resource_id, label
-
-
-def _invalid(message: str) -> InventoryError:
+def invalid(message: str) -> InventoryError:
+    """What is wrong with a row, in words that begin with the row."""
     return InventoryError(Problem.INVENTORY_INVALID, message)
 
 
-def _row(where: str, cells: Sequence[str]) -> Row:
-    if len(cells) > 2:
-        raise _invalid(f"{where}: {len(cells)} columns instead of resource_id,label; a label with a comma needs quotes")
-    try:
-        resource_id = UUID(cells[0])
-    except ValueError:
-        raise _invalid(
-            f"{where}: {_quoted(cells[0])} is not a UUID; a line is resource_id,label, separated by a comma"
-        ) from None
-    label = cells[1] if len(cells) == 2 and cells[1] else None
-    if label and "\0" in label:
-        raise _invalid(f"{where}: a label cannot have a NUL character in it")
-    return check(where, resource_id, label)
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """The beginning of what the user wrote; what nobody sees is seen in it."""
     return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}…")
+
+
+def check(where: str, resource_id: UUID | None, label: str | None) -> Row:
+    """A row, if it can be a slot, with its label composed. Raises InventoryError, which begins with `where`."""
+    if resource_id is None:
+        raise invalid(f"{where}: there is no resource_id; every row needs a UUID there")
+    if label is None:
+        return resource_id, None
+    label = labels.composed(label)
+    if wrong := labels.flaw(label):
+        raise invalid(f"{where}: {wrong}")
+    return resource_id, label
+
+
+class _Known:
+    """What stands on which line, of the lines so far."""
+
+    def __init__(self) -> None:
+        self._ids: dict[UUID, int] = {}
+        self._labels: dict[str, tuple[int, str]] = {}
+        self._labels_as_ids: dict[UUID, int] = {}
+
+    def add(self, line: int, row: Row, written: str) -> None:
+        """Take a row in, whose label was `written` so. Raises InventoryError if a fan could mean another row by it."""
+        resource_id, label = row
+        if (other := self._ids.setdefault(resource_id, line)) != line:
+            raise invalid(f"line {line}: '{resource_id}' is on line {other} already; one slot has it alone")
+        if other := self._labels_as_ids.get(resource_id, 0):
+            raise _mistakable(line, f"resource_id '{resource_id}' is the label of line {other}")
+        if label is None:
+            return
+        other, before = self._labels.setdefault(label, (line, written))
+        if other != line:
+            apart = "" if written == before else ", with other code points for the same letters"
+            raise invalid(f"line {line}: {quoted(label)} is on line {other} already{apart}; one slot has it alone")
+        if meant := labels.as_id(label):
+            self._labels_as_ids.setdefault(meant, line)
+            if (other := self._ids.get(meant, line)) != line:
+                raise _mistakable(line, f"label {quoted(label)} is the resource_id of line {other}")
+
+
+def _mistakable(line: int, what: str) -> InventoryError:
+    return invalid(f"line {line}: the {what}, and who asks for a seat by it could mean either; change the label")
+
+
+def _cells(where: str, line: str) -> list[str]:
+    cells: list[str] = []
+    at = 0
+    while True:
+        at = _behind_blanks(line, at)
+        if line.startswith('"', at):
+            quoted = _IN_QUOTES.match(line, at)
+            if quoted is None:
+                raise invalid(
+                    f"{where}: a double quote opens in {_column(len(cells))} and does not close on this line; "
+                    "close it, or write it twice inside quotes where it belongs to a label"
+                )
+            cells.append(quoted[1].replace('""', '"'))
+            at = _behind_blanks(line, quoted.end())
+            if at < len(line) and line[at] != ",":
+                raise invalid(
+                    f"{where}: there is more behind the closing double quote of {_column(len(cells) - 1)}; a double "
+                    "quote inside quotes is written twice"
+                )
+        else:
+            end = line.find(",", at)
+            end = len(line) if end < 0 else end
+            cells.append(line[at:end].rstrip(BLANKS))
+            at = end
+        if at == len(line):
+            return cells
+        at += 1
+
+
+def _behind_blanks(line: str, at: int) -> int:
+    while at < len(line) and line[at] in BLANKS:
+        at += 1
+    return at
+
+
+def _column(index: int) -> str:
+    return f"column {HEADER[index]}" if index < len(HEADER) else f"column {index + 1}"
+
+
+def _check_header(where: str, cells: Sequence[str]) -> None:
+    _check_empty_columns(where, cells)
+    if len(cells) > len(HEADER):
+        names = ", ".join(quoted(cell) for cell in cells[len(HEADER) :][:3])
+        raise invalid(
+            f"{where}: {len(cells)} columns, and a slot keeps resource_id and label alone: nothing of {names} would be "
+            "known to the sale; take the columns behind label out"
+        )
+    if any(cells[1:]) and cells[1].lower() != HEADER[1]:
+        raise invalid(f"{where}: the second column is {quoted(cells[1])} and not label; a header is resource_id,label")
+
+
+def _check_empty_columns(where: str, cells: Sequence[str]) -> None:
+    if len(cells) > len(HEADER) and not any(cells[len(HEADER) :]):
+        raise invalid(
+            f"{where}: {len(cells) - len(HEADER)} empty columns behind label, as a spreadsheet leaves them; delete the "
+            "columns there, or the commas at the ends of the lines"
+        )
+
+
+def _row(where: str, cells: Sequence[str]) -> Row:
+    _check_empty_columns(where, cells)
+    if len(cells) > len(HEADER):
+        raise invalid(
+            f"{where}: {len(cells)} columns instead of resource_id,label; a label with a comma needs quotes, and other "
+            "columns are not kept: take them out"
+        )
+    if sign := labels.unseen(cells[0]):
+        raise invalid(f"{where}: {sign} in the column resource_id, which nobody can see; leave it out")
+    resource_id = labels.as_id(cells[0])
+    if resource_id is None:
+        raise invalid(f"{where}: {quoted(cells[0])} is not a UUID; a line is resource_id,label, separated by a comma")
+    return check(where, resource_id, cells[1] if len(cells) == 2 and cells[1] else None)

@@ -1,0 +1,65 @@
+"""What a slot may be called: two labels that look alike are one label, or one of them is refused.
+
+`intake.stock` holds everybody to the same in SQL; a test tries every character there is on both.
+"""
+
+import re
+import unicodedata
+from typing import Final
+from uuid import UUID
+
+LONGEST: Final = 200  # as in intake.inventory
+
+# What nobody sees, or what is seen as a plain space: control characters, every space but U+0020, and what Unicode calls
+# Default_Ignorable_Code_Point (zero width, direction of writing, soft hyphen, fillers, variants of a character).
+_UNSEEN: Final = re.compile(
+    "[\\x00-\\x1f\\x7f-\\xa0\\xad\\u034f\\u061c\\u115f\\u1160\\u1680\\u17b4\\u17b5\\u180b-\\u180f\\u2000-\\u200f"
+    "\\u2028-\\u202f\\u205f-\\u206f\\u2800\\u3000\\u3164\\ud800-\\udfff\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb"
+    "\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]"
+)
+# Unicode has no names for control characters, and an old one for the byte order mark.
+_NAMES: Final = {
+    "\0": "NUL",
+    "\t": "TAB",
+    "\n": "LINE FEED",
+    "\r": "CARRIAGE RETURN",
+    "\ufeff": "BYTE ORDER MARK",
+}
+
+# As PostgreSQL reads a uuid, so that nothing is an id for claim_seat that is none here.
+_DIGITS: Final = "(?:[0-9A-Fa-f]{4}-?){7}[0-9A-Fa-f]{4}"
+_ID: Final = re.compile(f"{_DIGITS}|\\{{{_DIGITS}\\}}")
+
+
+def composed(label: str) -> str:
+    """One spelling for what is written in two ways: é is one character, never e and an accent (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", label)
+
+
+def as_id(label: str) -> UUID | None:
+    """The resource id that claim_seat would read in it."""
+    return UUID(label) if _ID.fullmatch(label) else None
+
+
+def unseen(text: str) -> str:
+    """The first character that nobody sees, by its place, number and name; empty if there is none."""
+    if found := _UNSEEN.search(text):
+        return f"character {found.start() + 1} is {_told(found[0])}"
+    return ""
+
+
+def flaw(label: str) -> str:
+    """What is wrong with a composed label, and what to do; empty if nothing is."""
+    if sign := unseen(label):
+        return f"{sign} in the label, which nobody can see; leave it out, or write a plain space"
+    if label != label.strip(" "):
+        side = "begins" if label[0] == " " else "ends"
+        return f"the label {side} with {_told(' ')}, which nobody can see; leave it out"
+    if len(label) > LONGEST:
+        return f"a label has at most {LONGEST} characters, this one {len(label)}; shorten it"
+    return ""
+
+
+def _told(sign: str) -> str:
+    name = _NAMES.get(sign) or unicodedata.name(sign, "")
+    return f"U+{ord(sign):04X}" + (f" ({name})" if name else "")
