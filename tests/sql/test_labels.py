@@ -34,7 +34,8 @@ def refused(hall: Intake, first: int, *rows: tuple[UUID, str | None]) -> str:
     before = hall.rows("SELECT * FROM intake.inventory ORDER BY slot_no")
     refusal: psycopg.Error | None = None
     try:
-        hall.stock(first, rows)
+        with hall.connection.transaction():
+            hall.stock(first, rows)
     except psycopg.Error as error:
         refusal = error
     assert refusal is not None, "it is stocked"

@@ -120,14 +120,14 @@ def _cells(where: str, line: str) -> list[str]:
     while True:
         at = _behind_blanks(line, at)
         if line.startswith('"', at):
-            quoted = _IN_QUOTES.match(line, at)
-            if quoted is None:
+            inside = _IN_QUOTES.match(line, at)
+            if inside is None:
                 raise invalid(
                     f"{where}: a double quote opens in {_column(len(cells))} and does not close on this line; "
                     "close it, or write it twice inside quotes where it belongs to a label"
                 )
-            cells.append(quoted[1].replace('""', '"'))
-            at = _behind_blanks(line, quoted.end())
+            cells.append(inside[1].replace('""', '"'))
+            at = _behind_blanks(line, inside.end())
             if at < len(line) and line[at] != ",":
                 raise invalid(
                     f"{where}: there is more behind the closing double quote of {_column(len(cells) - 1)}; a double "
