@@ -19,8 +19,8 @@ from intake_operator.engine.proof import Proofs
 from intake_operator.inventories import Inventories
 from intake_operator.kube.client import Cluster
 from intake_operator.model.observed import LEDGER_ACCEPTS, Engine, Event, Ledger, Manifest, Observed, owned
-from intake_operator.model.secrets import fingerprint, text, value, without_content
-from intake_operator.model.spec import IntakeEventSpec, PostgresTarget, SecretRef
+from intake_operator.model.secrets import Flaw, fingerprint, key_flaw, text, token_flaw, without_content
+from intake_operator.model.spec import IntakeEventSpec, SecretRef
 from intake_operator.pools import Pools
 from intake_operator.reasons import Problem
 
@@ -70,9 +70,7 @@ class Observer:
         if target and superuser and _to_compare(observed):
             assert event.spec.commit_target.postgres
             function = event.spec.commit_target.postgres.function
-            self.consistencies.consider(
-                Sides(event, access.host(event), value(superuser, "password"), target, function)
-            )
+            self.consistencies.consider(Sides(event, access.host(event), text(superuser, "password"), target, function))
         return replace(observed, consistency=self.consistencies.known(event.uid))
 
     def forget(self, uid: str) -> None:
@@ -143,23 +141,26 @@ class Observer:
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
         """The user's Secrets and the ledger behind them. Answers the ledger's URI too, empty without one."""
-        users = (spec.commit_target.postgres, spec.commit_target.webhook, spec.validation.webhook)
-        refs: list[SecretRef | None] = [user.secret_ref for user in users if user]
+        postgres = spec.commit_target.postgres
+        refs: list[tuple[SecretRef | None, Flaw | None]] = [(postgres.secret_ref, None)] if postgres else []
         for webhook in (spec.commit_target.webhook, spec.validation.webhook):
-            refs += [webhook.signing_secret_ref, webhook.ca_secret_ref] if webhook else []
+            if webhook is not None:
+                refs += [(webhook.secret_ref, token_flaw), (webhook.signing_secret_ref, key_flaw)]
+                refs.append((webhook.ca_secret_ref, None))
         fingerprints, uri = dict(observed.secret_fingerprints), ""
         state = Ledger()
-        for ref in filter(None, refs):
+        for ref, flaw in refs:
+            if ref is None:
+                continue
             secret = await self.cluster.get("Secret", event.namespace, ref.name)
             if secret is not None:
                 fingerprints[ref.name] = fingerprint(secret)
-            state = state if state.problem else _usable(ref, secret)
-            postgres = spec.commit_target.postgres
+            state = state if state.problem else _usable(ref, secret, flaw)
             if secret is not None and postgres and ref is postgres.secret_ref:
                 uri = text(secret, ref.key)
         if uri and not state.problem:
-            assert isinstance(spec.commit_target.postgres, PostgresTarget)
-            state = await self.ledgers.check(event.uid, uri, event.namespace, spec.commit_target.postgres.function)
+            assert postgres is not None
+            state = await self.ledgers.check(event.uid, uri, event.namespace, postgres.function)
         return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
 
 
@@ -171,7 +172,7 @@ def _to_compare(observed: Observed) -> bool:
     return bool(at_peace and ended and not (observed.proof and observed.proof.ledger in LEDGER_ACCEPTS))
 
 
-def _usable(ref: SecretRef, secret: Manifest | None) -> Ledger:
+def _usable(ref: SecretRef, secret: Manifest | None, flaw: Flaw | None) -> Ledger:
     if secret is None:
         message = f"Secret {ref.name} does not exist in this namespace. Create it with the key {ref.key}."
         return Ledger(Problem.LEDGER_SECRET_MISSING, message)
@@ -180,5 +181,8 @@ def _usable(ref: SecretRef, secret: Manifest | None) -> Ledger:
         return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
     if not text(secret, ref.key):
         message = f"Secret {ref.name} has nothing but blanks, or no text in UTF-8, under the key {ref.key}. Correct it."
+        return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
+    if flaw and (found := flaw(text(secret, ref.key))):
+        message = f"Secret {ref.name} cannot be used under the key {ref.key}: {found}. Write it anew."
         return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
     return Ledger()

@@ -22,7 +22,7 @@ from intake_operator.kube.client import Cluster
 from intake_operator.model.letters import DeadLetter, Evidence, Kept
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
-from intake_operator.model.secrets import text, value
+from intake_operator.model.secrets import text
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Desk:
                 f"event {event.name!r} has no DB1 ({phase}): before it is provisioned there are no dead letters, and "
                 "what became of a completed sale is in its report and in the ledger",
             )
-        return value(secret, "password")
+        return text(secret, "password")
 
     async def target(self, event: Event) -> tuple[str, str]:
         """(URI, function) of the event's Postgres ledger; empty for a webhook. Raises RefusedError 409."""

@@ -2,9 +2,15 @@
 
 import base64
 import hashlib
+import re
+import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 from intake_operator.model.observed import Manifest
+
+type Flaw = Callable[[str], str]
+"""What is wrong with a value, without a word of it; empty if nothing is."""
 
 
 def fingerprint(secret: Manifest) -> str:
@@ -25,6 +31,32 @@ def text(secret: Manifest, key: str) -> str:
         return value(secret, key).strip() if key in (secret.get("data") or {}) else ""
     except UnicodeDecodeError:
         return ""
+
+
+def key_flaw(key: str) -> str:
+    """Why the bridge refuses to sign with it; empty if it does not. A line is a key."""
+    for number, line in enumerate(re.split("\r\n|\n|\r", key), 1):
+        if sign := _unseen(line.strip()):
+            return f"in line {number}, {sign}, which nobody can see: the receiver may know the key without it"
+    return ""
+
+
+def token_flaw(token: str) -> str:
+    """Why the bridge refuses to send it; empty if it does not."""
+    if sign := _unseen(token):
+        return f"{sign}, which nobody can see"
+    if " " in token:
+        return "a space is in it, and a token is one word, without Bearer before it"
+    return "" if token.isascii() else "letters are in it that a header cannot carry"
+
+
+def _unseen(text: str) -> str:
+    """The first character without a shape, by its place and number; nothing of a secret beside it."""
+    for place, sign in enumerate(text, 1):
+        if not sign.isprintable():
+            name = "BYTE ORDER MARK" if sign == "\ufeff" else unicodedata.name(sign, "")
+            return f"character {place} is U+{ord(sign):04X}" + (f" ({name})" if name else "")
+    return ""
 
 
 def without_content(secret: Manifest) -> Manifest:
