@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 import psycopg
 import pytest
 from intake_bridge.domain.outcomes import SQLSTATES
+from intake_operator.decide.scaling import LOOK_BACK
 from intake_operator.engine import ledger
 from intake_operator.engine.database import Engines
 from intake_operator.engine.ledger import WHILE_BAD, WHILE_GOOD, Account, Ledgers
@@ -116,6 +117,20 @@ class TestMigrations:
 
 
 class TestEngines:
+    async def test_db1_looks_back_as_far_as_bridges_stay(self, engines: Engines, host: str, uri: str) -> None:
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        await engines.configure(UID, POOL, config())
+        await engines.seed(UID, POOL)
+        assert (await engines.observe(UID, POOL, host, "")).peak_depth is None
+        async with await AsyncConnection.connect(uri) as owner:
+            for ago, depth in ((LOOK_BACK - timedelta(seconds=10), 7), (LOOK_BACK + timedelta(seconds=1), 9)):
+                await owner.execute(
+                    "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - %s, 0, 0, 0, %s, 0, 0, 0, 0",
+                    (POOL, ago, depth),
+                )
+        assert (await engines.observe(UID, POOL, host, "")).peak_depth == 7
+
     async def test_from_an_empty_database_to_an_answer(self, engines: Engines, host: str) -> None:
         fresh = await engines.observe(UID, POOL, host, "")
         assert (fresh.reachable, fresh.migrated, fresh.status) == (True, False, None)

@@ -27,7 +27,7 @@ CREATE TABLE intake.engine_metrics (
     voided       bigint      NOT NULL,
     PRIMARY KEY (pool_id, at)
 );
-COMMENT ON TABLE intake.engine_metrics IS 'A row every few seconds for the life of the pool, written by whichever bridge keeps house.';
+COMMENT ON TABLE intake.engine_metrics IS 'A row every few seconds, of the last hour, written by whichever bridge keeps house.';
 GRANT SELECT ON intake.engine_metrics TO monitor;
 
 -- Few claims end voided or released; these find them without reading the others.
@@ -143,6 +143,9 @@ BEGIN
         'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided + n.released - past.claims)
             / span)::numeric, 1), 0),
         'commitsPerSecond', coalesce(round(((n.consumed - past.consumed) / span)::numeric, 1), 0),
+        -- As long as the operator looks back before it takes bridges away. NULL: nobody kept house.
+        'peakDepth', (SELECT max(m.depth) FROM intake.engine_metrics m
+            WHERE m.pool_id = engine_status.pool_id AND m.at > moment - interval '5 minutes'),
         'restored', intake.restored(config.pool_id),
         'workers', (SELECT coalesce(jsonb_agg(jsonb_build_object('worker', w.worker, 'generation', w.generation,
                 'batchSize', w.batch_size, 'health', w.health) ORDER BY w.worker), '[]')

@@ -30,6 +30,7 @@ DECLARE
     before bigint;
     after  bigint;
     back   bigint := 0;
+    long_ago CONSTANT timestamptz := clock_timestamp() - interval '1 hour';
 BEGIN
     -- epoch 0: not provisioned yet, which is the operator's to do. The tail comes and goes with the hot row. That is not
     -- looked at here: who waits in seed() with a lock on its table, and seal(), which needs all of it, would deadlock.
@@ -49,9 +50,11 @@ BEGIN
     IF config.hold_timeout_seconds IS NOT NULL AND NOT config.paused THEN
         PERFORM intake.expire_holds(config);
     END IF;
-    DELETE FROM intake.workers w
-    WHERE w.pool_no = config.pool_no AND w.seen_at < clock_timestamp() - interval '1 hour';
+    DELETE FROM intake.workers w WHERE w.pool_no = config.pool_no AND w.seen_at < long_ago;
+    -- Twelve times as long as engine_status() looks back. One goes for each that comes; a thousand, should there be many.
+    DELETE FROM intake.engine_metrics m WHERE m.pool_id = housekeep.pool_id AND m.at IN (SELECT o.at
+        FROM intake.engine_metrics o WHERE o.pool_id = housekeep.pool_id AND o.at < long_ago ORDER BY o.at LIMIT 1000);
     RETURN back;
 END $$;
-COMMENT ON FUNCTION intake.housekeep IS 'Rebuild after a crash, bring burnt numbers back, expire holds, forget workers that are long gone. Returns the numbers that came back.';
+COMMENT ON FUNCTION intake.housekeep IS 'Rebuild after a crash, bring burnt numbers back, expire holds, forget workers and metrics of long ago. Returns the numbers that came back.';
 GRANT EXECUTE ON FUNCTION intake.housekeep TO bridge;

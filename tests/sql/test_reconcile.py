@@ -110,6 +110,7 @@ def test_engine_status_counts(sale: Intake) -> None:
         "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
+        "peakDepth": None,
         "restored": None,
         "workers": [{"worker": "w1", "generation": 1, "batchSize": 100, "health": {"ledger": {"state": "ok"}}}],
     }
@@ -136,6 +137,51 @@ def test_rates_come_from_the_metrics(sale: Intake) -> None:
     status = sale.status()
     assert 0.5 < status["claimsPerSecond"] <= 5 / 4
     assert status["commitsPerSecond"] == 0
+
+
+def recorded(sale: Intake, *rows: tuple[str, int]) -> None:
+    """Rows of engine_metrics: how long ago, and how many were queued."""
+    for ago, depth in rows:
+        sale.connection.execute(
+            "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - %s::interval, 0, 0, 0, %s, 0, 0, 0, 0",
+            (sale.pool, ago, depth),
+        )
+
+
+def test_the_status_has_the_deepest_queue_of_five_minutes(sale: Intake) -> None:
+    assert sale.status()["peakDepth"] is None, "nobody has written anything down"
+    recorded(sale, ("301 s", 900), ("295 s", 700), ("100 s", 400), ("5 s", 10))
+    with Intake(sale.uri, "other") as other:
+        other.open(1)
+        recorded(other, ("5 s", 5000))
+    assert sale.status()["peakDepth"] == 700
+    sale.connection.execute("DELETE FROM intake.engine_metrics WHERE depth = 700")
+    assert sale.status()["peakDepth"] == 400
+
+
+def test_housekeeping_keeps_the_metrics_of_an_hour(sale: Intake) -> None:
+    recorded(sale, ("61 minutes", 1), ("59 minutes", 2), ("0 s", 3))
+    sale.housekeep()
+    assert sale.column("SELECT depth FROM intake.engine_metrics ORDER BY 1") == [2, 3]
+
+
+def test_an_event_of_weeks_has_no_more_rows_than_one_of_an_hour(sale: Intake) -> None:
+    """Five weeks, in which somebody had switched housekeeping off, are gone a thousand at a time, the oldest first."""
+    sale.connection.execute(
+        "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - n * interval '20 minutes', 0, 0, 0, n, 0, 0, 0, 0"
+        " FROM generate_series(1, 2500) n",
+        (POOL,),
+    )
+    left = []
+    for _ in range(4):
+        sale.housekeep()
+        left.append(sale.rows("SELECT count(*), max(depth) FROM intake.engine_metrics")[0])
+    assert left == [(1500, 1500), (500, 500), (2, 2), (2, 2)]
+    for _ in range(3):
+        sale.connection.execute("UPDATE intake.engine_metrics SET at = at - interval '20 minutes'")
+        sale.value("SELECT intake.record_metrics(%s)", POOL)
+        sale.housekeep()
+    assert sale.value("SELECT count(*) FROM intake.engine_metrics") == 3
 
 
 def test_housekeeping_forgets_workers_that_are_long_gone(sale: Intake) -> None:

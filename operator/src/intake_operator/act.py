@@ -8,6 +8,7 @@ from typing import Any
 
 from intake_operator import names
 from intake_operator.build import access
+from intake_operator.decide import scaling
 from intake_operator.decide.steps import (
     HASTE,
     AddFinalizer,
@@ -62,7 +63,7 @@ class Actor:
                 existing = observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
                 await self.applier.apply(event, manifest, existing)
             case ScaleBridges(replicas):
-                await self._scale(event, replicas, now)
+                await self._scale(event, observed, replicas, now)
             case StopDatabase():
                 await self._stop_database(event, observed)
             case ReplaceDatabasePod(pod, why):
@@ -122,9 +123,13 @@ class Actor:
             if there and not owned(there, event.uid):
                 raise NotOursError("Secret", secret, there) from error
 
-    async def _scale(self, event: Event, replicas: int, now: datetime) -> None:
+    async def _scale(self, event: Event, observed: Observed, replicas: int, now: datetime) -> None:
         manifest = _scaled("Deployment", event.namespace, names.bridge(event.name), replicas)
-        manifest["metadata"]["annotations"] = {names.SCALED_AT_ANNOTATION: now.isoformat(timespec="seconds")}
+        existing = observed.children.get(("Deployment", names.bridge(event.name)))
+        rests_until = scaling.rest(scaling.replicas_of(existing), replicas, now)
+        manifest["metadata"]["annotations"] = {
+            names.SCALE_IN_AFTER_ANNOTATION: rests_until.isoformat(timespec="seconds")
+        }
         await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
 
     async def _stop_database(self, event: Event, observed: Observed) -> None:

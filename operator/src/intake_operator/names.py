@@ -30,7 +30,8 @@ POOL_UNCHECKED_ANNOTATION: Final = f"{GROUP}/pool-unchecked"
 # Changes with the Secrets that a pod mounts, so that mending a Secret restarts the pods that could not start without
 # it.
 INPUTS_ANNOTATION: Final = f"{GROUP}/inputs"
-SCALED_AT_ANNOTATION: Final = f"{GROUP}/scaled-at"
+# On the bridges' Deployment: until then none of them is taken away.
+SCALE_IN_AFTER_ANNOTATION: Final = f"{GROUP}/scale-in-after"
 VERIFIED_ANNOTATION: Final = f"{GROUP}/verified"
 
 FIELD_MANAGER: Final = "intake-operator"

@@ -295,6 +295,12 @@ MUTANTS = {
         "    IF false THEN",
         "test_no_label_is_the_id_of_another_slot",
     ),
+    "metrics are kept for ever": Mutant(
+        HOUSEKEEPING,
+        "o.at < long_ago ORDER BY",
+        "o.at < '-infinity' ORDER BY",
+        "test_an_event_of_weeks_has_no_more_rows_than_one_of_an_hour",
+    ),
     "everybody may execute": Mutant(
         "0001_roles_and_schema.sql",
         "ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM PUBLIC;",

@@ -178,16 +178,17 @@ def bridges(facts: Facts, by: Installation) -> tuple[Decision, list[Step]]:
     assert event.spec is not None
     existing = observed.children.get(("Deployment", names.bridge(event.name)))
     anchor = observed.children.get((kinship.ANCHOR, names.database(event.name)))
-    current = int(existing["spec"].get("replicas", 1)) if existing else 0
+    current = scaling.replicas_of(existing)
     annotations = (existing or {}).get("metadata", {}).get("annotations") or {}
-    stamp = annotations.get(names.SCALED_AT_ANNOTATION)
-    scaled_at = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
-    decision = scaling.decide(observed.engine.depth, current, event.spec.bridge, scaled_at, facts.now)
+    stamp = annotations.get(names.SCALE_IN_AFTER_ANNOTATION)
+    rests_until = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
+    queue = scaling.Queue(observed.engine.depth, observed.engine.peak_depth)
+    decision = scaling.decide(queue, current, event.spec.bridge, rests_until, facts.now)
     if anchor is None or (existing is None and decision.replicas == 0):
         return decision, []
     manifest = bridge.deployment(event, event.spec, by, observed.input_fingerprints)
     steps: list[Step] = [Apply(kinship.as_child(manifest, event, anchor, "" if facts.settled else by.guard))]
-    if decision.replicas != current or not stamp:
+    if decision.replicas != current or decision.rests or not stamp:
         steps.append(ScaleBridges(decision.replicas))
     return decision, _possible(facts, steps)
 

@@ -89,6 +89,11 @@ class Engine:
         return self.status["queue"]["depth"] if self.status else None
 
     @property
+    def peak_depth(self) -> int | None:
+        """The most that was queued in the last five minutes; None where nobody has written it down."""
+        return self.status.get("peakDepth") if self.status else None
+
+    @property
     def dead_letters(self) -> int:
         """Intents that gave up and still hold their slot."""
         return int(self.status["queue"]["deadLetters"]) if self.status else 0
