@@ -1,4 +1,4 @@
-"""How many bridges, from the depth of the queue: more at once, fewer when a while has shown that they are not needed."""
+"""How many bridges, from the depth of the queue: more at once, fewer when a while has shown that fewer do."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,7 +71,7 @@ def decide(queue: Queue, current: int, policy: Bridge, rests_until: datetime | N
 
 
 def rest(before: int, after: int, now: datetime) -> datetime:
-    """Until when bridges do not go in. DB1's rows miss what comes and goes between two of them; who looks may see it."""
+    """Until when bridges do not go in. DB1's rows miss what comes and goes between two of them."""
     return now + (COOLDOWN if after < before else LOOK_BACK)
 
 
