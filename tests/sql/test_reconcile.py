@@ -168,8 +168,8 @@ def test_housekeeping_keeps_the_metrics_of_an_hour(sale: Intake) -> None:
 def test_an_event_of_weeks_has_no_more_rows_than_one_of_an_hour(sale: Intake) -> None:
     """Five weeks, in which somebody had switched housekeeping off, are gone a thousand at a time, the oldest first."""
     sale.connection.execute(
-        "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - n * interval '20 minutes', 0, 0, 0, n, 0, 0, 0, 0"
-        " FROM generate_series(1, 2500) n",
+        "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - n * interval '20 minutes',"
+        " 0, 0, 0, n, 0, 0, 0, 0 FROM generate_series(1, 2500) n",
         (POOL,),
     )
     left = []
