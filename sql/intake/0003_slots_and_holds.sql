@@ -381,7 +381,7 @@ $$;
 COMMENT ON FUNCTION intake.twice IS 'Which slot, of these rows, has an id or a label that another one has; NULL if none.';
 
 CREATE FUNCTION intake.mistakable(pool_no int, first_slot bigint, resource_ids uuid[], labels text[]) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- By the keys, whatever the statistics say: the first rows are asked before there are any.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
     SELECT format('the label of slot %s is the resource id of slot %s', c.label_of, c.id_of) FROM (

@@ -38,6 +38,7 @@ class Mutant:
 
 TEARDOWN, MEMORY, PLAN, BUILD = "test_plan_teardown.py", "test_memory.py", "test_plan.py", "test_build.py"
 VOLUME, HELD, MODEL = "test_volume_claim.py", "test_held.py", "test_whoever_deletes_model.py"
+SCALING = "test_scaling.py"
 ONE_OR_TWO = "test_i11_one_thing_or_two_in_the_midst_of_a_sale_lose_nothing"
 
 MUTANTS = {
@@ -237,6 +238,27 @@ MUTANTS = {
         "    if True:",
         "test_nothing_is_made_in_it_and_the_rest_goes_on",
         TEARDOWN,
+    ),
+    "bridges go by the depth of the moment": Mutant(
+        "decide.scaling",
+        "    kept = _for(max(queue.peak, queue.depth) * of,",
+        "    kept = _for(queue.depth * of,",
+        "test_a_moment_s_lull_in_a_long_rush_stops_nobody",
+        SCALING,
+    ),
+    "no rest for a bridge that has come": Mutant(
+        "decide.scaling",
+        "    return now + (COOLDOWN if after < before else LOOK_BACK)",
+        "    return now + COOLDOWN",
+        "test_a_spike_between_two_rows_of_db1_stops_nobody_either",
+        SCALING,
+    ),
+    "label kept as it is written": Mutant(
+        "model.inventory",
+        "    label = labels.composed(label)\n",
+        "",
+        "test_a_label_is_one_however_its_letters_are_composed",
+        "test_inventory.py",
     ),
 }
 
