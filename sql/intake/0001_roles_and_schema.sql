@@ -137,7 +137,9 @@ BEGIN
     PERFORM intake.let_go(set_login.role_name, 'pg_authid'::regclass);
     LOCK TABLE pg_authid IN SHARE ROW EXCLUSIVE MODE;
     EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L', set_login.role_name, set_login.verifier);
-    INSERT INTO intake.logins AS l VALUES (set_login.role_name, set_login.fingerprint, encode(sha256(set_login.verifier::bytea), 'hex'))
+    INSERT INTO intake.logins
+    SELECT a.rolname, set_login.fingerprint, encode(sha256(a.rolpassword::bytea), 'hex')
+    FROM pg_authid a WHERE a.rolname = set_login.role_name
     ON CONFLICT ON CONSTRAINT logins_pkey DO UPDATE SET fingerprint = excluded.fingerprint, verifier = excluded.verifier;
 END $$;
 COMMENT ON FUNCTION intake.set_login IS 'Let a role log in with the password of a SCRAM verifier, and note which Secret it came from.';

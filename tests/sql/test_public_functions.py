@@ -20,7 +20,7 @@ KEPT = {
     "clock_timestamp": "the time",
     "current_query": OWN_SESSION,
     "gen_random_uuid": CHANCE,
-    "pg_advisory_unlock_all": "asyncpg and Npgsql call it whenever a pool gets a connection back; there is none to unlock",
+    "pg_advisory_unlock_all": "asyncpg and Npgsql call it when a pool gets a connection back; there is nothing to unlock",
     "pg_is_in_recovery": "how Npgsql, pgpool and HAProxy find the primary",
     "pg_sleep": "a long query waits as well; end_overdue() ends both",
     "pg_sleep_for": "as pg_sleep",
@@ -62,7 +62,8 @@ def test_everybody_may_call_what_was_reviewed_and_nothing_else(intake: Intake, r
 
 def test_each_form_of_an_advisory_lock_is_refused_to_a_claimer(intake: Intake, claimer: Intake) -> None:
     forms = intake.rows(
-        "SELECT p.proname, p.pronargs FROM pg_proc p WHERE p.proname ~ 'advisory' AND p.proname <> 'pg_advisory_unlock_all'"
+        "SELECT p.proname, p.pronargs FROM pg_proc p"
+        " WHERE p.proname ~ 'advisory' AND p.proname <> 'pg_advisory_unlock_all'"
     )
     assert len(forms) >= 20
     for name, arguments in forms:
@@ -115,16 +116,19 @@ def test_one_bridge_at_a_time_keeps_house(
 CLIENTS = {
     "asyncpg": (
         "SELECT current_setting('jit') AS cur, set_config('jit', 'off', false) AS new",
-        "SELECT t.oid, t.typname, t.typtype, t.typlen, t.typelem, pg_catalog.format_type(t.oid, NULL) FROM pg_catalog.pg_type t",
+        "SELECT t.oid, t.typname, t.typtype, t.typlen, t.typelem, pg_catalog.format_type(t.oid, NULL)"
+        " FROM pg_catalog.pg_type t",
         "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;",
     ),
     "Npgsql": (
         "SELECT version(); SELECT pg_is_in_recovery(); SHOW default_transaction_read_only",
-        "SELECT ns.nspname, t.oid, t.typname, t.typtype, t.typnotnull, t.elemtypoid FROM (SELECT typ.oid, typ.typnamespace,"
-        " typ.typname, typ.typtype, typ.typrelid, typ.typnotnull, typ.typelem AS elemtypoid, proc.proname::regproc AS"
-        " typreceive FROM pg_type AS typ LEFT JOIN pg_class AS cls ON cls.oid = typ.typrelid LEFT JOIN pg_proc AS proc ON"
-        " proc.oid = typ.typreceive LEFT JOIN pg_range ON pg_range.rngtypid = typ.oid) AS t JOIN pg_namespace AS ns ON"
-        " ns.oid = typnamespace",
+        "SELECT ns.nspname, t.oid, t.typname, t.typtype, t.typnotnull, t.elemtypoid FROM ("
+        " SELECT typ.oid, typ.typnamespace, typ.typname, typ.typtype, typ.typrelid, typ.typnotnull,"
+        " typ.typelem AS elemtypoid, proc.proname::regproc AS typreceive"
+        " FROM pg_type AS typ LEFT JOIN pg_class AS cls ON cls.oid = typ.typrelid"
+        " LEFT JOIN pg_proc AS proc ON proc.oid = typ.typreceive"
+        " LEFT JOIN pg_range ON pg_range.rngtypid = typ.oid"
+        ") AS t JOIN pg_namespace AS ns ON ns.oid = typnamespace",
         "DISCARD ALL",
         "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all();"
         " DISCARD SEQUENCES; DISCARD TEMP",
