@@ -80,6 +80,7 @@ def test_a_limit_that_a_claimer_took_off_its_role_comes_back(
     with Intake(server.uri(migrated, "claimer")) as itself:
         itself.connection.execute("ALTER ROLE claimer RESET ALL")
         itself.connection.execute("ALTER ROLE claimer SET transaction_timeout = 0")
+        itself.connection.execute(f"ALTER ROLE claimer IN DATABASE {migrated} SET work_mem = '1GB'".encode())
     assert "temp_file_limit" in settings(server, migrated, "claimer"), "this one is not its own to take off"
     assert altered(intake) == ["claimer"]
     intake.value("SELECT intake.reset_role('claimer', now())")
