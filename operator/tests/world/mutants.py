@@ -238,6 +238,13 @@ MUTANTS = {
         "test_nothing_is_made_in_it_and_the_rest_goes_on",
         TEARDOWN,
     ),
+    "altered roles left as they are": Mutant(
+        "decide.wanted",
+        "    if stale or known.altered_roles:\n",
+        "    if stale:\n",
+        "test_settings_that_a_role_gave_itself_are_taken_back_at_all_times",
+        PLAN,
+    ),
 }
 
 
