@@ -90,7 +90,7 @@ COMMENT ON FUNCTION intake.altered_roles IS 'Our roles whose settings are not th
 
 CREATE FUNCTION intake.reset_role(role_name name, since timestamptz) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s' AS $$ -- everybody who logs in waits meanwhile
+SET lock_timeout = '3s' AS $$ -- everybody who logs in waits meanwhile
 DECLARE
     catalog CONSTANT regclass := 'pg_db_role_setting'::regclass;
     place   name;
