@@ -92,11 +92,10 @@ CREATE FUNCTION intake.reset_role(role_name name, since timestamptz) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '3s' AS $$ -- everybody who logs in waits meanwhile
 DECLARE
-    catalog CONSTANT regclass := 'pg_db_role_setting'::regclass;
     place   name;
     setting text;
 BEGIN
-    PERFORM intake.let_go(reset_role.role_name, catalog);
+    PERFORM intake.let_go('pg_db_role_setting', true);
     -- Who logs in before this is committed gets what is right. Nobody changes it meanwhile, either.
     LOCK TABLE pg_db_role_setting IN ACCESS EXCLUSIVE MODE;
     EXECUTE format('ALTER ROLE %I RESET ALL', reset_role.role_name);
@@ -115,13 +114,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.reset_role IS 'Give a role its settings again, and end its sessions that began after `since` (NULL: all), because they may have others. Returns how many.';
 
-CREATE FUNCTION intake.let_go(role_name name, catalog regclass) RETURNS void
+CREATE FUNCTION intake.let_go(catalog regclass, readers boolean) RETURNS void
 LANGUAGE sql AS $$
-    SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a
-    WHERE a.usename = let_go.role_name AND EXISTS (SELECT FROM pg_locks l
-        WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.relation = let_go.catalog AND l.mode = 'RowExclusiveLock');
+    SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+    WHERE NOT r.rolsuper AND EXISTS (SELECT FROM pg_locks l
+        WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND l.relation = let_go.catalog
+            AND (let_go.readers OR l.mode = 'RowExclusiveLock'));
 $$;
-COMMENT ON FUNCTION intake.let_go IS 'End the sessions of a role that are about to change a catalog, and hold up whoever sets it right.';
+COMMENT ON FUNCTION intake.let_go IS 'End the sessions that hold up whoever sets a catalog right: those that are about to change it, or have only named it in a PREPARE, which asks for no right; with `readers` those that read it, too.';
 
 CREATE TABLE intake.logins (
     role_name   name PRIMARY KEY,
@@ -134,7 +134,7 @@ CREATE FUNCTION intake.set_login(role_name name, verifier text, fingerprint text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '5s' AS $$
 BEGIN
-    PERFORM intake.let_go(set_login.role_name, 'pg_authid'::regclass);
+    PERFORM intake.let_go('pg_authid', false);
     LOCK TABLE pg_authid IN SHARE ROW EXCLUSIVE MODE;
     EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L', set_login.role_name, set_login.verifier);
     INSERT INTO intake.logins

@@ -20,7 +20,7 @@ KEPT = {
     "clock_timestamp": "the time",
     "current_query": OWN_SESSION,
     "gen_random_uuid": CHANCE,
-    "pg_advisory_unlock_all": "asyncpg and Npgsql call it when a pool gets a connection back; there is nothing to unlock",
+    "pg_advisory_unlock_all": "asyncpg and Npgsql call it when a pool gets a connection back; it unlocks nothing",
     "pg_is_in_recovery": "how Npgsql, pgpool and HAProxy find the primary",
     "pg_sleep": "a long query waits as well; end_overdue() ends both",
     "pg_sleep_for": "as pg_sleep",

@@ -108,7 +108,15 @@ def test_sessions_that_began_with_wrong_settings_end_and_others_stay(
         assert not works(before)
 
 
-@pytest.mark.parametrize("statement", ["ALTER ROLE claimer SET work_mem = '1GB'", "ALTER ROLE claimer PASSWORD 'mine'"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER ROLE claimer SET work_mem = '1GB'",
+        "ALTER ROLE claimer PASSWORD 'mine'",
+        "PREPARE mine AS SELECT FROM pg_db_role_setting",
+        "PREPARE mine AS DELETE FROM pg_authid",
+    ],
+)
 def test_a_claimer_with_the_change_in_its_hands_holds_nobody_up(
     intake: Intake, server: PostgresServer, migrated: str, statement: str
 ) -> None:
@@ -117,9 +125,9 @@ def test_a_claimer_with_the_change_in_its_hands_holds_nobody_up(
         for name in ("transaction_timeout", "idle_in_transaction_session_timeout"):
             itself.value("SELECT set_config(%s, '0', false)", name)
         itself.connection.execute(statement.encode())
-        intake.connection.execute("SET lock_timeout = '2s'")
-        intake.value("SELECT intake.reset_role('claimer', 'infinity')")
-        intake.value("SELECT intake.set_login('claimer', %s, 'f')", VERIFIER)
+        for role in ("claimer", "bridge"):
+            intake.value("SELECT intake.reset_role(%s, 'infinity')", role)
+            intake.value("SELECT intake.set_login(%s, %s, 'f')", role, VERIFIER)
         assert not works(itself)
     assert altered(intake) == []
 
