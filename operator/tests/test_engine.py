@@ -207,6 +207,13 @@ class TestEngines:
         async with await AsyncConnection.connect(uri, autocommit=True) as pooled:
             assert (await engines.observe(UID, POOL, host, "")).altered_roles == ()
             await pooled.execute("ALTER ROLE claimer SET default_transaction_read_only = on")
+            # A lost connection forgets nothing: who was there before keeps the session.
+            async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
+                await owner.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE application_name = 'intake-operator'"
+                )
+            assert not (await engines.observe(UID, POOL, host, "")).reachable
             async with await AsyncConnection.connect(uri, autocommit=True) as spoilt:
                 assert (await engines.observe(UID, POOL, host, "")).altered_roles == ("claimer",)
                 assert await engines.reset_roles(UID, ("claimer",)) == 1

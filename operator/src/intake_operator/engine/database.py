@@ -48,7 +48,7 @@ class Engines:
                 status = None if missing else await self._status(connection, pool)
                 stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
-            await self.close(uid)
+            await self._disconnect(uid)
             return Engine(error=brief(error), login_failed="password authentication failed" in str(error))
         return Engine(
             reachable=True,
@@ -146,8 +146,11 @@ class Engines:
         return tuple(line for (line,) in await found.fetchall())
 
     async def close(self, uid: str) -> None:
-        """Drop the connection of an event."""
+        """Drop the connection of an event, and what is known of its DB1."""
         self._right_at.pop(uid, None)
+        await self._disconnect(uid)
+
+    async def _disconnect(self, uid: str) -> None:
         if connection := self._connections.pop(uid, None):
             await connection.close()
 
