@@ -260,6 +260,13 @@ MUTANTS = {
         "test_a_label_is_one_however_its_letters_are_composed",
         "test_inventory.py",
     ),
+    "altered roles left as they are": Mutant(
+        "decide.wanted",
+        "    if stale or known.altered_roles:\n",
+        "    if stale:\n",
+        "test_settings_that_a_role_gave_itself_are_taken_back_at_all_times",
+        PLAN,
+    ),
 }
 
 
