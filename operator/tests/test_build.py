@@ -212,3 +212,12 @@ def test_i2_no_parameter_may_make_an_acknowledged_claim_vanish(spec: Make[Any], 
 def test_no_parameter_may_keep_claims_from_db1(spec: Make[Any], parameter: str) -> None:
     with pytest.raises(ValidationError, match=parameter):
         spec(database={"parameters": {parameter: "x"}})
+
+
+def test_db1_is_made_in_utf_8_by_an_image_without_a_locale(event: Make[Event]) -> None:
+    e = event()
+    assert e.spec is not None
+    made = database.stateful_set(e, e.spec.database, mark="", guard="g")
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    (arguments,) = (each["value"] for each in container["env"] if each["name"] == "POSTGRES_INITDB_ARGS")
+    assert "--encoding=UTF8" in arguments.split()

@@ -167,7 +167,7 @@ def _text(config_map: Manifest | None, key: str) -> str:
     try:
         return base64.b64decode(config_map["binaryData"][key]).decode()
     except UnicodeDecodeError:
-        raise InventoryError(Problem.INVENTORY_INVALID, "it is not text in UTF-8") from None
+        raise InventoryError(Problem.INVENTORY_INVALID, "it is not text in UTF-8; save it as CSV UTF-8") from None
 
 
 def _uri(secret: Manifest | None, table: spec.InventoryTable) -> str:

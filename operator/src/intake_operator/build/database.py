@@ -145,6 +145,7 @@ def _container(wanted: Database) -> dict[str, Any]:
             {"name": "POSTGRES_USER", "value": names.SUPERUSER},
             {"name": "POSTGRES_DB", "value": names.DATABASE_NAME},
             {"name": "POSTGRES_PASSWORD_FILE", "value": f"{SECRET}/password"},
+            # UTF-8 whatever the image's locale: normalize(), which composes labels, takes no other encoding.
             {"name": "POSTGRES_INITDB_ARGS", "value": "--data-checksums --auth-host=scram-sha-256 --encoding=UTF8"},
             # A folder below the mount: a fresh volume may hold lost+found, and initdb wants an empty folder.
             {"name": "PGDATA", "value": f"{DATA}/18/docker"},
