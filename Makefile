@@ -12,7 +12,6 @@ CLUSTER := tests/cluster/cluster
 WITHIN := tests/cluster/within
 
 UNIT_TESTS := operator/tests bridge/tests bench tests --ignore=tests/e2e
-E2E_TESTS := tests/e2e
 TYPED := operator/src bridge/src bench tests examples
 # Added to every pytest command: make e2e PYTEST_FLAGS='-k deletion -x'
 PYTEST_FLAGS ?=
@@ -51,7 +50,7 @@ mutants: ## break our SQL, the bridge and the operator in every way we know, and
 
 .PHONY: e2e
 e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again
-	@$(WITHIN) $(VENV)/pytest $(E2E_TESTS) $(PYTEST_FLAGS)
+	@$(WITHIN) $(VENV)/python -m tests.e2e $(PYTEST_FLAGS)
 
 .PHONY: bench-claims
 bench-claims: sync ## compare claims with what else there is, about 20 minutes, into docs/benchmarks.md; QUICK=1 only tries it out

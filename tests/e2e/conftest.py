@@ -1,4 +1,4 @@
-"""One operator for the whole session, a namespace for each test or module, and artefacts when something fails."""
+"""A namespace for each test or module, and artefacts when something fails. The operator is there: see __main__.py."""
 
 import os
 import re
@@ -29,14 +29,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Kube]:
+def cluster() -> Kube:
     """A cluster that may be used, with the operator in it."""
     kube = Kube.connect()
-    was_installed = stage.operator_installed(kube)
-    stage.install_operator(kube)
-    yield kube
-    if not was_installed:
-        stage.remove_operator(kube)
+    assert stage.operator_installed(kube), "the operator is not installed: run the tests with `make e2e`"
+    return kube
 
 
 @pytest.fixture

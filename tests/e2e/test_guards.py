@@ -161,6 +161,7 @@ def without_operator(cluster: Kube) -> Iterator[None]:
     stage.await_rollout(operator, f"deployment/{stage.RELEASE}")
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("without_operator")
 def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespace: Kube) -> None:
     namespace.apply(*abandoned_event("taylor-drop"), *objects(UNGUARDED, {}))
@@ -181,6 +182,7 @@ def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespac
     eventually(lambda: namespace.find("namespace", namespace.namespace) is None, NAMESPACE_SECONDS, "it is gone")
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("without_operator")
 def test_without_an_operator_the_documented_commands_let_go_of_an_event(namespace: Kube) -> None:
     namespace.apply(*abandoned_event("taylor-drop"))

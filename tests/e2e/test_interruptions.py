@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import pytest
+
 from tests.e2e import account, stage
 from tests.e2e.kube import Kube, condition, eventually
 
@@ -9,6 +11,7 @@ WEBHOOK: Final = {"url": stage.VALIDATOR_URL, "timeoutSeconds": 5}
 KILL: Final = ("--grace-period=0", "--force")
 
 
+@pytest.mark.alone
 def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(theatre: Kube) -> None:
     # The validator fails, so that the queue is still full when the window closes.
     stage.validator(theatre, "/faults?mode=500")

@@ -3,6 +3,8 @@
 import json
 from typing import Final
 
+import pytest
+
 from tests.e2e import stage
 from tests.e2e.kube import CommandError, Kube, condition, eventually
 
@@ -12,6 +14,7 @@ QUEUED: Final = 12
 POOL: Final = "lost-pool"
 
 
+@pytest.mark.alone
 def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_slot_twice(theatre: Kube) -> None:
     kube = theatre
     sale = stage.window(opens_in=1, lasts=3600)

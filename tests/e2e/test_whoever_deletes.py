@@ -16,6 +16,8 @@ import pytest
 from tests.e2e import account, stage
 from tests.e2e.kube import Kube, Object, condition, eventually
 
+pytestmark = pytest.mark.alone
+
 CLAIMS: Final = 50
 SALES: Final = ("foreground", "orphan", "namespace", "forged", "status", "anchor")
 OPEN_SECONDS: Final = 120.0
