@@ -138,6 +138,16 @@ class PostgresServer:
             )
         return self.uri(name)
 
+    def create_encoded(self, name: str, encoding: str) -> str:
+        """Create an empty database of another encoding and return its URI."""
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL(
+                    "CREATE DATABASE {} ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0 STRATEGY file_copy"
+                ).format(sql.Identifier(name), sql.Literal(encoding))
+            )
+        return self.uri(name)
+
     def drop_database(self, name: str) -> None:
         """Drop a database, whoever is connected."""
         with psycopg.connect(self.uri(), autocommit=True) as connection:
