@@ -85,6 +85,11 @@ class PostgresServer:
         except FileNotFoundError:
             return False
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What is in its configuration."""
+        return self._settings
+
     def uri(self, dbname: str = "postgres", user: str = "postgres") -> str:
         """A libpq URI; every role may log in without a password."""
         return f"postgresql://{user}@/{dbname}?host={quote(str(self.directory / 'socket'), safe='')}"
