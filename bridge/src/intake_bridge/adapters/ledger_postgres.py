@@ -24,7 +24,9 @@ _CALL_SECONDS = 30.0
 # The functions that a call with one jsonb could mean; as PostgreSQL looks for them where no schema is given.
 _LOOK_UP: Final = """
 SELECT p.oid::pg_catalog.regprocedure::text AS form, p.proretset AS set_based,
-       p.prorettype::pg_catalog.regtype::text AS returns,
+       CASE p.prorettype WHEN 'pg_catalog.text'::pg_catalog.regtype THEN 'text'
+           WHEN 'pg_catalog.void'::pg_catalog.regtype THEN 'void'
+           ELSE pg_catalog.format_type(p.prorettype, NULL) END AS returns, -- the session may quote its answer
        pg_catalog.has_function_privilege(p.oid, 'EXECUTE') AS allowed
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE p.proname = %(name)s AND p.prokind = 'f'

@@ -34,7 +34,7 @@ OF_THE_LEDGER: Final = ("08", "0A", "25", "28", "3D", "40", "42", "53", "55", "5
 
 # The functions that a call with one jsonb could mean, exactly as the bridge looks for them.
 CALLABLE: Final = """
-    SELECT p.oid::pg_catalog.regprocedure::text, p.proretset, p.prorettype::pg_catalog.regtype::text
+    SELECT p.oid::pg_catalog.regprocedure::text, p.proretset, p.prorettype = 'pg_catalog.text'::pg_catalog.regtype
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE p.proname = %(name)s AND p.prokind = 'f'
         AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
@@ -128,7 +128,7 @@ class AmbiguousError(psycopg.ProgrammingError):
 class _Function:
     form: str
     set_based: bool
-    returns: str
+    returns_text: bool
 
 
 def from_elsewhere(uri: str, namespace: str) -> str:
@@ -208,7 +208,7 @@ async def voider(connection: AsyncConnection, function: str) -> sql.Identifier |
     """`void_claim` beside the commit function, if it is there and returns text, as the bridge looks for it."""
     *schema, _ = function.split(".")
     found = await _callable(connection, ".".join([*schema, "void_claim"]))
-    usable = found is not None and not found.set_based and found.returns == "text"
+    usable = found is not None and not found.set_based and found.returns_text
     return sql.Identifier(*schema, "void_claim") if usable else None
 
 
