@@ -1,5 +1,6 @@
 """Whatever a server or a role has set for its sessions: every read of DB1, ledger and inventory says the same."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -94,7 +95,8 @@ class Reading:
             status,
             await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction"),
             await ledger.account(uri, POOL),
-            await Consistencies(lambda: 0.0, lambda _: None).now(self.sides),
+            # Here what cannot be read came as an exception that no caller expects.
+            *await asyncio.gather(Consistencies(lambda: 0.0, lambda _: None).now(self.sides), return_exceptions=True),
             [
                 [row async for chunk in Table(hall, "tickets", table).chunks(9) for row in chunk]
                 for table in ("days", "rows", "ages")

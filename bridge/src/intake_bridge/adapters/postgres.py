@@ -33,7 +33,7 @@ CONNECTION: dict[str, Any] = {
 # written, in another way. A ledger's sessions are its owner's: docs/ledger.md.
 PINNED: Final = (
     "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=1 -c bytea_output=hex"
-    " -c array_nulls=on -c transform_null_equals=off -c standard_conforming_strings=on -c client_min_messages=notice"
+    " -c array_nulls=on -c transform_null_equals=off -c standard_conforming_strings=on"
     r" -c default_transaction_isolation=read\ committed -c default_transaction_read_only=off"
 )
 
