@@ -100,6 +100,15 @@ async def test_a_frozen_host_in_one_name_of_two_addresses_is_passed(
         await connect(f"postgresql://w@core:{port}/ledger", seconds=0.4)
 
 
+async def test_a_name_server_that_is_frozen_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    with pytest.raises(psycopg.OperationalError, match="not resolved in time"):
+        await connect("postgresql://w@core/ledger", seconds=0.1)
+
+
 async def test_a_name_that_is_none_is_told(scene: Scene) -> None:
     async def source() -> str:
         return "postgresql://w:S3cret@no-such-host.invalid/ledger"

@@ -1,6 +1,8 @@
 """How the operator reads a user's URI, for ledger and inventory alike, and how it gets to a host behind frozen ones."""
 
+import asyncio
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -88,6 +90,29 @@ async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_look(place:
     assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == Ledger()
     assert LOOK_TIMEOUT == 10, "a pass waits for it"
     assert await Table(uri, "tickets", "seats").count(5) == 1
+
+
+async def test_what_a_server_says_in_its_own_language_and_encoding_is_told() -> None:
+    """Before it knows ours, it speaks its own: here French in LATIN1."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            length, code = struct.unpack("!II", await reader.readexactly(8))
+            await reader.readexactly(length - 8)
+            if code == 196608:
+                break
+            writer.write(b"N")  # neither TLS nor GSS
+        told = "SFATAL\0C3D000\0Mla base de donn\u00e9es n'existe pas\0\0".encode("latin-1")
+        writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        seen = await Ledgers(lambda: 0.0).check("uid", f"postgresql://w@127.0.0.1:{port}/x", "tickets", "f")
+    assert seen.problem is Problem.LEDGER_UNREACHABLE
+    assert "la base de donn" in seen.message
+    assert "existe pas" in seen.message
 
 
 async def test_frozen_hosts_alone_are_named(frozen: list[str]) -> None:

@@ -57,8 +57,11 @@ async def connect(uri: str, seconds: float = _CONNECT_SECONDS, **more: Any) -> A
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     failures: list[psycopg.Error] = []
-    async with asyncio.timeout(seconds):  # a name server may be frozen, too
-        attempts = await conninfo_attempts_async(read(uri))
+    try:
+        async with asyncio.timeout(seconds):
+            attempts = await conninfo_attempts_async(read(uri))
+    except TimeoutError:
+        raise psycopg.OperationalError("the names of its hosts are not resolved in time") from None
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):

@@ -69,8 +69,11 @@ async def reach(uri: str, seconds: float = REACH_TIMEOUT, **more: Any) -> AsyncC
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     failures: list[psycopg.Error] = []
-    async with asyncio.timeout(seconds):  # a name server may be frozen, too
-        attempts = await conninfo_attempts_async(uris.read(uri))
+    try:
+        async with asyncio.timeout(seconds):
+            attempts = await conninfo_attempts_async(uris.read(uri))
+    except TimeoutError:
+        raise psycopg.OperationalError("the names of its hosts are not resolved in time") from None
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):
