@@ -195,6 +195,13 @@ def test_db1_s_volume_outlives_its_stateful_set(all_children: list[Manifest]) ->
     assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
+def test_notifications_that_nobody_reads_do_not_fill_the_disk(event: Make[Event], installation: Installation) -> None:
+    e = event()
+    assert e.spec is not None
+    made = database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard)
+    assert "max_notify_queue_pages=64" in made["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
 @pytest.mark.parametrize("parameter", sorted(DURABILITY_PARAMETERS))
 def test_i2_no_parameter_may_make_an_acknowledged_claim_vanish(spec: Make[Any], parameter: str) -> None:
     with pytest.raises(ValidationError, match=parameter):

@@ -280,6 +280,13 @@ MUTANTS = {
         "test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another",
         "test_ledger_encodings.py",
     ),
+    "altered roles left as they are": Mutant(
+        "decide.wanted",
+        "    if stale or known.altered_roles:\n",
+        "    if stale:\n",
+        "test_settings_that_a_role_gave_itself_are_taken_back_at_all_times",
+        PLAN,
+    ),
 }
 
 

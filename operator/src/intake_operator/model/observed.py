@@ -60,7 +60,9 @@ class Engine:
     """Postgres' system identifier: another one is another volume."""
     migrated: bool = False
     logins: Mapping[str, str] = field(default_factory=dict)
-    """Role name to the fingerprint of the Secret whose password it has."""
+    """Role name to the fingerprint of the Secret whose password it has; not a role that changed its own."""
+    altered_roles: tuple[str, ...] = ()
+    """Roles whose settings in DB1 are not those that its SQL gives them."""
     status: Mapping[str, Any] | None = None
     """`intake.engine_status`; None before the pool is configured."""
     stocked: int = 0
