@@ -33,6 +33,10 @@ class Transport(StrEnum):
     TOO_LARGE = "too large"
 
 
+# `kind` of a verdict that the bridge has reached by itself: nobody was asked, so it says nothing about the target.
+OURS = "ours"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One row of a table, and then one answer for one claim."""
@@ -47,6 +51,8 @@ class Outcome:
     lingers: bool = False
     # Should be impossible; someone has to look.
     page: bool = False
+    # The SQLSTATE or the bare status that said it; nothing where it was a word of the contract.
+    kind: str | None = None
     reason: str | None = None
     retry_after: float | None = None
 
