@@ -390,6 +390,7 @@ DECLARE
     at        timestamptz := clock_timestamp();
     pool      intake.pools;
     bad       bigint;
+    word      text;     -- the one answer to all who have nothing that could be asked for again
     drawn     bigint[]; -- tickets of the plain callers
     took      int[];    -- who drew them; then, of those, who has a slot now, and in step with it what they have
     slots     bigint[];
@@ -409,9 +410,26 @@ BEGIN
     END IF;
     SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id;
 
-    -- The crowd: callers who are not known, no two with the same turn, while there are tickets. Who comes first draws
-    -- first; the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
-    IF intake.shut(pool, at) IS NULL AND NOT pool.sold_out THEN
+    IF pool.pool_no IS NULL THEN
+        PERFORM intake.config_of(claim_batch.pool_id);
+        RETURN QUERY SELECT g, 'not_ready', NULL::uuid, NULL::uuid, NULL::bigint FROM generate_series(1, cardinality(user_ids)) g;
+        RETURN;
+    END IF;
+    IF intake.shut(pool, at) IS NOT NULL OR pool.sold_out THEN
+        -- The crowd that is too early, too late, or comes after the last slot. One snapshot, as in claim_resource(): at that instant
+        -- every slot was taken, and none of these had a first turn. Who had one may be asking again, and is looked at below.
+        SELECT min(p.word), array_agg(a.n) INTO word, took
+        FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake.shut(p, at), CASE WHEN p.sold_out
+                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) THEN 'sold_out' END) AS word
+            FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
+        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+        WHERE p.word IS NOT NULL AND (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = p.pool_no
+            AND h.user_id = a.user_id AND h.turn = intake.turn_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
+            a.request_id)) IS NULL;
+        RETURN QUERY SELECT t, word, NULL::uuid, NULL::uuid, NULL::bigint FROM unnest(took) t;
+    ELSE
+        -- The crowd while there are tickets: callers who are not known, no two with the same turn. Who comes first draws first;
+        -- the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END) a.*, t.turn
             FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
