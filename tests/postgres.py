@@ -134,7 +134,7 @@ class PostgresServer:
         copy._make_directory()
         socket = self.directory / "socket"
         copy._run("pg_basebackup", "-D", "data", "-h", str(socket), "-U", "postgres", "-c", "fast", "--no-sync")
-        # Not pg_basebackup's -R: it writes options that the libpq of an older system, which the server may find, refuses.
+        # Not pg_basebackup's -R: it writes options that the libpq of an older system refuses.
         copy._configure({"primary_conninfo": self.conninfo(name)})
         (copy.directory / "data" / "standby.signal").touch()
         copy.start()

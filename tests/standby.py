@@ -8,7 +8,7 @@ from typing import Any, LiteralString, Self
 import psycopg
 from psycopg import sql
 
-from tests.postgres import PostgresServer, install_intake
+from tests.postgres import Patch, PostgresServer, install_intake
 
 STANDBY = "standby"
 # Longer than anything takes here on a busy machine; only a broken server reaches it.
@@ -18,13 +18,14 @@ TIMEOUT_SECONDS = 60
 class Pair:
     """With `with`: both started, `intake` installed, and every commit waits for the standby."""
 
-    def __init__(self) -> None:
+    def __init__(self, patch: Patch | None = None) -> None:
+        self._patch = patch
         self.primary = PostgresServer()
         self.standby: PostgresServer
 
     def __enter__(self) -> Self:
         self.primary.start()
-        install_intake(self.primary.create_database("intake"))
+        install_intake(self.primary.create_database("intake"), self._patch)
         self.standby = self.primary.standby(STANDBY)
         _set(self.primary, "synchronous_standby_names", STANDBY)
         self._wait_until_heard()

@@ -42,8 +42,9 @@ CREATE FUNCTION intake.refuse_forgetful() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT intake.durable() THEN
-        RAISE EXCEPTION 'what is answered must outlive a crash, and synchronous_commit is %', current_setting('synchronous_commit')
-            USING ERRCODE = 'IE002', HINT = 'Leave synchronous_commit on, from the call until the end of its transaction.';
+        RAISE EXCEPTION 'what is answered must outlive a crash, and synchronous_commit is %',
+            current_setting('synchronous_commit') USING ERRCODE = 'IE002',
+            HINT = 'Leave synchronous_commit on, from the call until the end of its transaction.';
     END IF;
 END $$;
 COMMENT ON FUNCTION intake.refuse_forgetful IS 'Refuse a transaction whose commit would not outlive what intake.durable() speaks of.';
@@ -51,9 +52,9 @@ COMMENT ON FUNCTION intake.refuse_forgetful IS 'Refuse a transaction whose commi
 CREATE FUNCTION intake.tell() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    -- What is seen here may not have reached a synchronous standby: the wait of its own transaction was cancelled, or ended with
-    -- its connection. A transaction that writes nothing waits for nobody, and after a failover it would have told of a claim
-    -- that never was. So it writes a word, and its commit waits for all that came before.
+    -- What is seen here may not have reached a synchronous standby: the wait of its own transaction was cancelled, or
+    -- ended with its connection. A transaction that writes nothing waits for nobody, and after a failover it would have
+    -- told of a claim that never was. So it writes a word, and its commit waits for all that came before.
     IF current_setting('synchronous_standby_names') <> '' THEN
         PERFORM intake.refuse_forgetful();
         PERFORM pg_logical_emit_message(true, 'intake', 'told');
@@ -412,15 +413,18 @@ BEGIN
 
     IF pool.pool_no IS NULL THEN
         PERFORM intake.config_of(claim_batch.pool_id);
-        RETURN QUERY SELECT g, 'not_ready', NULL::uuid, NULL::uuid, NULL::bigint FROM generate_series(1, cardinality(user_ids)) g;
+        RETURN QUERY SELECT g, 'not_ready', NULL::uuid, NULL::uuid, NULL::bigint
+        FROM generate_series(1, cardinality(user_ids)) g;
         RETURN;
     END IF;
     IF intake.shut(pool, at) IS NOT NULL OR pool.sold_out THEN
-        -- The crowd that is too early, too late, or comes after the last slot. One snapshot, as in claim_resource(): at that instant
-        -- every slot was taken, and none of these had a first turn. Who had one may be asking again, and is looked at below.
+        -- The crowd that is too early, too late, or comes after the last slot. One snapshot, as in claim_resource(): at
+        -- that instant every slot was taken, and none of these had a first turn. Who had one may be asking again, and is
+        -- looked at below.
         SELECT min(p.word), array_agg(a.n) INTO word, took
-        FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake.shut(p, at), CASE WHEN p.sold_out
-                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) THEN 'sold_out' END) AS word
+        FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake.shut(p, at), CASE
+                WHEN p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
+                THEN 'sold_out' END) AS word
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
         CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
         WHERE p.word IS NOT NULL AND (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = p.pool_no
@@ -428,8 +432,8 @@ BEGIN
             a.request_id)) IS NULL;
         RETURN QUERY SELECT t, word, NULL::uuid, NULL::uuid, NULL::bigint FROM unnest(took) t;
     ELSE
-        -- The crowd while there are tickets: callers who are not known, no two with the same turn. Who comes first draws first;
-        -- the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
+        -- The crowd while there are tickets: callers who are not known, no two with the same turn. Who comes first draws
+        -- first; the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END) a.*, t.turn
             FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from math import inf
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.postgres import PostgresServer
 from tests.sql.intake import POOL, Answer, Intake, connections, lose_unlogged, wait_until_blocked, window
 from tests.sql.rush import Wish, ask_for, check_history, rush
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 CROWD = [(f"new{n}", f"r{n % 7}" if n % 3 else None) for n in range(500)]
 
@@ -90,7 +92,7 @@ def test_a_batch_after_the_last_slot_gets_what_has_come_back(intake: Intake) -> 
 
 
 def test_the_last_slot_and_its_new_owner_are_seen_at_one_instant(intake: Intake) -> None:
-    """Bob's claim takes the last number while a batch with his retry looks: free and his own are two sides of one look."""
+    """Bob's claim takes the last number while a batch with his retry looks."""
     (claim,) = sold_out(intake, 1)
     intake.release(claim.claim_id)
     with (

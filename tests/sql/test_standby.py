@@ -7,16 +7,19 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql.intake import POOL, Answer, Intake, empty
+from tests.sql.intake import Answer, Intake, empty
+from tests.sql.mutants.catalogue import MUTANTS
 from tests.sql.rush import Wish, ask_for, check_history, claimed, insist, outcomes_of, rush, singly
 from tests.standby import Pair, until
 
 type Tell = Callable[[Intake, Answer], Any]
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Pair]:
-    with Pair() as made:
+@pytest.fixture(scope="session")
+def migrated(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two servers with sql/intake, or with the mutant of it that this test must catch."""
+    mutant: str | None = getattr(request, "param", None)
+    with Pair(MUTANTS[mutant].patch if mutant else None) as made:
         yield made
 
 
@@ -28,16 +31,16 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 # Fixtures of servers come after the threads: who still waits for the standby when a test has failed is let go first.
 @pytest.fixture
-def pair(threads: ThreadPoolExecutor, shared: Pair) -> Iterator[Pair]:  # noqa: ARG001
+def pair(threads: ThreadPoolExecutor, migrated: Pair) -> Iterator[Pair]:
     """Both servers well, and DB1 as migrated."""
-    empty(shared.uri())
-    yield shared
-    if not shared.hears():
-        shared.hear()
+    empty(migrated.uri())
+    yield migrated
+    if not migrated.hears():
+        migrated.hear()
 
 
 @pytest.fixture
-def doomed(threads: ThreadPoolExecutor) -> Iterator[Pair]:  # noqa: ARG001
+def doomed(threads: ThreadPoolExecutor) -> Iterator[Pair]:
     """Two servers of its own: one of them is lost."""
     with Pair() as made:
         yield made
@@ -70,27 +73,41 @@ def begun(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
     return Answer(*row)
 
 
-TELLING: dict[str, tuple[Callable[[Pair, ThreadPoolExecutor], Answer], Tell, Any]] = {
-    "claim_resource": (begun, lambda fan, _: fan.claim("ann", "r1").outcome, "replayed"),
-    "claim_resources": (begun, lambda fan, _: fan.claim_several("ann", 1, "r1")[0].outcome, "replayed"),
-    "claim_seat": (begun, lambda fan, _: fan.claim_seat("ann", "seat 2", "r1").outcome, "replayed"),
-    "claim_batch": (begun, lambda fan, _: fan.claim_batch([("ann", "r1")])[0].outcome, "replayed"),
-    "claim_status": (begun, lambda fan, claim: fan.claim_status(claim.claim_id)["state"], "queued"),
-    "claim_status of a request": (begun, lambda fan, _: fan.request_status("ann", "r1")[0]["state"], "queued"),
-    "claim_status of what has ended": (ended, lambda fan, claim: fan.claim_status(claim.claim_id)["state"], "released"),
-    "release_claim": (begun, lambda fan, claim: fan.release(claim.claim_id), "released"),
-    "release_claim again": (ended, lambda fan, claim: fan.release(claim.claim_id), "released"),
+RETRIES: dict[str, Tell] = {
+    "claim_resource": lambda fan, _: fan.claim("ann", "r1").outcome,
+    "claim_resources": lambda fan, _: fan.claim_several("ann", 1, "r1")[0].outcome,
+    "claim_seat": lambda fan, _: fan.claim_seat("ann", "seat 2", "r1").outcome,
+    "claim_batch": lambda fan, _: fan.claim_batch([("ann", "r1")])[0].outcome,
+}
+LOOKS: dict[str, tuple[Callable[[Pair, ThreadPoolExecutor], Answer], Tell, Any]] = {
+    "status of a claim": (begun, lambda fan, claim: fan.claim_status(claim.claim_id)["state"], "queued"),
+    "status of a request": (begun, lambda fan, _: fan.request_status("ann", "r1")[0]["state"], "queued"),
+    "status of what has ended": (ended, lambda fan, claim: fan.claim_status(claim.claim_id)["state"], "released"),
+    "release of what has ended": (ended, lambda fan, claim: fan.release(claim.claim_id), "released"),
 }
 
 
-@pytest.mark.parametrize("what", TELLING)
-def test_i2_what_is_told_of_a_claim_waits_until_the_standby_has_it(
-    pair: Pair, threads: ThreadPoolExecutor, what: str
+@pytest.mark.parametrize("retry", RETRIES)
+def test_i7_a_retry_is_answered_when_the_standby_has_its_claim(
+    pair: Pair, threads: ThreadPoolExecutor, retry: str
 ) -> None:
-    before, tell, told = TELLING[what]
     with Intake(pair.uri()) as owner:
         stocked(owner)
-    claim = before(pair, threads)
+    told_when_the_standby_knows(pair, threads, begun(pair, threads), RETRIES[retry], "replayed")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_i2_where_a_claim_stands_is_told_when_the_standby_knows(
+    pair: Pair, threads: ThreadPoolExecutor, look: str
+) -> None:
+    before, tell, told = LOOKS[look]
+    with Intake(pair.uri()) as owner:
+        stocked(owner)
+    told_when_the_standby_knows(pair, threads, before(pair, threads), tell, told)
+
+
+def told_when_the_standby_knows(pair: Pair, threads: ThreadPoolExecutor, claim: Answer, tell: Tell, told: str) -> None:
+    """Ask for what only the primary knows: the answer waits."""
     with Intake(pair.uri("claimer")) as fan:
         answer = threads.submit(tell, fan, claim)
         pair.wait_until_waiting(answer.done)
@@ -119,15 +136,13 @@ def test_a_refusal_waits_for_nobody(pair: Pair) -> None:
             assert fan.release(owner.value("SELECT uuidv7()")) == "unknown"
 
 
-@pytest.mark.parametrize("setting", ["off", "local"])
-def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pair: Pair, setting: str) -> None:
+def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pair: Pair) -> None:
     with Intake(pair.uri()) as owner:
         stocked(owner)
         claim = owner.claim("ann", "r1")
         (message,) = owner.read()
         before = owner.rows("SELECT * FROM intake.intents")
-        owner.value("SELECT set_config('synchronous_commit', %s, false)", setting)
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: owner.claim("bob", "r1"),
             lambda: owner.claim("ann", "r1"),
             lambda: owner.claim_several("bob", 2),
@@ -142,14 +157,14 @@ def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pai
             lambda: owner.change("mark_validated", [message]),
             lambda: owner.change("mark_committing", [message]),
             lambda: owner.acknowledge([message], "committed"),
-        ):
-            with pytest.raises(psycopg.Error, match=f"synchronous_commit is {setting}") as refused:
-                call()
-            assert refused.value.sqlstate == "IE002"
+        )
+        for setting in ("off", "local"):
+            owner.value("SELECT set_config('synchronous_commit', %s, false)", setting)
+            assert [refusal(call) for call in calls] == [("IE002", f"synchronous_commit is {setting}")] * len(calls)
         assert owner.rows("SELECT * FROM intake.intents") == before
-        for setting_that_waits in ("remote_write", "on", "remote_apply"):
-            owner.value("SELECT set_config('synchronous_commit', %s, false)", setting_that_waits)
-            assert owner.claim(setting_that_waits).outcome == "claimed"
+        for setting in ("remote_write", "on", "remote_apply"):
+            owner.value("SELECT set_config('synchronous_commit', %s, false)", setting)
+            assert owner.claim(setting).outcome == "claimed"
 
 
 def test_claim_status_is_told_in_a_transaction_that_only_reads(pair: Pair) -> None:
@@ -161,9 +176,7 @@ def test_claim_status_is_told_in_a_transaction_that_only_reads(pair: Pair) -> No
         assert [row["claim_id"] for row in fan.request_status("ann", "r1")] == [claim.claim_id]
 
 
-def test_a_claim_whose_wait_was_cancelled_is_answered_with_a_warning(
-    pair: Pair, threads: ThreadPoolExecutor
-) -> None:
+def test_a_claim_whose_wait_was_cancelled_is_answered_with_a_warning(pair: Pair, threads: ThreadPoolExecutor) -> None:
     """What sql/README.md tells clients to look for."""
     with Intake(pair.uri()) as owner:
         stocked(owner)
@@ -216,6 +229,15 @@ async def test_i1_i2_i7_a_lost_primary_takes_nothing_with_it_that_was_answered(
         assert len(claimed(history)) == inventory
         assert history[-1].outcome == "sold_out"
         check_history(intake, history)
+
+
+def refusal(call: Callable[[], object]) -> tuple[str | None, str]:
+    """What a call is refused with, the end of the message."""
+    try:
+        call()
+    except psycopg.Error as error:
+        return error.sqlstate, (error.diag.message_primary or "").rpartition("and ")[2]
+    return None, "not refused"
 
 
 def stocked(intake: Intake, inventory: int = 10, **settings: object) -> Intake:

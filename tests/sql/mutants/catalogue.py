@@ -4,7 +4,8 @@ Each is a mistake that somebody has made, or would make while "simplifying". A c
 error, so that this list cannot rot.
 """
 
-from dataclasses import dataclass
+from tests.sql.mutants.mutant import Mutant
+from tests.sql.mutants.standby_and_batches import REFUSED_BATCHES, STANDBY
 
 SLOTS = "0003_slots_and_holds.sql"
 CLAIMS = "0004_claims.sql"
@@ -18,28 +19,9 @@ OVERWRITE = """ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.
                 request_id = excluded.request_id, turn = excluded.turn, msg_id = excluded.msg_id"""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A broken variant of one SQL file."""
-
-    file: str
-    before: str
-    after: str
-    caught_by: str
-    """The test function that must fail on it, in each of its parametrizations."""
-
-    def patch(self, name: str, text: str) -> str:
-        """The SQL to install instead of `text`."""
-        if name != self.file:
-            return text
-        if text.count(self.before) != 1:
-            raise ValueError(
-                f"{name}: the mutant's text occurs {text.count(self.before)} times, not once: {self.before}"
-            )
-        return text.replace(self.before, self.after)
-
-
 MUTANTS = {
+    **STANDBY,
+    **REFUSED_BATCHES,
     # The reference implementation's shape: update by position without a look at what is there.
     "taken slot overwritten": Mutant(
         CLAIMS,
@@ -140,41 +122,6 @@ MUTANTS = {
                 AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = in_pool)""",
         "p.sold_out",
         "test_sold_out_only_after_the_last_slot_and_open_again_when_one_returns",
-    ),
-    # What is free and who holds something, looked at one after the other: a number that changes hands in between is in neither.
-    "sold-out batch in two snapshots": Mutant(
-        CLAIMS,
-        """        SELECT min(p.word), array_agg(a.n) INTO word, took
-        FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake.shut(p, at), CASE WHEN p.sold_out
-                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) THEN 'sold_out' END) AS word
-            FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
-        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-        WHERE p.word IS NOT NULL AND""",
-        """        took := ARRAY(SELECT a.n FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
-                AND h.turn = a.request_id || '/1') IS NULL);
-        SELECT min(p.word), array_agg(a.n) INTO word, took
-        FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake.shut(p, at), CASE WHEN p.sold_out
-                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) THEN 'sold_out' END) AS word
-            FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
-        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-        WHERE p.word IS NOT NULL AND a.n = ANY (took) OR""",
-        "test_the_last_slot_and_its_new_owner_are_seen_at_one_instant",
-    ),
-    "sold-out batch forgets its winners": Mutant(
-        CLAIMS,
-        """            a.request_id)) IS NULL;
-        RETURN QUERY SELECT t, word""",
-        """            a.request_id)) IS NULL OR p.word IS NOT NULL;
-        RETURN QUERY SELECT t, word""",
-        "test_i7_a_winner_who_asks_again_hears_so_among_the_losers",
-    ),
-    "batch sold out for good": Mutant(
-        CLAIMS,
-        """CASE WHEN p.sold_out
-                AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no) THEN 'sold_out' END""",
-        "CASE WHEN p.sold_out THEN 'sold_out' END",
-        "test_a_batch_after_the_last_slot_gets_what_has_come_back",
     ),
     "a party keeps part when there are too few": Mutant(
         CLAIMS,
