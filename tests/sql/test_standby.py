@@ -1,13 +1,18 @@
 """A synchronous standby: what was answered is there after the primary is lost, and nothing is answered before."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.sql.intake import Answer, Intake, empty
+from tests.postgres import REPOSITORY
+from tests.sql.intake import POOL, Answer, Intake, empty
 from tests.sql.mutants.catalogue import MUTANTS
 from tests.sql.rush import Wish, ask_for, check_history, claimed, insist, outcomes_of, rush, singly
 from tests.standby import Pair, until
@@ -247,3 +252,20 @@ def stocked(intake: Intake, inventory: int = 10, **settings: object) -> Intake:
     intake.stock(1, [(resource, label) for resource, label in rows])
     intake.seed()
     return intake
+
+
+def test_the_crowd_of_the_demo_takes_a_cancelled_wait_for_no_answer(
+    pair: Pair, threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    with Intake(pair.uri()) as owner:
+        stocked(owner)
+    (tmp_path / "uri").write_text(pair.uri("claimer"))
+    arguments = ["--uri-file", str(tmp_path / "uri"), "--pool", POOL, "--fans", "1"]
+    pair.deafen()
+    command = [sys.executable, str(REPOSITORY / "examples" / "demo" / "crowd.py"), *arguments, "--hang-up-percent", "0"]
+    done = threads.submit(lambda: subprocess.run(command, capture_output=True, text=True, check=True))
+    pair.cancel(pair.wait_until_waiting(done.done))
+    pair.wait_until_waiting(done.done)  # its second press
+    pair.hear()
+    outcomes = [json.loads(line).get("outcome") for line in done.result().stdout.splitlines()]
+    assert outcomes == ["error", "replayed", None]

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
+from intake_bridge.adapters.confirmed import WARNINGS, ConfirmedConnection
 from intake_bridge.adapters.postgres import CONNECTION, UriSource, readable
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
@@ -23,7 +24,7 @@ from intake_bridge.redaction import one_line
 _CONNECTIONS = 7
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
-_STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
+_LIMITS = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
 
 _READ: Final = (
     "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures, "
@@ -77,10 +78,11 @@ class Engine:
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
         self._uri = readable(uri)
-        self._kwargs = CONNECTION | {"application_name": application_name}
+        self._kwargs = CONNECTION | {"application_name": application_name, "options": WARNINGS}
         self._pool = AsyncConnectionPool(
             self._uri,  # asked again for each new connection: a rotated secret needs no restart
-            kwargs=self._kwargs | {"options": _STATEMENT_TIMEOUT},
+            connection_class=ConfirmedConnection,
+            kwargs=self._kwargs | {"options": f"{WARNINGS} {_LIMITS}"},
             min_size=1,
             max_size=_CONNECTIONS,
             open=False,
@@ -170,7 +172,7 @@ class Engine:
     async def session(self) -> AsyncIterator[EngineSession]:
         """A connection of its own, for what a session holds: the housekeeper's lock. No statement timeout: seeding."""
         try:
-            connection = await AsyncConnection.connect(await self._uri(), **self._kwargs)
+            connection = await ConfirmedConnection.connect(await self._uri(), **self._kwargs)
         except (psycopg.Error, OSError) as error:
             raise EngineUnavailableError(one_line(error)) from error
         async with connection:
