@@ -108,6 +108,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "token_lease_seconds": set(),
     "turn_of": set(),
     "window_state": set(),
+    "without_sale": set(),
 }
 # Tables and views of intake, and who may read them; nobody writes, and nobody touches a sequence or anything of pgmq.
 RELATIONS: dict[str, set[str]] = {
