@@ -1,4 +1,4 @@
-"""DB1 on two servers: a primary, and a synchronous standby that can be made deaf, and take over."""
+"""DB1 and a ledger on two servers: a primary, and a synchronous standby that can be made deaf, and take over."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any, LiteralString, Self
 import psycopg
 from psycopg import sql
 
-from tests.postgres import Patch, PostgresServer, install_intake
+from tests.postgres import Patch, PostgresServer, install_intake, install_ledger
 
 STANDBY = "standby"
 # Longer than anything takes here on a busy machine; only a broken server reaches it.
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 60
 
 
 class Pair:
-    """With `with`: both started, `intake` installed, and every commit waits for the standby."""
+    """With `with`: both started, `intake` and `ledger` installed, and every commit waits for the standby."""
 
     def __init__(self, patch: Patch | None = None) -> None:
         self._patch = patch
@@ -26,6 +26,7 @@ class Pair:
     def __enter__(self) -> Self:
         self.primary.start()
         install_intake(self.primary.create_database("intake"), self._patch)
+        install_ledger(self.primary.create_database("ledger"))
         self.standby = self.primary.standby(STANDBY)
         _set(self.primary, "synchronous_standby_names", STANDBY)
         self._wait_until_heard()

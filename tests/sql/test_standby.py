@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -252,6 +253,36 @@ def stocked(intake: Intake, inventory: int = 10, **settings: object) -> Intake:
     intake.stock(1, [(resource, label) for resource, label in rows])
     intake.seed()
     return intake
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "told"),
+    [
+        ("finalize_transaction(%s)", "SELECT finalize_transaction(%s)", "duplicate"),
+        ("finalize_transaction(%s)", "SELECT void_claim(%s)", "committed"),
+        ("void_claim(%s)", "SELECT void_claim(%s)", "voided"),
+        ("void_claim(%s)", "SELECT outcome FROM finalize_transactions(jsonb_build_array(%s::jsonb))", "voided"),
+    ],
+)
+def test_i3_the_ledger_repeats_a_fate_when_its_standby_has_it(
+    pair: Pair, threads: ThreadPoolExecutor, first: LiteralString, again: LiteralString, told: str
+) -> None:
+    """A bridge that has heard it archives the claim: nobody would ever bring it to the ledger again."""
+    claim = {"claim_id": str(uuid4()), "pool_id": POOL, "user_id": "ann", "slot_no": str(uuid4().int % 10**12)}
+    payload = json.dumps(claim | {"resource_id": str(uuid4())})
+    uri = pair.primary.uri("ledger", "ledger_writer")
+    pair.deafen()
+    with Intake(uri) as bridge:
+        answer = threads.submit(bridge.value, "SELECT " + first, payload)
+        pair.terminate(pair.wait_until_waiting(answer.done))
+        with pytest.raises(psycopg.OperationalError):
+            answer.result()
+    with Intake(uri) as bridge:
+        answer = threads.submit(bridge.value, again, payload)
+        pair.wait_until_waiting(answer.done)
+        early = answer.done()
+        pair.hear()
+        assert (answer.result(), early) == (told, False)
 
 
 def test_the_crowd_of_the_demo_takes_a_cancelled_wait_for_no_answer(

@@ -24,7 +24,7 @@ from intake_bridge.redaction import one_line
 _CONNECTIONS = 7
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
-_LIMITS = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
+_STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
 
 _READ: Final = (
     "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures, "
@@ -82,7 +82,7 @@ class Engine:
         self._pool = AsyncConnectionPool(
             self._uri,  # asked again for each new connection: a rotated secret needs no restart
             connection_class=ConfirmedConnection,
-            kwargs=self._kwargs | {"options": f"{WARNINGS} {_LIMITS}"},
+            kwargs=self._kwargs | {"options": f"{WARNINGS} {_STATEMENT_TIMEOUT}"},
             min_size=1,
             max_size=_CONNECTIONS,
             open=False,
