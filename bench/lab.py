@@ -95,7 +95,7 @@ class Lab:
         """One run of a variant in a database of its own."""
         variant = VARIANTS[name]
         with self.database(variant, slots) as database:
-            if variant.template == "ours_sold":
+            if variant.template in ("ours_sold", "other_sold"):
                 self._touch_holds(database)
             if not held_snapshot:
                 return self._measured(variant, database, load, via)
@@ -264,8 +264,17 @@ def _make_other(lab: Lab, uri: str, slots: int) -> None:
     make_ours(uri, slots, lambda name, _: (directory / name).read_text(encoding="utf-8"))
 
 
-def _make_sold(_lab: Lab, uri: str, slots: int) -> None:
-    make_ours(uri, slots)
+def _make_sold(lab: Lab, uri: str, slots: int) -> None:
+    _make_ours(lab, uri, slots)
+    _sell(uri, slots)
+
+
+def _make_other_sold(lab: Lab, uri: str, slots: int) -> None:
+    _make_other(lab, uri, slots)
+    _sell(uri, slots)
+
+
+def _sell(uri: str, slots: int) -> None:
     fill(uri, slots)
     _sell_out(uri)
     # What autovacuum does within a minute.
@@ -296,6 +305,7 @@ _MAKERS: Final[dict[str, Callable[[Lab, str, int], None]]] = {
     "ours": _make_ours,
     "other": _make_other,
     "ours_sold": _make_sold,
+    "other_sold": _make_other_sold,
     "skip_locked": _make_standin("skip_locked"),
     "sequence": _make_standin("sequence"),
     # Sold in one statement and vacuumed: kinder than a sale is.

@@ -102,6 +102,7 @@ def sold_out(lab: Lab, plan: Plan, results: Results) -> None:
         measured = [Measurement("sold_out", "select1", clients)] + [
             Measurement("sold_out", "sold_out", clients, slots) for slots in (plan.slots, plan.many_slots)
         ]
+        measured.append(Measurement("sold_out", "sold_out_batch_100", clients, plan.slots))
         measured += [
             Measurement("sold_out", f"{name}_sold", clients, plan.slots) for name in ("skip_locked", "sequence")
         ]

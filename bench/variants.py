@@ -33,13 +33,14 @@ def _claims(name: str, title: str, template: str = "ours") -> Variant:
     return Variant(name, title, template, script, user="claimer")
 
 
-def _batch(rows: int) -> Variant:
+def _batch(rows: int, before: str = "", title: str = "", template: str = "ours") -> Variant:
     # pgbench cannot make arrays, so the server does; that counts against us.
     users, requests = (
         f"ARRAY(SELECT :{each}::text || '-' || g FROM generate_series(1, {rows}) g)" for each in ("user", "request")
     )
     script = f"{_SOMEBODY}SELECT n, {_FIELDS} FROM intake.claim_batch('{POOL}', {users}, {requests});"
-    return Variant(f"batch_{rows}", f"claim_batch, {rows} callers", "ours", script, user="claimer", rows=rows)
+    name, title = f"{before}batch_{rows}", f"claim_batch, {rows} callers{title}"
+    return Variant(name, title, template, script, user="claimer", rows=rows)
 
 
 def _insert(rows: int) -> Variant:
@@ -67,7 +68,11 @@ _ALL: Final = (
     *(_batch(rows) for rows in (10, 100, 1000)),
     *(_insert(rows) for rows in (10, 100, 1000)),
     _claims("other", "claim_resource out of another directory", "other"),
+    _batch(100, "other_", " out of another directory", "other"),
     _claims("sold_out", "claim_resource, sold out", "ours_sold"),
+    _batch(100, "sold_out_", ", sold out", "ours_sold"),
+    _claims("other_sold_out", "claim_resource out of another directory, sold out", "other_sold"),
+    _batch(100, "other_sold_out_", " out of another directory, sold out", "other_sold"),
 )
 VARIANTS: Final = {variant.name: variant for variant in _ALL}
 

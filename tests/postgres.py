@@ -133,6 +133,22 @@ class PostgresServer:
         shutil.rmtree(self._directory)
         self._directory = None
 
+    def standby(self, name: str) -> "PostgresServer":
+        """A standby of this server, started: it streams under that name, and reading from it is allowed."""
+        copy = PostgresServer(self._settings | {"wal_retrieve_retry_interval": "100ms"})
+        copy._make_directory()
+        socket = self.directory / "socket"
+        copy._run("pg_basebackup", "-D", "data", "-h", str(socket), "-U", "postgres", "-c", "fast", "--no-sync")
+        # Not pg_basebackup's -R: it writes options that the libpq of an older system refuses.
+        copy._configure({"primary_conninfo": self.conninfo(name)})
+        (copy.directory / "data" / "standby.signal").touch()
+        copy.start()
+        return copy
+
+    def conninfo(self, name: str) -> str:
+        """Where a standby of that name streams from."""
+        return f"user=postgres host={self.directory / 'socket'} application_name={name}"
+
     def create_database(self, name: str, template: str = "template1") -> str:
         """Create a database and return its URI. A template is copied whole, and nobody may be connected to it."""
         with psycopg.connect(self.uri(), autocommit=True) as connection:
@@ -163,6 +179,11 @@ class PostgresServer:
         return (self.directory / "log").read_text(errors="replace")
 
     def _initialise(self) -> None:
+        self._make_directory()
+        self._run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self._configure({})
+
+    def _make_directory(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="intake-pg-"))
         if os.geteuid() == 0:
             os.chown(self._directory, _NOBODY, _NOBODY)
@@ -171,12 +192,13 @@ class PostgresServer:
                 copy = self._directory / "postgresql"
                 shutil.copytree(self._binaries.parent, copy, symlinks=True)
                 self._binaries = copy / "bin"
-        self._run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         socket = self.directory / "socket"
         socket.mkdir(mode=0o755)
         if os.geteuid() == 0:
             os.chown(socket, _NOBODY, _NOBODY)
-        settings = self._settings | {"unix_socket_directories": str(socket)}
+
+    def _configure(self, more: dict[str, str]) -> None:
+        settings = self._settings | {"unix_socket_directories": str(self.directory / "socket")} | more
         with (self.directory / "data" / "postgresql.auto.conf").open("a") as configuration:
             configuration.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
@@ -187,7 +209,8 @@ class PostgresServer:
             done = subprocess.run(
                 [str(self._binaries / program), *arguments],
                 cwd=self.directory,
-                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                # A standby receives through a library that finds its libpq only so.
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "LD_LIBRARY_PATH": str(self._binaries.parent / "lib")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

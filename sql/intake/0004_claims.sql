@@ -25,11 +25,42 @@ RETURN CASE WHEN traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{
     THEN jsonb_build_object('traceparent', traceparent) END;
 COMMENT ON FUNCTION intake.headers_of IS 'The headers of an intent: whose trace it belongs to, if anybody''s.';
 
+CREATE FUNCTION intake.durable() RETURNS boolean
+LANGUAGE sql STABLE
+-- Without a synchronous standby `local` is as good as `on`. With one, `remote_write` trusts the memory of its machine.
+RETURN current_setting('synchronous_commit') NOT IN ('off', 'local')
+    OR current_setting('synchronous_commit') = 'local' AND current_setting('synchronous_standby_names') = '';
+COMMENT ON FUNCTION intake.durable IS 'Whether a commit of this transaction, as it is set now, outlives a crash and, where there is a synchronous standby, the loss of this server.';
+
 CREATE FUNCTION intake.can_claim(user_id text, request_id text) RETURNS boolean
 LANGUAGE sql STABLE
 RETURN (length(user_id) BETWEEN 1 AND 200 AND coalesce(length(request_id), 1) BETWEEN 1 AND 200
-    AND current_setting('transaction_isolation') = 'read committed' AND current_setting('synchronous_commit') <> 'off') IS TRUE;
+    AND current_setting('transaction_isolation') = 'read committed' AND intake.durable()) IS TRUE;
 COMMENT ON FUNCTION intake.can_claim IS 'Whether a claim can be made with these, in this transaction.';
+
+CREATE FUNCTION intake.refuse_forgetful() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT intake.durable() THEN
+        RAISE EXCEPTION 'what is answered must outlive a crash, and synchronous_commit is %',
+            current_setting('synchronous_commit') USING ERRCODE = 'IE002',
+            HINT = 'Leave synchronous_commit on, from the call until the end of its transaction.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake.refuse_forgetful IS 'Refuse a transaction whose commit would not outlive what intake.durable() speaks of.';
+
+CREATE FUNCTION intake.tell() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- What is seen here may not have reached a synchronous standby: the wait of its own transaction was cancelled, or
+    -- ended with its connection. A transaction that writes nothing waits for nobody, and after a failover it would have
+    -- told of a claim that never was. So it writes a word, and its commit waits for all that came before.
+    IF current_setting('synchronous_standby_names') <> '' THEN
+        PERFORM intake.refuse_forgetful();
+        PERFORM pg_logical_emit_message(true, 'intake', 'told');
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake.tell IS 'Called before telling of what others wrote: where there is a synchronous standby, the answer waits until it has all of that, too.';
 
 CREATE FUNCTION intake.refuse_claim(who text) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -37,10 +68,8 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'claims run in READ COMMITTED' USING ERRCODE = 'IE002',
             HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, or no explicit transaction at all.';
-    ELSIF current_setting('synchronous_commit') = 'off' THEN
-        RAISE EXCEPTION 'what is answered must outlive a crash, and synchronous_commit is off' USING ERRCODE = 'IE002',
-            HINT = 'Leave synchronous_commit on in connections that claim or release.';
     END IF;
+    PERFORM intake.refuse_forgetful();
     RAISE EXCEPTION '%: user_id and request_id are texts of 1 to 200 characters', refuse_claim.who USING ERRCODE = 'IE002',
         HINT = 'request_id may be NULL; better give one that the client keeps across its retries.';
 END $$;
@@ -130,6 +159,7 @@ BEGIN
             CROSS JOIN LATERAL (SELECT coalesce(h.was_slot_no, h.slot_no) AS slot_no) n
             ORDER BY h.seat;
             IF FOUND THEN
+                PERFORM intake.tell();
                 verdict := 'replayed';
                 EXIT;
             END IF;
@@ -363,6 +393,7 @@ DECLARE
     at        timestamptz := clock_timestamp();
     pool      intake.pools;
     bad       bigint;
+    word      text;     -- the one answer to all who have nothing that could be asked for again
     drawn     bigint[]; -- tickets of the plain callers
     took      int[];    -- who drew them; then, of those, who has a slot now, and in step with it what they have
     slots     bigint[];
@@ -382,9 +413,29 @@ BEGIN
     END IF;
     SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id;
 
-    -- The crowd: callers who are not known, no two with the same turn, while there are tickets. Who comes first draws
-    -- first; the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
-    IF intake.shut(pool, at) IS NULL AND NOT pool.sold_out THEN
+    IF pool.pool_no IS NULL THEN
+        PERFORM intake.config_of(claim_batch.pool_id);
+        RETURN QUERY SELECT g, 'not_ready', NULL::uuid, NULL::uuid, NULL::bigint
+        FROM generate_series(1, cardinality(user_ids)) g;
+        RETURN;
+    END IF;
+    IF intake.shut(pool, at) IS NOT NULL OR pool.sold_out THEN
+        -- The crowd that is too early, too late, or comes after the last slot. One snapshot, as in claim_resource(): at
+        -- that instant every slot was taken, and none of these had a first turn. Who had one may be asking again, and is
+        -- looked at below.
+        SELECT min(p.word), array_agg(a.n) INTO word, took
+        FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake.shut(p, at), CASE
+                WHEN p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
+                THEN 'sold_out' END) AS word
+            FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
+        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+        WHERE p.word IS NOT NULL AND (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = p.pool_no
+            AND h.user_id = a.user_id AND h.turn = intake.turn_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
+            a.request_id)) IS NULL;
+        RETURN QUERY SELECT t, word, NULL::uuid, NULL::uuid, NULL::bigint FROM unnest(took) t;
+    ELSE
+        -- The crowd while there are tickets: callers who are not known, no two with the same turn. Who comes first draws
+        -- first; the holds are made in the order of their keys, so that two batches with the same users do not deadlock.
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END) a.*, t.turn
             FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
@@ -474,26 +525,31 @@ COMMENT ON FUNCTION intake.hold_of IS 'A claim by its id, or NULL.';
 
 CREATE FUNCTION intake.claim_status(pool_id text, claim_id uuid,
     OUT state text, OUT slot_no bigint, OUT resource_id uuid, OUT label text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
 DECLARE
     config intake.engine_config := intake.config_of(claim_status.pool_id);
-    hold   intake.holds;
 BEGIN
     IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
-        claim_status.state := 'not_ready';
+        state := 'not_ready';
         RETURN;
     END IF;
-    hold := intake.hold_of(config.pool_no, claim_status.claim_id);
-    claim_status.state := CASE WHEN hold.claim_id IS NULL THEN 'unknown' ELSE intake.state_of(hold) END;
-    claim_status.slot_no := coalesce(hold.was_slot_no, hold.slot_no);
-    SELECT s.resource_id, s.label INTO claim_status.resource_id, claim_status.label
-    FROM intake.slots s WHERE s.pool_no = config.pool_no AND s.slot_no = claim_status.slot_no;
+    -- One snapshot: a claim that ends between two looks is found in neither place, and taken for dead.
+    SELECT intake.state_of(f.hold), s.slot_no, s.resource_id, s.label INTO state, slot_no, resource_id, label
+    FROM (SELECT intake.hold_of(config.pool_no, claim_status.claim_id) AS hold OFFSET 0) f
+    LEFT JOIN intake.slots s ON s.pool_no = config.pool_no AND s.slot_no = coalesce((f.hold).was_slot_no, (f.hold).slot_no)
+    WHERE (f.hold).claim_id IS NOT NULL;
+    IF FOUND THEN
+        PERFORM intake.tell();
+    ELSE
+        state := 'unknown';
+    END IF;
 END $$;
 COMMENT ON FUNCTION intake.claim_status(text, uuid) IS 'One claim: queued, validated, committing, releasing, committed, voided, released, dead, unknown, or not_ready while the pool is.';
 
 CREATE FUNCTION intake.claim_status(pool_id text, user_id text, request_id text)
 RETURNS TABLE (claim_id uuid, state text, slot_no bigint, resource_id uuid, label text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     config intake.engine_config := intake.config_of(claim_status.pool_id);
@@ -508,6 +564,9 @@ BEGIN
     FROM intake.requested(config.pool_no, config.claims_per_user IS NOT NULL, claim_status.user_id, claim_status.request_id) h
     JOIN intake.slots s ON s.pool_no = h.pool_no AND s.slot_no = coalesce(h.was_slot_no, h.slot_no)
     ORDER BY h.seat;
+    IF FOUND THEN
+        PERFORM intake.tell();
+    END IF;
 END $$;
 COMMENT ON FUNCTION intake.claim_status(text, text, text) IS 'The claims of a request, a row for each seat; none if it has made none; one row, not_ready, while the pool is.';
 
@@ -523,9 +582,8 @@ BEGIN
     IF coalesce(length(release_claim.reason), 0) NOT BETWEEN 1 AND 200 OR release_claim.claim_id IS NULL THEN
         RAISE EXCEPTION 'release_claim needs a claim and a reason of 1 to 200 characters' USING ERRCODE = 'IE002',
             HINT = 'The reason stays with the claim for those who look later.';
-    ELSIF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM intake.refuse_claim('release_claim');
     END IF;
+    PERFORM intake.refuse_forgetful();
     -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
     LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
@@ -541,6 +599,7 @@ BEGIN
         -- It has ended, perhaps while we waited for it. Or it was replayed, as another message: look again.
         state := intake.state_of(intake.hold_of(config.pool_no, release_claim.claim_id));
         IF state IN ('committed', 'voided', 'released', 'dead') THEN
+            PERFORM intake.tell(); -- the other answers have locked the message, which is a write
             RETURN state;
         END IF;
     END LOOP;

@@ -46,6 +46,8 @@ BEGIN
         RAISE EXCEPTION 'reading needs a worker and 1 to 10000 messages' USING ERRCODE = 'IE002',
             HINT = 'The worker''s name is written to the headers of what it reads.';
     END IF;
+    -- What is read is sent to the ledger: a claim that no standby has yet must wait for it here.
+    PERFORM intake.refuse_forgetful();
     RETURN intake.config_of(reader.pool_id);
 END $$;
 COMMENT ON FUNCTION intake.reader IS 'The configuration for one who may read.';
@@ -116,6 +118,7 @@ BEGIN
         RAISE EXCEPTION 'msg_ids and read_cts are parallel arrays' USING ERRCODE = 'IE002',
             HINT = 'Give both as read_batch returned them.';
     END IF;
+    PERFORM intake.refuse_forgetful(); -- what is marked is acted upon
     PERFORM intake.config_of(leased.pool_id);
     RETURN QUERY
     SELECT q.msg_id FROM pgmq.q_intake_queue q

@@ -69,6 +69,17 @@ LANGUAGE sql STABLE AS $$
 $$;
 COMMENT ON FUNCTION ledger.fate_of IS 'committed or voided; conflict if the claim that has this id is another one; NULL if there is none.';
 
+CREATE FUNCTION ledger.tell() RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- A transaction that writes nothing waits for no synchronous standby. What it tells of may be of one whose own wait was
+    -- cancelled: after a failover it would be gone, and the bridge has long forgotten it.
+    IF current_setting('synchronous_standby_names') <> '' THEN
+        PERFORM pg_logical_emit_message(true, 'ledger', 'told');
+    END IF;
+END $$;
+COMMENT ON FUNCTION ledger.tell IS 'Called before telling a fate that was decided earlier: the commit then waits until a synchronous standby has it, too.';
+
 CREATE FUNCTION ledger.commit_all(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -119,6 +130,7 @@ BEGIN
         SELECT array_agg(f) INTO refused FROM unnest(fresh) f WHERE f <> ALL (sold);
         DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
     END IF;
+    PERFORM ledger.tell();
     -- A statement of its own, to see what others committed while those above waited for them.
     RETURN QUERY
     SELECT i.claim_id, CASE WHEN s.claim_id IS NOT NULL THEN 'committed' WHEN k.fate = 'committed' THEN 'duplicate'
@@ -170,6 +182,7 @@ BEGIN
     IF FOUND THEN
         RETURN 'voided';
     END IF;
+    PERFORM ledger.tell();
     RETURN ledger.fate_of((payload ->> 'claim_id')::uuid, payload ->> 'pool_id', payload ->> 'user_id',
         (payload ->> 'slot_no')::bigint, (payload ->> 'resource_id')::uuid);
 END $$;
@@ -178,13 +191,14 @@ COMMENT ON FUNCTION public.void_claim IS 'See to it that a claim never commits: 
 CREATE FUNCTION ledger.digest_of(what text) RETURNS bigint
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
     -- Of the bytes in UTF-8: hashes of texts differ with the encoding of the database.
-    SELECT ('x' || left(encode(sha256(convert_to(what, 'UTF8')), 'hex'), 16))::bit(64)::bigint;
+    SELECT ('x' || encode(substring(sha256(convert_to(what, 'UTF8')) FROM 1 FOR 8), 'hex'))::bit(64)::bigint;
 $$;
 COMMENT ON FUNCTION ledger.digest_of IS 'The first 64 bits of the SHA-256 of a text in UTF-8.';
 
-CREATE FUNCTION public.ledger_proof(pool_id text, OUT committed bigint, OUT voided bigint, OUT slots bigint,
-    OUT digest bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- A table of one row: a function that returns one row without being a table asks for one, and gets no parallel workers.
+CREATE FUNCTION public.ledger_proof(pool_id text)
+RETURNS TABLE (committed bigint, voided bigint, slots bigint, digest bigint)
+LANGUAGE sql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     -- A sum needs no order, either, and unlike an exclusive or it notices a row that is there three times instead of
     -- once; bit_xor() came with PostgreSQL 14. It grows beyond a bigint, hence the remainder. A voided claim's text
     -- begins with a word, a sold slot's with the id of its claim.
@@ -219,7 +233,7 @@ $$;
 COMMENT ON FUNCTION public.ledger_claims IS 'What the ledger has of a pool, whole claims, page by page in the order of claim_id, each page behind the claim `after`.';
 
 REVOKE ALL ON SCHEMA ledger FROM PUBLIC;
-REVOKE ALL ON FUNCTION ledger.fate_of, ledger.commit_all, ledger.digest_of, public.finalize_transaction,
+REVOKE ALL ON FUNCTION ledger.fate_of, ledger.tell, ledger.commit_all, ledger.digest_of, public.finalize_transaction,
     public.finalize_transactions, public.void_claim, public.ledger_proof, public.ledger_claims FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.finalize_transaction, public.finalize_transactions, public.void_claim,
     public.ledger_proof, public.ledger_claims TO ledger_writer;

@@ -235,6 +235,13 @@ def test_claim_status_follows_a_claim(intake: Intake) -> None:
     assert intake.value("SELECT state FROM intake.claim_status(%s, uuidv7())", POOL) == "unknown"
 
 
+def test_claim_status_is_told_in_a_transaction_that_only_reads(intake: Intake) -> None:
+    claim = intake.open(10).claim("ann", "r1")
+    intake.connection.execute("SET default_transaction_read_only = on")
+    assert intake.claim_status(claim.claim_id)["state"] == "queued"
+    assert [row["claim_id"] for row in intake.request_status("ann", "r1")] == [claim.claim_id]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sqlstate"),
     [

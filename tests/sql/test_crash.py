@@ -1,8 +1,11 @@
 """kill -9 under load, many times in one sale: what was acknowledged is there, the rest is there once or not at all."""
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import UUID
 
 import psycopg
@@ -195,3 +198,50 @@ def test_a_clean_stop_keeps_everything(doomed: PostgresServer) -> None:
     with Intake(doomed.uri("intake")) as intake:
         assert intake.claim("ann", "r1").claim_id == first.claim_id
         assert intake.value("SELECT epoch FROM intake.pools") == 1
+
+
+def forget(server: PostgresServer, user: str) -> Answer:
+    """Claim, and say before COMMIT that this commit need not be written down."""
+    with Intake(server.uri("intake", "claimer")) as fan, fan.connection.transaction():
+        answer = fan.claim(user, "r1")
+        fan.connection.execute("SET LOCAL synchronous_commit = off")
+    return answer
+
+
+def test_i1_i2_i7_a_commit_that_its_own_client_did_not_wait_for_is_lost_alone(doomed: PostgresServer) -> None:
+    """What sql/README.md promises, and no more: the last claims of such clients, whole, and nobody else's."""
+    inventory = 40
+    with Intake(doomed.uri("intake")) as intake:
+        intake.open(inventory, claimsPerUser=1)
+        kept = [intake.claim(f"kept{n}", "r1") for n in range(10)]
+        # Forgotten, but written down by who came after them.
+        kept += [forget(doomed, f"early{n}") for n in range(3)]
+        kept += [intake.claim(f"late{n}", "r1") for n in range(10)]
+        # Nobody writes for those who do not wait: the server's own writer comes by five times a second.
+        (writer,) = intake.column("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+        os.kill(writer, signal.SIGSTOP)
+        lost = [forget(doomed, f"lost{n}") for n in range(5)]
+    assert {answer.outcome for answer in [*kept, *lost]} == {"claimed"}
+    doomed.kill()
+    doomed.start()
+
+    with Intake(doomed.uri("intake")) as intake:
+        intake.seed()
+        places = intake.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents")
+        assert places == sorted(answer.claim_id for answer in kept if answer.claim_id), "no half of any claim"
+        assert intake.reconcile() == []
+        assert intake.inventory() == (inventory - len(kept), len(kept), 0)
+        for n, answer in enumerate(lost):
+            assert intake.request_status(f"lost{n}", "r1") == [], "nobody says that it is there"
+            assert intake.claim_status(answer.claim_id)["state"] == "unknown"
+        users = [f"kept{n}" for n in range(10)] + [f"early{n}" for n in range(3)] + [f"late{n}" for n in range(10)]
+        again = [intake.claim(user, "r1") for user in users]
+        assert again == [replace(answer, outcome="replayed") for answer in kept]
+        # Whoever lost one and asks again claims like everybody else.
+        more = [intake.claim(f"lost{n}", "r1") for n in range(5)]
+        more += [intake.claim(f"new{n}", "r1") for n in range(inventory)]
+        sold = [answer for answer in [*kept, *more] if answer.outcome == "claimed"]
+        assert len(sold) == len({answer.slot_no for answer in sold}) == inventory
+        assert not {answer.claim_id for answer in lost} & {answer.claim_id for answer in sold}
+        assert more[-1].outcome == "sold_out"
+        assert intake.reconcile() == []

@@ -67,6 +67,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "counts": set(),
     "draw": set(),
     "draw_tokens": set(),
+    "durable": set(),
     "end_overdue": set(),
     "ends_of_queue": set(),
     "expire_holds": set(),
@@ -91,6 +92,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "rebuilt": set(),
     "recall": set(),
     "refuse_claim": set(),
+    "refuse_forgetful": set(),
     "requested": set(),
     "reset_role": set(),
     "resource_at": set(),
@@ -108,6 +110,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "slot_of": set(),
     "state_of": set(),
     "strike": set(),
+    "tell": set(),
     "tell_seats": set(),
     "tickets": set(),
     "tickets_passed": set(),
@@ -116,6 +119,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "twice": set(),
     "unseen": set(),
     "window_state": set(),
+    "without_sale": set(),
 }
 # Tables and views of intake, and who may read them; nobody writes, and nobody touches a sequence or anything of pgmq.
 RELATIONS: dict[str, set[str]] = {

@@ -208,3 +208,26 @@ def test_i7_a_claim_that_is_voided_while_the_limit_is_switched_answers_its_reque
         switching.result()
     assert intake.claim("ann", "r1") == replace(first, outcome="replayed")
     assert intake.reconcile() == []
+
+
+def test_a_claim_that_ends_while_its_status_is_asked_is_not_taken_for_dead(intake: Intake) -> None:
+    """The bridge acknowledges between two looks of the one who asks: no longer on the queue is not yet dead."""
+    claim = intake.open(3).claim("ann", "r1")
+    messages = intake.read()
+    with (
+        Intake(intake.uri) as bridge,
+        Intake(intake.uri) as between,
+        Intake(intake.uri) as fan,
+        ThreadPoolExecutor() as threads,
+    ):
+        with bridge.connection.transaction():
+            bridge.acknowledge(messages, "committed")
+            between.connection.execute("BEGIN")
+            # Waits for the bridge, and lets nobody look at the queue before it is done.
+            lock = threads.submit(between.connection.execute, "LOCK TABLE pgmq.q_intake_queue IN ACCESS EXCLUSIVE MODE")
+            wait_until_blocked(intake, lock)
+            status = threads.submit(fan.claim_status, claim.claim_id)
+            wait_until_blocked(intake, lock, status)
+        lock.result()
+        between.connection.execute("ROLLBACK")
+        assert status.result()["state"] in {"queued", "validated", "committed"}

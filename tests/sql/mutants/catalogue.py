@@ -4,7 +4,8 @@ Each is a mistake that somebody has made, or would make while "simplifying". A c
 error, so that this list cannot rot.
 """
 
-from dataclasses import dataclass
+from tests.sql.mutants.mutant import Mutant
+from tests.sql.mutants.standby_and_batches import REFUSED_BATCHES, STANDBY
 
 ROLES = "0001_roles_and_schema.sql"
 CONFIGURATION = "0002_configuration.sql"
@@ -20,28 +21,9 @@ OVERWRITE = """ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.
                 request_id = excluded.request_id, turn = excluded.turn, msg_id = excluded.msg_id"""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A broken variant of one SQL file."""
-
-    file: str
-    before: str
-    after: str
-    caught_by: str
-    """The test function that must fail on it, in each of its parametrizations."""
-
-    def patch(self, name: str, text: str) -> str:
-        """The SQL to install instead of `text`."""
-        if name != self.file:
-            return text
-        if text.count(self.before) != 1:
-            raise ValueError(
-                f"{name}: the mutant's text occurs {text.count(self.before)} times, not once: {self.before}"
-            )
-        return text.replace(self.before, self.after)
-
-
 MUTANTS = {
+    **STANDBY,
+    **REFUSED_BATCHES,
     # The reference implementation's shape: update by position without a look at what is there.
     "taken slot overwritten": Mutant(
         CLAIMS,

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
+from intake_bridge.adapters.confirmed import WARNINGS, ConfirmedConnection
 from intake_bridge.adapters.postgres import CONNECTION, PINNED, UriSource, readable
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
@@ -77,10 +78,11 @@ class Engine:
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
         self._uri = readable(uri)
-        self._kwargs = CONNECTION | {"application_name": application_name, "options": PINNED}
+        self._kwargs = CONNECTION | {"application_name": application_name, "options": f"{PINNED} {WARNINGS}"}
         self._pool = AsyncConnectionPool(
             self._uri,  # asked again for each new connection: a rotated secret needs no restart
-            kwargs=self._kwargs | {"options": f"{PINNED} {_STATEMENT_TIMEOUT}"},
+            connection_class=ConfirmedConnection,
+            kwargs=self._kwargs | {"options": f"{PINNED} {WARNINGS} {_STATEMENT_TIMEOUT}"},
             min_size=1,
             max_size=_CONNECTIONS,
             open=False,
@@ -170,7 +172,7 @@ class Engine:
     async def session(self) -> AsyncIterator[EngineSession]:
         """A connection of its own, for what a session holds: the housekeeper's lock. No statement timeout: seeding."""
         try:
-            connection = await AsyncConnection.connect(await self._uri(), **self._kwargs)
+            connection = await ConfirmedConnection.connect(await self._uri(), **self._kwargs)
         except (psycopg.Error, OSError) as error:
             raise EngineUnavailableError(one_line(error)) from error
         async with connection:

@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_attempts_async
 
 from intake_operator import names
 from intake_operator.engine import uris
+from intake_operator.engine.confirmed import WARNINGS, ConfirmedConnection
 
 # Seconds. A pass over one event must not hang on a server that is going away.
 CONNECT_TIMEOUT: Final = 5
@@ -50,12 +51,12 @@ async def in_time(seconds: float) -> AsyncIterator[None]:
 
 async def to_engine(host: str, password: str, statement_timeout: str, role: str = names.SUPERUSER) -> AsyncConnection:
     """DB1 with the rights of one of its roles. Raises psycopg.Error or OSError when it cannot be reached."""
-    return await AsyncConnection.connect(
+    return await ConfirmedConnection.connect(
         host=host,
         dbname=names.DATABASE_NAME,
         user=names.SUPERUSER,
         password=password,
-        options=f"{PINNED} -c role={role} -c statement_timeout={statement_timeout}",
+        options=f"{PINNED} {WARNINGS} -c role={role} -c statement_timeout={statement_timeout}",
         autocommit=True,
         **CONNECTION,
     )
