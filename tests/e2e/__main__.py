@@ -1,8 +1,8 @@
 """python -m tests.e2e [pytest's arguments]: the end-to-end tests, several modules side by side.
 
 Most of their time is waiting: for a window, a queue, a pod. The tests marked `alone` take the operator away from
-everybody, or kill it; they run afterwards, one by one. The operator is installed once, before both, and removed after them if it
-was not there.
+everybody, or kill it; they run afterwards, one by one. The operator is installed once, before both, and removed after
+them if it was not there.
 """
 
 import os
