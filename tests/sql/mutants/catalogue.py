@@ -260,6 +260,18 @@ MUTANTS = {
         "",
         "test_i2_seal_waits_for_running_claims_and_lets_none_pass_it",
     ),
+    "everybody waits behind the seal": Mutant(
+        SEAL,
+        "SET lock_timeout = '100ms'",
+        "SET lock_timeout = '30s'",
+        "test_i2_is_ended_by_the_seal_while_others_read",
+    ),
+    "whoever holds up the seal is ended": Mutant(
+        SEAL,
+        "IF holder.claimer AND waited",
+        "IF waited",
+        "test_what_others_hold_is_told_and_left_alone",
+    ),
     "dead letters hold nothing": Mutant(
         SLOTS,
         "FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id\n",
