@@ -11,8 +11,6 @@ from intake_operator import names
 from intake_operator.build import access, bridge, database, kinship, protection
 from intake_operator.build.bridge import Installation
 from intake_operator.model.observed import Event, Manifest
-from intake_operator.model.spec import DURABILITY_PARAMETERS, REACH_PARAMETERS
-from pydantic import ValidationError
 
 type Make[T] = Callable[..., T]
 
@@ -193,15 +191,3 @@ def test_db1_s_volume_outlives_its_stateful_set(all_children: list[Manifest]) ->
     (made,) = (c for c in all_children if c["kind"] == "StatefulSet")
     assert made["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
-
-
-@pytest.mark.parametrize("parameter", sorted(DURABILITY_PARAMETERS))
-def test_i2_no_parameter_may_make_an_acknowledged_claim_vanish(spec: Make[Any], parameter: str) -> None:
-    with pytest.raises(ValidationError, match=parameter):
-        spec(database={"parameters": {parameter.upper(): "off"}})
-
-
-@pytest.mark.parametrize("parameter", sorted(REACH_PARAMETERS))
-def test_no_parameter_may_keep_claims_from_db1(spec: Make[Any], parameter: str) -> None:
-    with pytest.raises(ValidationError, match=parameter):
-        spec(database={"parameters": {parameter: "x"}})

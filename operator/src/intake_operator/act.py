@@ -15,6 +15,7 @@ from intake_operator.decide.steps import (
     Configure,
     CreateCredentials,
     Delete,
+    KeepRoom,
     Migrate,
     Recover,
     RemoveFinalizer,
@@ -71,6 +72,8 @@ class Actor:
                 await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod))
             case Migrate():
                 await self.engines.migrate(event.uid)
+            case KeepRoom(others):
+                await self.engines.keep_room(event.uid, others)
             case SetLogins(wanted):
                 await self._set_logins(event, dict(wanted))
             case Configure(config):

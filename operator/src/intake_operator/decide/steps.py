@@ -66,6 +66,13 @@ class Migrate:
 
 
 @dataclass(frozen=True)
+class KeepRoom:
+    """Let claimers have no more of DB1's connections than leaves `others` for everybody else."""
+
+    others: int
+
+
+@dataclass(frozen=True)
 class SetLogins:
     """Give each role the password that its Secret holds."""
 
@@ -132,6 +139,7 @@ type Step = (
     | StopDatabase
     | ReplaceDatabasePod
     | Migrate
+    | KeepRoom
     | SetLogins
     | Configure
     | Stock
