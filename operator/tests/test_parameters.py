@@ -1,4 +1,4 @@
-"""database.parameters: a list with bounds, the same in the model and in the CRD, each entry tried on a real Postgres."""
+"""database.parameters: a list with bounds, the same in model and CRD, each entry tried on a real Postgres."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -131,7 +131,7 @@ def test_a_name_is_written_as_in_the_list(case: str) -> None:
         {"huge_pages": "on"},
         {"io_method": "io_uring"},
         {"jit": "ON"},
-        {"log_lock_waits": "true"},
+        {"log_checkpoints": "true"},
     ],
 )
 def test_a_value_is_within_its_bounds_and_written_with_its_unit(given: dict[str, str]) -> None:
@@ -181,8 +181,8 @@ def names_rule() -> tuple[str, str]:
     """Message and rule of the list."""
     listed = ", ".join(f"'{name}'" for name in sorted(parameters.ALLOWED))
     return (
-        "database.parameters takes only what tunes DB1 for its load, as listed in docs/api.md; the rest decides whether "
-        "claims are kept, answered and kept private",
+        "database.parameters takes only what tunes DB1 for its load, as listed in docs/api.md; the rest decides "
+        "whether claims are kept, answered and kept private",
         f"self.all(name, name in [{listed}])",
     )
 
@@ -220,11 +220,16 @@ def cel(value: str, units: Mapping[str, int]) -> str:
 
 def wanted() -> list[tuple[str, str]]:
     """The CRD's rules as they follow from the model."""
+    p = parameters
     return [
         names_rule(),
-        bounds_rule("a number", parameters.NUMBERS, parameters.NUMBER, {}),
-        bounds_rule("a size without kB, MB, GB or TB, or one", parameters.SIZES, parameters.SIZE, parameters.SIZE_UNITS),
-        bounds_rule("a time without ms, s, min, h or d, or one", parameters.TIMES, parameters.TIME, parameters.TIME_UNITS),
+        bounds_rule("a number", p.NUMBERS, p.NUMBER, {}),
+        bounds_rule(
+            "a size without kB, MB, GB or TB, or one", parameters.SIZES, parameters.SIZE, parameters.SIZE_UNITS
+        ),
+        bounds_rule(
+            "a time without ms, s, min, h or d, or one", parameters.TIMES, parameters.TIME, parameters.TIME_UNITS
+        ),
         words_rule(),
     ]
 

@@ -49,6 +49,8 @@ FUNCTIONS: dict[str, set[str]] = {
     "claims_at": {M},
     # The owner's.
     "configure": set(),
+    "connections": set(),
+    "limit_claimers": set(),
     "seed": set(),
     "seal": set(),
     "stock": set(),

@@ -12,8 +12,8 @@ UID: Final = 999  # `postgres` in the public image
 DATA: Final = "/var/lib/postgresql"
 SECRET: Final = "/etc/intake/superuser"
 
-# What an event may set otherwise. A crowd of claimers and the bridges beside it: connections cost little while idle, and
-# the default of 100 refuses the crowd. What else was measured made no difference: docs/tuning.md.
+# What an event may set otherwise. A crowd of claimers and the bridges beside it: connections cost little while idle,
+# and the default of 100 refuses the crowd. What else was measured made no difference: docs/tuning.md.
 DEFAULTS: Final = {"max_connections": "300", "shared_buffers": "256MB"}
 
 # What holds for every DB1, whatever an event or ALTER SYSTEM says.
@@ -27,7 +27,7 @@ FIXED: Final = {
     # A prepared transaction keeps its locks without a session that could be ended; seal would wait for it for ever.
     "max_prepared_transactions": "0",
     # No user id gets into the log. A statement has it as a literal or a parameter, DETAIL and CONTEXT quote rows; what
-    # claimers provoke is not logged at all (sql/intake/0011_connections.sql).
+    # claimers provoke is not logged at all (sql/intake/0011_server.sql).
     "log_min_error_statement": "panic",
     "log_parameter_max_length_on_error": "0",
     "log_parameter_max_length": "0",

@@ -198,8 +198,8 @@ def _connections(event: Event, observed: Observed) -> Iterator[Trouble]:
     if known.exhausted:
         yield Trouble(
             Problem.CONNECTIONS_EXHAUSTED,
-            f"all connections of DB1 are taken ({known.taken} of {known.most}, {known.claimers} of them by claimers, who "
-            f"may have {known.limit}), and bridges are refused. {_SHARE_CONNECTIONS}",
+            f"all connections of DB1 are taken ({known.taken} of {known.most}, {known.claimers} of them by claimers, "
+            f"who may have {known.limit}), and bridges are refused. {_SHARE_CONNECTIONS}",
         )
     if known.most < (needed := room.needed(known, event.spec)):
         yield Trouble(

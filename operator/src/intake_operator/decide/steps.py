@@ -130,6 +130,9 @@ class Delete:
     name: str
 
 
+type EngineStep = Migrate | KeepRoom | SetLogins | Configure | Stock | Seed | Recover | Seal
+"""In DB1."""
+
 type Step = (
     AddFinalizer
     | RemoveFinalizer
@@ -138,16 +141,9 @@ type Step = (
     | ScaleBridges
     | StopDatabase
     | ReplaceDatabasePod
-    | Migrate
-    | KeepRoom
-    | SetLogins
-    | Configure
-    | Stock
-    | Seed
-    | Recover
-    | Seal
     | Unguard
     | Delete
+    | EngineStep
 )
 
 

@@ -77,7 +77,6 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "track_wal_io_timing": ("off", "on"),
     # Numbers of processes and of pages, nothing of what they work on.
     "log_checkpoints": ("off", "on"),
-    "log_lock_waits": ("off", "on"),
 }
 
 ALLOWED: Final = frozenset({*NUMBERS, *SIZES, *TIMES, *WORDS})
@@ -90,9 +89,9 @@ SIZE_UNITS: Final[Mapping[str, int]] = {"kB": 1, "MB": 1024, "GB": 1024**2, "TB"
 TIME_UNITS: Final[Mapping[str, int]] = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 NOT_ALLOWED: Final = (
-    "cannot be set: database.parameters takes what tunes DB1 for its load (memory, WAL, checkpoints, autovacuum, planner "
-    "costs, I/O, max_connections; docs/api.md has the list). The rest decides whether claims are kept, answered and kept "
-    "private"
+    "cannot be set: database.parameters takes what tunes DB1 for its load (memory, WAL, checkpoints, autovacuum,"
+    " planner costs, I/O, max_connections; docs/api.md has the list). The rest decides whether claims are kept,"
+    " answered and kept private"
 )
 
 
@@ -110,7 +109,9 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
         ):
             if name in bounds:
                 least, most = bounds[name]
-                fits = re.fullmatch(form, value) and amount_of(least, units) <= amount_of(value, units) <= amount_of(most, units)
+                fits = re.fullmatch(form, value) and amount_of(least, units) <= amount_of(value, units) <= amount_of(
+                    most, units
+                )
                 if not fits:
                     yield f"{name} must be {told}, {least} to {most}, not {value!r}"
 

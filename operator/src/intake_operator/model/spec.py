@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from intake_operator.model import parameters
 
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 

@@ -1,9 +1,17 @@
--- Room in the server: a crowd of claimers takes what it may have, and never what bridges, monitor and operator need.
---
--- A limit of the role is the rule: it acts at once, without a restart of DB1, and the operator derives it from the
--- server's own max_connections. What it does not see is another role that somebody has made a member of claimer. For
--- that the server keeps some connections back (reserved_connections) for those who are named here.
+-- What the roles may have of the server: its connections, and its log.
 
+-- No user id gets into the log. The settings of the server keep statements, parameters and rows out of it, but not the
+-- message itself, which quotes what cannot be read: `invalid input syntax for type uuid: "ann"`, `syntax error at or near
+-- "ann"`. So nothing that a role provokes is logged, short of the end of its session; who sent it is told. Nor can a role
+-- write there (RAISE LOG), or turn this back: it is a superuser's to set.
+ALTER ROLE claimer SET log_min_messages = 'fatal';
+ALTER ROLE bridge SET log_min_messages = 'fatal';
+ALTER ROLE monitor SET log_min_messages = 'fatal';
+
+-- A crowd of claimers takes the connections that it may have, and never those that bridges, monitor and operator need. A
+-- limit of the role is the rule: it acts at once, without a restart, and the operator derives it from the server's own
+-- max_connections. It does not see another role that somebody has made a member of claimer: for that the server keeps
+-- some connections back (reserved_connections) for those who are named here.
 GRANT pg_use_reserved_connections TO bridge, monitor;
 
 CREATE FUNCTION intake.connections()
