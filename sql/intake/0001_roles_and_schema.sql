@@ -23,6 +23,13 @@ ALTER ROLE claimer SET idle_in_transaction_session_timeout = '5s';
 ALTER ROLE claimer SET transaction_timeout = '15s';
 -- Whoever looks holds it up, too; but a look at a million claims may take minutes.
 ALTER ROLE monitor SET idle_in_transaction_session_timeout = '5s';
+-- No user id gets into the log. The settings of the server keep statements, parameters and rows out of it, but not the
+-- message itself, which quotes what cannot be read: `invalid input syntax for type uuid: "ann"`, `syntax error at or near
+-- "ann"`. So nothing that a role provokes is logged, short of the end of its session; who sent it is told. Nor can a role
+-- write there (RAISE LOG), or turn this back: it is a superuser's to set.
+ALTER ROLE claimer SET log_min_messages = 'fatal';
+ALTER ROLE bridge SET log_min_messages = 'fatal';
+ALTER ROLE monitor SET log_min_messages = 'fatal';
 
 CREATE SCHEMA intake;
 COMMENT ON SCHEMA intake IS 'intake-engine: slots, claims, and everything that happens to them. See sql/README.md.';

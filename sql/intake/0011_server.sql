@@ -1,13 +1,5 @@
--- What the roles may have of the server: its connections, and its log.
-
--- No user id gets into the log. The settings of the server keep statements, parameters and rows out of it, but not the
--- message itself, which quotes what cannot be read: `invalid input syntax for type uuid: "ann"`, `syntax error at or near
--- "ann"`. So nothing that a role provokes is logged, short of the end of its session; who sent it is told. Nor can a role
--- write there (RAISE LOG), or turn this back: it is a superuser's to set.
-ALTER ROLE claimer SET log_min_messages = 'fatal';
-ALTER ROLE bridge SET log_min_messages = 'fatal';
-ALTER ROLE monitor SET log_min_messages = 'fatal';
-
+-- What the roles may have of the server.
+--
 -- A crowd of claimers takes the connections that it may have, and never those that bridges, monitor and operator need. A
 -- limit of the role is the rule: it acts at once, without a restart, and the operator derives it from the server's own
 -- max_connections. It does not see another role that somebody has made a member of claimer: for that the server keeps
@@ -26,8 +18,19 @@ $$;
 COMMENT ON FUNCTION intake.connections IS 'How many connections the server has, keeps for superusers and for bridge and monitor, and lets claimers have (-1: any number); how many claimers have, and how many are taken in all.';
 
 CREATE FUNCTION intake.limit_claimers(most int) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
 BEGIN
-    EXECUTE format('ALTER ROLE claimer CONNECTION LIMIT %s', limit_claimers.most);
+    FOR attempt IN 1..10 LOOP
+        BEGIN
+            EXECUTE format('ALTER ROLE claimer CONNECTION LIMIT %s', limit_claimers.most);
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            -- A role may change its own password, and keep its row in a transaction that it does not end.
+            PERFORM pg_terminate_backend(h.pid, 1000) FROM intake.holders_of('pg_authid') h
+            WHERE h.claimer AND h.age >= interval '1 s';
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'the limit of claimers cannot be set: another session is changing that role' USING ERRCODE = 'IE008',
+        HINT = 'Let it end, or end it with pg_terminate_backend(pid), and call again.';
 END $$;
 COMMENT ON FUNCTION intake.limit_claimers IS 'How many connections claimers may have. Those that are open stay.';

@@ -102,6 +102,19 @@ class TestAClaimerThatDoesNotEnd:
             intake.connection.execute("DROP ROLE shop")
 
 
+def test_a_claimer_that_changes_its_password_does_not_hold_up_its_limit(
+    intake: Intake, uri: str, as_role: Uris
+) -> None:
+    with ThreadPoolExecutor() as threads, stubborn(as_role("claimer")) as claimer:
+        claimer.connection.execute("ALTER ROLE claimer PASSWORD 'mine'")
+        threads.submit(alone, uri, "SELECT intake.limit_claimers(7)").result()
+    try:
+        assert intake.value("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'claimer'") == 7
+        assert intake.value("SELECT claimer_limit FROM intake.connections()") == 7
+    finally:
+        intake.value("SELECT intake.limit_claimers(-1)")
+
+
 async def test_i2_claims_that_follow_each_other_closely_do_not_hold_up_the_seal(
     intake: Intake, uri: str, as_role: Uris
 ) -> None:

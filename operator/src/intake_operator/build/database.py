@@ -27,7 +27,7 @@ FIXED: Final = {
     # A prepared transaction keeps its locks without a session that could be ended; seal would wait for it for ever.
     "max_prepared_transactions": "0",
     # No user id gets into the log. A statement has it as a literal or a parameter, DETAIL and CONTEXT quote rows; what
-    # claimers provoke is not logged at all (sql/intake/0011_server.sql).
+    # claimers provoke is not logged at all (sql/intake/0001_roles_and_schema.sql).
     "log_min_error_statement": "panic",
     "log_parameter_max_length_on_error": "0",
     "log_parameter_max_length": "0",
