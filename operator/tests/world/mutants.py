@@ -238,6 +238,41 @@ MUTANTS = {
         "test_nothing_is_made_in_it_and_the_rest_goes_on",
         TEARDOWN,
     ),
+    "claimers log in before they have a limit": Mutant(
+        "decide.wanted",
+        "        steps.append(KeepRoom(others))  # before anybody can log in\n",
+        "        steps += [KeepRoom(others)] if known.migrated else []\n",
+        "test_db1_is_marked_before_a_claim_can_be_acknowledged",
+        PLAN,
+    ),
+    "limit of claimers blind to the bridges": Mutant(
+        "decide.room",
+        "    return BRIDGE * spec.bridge.max_replicas + OTHERS\n",
+        "    return BRIDGE * 4 + OTHERS\n",
+        "test_the_limit_follows_the_bridges_and_the_server",
+        "test_room.py",
+    ),
+    "event's parameters over ours": Mutant(
+        "build.database",
+        "    return DEFAULTS | wanted.parameters | FIXED\n",
+        "    return DEFAULTS | FIXED | wanted.parameters\n",
+        "test_what_is_ours_is_not_the_event_s",
+        "test_parameters.py",
+    ),
+    "any parameter taken": Mutant(
+        "model.parameters",
+        "    if unknown := sorted(given.keys() - ALLOWED):\n",
+        "    if unknown := sorted(given.keys() & {'fsync', 'synchronous_commit', 'full_page_writes', 'wal_level'}):\n",
+        "test_each_other_setting_of_postgres_is_refused",
+        "test_parameters.py",
+    ),
+    "full DB1 blamed on network policies": Mutant(
+        "decide.health",
+        "    if observed.engine.refused:\n",
+        "    if False:\n",
+        "test_a_db1_that_refuses_the_operator_for_want_of_connections_says_so_at_once",
+        "test_health.py",
+    ),
 }
 
 
