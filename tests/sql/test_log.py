@@ -1,9 +1,11 @@
 """DB1's log, with the settings that the operator starts it with: whatever goes wrong, no user id gets there."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,7 +14,7 @@ from intake_operator.build.database import settings
 from intake_operator.model.spec import Database
 from psycopg import sql
 
-from tests.postgres import PostgresServer, install_intake
+from tests.postgres import INTAKE_SQL, PostgresServer, install_intake
 from tests.sql.intake import POOL, Intake
 
 USER = "telltale"
@@ -140,6 +142,15 @@ def answers(db1: PostgresServer) -> bool:
     except psycopg.OperationalError:
         return False
     return True
+
+
+@pytest.mark.parametrize("file", sorted(INTAKE_SQL.glob("*.sql")), ids=lambda path: path.stem)
+def test_what_we_raise_ourselves_names_no_user(file: Path) -> None:
+    """The operator's own errors are logged, and told in conditions."""
+    raised = re.findall(r"\bRAISE (?:EXCEPTION|LOG|WARNING|NOTICE)\b.*?;\n", file.read_text(), flags=re.DOTALL)
+    for each in raised:
+        values = re.sub(r"'(?:[^']|'')*'", "''", each)
+        assert not re.search(r"user_id|request_id|payload|message", values), each
 
 
 @pytest.mark.parametrize("setting", ["log_min_messages", "log_min_error_statement", "log_error_verbosity"])
