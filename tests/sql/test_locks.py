@@ -89,6 +89,14 @@ class TestAClaimerThatDoesNotEnd:
             threads.submit(alone, uri, "SELECT intake.seed(%s)", POOL).result()
         assert intake.inventory() == (9, 1, 0)
 
+    def test_is_ended_with_a_lock_that_it_has_without_any_right(self, uri: str, as_role: Uris) -> None:
+        """PREPARE locks the tables of its statement before anybody asks for rights."""
+        with stubborn(as_role("claimer")) as claimer:
+            claimer.connection.execute("PREPARE held AS DELETE FROM intake.pools")
+            ended = alone(uri, "SELECT intake.lock_alone('intake.pools', '100 ms', '20 s')")
+        assert isinstance(ended, list)
+        assert [each["role"] for each in ended] == ["claimer"]
+
     def test_is_ended_under_the_name_of_a_member_too(self, intake: Intake, uri: str, server: PostgresServer) -> None:
         intake.open(10)
         intake.connection.execute("CREATE ROLE shop LOGIN IN ROLE claimer")
