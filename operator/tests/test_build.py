@@ -191,3 +191,10 @@ def test_db1_s_volume_outlives_its_stateful_set(all_children: list[Manifest]) ->
     (made,) = (c for c in all_children if c["kind"] == "StatefulSet")
     assert made["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
+
+
+def test_notifications_that_nobody_reads_do_not_fill_the_disk(event: Make[Event], installation: Installation) -> None:
+    e = event()
+    assert e.spec is not None
+    made = database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard)
+    assert "max_notify_queue_pages=64" in made["spec"]["template"]["spec"]["containers"][0]["args"]

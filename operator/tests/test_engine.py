@@ -206,6 +206,66 @@ class TestEngines:
         assert seen.refused
         assert not seen.login_failed
 
+    @pytest.mark.parametrize("password", ["PASSWORD 'mine'", "PASSWORD NULL"])
+    async def test_a_password_that_a_role_gave_itself_is_seen_and_set_again(
+        self, engines: Engines, server: PostgresServer, host: str, password: str
+    ) -> None:
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        secret = {"claimer": ("s3cret", "fingerprint-1"), "bridge": ("s3cret", "fingerprint-2")}
+        await engines.set_logins(UID, secret)
+        async with await AsyncConnection.connect(server.uri("intake", "claimer"), autocommit=True) as claimer:
+            await claimer.execute(f"ALTER ROLE claimer {password}".encode())
+        assert (await engines.observe(UID, POOL, host, "")).logins == {"bridge": "fingerprint-2"}
+        await engines.set_logins(UID, {"claimer": secret["claimer"]})
+        logins = (await engines.observe(UID, POOL, host, "")).logins
+        assert logins == {"claimer": "fingerprint-1", "bridge": "fingerprint-2"}
+
+    async def test_settings_that_a_role_gave_itself_are_seen_and_taken_back(
+        self, engines: Engines, server: PostgresServer, host: str
+    ) -> None:
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        uri = server.uri("intake", "claimer")
+        async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
+            await owner.execute("ALTER ROLE claimer LOGIN")
+        async with await AsyncConnection.connect(uri, autocommit=True) as pooled:
+            assert (await engines.observe(UID, POOL, host, "")).altered_roles == ()
+            await pooled.execute("ALTER ROLE claimer SET default_transaction_read_only = on")
+            # A lost connection forgets nothing: who was there before keeps the session.
+            async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
+                await owner.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE application_name = 'intake-operator'"
+                )
+            assert not (await engines.observe(UID, POOL, host, "")).reachable
+            async with await AsyncConnection.connect(uri, autocommit=True) as spoilt:
+                assert (await engines.observe(UID, POOL, host, "")).altered_roles == ("claimer",)
+                assert await engines.reset_roles(UID, ("claimer",)) == 1
+                with pytest.raises(psycopg.OperationalError):
+                    await spoilt.execute("SELECT 1")
+            assert (await engines.observe(UID, POOL, host, "")).altered_roles == ()
+            await pooled.execute("SELECT 1")
+            async with await AsyncConnection.connect(uri) as fresh:
+                row = await (await fresh.execute("SHOW transaction_read_only")).fetchone()
+            assert row == ("off",)
+
+    async def test_an_operator_that_never_saw_the_roles_right_ends_all_their_sessions(
+        self, engines: Engines, server: PostgresServer, host: str
+    ) -> None:
+        await engines.observe(UID, POOL, host, "")
+        await engines.migrate(UID)
+        async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
+            await owner.execute("ALTER ROLE claimer LOGIN")
+        async with await AsyncConnection.connect(server.uri("intake", "claimer"), autocommit=True) as claimer:
+            await claimer.execute("ALTER ROLE claimer SET statement_timeout = 1")
+            restarted = Engines(MIGRATIONS)
+            assert (await restarted.observe(UID, POOL, host, "")).altered_roles == ("claimer",)
+            assert await restarted.reset_roles(UID, ("claimer",)) == 1
+            await restarted.close_all()
+            with pytest.raises(psycopg.OperationalError):
+                await claimer.execute("SELECT 1")
+
 
 class TestLedger:
     async def test_a_usable_ledger_is_looked_at_seldom(self, ledger_uri: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+import pytest
 from given import UNUSED, only_anchor, pool_told, unmarked
 from intake_operator import names
 from intake_operator.build.bridge import Installation
@@ -97,6 +98,24 @@ class TestProvisioning:
         rotated = replace(seen, secret_fingerprints={**seen.secret_fingerprints, "taylor-drop-app": "new"})
         steps = plan(e, rotated, installation, opens).steps
         assert SetLogins({"claimer": "taylor-drop-app"}) in steps
+
+    def test_a_password_that_a_role_gave_itself_is_set_again(
+        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        changed = replace(seen, engine=replace(seen.engine, logins={names.BRIDGE_ROLE: "b"}))
+        assert SetLogins({"claimer": "taylor-drop-app"}) in plan(e, changed, installation, opens).steps
+
+    @pytest.mark.parametrize("when", [-timedelta(hours=1), timedelta(0), timedelta(hours=3)])
+    def test_settings_that_a_role_gave_itself_are_taken_back_at_all_times(
+        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime, when: timedelta
+    ) -> None:
+        e = event()
+        seen = observed(e)
+        assert "SetLogins" not in kinds(plan(e, seen, installation, opens + when))
+        altered = replace(seen, engine=replace(seen.engine, altered_roles=("claimer", "monitor")))
+        assert SetLogins({}, ("claimer", "monitor")) in plan(e, altered, installation, opens + when).steps
 
     def test_an_engine_that_lost_its_hot_row_is_seeded_again(
         self,

@@ -96,9 +96,10 @@ BEGIN
             HINT = 'Known are ' || array_to_string(known, ', ') || '.';
     END IF;
 
-    -- One configure at a time; claims and bridges only read.
-    LOCK TABLE intake.engine_config IN SHARE ROW EXCLUSIVE MODE;
-    SELECT c.* INTO before FROM intake.engine_config c WHERE c.pool_id = configure.pool_id;
+    -- One configure at a time; claims and bridges only read. Not by a lock of the table: everybody who may look into the
+    -- schema has one of those with PREPARE, which asks for no right to the table.
+    PERFORM pg_advisory_xact_lock(hashtext('intake.configure'));
+    SELECT c.* INTO before FROM intake.engine_config c WHERE c.pool_id = configure.pool_id FOR UPDATE;
     wanted := before;
     BEGIN
         wanted.inventory_size := (config ->> 'inventorySize')::bigint;

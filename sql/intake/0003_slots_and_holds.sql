@@ -295,8 +295,6 @@ DECLARE
 BEGIN
     -- Operator and bridges may all notice that a rebuild is due: one does it, the others then find it done.
     PERFORM pg_advisory_xact_lock(hashtext('intake.seed'), config.pool_no);
-    -- The table before the row: configure() takes them in that order too.
-    LOCK TABLE intake.engine_config IN ROW EXCLUSIVE MODE;
     SELECT c.* INTO config FROM intake.engine_config c WHERE c.pool_id = seed.pool_id FOR UPDATE;
     has_hot := EXISTS (SELECT FROM intake.pools p WHERE p.pool_id = seed.pool_id);
 

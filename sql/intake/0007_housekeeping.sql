@@ -22,6 +22,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.expire_holds IS 'Send claims older than hold_timeout_seconds to be voided. Returns how many.';
 
+CREATE FUNCTION intake.end_overdue() RETURNS int
+LANGUAGE plpgsql AS $$
+-- The time limits of a claimer are only defaults, which each of its sessions may lift. One that keeps a transaction open
+-- keeps its claims open, and with them all numbers that were drawn meanwhile (settle() waits for it), and whatever
+-- VACUUM would take away.
+DECLARE
+    bound CONSTANT interval := '20 s'; -- transaction_timeout of the role has ended everybody else by then
+BEGIN
+    PERFORM pg_stat_clear_snapshot();
+    RETURN (SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+        WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND NOT r.rolsuper
+            AND pg_has_role(r.oid, 'claimer', 'MEMBER') AND a.xact_start < clock_timestamp() - bound);
+END $$;
+COMMENT ON FUNCTION intake.end_overdue IS 'End the sessions of claimers whose transaction is older than they may be. Returns how many.';
+
 CREATE FUNCTION intake.housekeep(pool_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -31,6 +46,7 @@ DECLARE
     after  bigint;
     back   bigint := 0;
 BEGIN
+    PERFORM intake.end_overdue();
     -- epoch 0: not provisioned yet, which is the operator's to do. The tail comes and goes with the hot row. That is not
     -- looked at here: who waits in seed() with a lock on its table, and seal(), which needs all of it, would deadlock.
     IF config.epoch > 0 AND NOT EXISTS (SELECT FROM intake.tails t WHERE t.pool_no = config.pool_no) THEN
@@ -53,5 +69,5 @@ BEGIN
     WHERE w.pool_no = config.pool_no AND w.seen_at < clock_timestamp() - interval '1 hour';
     RETURN back;
 END $$;
-COMMENT ON FUNCTION intake.housekeep IS 'Rebuild after a crash, bring burnt numbers back, expire holds, forget workers that are long gone. Returns the numbers that came back.';
+COMMENT ON FUNCTION intake.housekeep IS 'End claimers that keep a transaction open, rebuild after a crash, bring burnt numbers back, expire holds, forget workers that are long gone. Returns the numbers that came back.';
 GRANT EXECUTE ON FUNCTION intake.housekeep TO bridge;

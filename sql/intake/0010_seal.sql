@@ -73,8 +73,7 @@ BEGIN
         AND s.locktype = 'transactionid'
     LEFT JOIN pg_prepared_xacts x ON x.transaction = s.transactionid
     WHERE l.locktype = 'relation' AND l.relation = what AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-        -- 0: a catalog that all databases share.
-        AND l.database IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()));
+        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
 END $$;
 COMMENT ON FUNCTION intake.holders_of IS 'Who holds a lock on a table, apart from us: by role and process, nothing of what they do with it.';
 

@@ -18,19 +18,12 @@ $$;
 COMMENT ON FUNCTION intake.connections IS 'How many connections the server has, keeps for superusers and for bridge and monitor, and lets claimers have (-1: any number); how many claimers have, and how many are taken in all.';
 
 CREATE FUNCTION intake.limit_claimers(most int) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '5s' AS $$
 BEGIN
-    FOR attempt IN 1..10 LOOP
-        BEGIN
-            EXECUTE format('ALTER ROLE claimer CONNECTION LIMIT %s', limit_claimers.most);
-            RETURN;
-        EXCEPTION WHEN lock_not_available THEN
-            -- A role may change its own password, and keep its row in a transaction that it does not end.
-            PERFORM pg_terminate_backend(h.pid, 1000) FROM intake.holders_of('pg_authid') h
-            WHERE h.claimer AND h.age >= interval '1 s';
-        END;
-    END LOOP;
-    RAISE EXCEPTION 'the limit of claimers cannot be set: another session is changing that role' USING ERRCODE = 'IE008',
-        HINT = 'Let it end, or end it with pg_terminate_backend(pid), and call again.';
+    -- A role may change its own password, and keep its row in a transaction that it does not end.
+    PERFORM intake.let_go('pg_authid', false);
+    LOCK TABLE pg_authid IN SHARE ROW EXCLUSIVE MODE;
+    EXECUTE format('ALTER ROLE claimer CONNECTION LIMIT %s', limit_claimers.most);
 END $$;
 COMMENT ON FUNCTION intake.limit_claimers IS 'How many connections claimers may have. Those that are open stay.';

@@ -52,9 +52,26 @@ def test_a_deleted_child_comes_back_and_the_sale_goes_on(
 
     eventually(back, 30, f"{kind}/{name} is back")
 
-    # Ten fans with the credentials that are published now, and their claims all the way to the ledger.
-    pod = f"fans-of-{kind}-{name}"
-    plan = stage.CrowdPlan(fans=10, connections=2, patience=60, prefix=f"{kind}-{name}", hang_up_percent=0)
+    ten_more_are_sold(kube, answers, f"{kind}-{name}")
+
+
+def test_what_a_claimer_did_to_its_own_role_is_undone_and_the_sale_goes_on(healing: tuple[Kube, list[Object]]) -> None:
+    kube, answers = healing
+    stage.engine(
+        kube,
+        "heal",
+        "SET ROLE claimer; ALTER ROLE claimer SET default_transaction_read_only = on;"
+        " ALTER ROLE claimer IN DATABASE intake SET statement_timeout = 1; ALTER ROLE claimer PASSWORD 'mine'",
+    )
+    wrong = "SELECT (SELECT count(*) FROM intake.altered_roles()) + 2 - (SELECT count(*) FROM intake.known_logins())"
+    eventually(lambda: stage.engine(kube, "heal", wrong) == "0", 15, "role and password are set again")
+    ten_more_are_sold(kube, answers, "altered-role")
+
+
+def ten_more_are_sold(kube: Kube, answers: list[Object], prefix: str) -> None:
+    """Ten fans with the credentials that are published now, and their claims all the way to the ledger."""
+    pod = f"fans-of-{prefix}"
+    plan = stage.CrowdPlan(fans=10, connections=2, patience=60, prefix=prefix, hang_up_percent=0)
     stage.start_crowd(kube, "heal", POOL, plan, pod=pod)
     answers += stage.crowd_record(kube, 75, pod=pod)
     sold = account.settle(kube, POOL, answers).acknowledged

@@ -84,8 +84,8 @@ class Actor:
                 await self.engines.migrate(event.uid)
             case KeepRoom(others):
                 await self.engines.keep_room(event.uid, others)
-            case SetLogins(wanted):
-                await self._set_logins(event, dict(wanted))
+            case SetLogins(wanted, altered):
+                await self._set_logins(event, dict(wanted), altered)
             case Configure(config):
                 await self.engines.configure(event.uid, event.pool, config)
             case Stock(inventory, size):
@@ -149,13 +149,22 @@ class Actor:
         secret = await self.cluster.get("Secret", event.namespace, ref.name)
         await self.engines.recover(event.uid, event.namespace, event.pool, text(secret, ref.key) if secret else "")
 
-    async def _set_logins(self, event: Event, wanted: dict[str, str]) -> None:
+    async def _set_logins(self, event: Event, wanted: dict[str, str], altered: tuple[str, ...]) -> None:
         passwords = {}
         for role, name in wanted.items():
             secret = await self.cluster.get("Secret", event.namespace, name)
             if secret is not None:
                 passwords[role] = (value(secret, "password"), fingerprint(secret))
         await self.engines.set_logins(event.uid, passwords)
+        if altered:
+            ended = await self.engines.reset_roles(event.uid, altered)
+            logger.warning(
+                "somebody changed the settings of role %s in DB1: they are set again, and %d sessions that may have "
+                "begun with the wrong ones are ended",
+                ", ".join(altered),
+                ended,
+                extra={"namespace": event.namespace, "event": event.name},
+            )
 
 
 def _uid(observed: Observed, kind: str, name: str) -> str | None:

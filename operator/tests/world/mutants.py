@@ -273,6 +273,13 @@ MUTANTS = {
         "test_a_db1_that_refuses_the_operator_for_want_of_connections_says_so_at_once",
         "test_health.py",
     ),
+    "altered roles left as they are": Mutant(
+        "decide.wanted",
+        "    if stale or known.altered_roles:\n",
+        "    if stale:\n",
+        "test_settings_that_a_role_gave_itself_are_taken_back_at_all_times",
+        PLAN,
+    ),
 }
 
 

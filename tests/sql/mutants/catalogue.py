@@ -6,6 +6,8 @@ error, so that this list cannot rot.
 
 from dataclasses import dataclass
 
+ROLES = "0001_roles_and_schema.sql"
+CONFIGURATION = "0002_configuration.sql"
 SLOTS = "0003_slots_and_holds.sql"
 CLAIMS = "0004_claims.sql"
 BRIDGE = "0005_bridge.sql"
@@ -384,5 +386,53 @@ MUTANTS = {
         "    PERFORM setval(intake.tickets(config.pool_no), intake.tickets_passed(config.pool_id));\n",
         "",
         "test_nobody_walks_over_what_is_sold",
+    ),
+    "advisory locks left to everybody": Mutant(
+        ROLES,
+        "        'pg_advisory_unlock_all', ",
+        "        'pg_advisory_unlock_all', 'pg_advisory_xact_lock', ",
+        "test_everybody_may_call_what_was_reviewed_and_nothing_else",
+    ),
+    "own password overlooked": Mutant(
+        ROLES,
+        "    WHERE a.rolcanlogin AND encode(sha256(a.rolpassword::bytea), 'hex') = l.verifier;\n",
+        "    WHERE a.rolcanlogin;\n",
+        "test_a_password_that_a_role_gave_itself_is_noticed",
+    ),
+    "own settings for one database overlooked": Mutant(
+        ROLES,
+        "        EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', reset_role.role_name, place);\n",
+        "        NULL;\n",
+        "test_a_limit_that_a_claimer_took_off_its_role_comes_back",
+    ),
+    "sessions with wrong settings live on": Mutant(
+        ROLES,
+        "            AND a.backend_start >= coalesce(reset_role.since, '-infinity'));\n",
+        "            AND false);\n",
+        "test_sessions_that_began_with_wrong_settings_end_and_others_stay",
+    ),
+    "sessions with right settings end, too": Mutant(
+        ROLES,
+        "            AND a.backend_start >= coalesce(reset_role.since, '-infinity'));\n",
+        "            );\n",
+        "test_sessions_that_began_with_wrong_settings_end_and_others_stay",
+    ),
+    "configures overlap": Mutant(
+        CONFIGURATION,
+        "    PERFORM pg_advisory_xact_lock(hashtext('intake.configure'));\n",
+        "",
+        "test_configure_is_one_at_a_time",
+    ),
+    "claimers without limits left alone": Mutant(
+        HOUSEKEEPING,
+        "    PERFORM intake.end_overdue();\n",
+        "",
+        "test_housekeeping_ends_claimers_that_lift_their_time_limits",
+    ),
+    "everybody's transactions ended": Mutant(
+        HOUSEKEEPING,
+        "            AND pg_has_role(r.oid, 'claimer', 'MEMBER') AND",
+        "            AND",
+        "test_housekeeping_ends_claimers_that_lift_their_time_limits",
     ),
 }

@@ -74,9 +74,10 @@ class KeepRoom:
 
 @dataclass(frozen=True)
 class SetLogins:
-    """Give each role the password that its Secret holds."""
+    """Give each role the password that its Secret holds; those that were altered, the settings that are theirs."""
 
     secrets: Mapping[str, str]
+    altered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

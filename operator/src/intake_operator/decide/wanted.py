@@ -137,8 +137,8 @@ def engine(facts: Facts) -> list[Step]:
     stale = {
         role: name for role, name in logins.items() if known.logins.get(role) != observed.secret_fingerprints.get(name)
     }
-    if stale:
-        steps.append(SetLogins(stale))
+    if stale or known.altered_roles:
+        steps.append(SetLogins(stale, known.altered_roles))
     config = spec.engine_config() | {"inventorySize": _size(spec, known)}
     if known.sealed:
         # The window and the inventory of a sealed engine are history; the throttle is not.

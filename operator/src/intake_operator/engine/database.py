@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
-from intake_operator import names
 from intake_operator.decide import room
 from intake_operator.engine.connection import in_time, to_engine
 from intake_operator.engine.errors import brief, no_connection_left
@@ -36,6 +35,8 @@ class Engines:
         self._migrations = migrations
         self._patience = patience
         self._connections: dict[str, AsyncConnection] = {}
+        self._right_at: dict[str, object] = {}
+        """When the roles were last seen with their own settings, by DB1's clock."""
 
     async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
         """Look at DB1. Not being able to is an observation, too."""
@@ -43,13 +44,13 @@ class Engines:
             async with in_time(self._patience):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
-                logins = await self._logins(connection)
+                logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
                 identity = await self._identity(connection)
                 connections = None if missing else await self._room(connection)
                 status = None if missing else await self._status(connection, pool)
                 stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
-            await self.close(uid)
+            await self._disconnect(uid)
             return Engine(
                 error=brief(error),
                 login_failed="password authentication failed" in str(error),
@@ -60,6 +61,7 @@ class Engines:
             identity=identity,
             migrated=not missing,
             logins=logins,
+            altered_roles=altered,
             connections=connections,
             status=status,
             stocked=stocked,
@@ -84,11 +86,16 @@ class Engines:
                 verifier = connection.pgconn.encrypt_password(
                     password.encode(), role.encode(), b"scram-sha-256"
                 ).decode()
-                name = sql.Identifier(role)
-                await connection.execute(
-                    sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(verifier)),
-                )
-                await connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(name, sql.Literal(fingerprint)))
+                await connection.execute("SELECT intake.set_login(%s, %s, %s)", (role, verifier, fingerprint))
+
+    async def reset_roles(self, uid: str, roles: Sequence[str]) -> int:
+        """Give roles their settings again; the number of sessions that were ended because they may have had others."""
+        found = await self._connections[uid].execute(
+            "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r", (self._right_at.get(uid), list(roles))
+        )
+        row = await found.fetchone()
+        assert row is not None
+        return int(row[0])
 
     async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
         """Push the live configuration."""
@@ -153,7 +160,11 @@ class Engines:
         return tuple(line for (line,) in await found.fetchall())
 
     async def close(self, uid: str) -> None:
-        """Drop the connection of an event."""
+        """Drop the connection of an event, and what is known of its DB1."""
+        self._right_at.pop(uid, None)
+        await self._disconnect(uid)
+
+    async def _disconnect(self, uid: str) -> None:
         if connection := self._connections.pop(uid, None):
             await connection.close()
 
@@ -174,12 +185,14 @@ class Engines:
         assert row is not None
         return str(row[0])
 
-    async def _logins(self, connection: AsyncConnection) -> dict[str, str]:
-        found = await connection.execute(
-            "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolcanlogin AND rolname <> %s",
-            (names.SUPERUSER,),
-        )
-        return {role: comment or "" for role, comment in await found.fetchall()}
+    async def _roles(self, uid: str, connection: AsyncConnection) -> tuple[dict[str, str], tuple[str, ...]]:
+        logins = await connection.execute("SELECT role_name, fingerprint FROM intake.known_logins()")
+        altered = await connection.execute("SELECT array(SELECT intake.altered_roles()::text), now()")
+        row = await altered.fetchone()
+        assert row is not None
+        if not row[0]:
+            self._right_at[uid] = row[1]
+        return dict(await logins.fetchall()), tuple(row[0])
 
     async def _room(self, connection: AsyncConnection) -> Connections:
         found = await connection.execute(

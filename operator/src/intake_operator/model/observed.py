@@ -92,7 +92,9 @@ class Engine:
     """Postgres' system identifier: another one is another volume."""
     migrated: bool = False
     logins: Mapping[str, str] = field(default_factory=dict)
-    """Role name to the fingerprint of the Secret whose password it has."""
+    """Role name to the fingerprint of the Secret whose password it has; not a role that changed its own."""
+    altered_roles: tuple[str, ...] = ()
+    """Roles whose settings in DB1 are not those that its SQL gives them."""
     connections: Connections | None = None
     """None before the schema is there."""
     status: Mapping[str, Any] | None = None
