@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, LiteralString, Self
 
 import psycopg
-from intake_operator.build.database import PARAMETERS
+from intake_operator.build.database import settings
+from intake_operator.model.spec import Database
 from psycopg import sql
 
 from bench import pgbench
@@ -32,7 +33,7 @@ DURABLE: Final = {
     "synchronous_commit": "on",
     "max_wal_size": "1GB",
     "log_min_messages": "fatal",
-} | PARAMETERS
+} | settings(Database(parameters={}))
 _RUN: Final = "run"
 _BATCH: Final = 200
 _FILLERS: Final = os.cpu_count() or 1

@@ -8,7 +8,7 @@ from typing import Any
 from intake_operator import names
 from intake_operator.build import access, database, kinship, protection
 from intake_operator.build.bridge import BridgeImage, Installation
-from intake_operator.model.observed import ChildKey, Engine, Event, Manifest, Observed, PoolCheck
+from intake_operator.model.observed import ChildKey, Connections, Engine, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import Pool
 
@@ -73,6 +73,12 @@ def make_status(**changes: Any) -> dict[str, Any]:
     return status | changes
 
 
+def make_connections(**changes: int) -> Connections:
+    """DB1's connections as the operator leaves them for the example, nobody on them but itself."""
+    base = Connections(most=300, superusers=3, reserved=10, limit=230, claimers=0, taken=1)
+    return replace(base, **changes)
+
+
 def make_pod(event: Event, component: str, **changes: Any) -> Manifest:
     """A ready pod of this event."""
     pod: Manifest = {
@@ -123,6 +129,7 @@ def make_observed(event: Event, **changes: Any) -> Observed:
             identity="7251",
             migrated=True,
             logins={names.CLAIMER_ROLE: "c", names.BRIDGE_ROLE: "b"},
+            connections=make_connections(),
             status=make_status(),
         ),
     )

@@ -11,8 +11,6 @@ from intake_operator import names
 from intake_operator.build import access, bridge, database, kinship, protection
 from intake_operator.build.bridge import Installation
 from intake_operator.model.observed import Event, Manifest
-from intake_operator.model.spec import DURABILITY_PARAMETERS, REACH_PARAMETERS
-from pydantic import ValidationError
 
 type Make[T] = Callable[..., T]
 
@@ -200,18 +198,6 @@ def test_notifications_that_nobody_reads_do_not_fill_the_disk(event: Make[Event]
     assert e.spec is not None
     made = database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard)
     assert "max_notify_queue_pages=64" in made["spec"]["template"]["spec"]["containers"][0]["args"]
-
-
-@pytest.mark.parametrize("parameter", sorted(DURABILITY_PARAMETERS))
-def test_i2_no_parameter_may_make_an_acknowledged_claim_vanish(spec: Make[Any], parameter: str) -> None:
-    with pytest.raises(ValidationError, match=parameter):
-        spec(database={"parameters": {parameter.upper(): "off"}})
-
-
-@pytest.mark.parametrize("parameter", sorted(REACH_PARAMETERS))
-def test_no_parameter_may_keep_claims_from_db1(spec: Make[Any], parameter: str) -> None:
-    with pytest.raises(ValidationError, match=parameter):
-        spec(database={"parameters": {parameter: "x"}})
 
 
 def test_db1_is_made_in_utf_8_by_an_image_without_a_locale(event: Make[Event]) -> None:

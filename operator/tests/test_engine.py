@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -195,6 +196,30 @@ class TestEngines:
             row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'claimer'").fetchone()
         assert row is not None
         assert row[0].startswith("SCRAM-SHA-256$")
+
+    async def test_claimers_have_a_limit_that_follows_what_others_need(self, engines: Engines, host: str) -> None:
+        fresh = await engines.observe(UID, POOL, host, "")
+        assert fresh.connections is None
+        await engines.migrate(UID)
+        await engines.keep_room(UID, 50)
+        first = (await engines.observe(UID, POOL, host, "")).connections
+        assert first
+        assert (first.limit, first.claimers) == (first.common - 50, 0)
+        await engines.keep_room(UID, 60)
+        second = (await engines.observe(UID, POOL, host, "")).connections
+        assert second
+        assert second.limit == first.limit - 10
+
+    async def test_a_db1_whose_connections_are_all_taken_is_told_as_that(self, engines: Engines) -> None:
+        with PostgresServer({"max_connections": "8", "max_wal_senders": "0"}) as tiny, ExitStack() as held:
+            tiny.create_database("intake")
+            where = unquote(urlparse(tiny.uri()).query.removeprefix("host="))
+            for _ in range(8):
+                held.enter_context(psycopg.connect(tiny.uri("intake")))
+            seen = await engines.observe(UID, POOL, where, "")
+        assert not seen.reachable
+        assert seen.refused
+        assert not seen.login_failed
 
     @pytest.mark.parametrize("password", ["PASSWORD 'mine'", "PASSWORD NULL"])
     async def test_a_password_that_a_role_gave_itself_is_seen_and_set_again(

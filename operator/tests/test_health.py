@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from given import make_connections
 from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, problems
 from intake_operator.decide.stage import Stage
 from intake_operator.model.observed import Engine, Event, Ledger, Manifest, Observed
@@ -122,6 +123,45 @@ def test_a_drain_is_overdue_after_its_patience_and_not_before(
     patience = timedelta(seconds=3600)
     assert reasons(event(), observed(event()), closes + patience, Stage.DRAIN) == []
     assert reasons(event(), observed(event()), closes + patience + SECOND, Stage.DRAIN) == [Problem.DRAIN_OVERDUE]
+
+
+def test_connections_that_are_all_taken_are_named_instead_of_network_policies(
+    event: Make[Event], observed: Make[Observed], pod: Make[Manifest], opens: datetime
+) -> None:
+    running = {"state": {"running": {"startedAt": opens.isoformat()}}}
+    cut_off = pod(event(), "bridge", status={"conditions": [], "containerStatuses": [running]})
+    seen, late = observed(event()), opens + CUT_OFF_PATIENCE + SECOND
+    taken = {"claimers": 230, "taken": 297}
+    full = replace(seen, pods=(*seen.pods, cut_off), engine=replace(seen.engine, connections=make_connections(**taken)))
+    (trouble,) = problems(event(), full, Stage.SERVE, late)
+    assert trouble.reason is Problem.CONNECTIONS_EXHAUSTED
+    assert "297 of 300, 230 of them by claimers" in trouble.message
+    assert "docs/tuning.md" in trouble.message
+    assert "network polic" not in trouble.message
+    almost = replace(full, engine=replace(seen.engine, connections=make_connections(taken=296)))
+    assert reasons(event(), almost, late) == [Problem.PODS_NOT_STARTING]
+
+
+def test_a_db1_that_refuses_the_operator_for_want_of_connections_says_so_at_once(
+    event: Make[Event], observed: Make[Observed], opens: datetime
+) -> None:
+    refused = Engine(error="FATAL:  sorry, too many clients already", refused=True)
+    found = problems(event(), replace(observed(event()), engine=refused), Stage.SERVE, opens)
+    assert [trouble.reason for trouble in found] == [Problem.CONNECTIONS_EXHAUSTED]
+    trouble = found[0]
+    assert "too many clients" in trouble.message
+    assert "network polic" not in trouble.message
+
+
+def test_more_bridges_than_db1_has_connections_for_are_told(
+    event: Make[Event], observed: Make[Observed], spec: Make[Any], opens: datetime
+) -> None:
+    many = event(spec=spec(bridge={"maxReplicas": 26}))
+    (trouble,) = problems(many, observed(event()), Stage.SERVE, opens)
+    assert trouble.reason is Problem.MAX_CONNECTIONS_TOO_SMALL
+    assert "300" in trouble.message
+    assert "310" in trouble.message
+    assert reasons(event(spec=spec(bridge={"maxReplicas": 25})), observed(event()), opens) == []
 
 
 def test_nothing_is_wrong_with_what_is_over(event: Make[Event], closes: datetime) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 from intake_operator import reconcile
 from intake_operator.build.bridge import Installation
@@ -13,7 +14,7 @@ from intake_operator.decide.steps import Configure, Step
 from intake_operator.kube.client import ApiError
 from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Event, Manifest, Observed
-from intake_operator.reconcile import Reconciler
+from intake_operator.reconcile import HELD_UP, Reconciler
 from intake_operator.workqueue import Key
 from planning import SECOND
 
@@ -26,6 +27,7 @@ class Passes:
 
     def __init__(self, event: Event, observed: Observed, installation: Installation, now: datetime) -> None:
         self.refused, self.now = True, now
+        self.refusal: Exception = ApiError(403, "Forbidden", "exceeded quota")
         self.statuses: list[Manifest] = []
         self.events: list[str] = []
         self._event, self._observed = event, observed
@@ -59,13 +61,13 @@ class Passes:
 
     async def act(self, step: Step, *_: object) -> None:
         if isinstance(step, Configure) and self.refused:
-            raise ApiError(403, "Forbidden", "exceeded quota")
+            raise self.refusal
 
     async def once(self, after: timedelta) -> None:
         """One pass, some time after the last."""
         self.now += after
         if self.refused:
-            with pytest.raises(ApiError):
+            with pytest.raises(type(self.refusal)):
                 await self._reconciler.reconcile(KEY)
         else:
             await self._reconciler.reconcile(KEY)
@@ -106,6 +108,23 @@ async def test_a_step_that_went_through_ends_the_failure_in_the_same_pass(passes
     await passes.once(SECOND)
     assert passes.told("Ready")[-1] == ("True", "Open")
     assert passes.told("Degraded")[-1] == ("False", "AsExpected")
+
+
+class HeldUpError(psycopg.Error):
+    """What DB1 raises when other sessions keep a table that a step needs for itself."""
+
+    sqlstate = HELD_UP
+
+
+async def test_sessions_in_the_way_of_a_step_have_a_reason_of_their_own(passes: Passes) -> None:
+    passes.refusal = HeldUpError("intake.pools is held by other sessions: role monitor, pid 7, active for 60 s")
+    await passes.once(SECOND)
+    degraded = next(c for c in passes.statuses[-1]["conditions"] if c["type"] == "Degraded")
+    assert degraded["reason"] == "DatabaseHeldUp"
+    assert "role monitor, pid 7" in degraded["message"]
+    written = len(passes.statuses)
+    await passes.once(30 * SECOND)
+    assert set(passes.told("Ready")[written:]) <= {("False", "DatabaseHeldUp")}
 
 
 async def test_a_long_recovery_is_not_taken_for_a_dead_operator() -> None:

@@ -70,7 +70,7 @@ class TestProvisioning:
         applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
         marked = [m["kind"] for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
         assert marked == ["PersistentVolumeClaim", "StatefulSet"]
-        assert kinds(decided)[-4:] == ["Migrate", "SetLogins", "Configure", "Seed"]
+        assert kinds(decided)[-5:] == ["Migrate", "KeepRoom", "SetLogins", "Configure", "Seed"]
 
     def test_a_seeded_engine_waits_for_its_window_without_bridges(
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime

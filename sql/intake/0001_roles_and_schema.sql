@@ -66,13 +66,18 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_try_advisory_lock(bigint) TO bridge;
 CREATE FUNCTION intake.role_settings() RETURNS TABLE (role_name name, settings text[])
 LANGUAGE sql STABLE AS $$
     VALUES
+    -- No user id gets into the log. The settings of the server keep statements, parameters and rows out of it, but not
+    -- the message itself, which quotes what cannot be read: `invalid input syntax for type uuid: "ann"`, `syntax error at
+    -- or near "ann"`. So nothing that a role provokes is logged, short of the end of its session; who sent it is told. No
+    -- role writes there (RAISE LOG), or turns this back: it is a superuser's to set.
+    --
     -- A claim is a matter of milliseconds. A claimer that keeps one open holds up seal(), so the server ends it. No call
     -- of a claimer needs a temporary file: a batch of 1000 whose ids are as long as they may be takes less than work_mem.
-    ('claimer'::name, ARRAY['idle_in_transaction_session_timeout=5s', 'temp_file_limit=1MB', 'transaction_timeout=15s',
-        'work_mem=4MB']),
-    ('bridge', '{}'),
+    ('claimer'::name, ARRAY['idle_in_transaction_session_timeout=5s', 'log_min_messages=fatal', 'temp_file_limit=1MB',
+        'transaction_timeout=15s', 'work_mem=4MB']),
+    ('bridge', ARRAY['log_min_messages=fatal']),
     -- Whoever looks holds it up, too; but a look at a million claims may take minutes.
-    ('monitor', ARRAY['idle_in_transaction_session_timeout=5s']);
+    ('monitor', ARRAY['idle_in_transaction_session_timeout=5s', 'log_min_messages=fatal']);
 $$;
 COMMENT ON FUNCTION intake.role_settings IS 'Our roles and the settings that each of them has, and no others.';
 

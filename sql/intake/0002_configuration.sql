@@ -171,7 +171,7 @@ BEGIN
     IF before.pool_id IS NOT NULL AND (before.claims_per_user IS NULL) <> (wanted.claims_per_user IS NULL) THEN
         -- Turns mean something else with a limit than without. The lock waits for running claims, as in seal(): those
         -- that come after it find all the others under the new kind of key.
-        LOCK TABLE intake.pools IN ACCESS EXCLUSIVE MODE;
+        PERFORM intake.lock_alone('intake.pools');
         UPDATE intake.holds h
         SET turn = intake.turn_of(CASE WHEN wanted.claims_per_user IS NOT NULL THEN n.nth END, h.seat, h.request_id)
         -- By the claim: a bridge that voids one at this moment moves it off its slot.

@@ -265,7 +265,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET work_mem = '64MB' AS $$ -- a million claims are sorted, and nobody claims meanwhile
 BEGIN
     -- Acknowledgements wait: each of them sees either no holds yet or all of them.
-    LOCK TABLE intake.holds IN ACCESS EXCLUSIVE MODE;
+    PERFORM intake.lock_alone('intake.holds');
     DELETE FROM intake.holds h WHERE h.pool_no = config.pool_no;
     DELETE FROM intake.free_numbers f WHERE f.pool_no = config.pool_no;
     DELETE FROM intake.tails t WHERE t.pool_no = config.pool_no;

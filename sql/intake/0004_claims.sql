@@ -622,28 +622,3 @@ COMMENT ON FUNCTION intake.release_claim IS 'Give a claim up. released: its slot
 GRANT EXECUTE ON FUNCTION intake.claim_resource, intake.claim_resources, intake.claim_seat, intake.claim_batch,
     intake.release_claim TO claimer;
 GRANT EXECUTE ON FUNCTION intake.claim_status(text, uuid), intake.claim_status(text, text, text) TO claimer, monitor;
-
-CREATE FUNCTION intake.seal(pool_id text, reason text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    changed int;
-BEGIN
-    IF coalesce(seal.reason, '') = '' THEN
-        RAISE EXCEPTION 'seal needs a reason' USING ERRCODE = 'IE002', HINT = 'It is what people will read later.';
-    END IF;
-    PERFORM intake.config_of(seal.pool_id);
-    UPDATE intake.engine_config c SET sealed_at = clock_timestamp(), seal_reason = seal.reason,
-        generation = c.generation + 1
-    WHERE c.pool_id = seal.pool_id AND c.sealed_at IS NULL;
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    -- The barrier. Every claim holds ACCESS SHARE on the hot row's table from its first look until its end, so this
-    -- waits for all that run, and those that come meanwhile wait for our commit and then read `sealed`. The claimer's
-    -- time limits bound the wait.
-    LOCK TABLE intake.pools IN ACCESS EXCLUSIVE MODE;
-    UPDATE intake.pools p SET sealed = true WHERE p.pool_id = seal.pool_id AND NOT p.sealed;
-    IF changed > 0 THEN
-        INSERT INTO intake.audit (pool_id, action, actor, reason, detail)
-        VALUES (seal.pool_id, 'seal', session_user, seal.reason, '{}');
-    END IF;
-END $$;
-COMMENT ON FUNCTION intake.seal IS 'Close a pool for good. On return no claim is running and none will ever succeed.';

@@ -37,6 +37,11 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
     theatre.apply(stage.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
     stage.await_phase(theatre, "live", "Scheduled", 60)
     assert _bridges(theatre) == [], "nothing is queued and minReplicas is 0"
+    # As docs/tuning.md counts them, from the 300 that DB1 has; without a restart.
+    assert _limit_of_claimers(theatre) == 250
+    theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 3}}})
+    eventually(lambda: _limit_of_claimers(theatre) == 240, 20, "more bridges leave claimers fewer connections")
+    theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
 
     stage.start_crowd(theatre, "live", POOL, stage.CrowdPlan(fans=300))
     eventually(lambda: _ready_bridges(theatre) == 2, 60, "the queue has called two bridges")
@@ -69,6 +74,10 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
 def _status(kube: Kube) -> dict[str, Any]:
     status: dict[str, Any] = kube.get("intakeevent", "live")["status"]
     return status
+
+
+def _limit_of_claimers(kube: Kube) -> int:
+    return int(stage.engine(kube, "live", "SELECT claimer_limit FROM intake.connections()"))
 
 
 def _bridges(kube: Kube) -> list[dict[str, Any]]:

@@ -363,6 +363,19 @@ class TestTheExamplesOfTheDocs:
         assert ledger.column("SELECT seat_no FROM box_office") == [1]
         ledger.connection.execute("RESET ROLE")
 
+    def test_what_the_bridge_s_role_provokes_is_kept_out_of_the_log(
+        self, old: Callable[[str], Ledger], server: PostgresServer, ledger_migrated: str
+    ) -> None:
+        ledger = old("What its log gets to know")
+        try:
+            with psycopg.connect(server.uri(ledger_migrated, "ledger_writer"), autocommit=True) as bridge:
+                for statement in ("SELECT 'telltale'::int", "SELECT 1 / 0 WHERE 'telltale' <> ''"):
+                    with pytest.raises(psycopg.DataError):
+                        bridge.execute(statement.encode())
+        finally:
+            ledger.connection.execute("ALTER ROLE ledger_writer RESET ALL")
+        assert "telltale" not in server.log()
+
 
 def examples() -> list[tuple[str, list[str]]]:
     """The statements under each heading of the second level: indented, beginning with a verb that changes something."""

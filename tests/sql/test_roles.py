@@ -86,6 +86,7 @@ def test_a_limit_that_a_claimer_took_off_its_role_comes_back(
     intake.value("SELECT intake.reset_role('claimer', now())")
     assert settings(server, migrated, "claimer") == {
         "idle_in_transaction_session_timeout": "5s",
+        "log_min_messages": "fatal",
         "temp_file_limit": "1MB",
         "transaction_timeout": "15s",
         "work_mem": "4MB",

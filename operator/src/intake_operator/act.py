@@ -16,6 +16,8 @@ from intake_operator.decide.steps import (
     Configure,
     CreateCredentials,
     Delete,
+    EngineStep,
+    KeepRoom,
     Migrate,
     Recover,
     RemoveFinalizer,
@@ -70,8 +72,19 @@ class Actor:
                 where = {"namespace": event.namespace, "event": event.name}
                 logger.info("replacing pod %s: %s", pod, why, extra=where)
                 await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod))
+            case Unguard(kind, name, finalizer):
+                await self._unguard(event, observed.children[kind, name], finalizer=finalizer)
+            case Delete(kind, name):
+                await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
+            case _:
+                await self._in_engine(step, event)
+
+    async def _in_engine(self, step: EngineStep, event: Event) -> None:
+        match step:
             case Migrate():
                 await self.engines.migrate(event.uid)
+            case KeepRoom(others):
+                await self.engines.keep_room(event.uid, others)
             case SetLogins(wanted, altered):
                 await self._set_logins(event, dict(wanted), altered)
             case Configure(config):
@@ -84,10 +97,6 @@ class Actor:
                 await self._recover(event, ledger)
             case Seal(reason):
                 await self.engines.seal(event.uid, event.pool, reason)
-            case Unguard(kind, name, finalizer):
-                await self._unguard(event, observed.children[kind, name], finalizer=finalizer)
-            case Delete(kind, name):
-                await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
         """Only if they, and the object, are what was seen: others may own finalizers, too."""

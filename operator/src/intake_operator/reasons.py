@@ -100,6 +100,7 @@ class Problem(StrEnum):
     SPEC_INVALID = "SpecInvalid"
     CHILD_NOT_OURS = "ChildNotOurs"
     RECONCILE_FAILED = "ReconcileFailed"
+    DATABASE_HELD_UP = "DatabaseHeldUp"
     VOLUME_LOST = "VolumeLost"
     VOLUME_CLAIM_TERMINATING = "VolumeClaimTerminating"
     NAMESPACE_TERMINATING = "NamespaceTerminating"
@@ -112,6 +113,7 @@ class Problem(StrEnum):
     LEDGER_SECRET_MISSING = "LedgerSecretMissing"
     LEDGER_SECRET_KEY_MISSING = "LedgerSecretKeyMissing"
     PODS_NOT_STARTING = "PodsNotStarting"
+    CONNECTIONS_EXHAUSTED = "ConnectionsExhausted"
     DATABASE_UNREACHABLE = "DatabaseUnreachable"
     LEDGER_UNREACHABLE = "LedgerUnreachable"
     LEDGER_FUNCTION_MISSING = "LedgerFunctionMissing"
@@ -121,6 +123,7 @@ class Problem(StrEnum):
     VALIDATOR_DOWN = "ValidatorDown"
     DEAD_LETTERS = "DeadLetters"
     INVENTORY_CHANGED = "InventoryChanged"
+    MAX_CONNECTIONS_TOO_SMALL = "MaxConnectionsTooSmall"
     DRAIN_OVERDUE = "DrainOverdue"
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import psycopg
+
 from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.build.bridge import Installation
@@ -31,7 +33,10 @@ logger = logging.getLogger(__name__)
 LONGEST_PASS: Final = 7200.0
 
 # The problems that only an attempt shows.
-STEP_FAILED: Final = frozenset({Problem.CHILD_NOT_OURS, Problem.RECONCILE_FAILED})
+STEP_FAILED: Final = frozenset({Problem.CHILD_NOT_OURS, Problem.RECONCILE_FAILED, Problem.DATABASE_HELD_UP})
+
+# What DB1 answers when sessions that are not the claimers' keep a table that a step needs for itself.
+HELD_UP: Final = "IE008"
 
 
 def utc_now() -> datetime:
@@ -138,7 +143,7 @@ def _still_failing(before: Mapping[str, Any], decided: Plan) -> dict[str, Any]:
 
 def _failed(status: dict[str, Any], step: Step, error: Exception, now: datetime) -> dict[str, Any]:
     """The status, with the step that failed in its Degraded and Ready conditions."""
-    reason = Problem.CHILD_NOT_OURS if isinstance(error, NotOursError) else Problem.RECONCILE_FAILED
+    reason = _reason(error)
     told = f"{type(step).__name__}: {str(error)[:500]}"
     words = {ConditionType.DEGRADED: "True", ConditionType.READY: "False"}
 
@@ -149,3 +154,10 @@ def _failed(status: dict[str, Any], step: Step, error: Exception, now: datetime)
 
     conditions = [changed(c) if c["type"] in words else c for c in status["conditions"]]
     return status | {"conditions": conditions}
+
+
+def _reason(error: Exception) -> Problem:
+    if isinstance(error, NotOursError):
+        return Problem.CHILD_NOT_OURS
+    held_up = isinstance(error, psycopg.Error) and error.sqlstate == HELD_UP
+    return Problem.DATABASE_HELD_UP if held_up else Problem.RECONCILE_FAILED

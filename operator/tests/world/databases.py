@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from given import make_status
+from given import make_connections, make_status
 from intake_operator import names
+from intake_operator.decide import room
 from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Ledger, Observed, PoolCheck, Proof
 from intake_operator.reasons import Pool, Problem
 
@@ -47,6 +48,7 @@ class Volume:
     identity: str
     migrated: bool = False
     logins: dict[str, str] = field(default_factory=dict)
+    limit: int = -1
     config: dict[str, Any] = field(default_factory=dict)
     seeded: bool = False
     sealed: bool = False
@@ -112,12 +114,21 @@ class Databases:
             return Engine(error="connection refused")
         status = found.status(self._now()) if found.config else None
         return Engine(
-            reachable=True, identity=found.identity, migrated=found.migrated, logins=dict(found.logins), status=status
+            reachable=True,
+            identity=found.identity,
+            migrated=found.migrated,
+            logins=dict(found.logins),
+            connections=make_connections(limit=found.limit) if found.migrated else None,
+            status=status,
         )
 
     async def migrate(self, uid: str) -> None:
         """Install the schema."""
         self._volume.migrated = True
+
+    async def keep_room(self, uid: str, others: int) -> None:
+        """What claimers may have."""
+        self._volume.limit = room.limit(make_connections(), others)
 
     async def set_logins(self, uid: str, passwords: dict[str, tuple[str, str]]) -> None:
         """Passwords out of Secrets."""

@@ -15,6 +15,7 @@ BRIDGE = "0005_bridge.sql"
 HOUSEKEEPING = "0007_housekeeping.sql"
 METER = "0008_meter.sql"
 RESTORE = "0009_restore.sql"
+SEAL = "0010_seal.sql"
 
 # What an insert of a hold must not do when its slot is taken.
 OVERWRITE = """ON CONFLICT (pool_no, slot_no) DO UPDATE SET claim_id = excluded.claim_id, user_id = excluded.user_id,
@@ -233,15 +234,27 @@ MUTANTS = {
     ),
     "acknowledgement overlaps the rebuild": Mutant(
         SLOTS,
-        "    LOCK TABLE intake.holds IN ACCESS EXCLUSIVE MODE;\n",
+        "    PERFORM intake.lock_alone('intake.holds');\n",
         "",
         "test_an_acknowledgement_during_a_rebuild_is_not_lost",
     ),
     "seal without barrier": Mutant(
-        CLAIMS,
-        "    LOCK TABLE intake.pools IN ACCESS EXCLUSIVE MODE;\n",
+        SEAL,
+        "    ended := intake.lock_alone('intake.pools');\n",
         "",
         "test_i2_seal_waits_for_running_claims_and_lets_none_pass_it",
+    ),
+    "everybody waits behind the seal": Mutant(
+        SEAL,
+        "SET lock_timeout = '100ms'",
+        "SET lock_timeout = '30s'",
+        "test_i2_is_ended_by_the_seal_while_others_read",
+    ),
+    "whoever holds up the seal is ended": Mutant(
+        SEAL,
+        "IF holder.claimer AND waited",
+        "IF waited",
+        "test_what_others_hold_is_told_and_left_alone",
     ),
     "dead letters hold nothing": Mutant(
         SLOTS,

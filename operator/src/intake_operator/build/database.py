@@ -12,14 +12,36 @@ UID: Final = 999  # `postgres` in the public image
 DATA: Final = "/var/lib/postgresql"
 SECRET: Final = "/etc/intake/superuser"
 
-# A crowd of claimers and the bridges beside it. Connections cost little while idle; the default of 100 refuses the
-# crowd. What else was measured made no difference: docs/tuning.md.
-PARAMETERS: Final = {
-    "max_connections": "300",
-    "shared_buffers": "256MB",
+# What an event may set otherwise. A crowd of claimers and the bridges beside it: connections cost little while idle,
+# and the default of 100 refuses the crowd. What else was measured made no difference: docs/tuning.md.
+DEFAULTS: Final = {"max_connections": "300", "shared_buffers": "256MB"}
+
+# What holds for every DB1, whatever an event or ALTER SYSTEM says.
+FIXED: Final = {
     "password_encryption": "scram-sha-256",
+    # Kept for the operator and for one bridge with a look beside it: decide/room.py says who gets the others.
+    "superuser_reserved_connections": "3",
+    "reserved_connections": "10",
+    # For so long a client that connects and does not log in has a connection, whatever its role may have.
+    "authentication_timeout": "10s",
+    # A prepared transaction keeps its locks without a session that could be ended; seal would wait for it for ever.
+    "max_prepared_transactions": "0",
     # 512 kB instead of 8 GB. Nobody here uses NOTIFY, and no right can be taken from those who fill the disk with it.
     "max_notify_queue_pages": "64",
+    # No user id gets into the log. A statement has it as a literal or a parameter, DETAIL and CONTEXT quote rows; what
+    # claimers provoke is not logged at all (sql/intake/0001_roles_and_schema.sql).
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length_on_error": "0",
+    "log_parameter_max_length": "0",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_duration": "off",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "log_transaction_sample_rate": "0",
+    "debug_print_parse": "off",
+    "debug_print_rewritten": "off",
+    "debug_print_plan": "off",
 }
 
 # The password in the Secret is the truth. Postgres takes it at initdb only, so a Secret that was made anew is set here,
@@ -132,15 +154,19 @@ def _claim_template(wanted: Database) -> Manifest:
     return {"metadata": {"name": "data"}, "spec": spec}
 
 
+def settings(wanted: Database) -> dict[str, str]:
+    """What Postgres is started with."""
+    return DEFAULTS | wanted.parameters | FIXED
+
+
 def _container(wanted: Database) -> dict[str, Any]:
-    settings = PARAMETERS | wanted.parameters
     alive = ["pg_isready", "-q", "-h", "127.0.0.1", "-U", names.SUPERUSER, "-d", names.DATABASE_NAME]
     return {
         "name": "postgres",
         "image": wanted.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-ec", START, "start"],
-        "args": [word for name, value in sorted(settings.items()) for word in ("-c", f"{name}={value}")],
+        "args": [word for name, value in sorted(settings(wanted).items()) for word in ("-c", f"{name}={value}")],
         "env": [
             {"name": "POSTGRES_USER", "value": names.SUPERUSER},
             {"name": "POSTGRES_DB", "value": names.DATABASE_NAME},

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.build.database import is_going
-from intake_operator.decide import memory
+from intake_operator.decide import memory, room
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model.observed import Event, Manifest, Observed
@@ -29,6 +29,12 @@ QUIET_BEFORE: Final = timedelta(minutes=5)
 IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
+_SHARE_CONNECTIONS: Final = (
+    "All pools of the web back ends together may have as many as claimers may have (docs/tuning.md); end what holds "
+    "connections besides."
+)
+
+
 @dataclass(frozen=True)
 class Trouble:
     """One thing that is wrong."""
@@ -44,7 +50,7 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
     found += [*_volume_claim(event, observed), *_namespace(event, observed), *_pool(observed)]
     found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, stage, now)]
-    found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now)]
+    found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now), *_connections(event, observed)]
     order = list(Problem)
     return tuple(sorted(found, key=lambda trouble: order.index(trouble.reason)))
 
@@ -103,7 +109,12 @@ def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble
     if memory.volume_lost(event, observed):
         yield Trouble(Problem.VOLUME_LOST, _volume_lost(event))
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
-    if since and now - since[0] > REACH_PATIENCE and not observed.engine.reachable:
+    if observed.engine.refused:
+        yield Trouble(
+            Problem.CONNECTIONS_EXHAUSTED,
+            f"DB1 refuses even the operator: {observed.engine.error}. {_SHARE_CONNECTIONS}",
+        )
+    elif since and now - since[0] > REACH_PATIENCE and not observed.engine.reachable:
         yield Trouble(
             Problem.DATABASE_UNREACHABLE,
             f"DB1 runs but cannot be spoken to: {observed.engine.error}. Check network policies between the operator "
@@ -164,6 +175,8 @@ def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Troubl
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
     if not since or observed.engine.status is None or observed.engine.status["workers"]:
         return
+    if observed.engine.connections and observed.engine.connections.exhausted:
+        return  # that is why, and it is told
     for pod in observed.pods:
         states = [s.get("state") or {} for s in _containers(pod)]
         idle = _component(pod) != "bridge" or _ready(pod) or "deletionTimestamp" in pod["metadata"]
@@ -176,6 +189,25 @@ def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Troubl
                 f"pod {pod['metadata']['name']} runs, but DB1 hears nothing of it. Its log tells why; check network "
                 f"policies between it and {names.service(event.name)}.",
             )
+
+
+def _connections(event: Event, observed: Observed) -> Iterator[Trouble]:
+    known = observed.engine.connections
+    if known is None or event.spec is None:
+        return
+    if known.exhausted:
+        yield Trouble(
+            Problem.CONNECTIONS_EXHAUSTED,
+            f"all connections of DB1 are taken ({known.taken} of {known.most}, {known.claimers} of them by claimers, "
+            f"who may have {known.limit}), and bridges are refused. {_SHARE_CONNECTIONS}",
+        )
+    if known.most < (needed := room.needed(known, event.spec)):
+        yield Trouble(
+            Problem.MAX_CONNECTIONS_TOO_SMALL,
+            f"DB1 runs with max_connections {known.most}, and bridge.maxReplicas {event.spec.bridge.max_replicas} asks "
+            f"for {needed}: some bridges may be refused. Lower bridge.maxReplicas, or raise max_connections in "
+            "database.parameters, which takes effect when DB1 starts the next time.",
+        )
 
 
 def _ledger(observed: Observed) -> Iterator[Trouble]:

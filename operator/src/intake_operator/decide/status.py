@@ -130,6 +130,9 @@ def _database_ready(facts: Facts) -> Condition:
         return database(False, Database.MIGRATING, "installing pgmq and the intake schema")
     if not engine.ready:
         return database(False, Database.SEEDING, "seeding slots; after a crash also the holds")
+    if (known := engine.connections) and known.claimers_at_limit:
+        told = f"claimers have all {known.limit} connections that they may have, and more are refused"
+        return database(True, Database.SEEDED, f"DB1 answers claims; {told}: docs/tuning.md")
     return database(True, Database.SEEDED, "DB1 answers claims")
 
 

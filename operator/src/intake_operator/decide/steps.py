@@ -66,6 +66,13 @@ class Migrate:
 
 
 @dataclass(frozen=True)
+class KeepRoom:
+    """Let claimers have no more of DB1's connections than leaves `others` for everybody else."""
+
+    others: int
+
+
+@dataclass(frozen=True)
 class SetLogins:
     """Give each role the password that its Secret holds; those that were altered, the settings that are theirs."""
 
@@ -124,6 +131,9 @@ class Delete:
     name: str
 
 
+type EngineStep = Migrate | KeepRoom | SetLogins | Configure | Stock | Seed | Recover | Seal
+"""In DB1."""
+
 type Step = (
     AddFinalizer
     | RemoveFinalizer
@@ -132,15 +142,9 @@ type Step = (
     | ScaleBridges
     | StopDatabase
     | ReplaceDatabasePod
-    | Migrate
-    | SetLogins
-    | Configure
-    | Stock
-    | Seed
-    | Recover
-    | Seal
     | Unguard
     | Delete
+    | EngineStep
 )
 
 

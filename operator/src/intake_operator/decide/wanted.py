@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from intake_operator import names
 from intake_operator.build import access, bridge, database, kinship, protection
 from intake_operator.build.bridge import Installation
-from intake_operator.decide import memory, pool, scaling
+from intake_operator.decide import memory, pool, room, scaling
 from intake_operator.decide.health import stuck_database_pod
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage
@@ -16,6 +16,7 @@ from intake_operator.decide.steps import (
     Configure,
     CreateCredentials,
     Delete,
+    KeepRoom,
     Migrate,
     Recover,
     ReplaceDatabasePod,
@@ -129,6 +130,9 @@ def engine(facts: Facts) -> list[Step]:
     steps: list[Step] = []
     if not known.migrated:
         steps.append(Migrate())
+    others, connections = room.beside(spec), known.connections
+    if connections is None or connections.limit != room.limit(connections, others):
+        steps.append(KeepRoom(others))  # before anybody can log in
     logins = {role: name for name, role in _credentials(event).items() if role != names.SUPERUSER}
     stale = {
         role: name for role, name in logins.items() if known.logins.get(role) != observed.secret_fingerprints.get(name)

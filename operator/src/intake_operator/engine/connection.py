@@ -50,13 +50,16 @@ async def in_time(seconds: float) -> AsyncIterator[None]:
 
 
 async def to_engine(host: str, password: str, statement_timeout: str, role: str = names.SUPERUSER) -> AsyncConnection:
-    """DB1 with the rights of one of its roles. Raises psycopg.Error or OSError when it cannot be reached."""
+    """DB1 with the rights of one of its roles. Raises psycopg.Error or OSError when it cannot be reached.
+
+    What goes wrong is ours to tell: DB1's log, which an error may quote a value to, does not get it.
+    """
     return await ConfirmedConnection.connect(
         host=host,
         dbname=names.DATABASE_NAME,
         user=names.SUPERUSER,
         password=password,
-        options=f"{PINNED} {WARNINGS} -c role={role} -c statement_timeout={statement_timeout}",
+        options=f"{PINNED} {WARNINGS} -c role={role} -c statement_timeout={statement_timeout} -c log_min_messages=log",
         autocommit=True,
         **CONNECTION,
     )

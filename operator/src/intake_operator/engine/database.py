@@ -8,13 +8,14 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection
 
+from intake_operator.decide import room
 from intake_operator.engine.connection import in_time, to_engine
-from intake_operator.engine.errors import brief
+from intake_operator.engine.errors import brief, no_connection_left
 from intake_operator.engine.ledger import Account
 from intake_operator.engine.migrate import Migration, migrate, pending
 from intake_operator.engine.recovery import Restored, recover
 from intake_operator.model.inventory import Row
-from intake_operator.model.observed import Engine
+from intake_operator.model.observed import Connections, Engine
 
 # Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
 OBSERVE_TIMEOUT: Final = 20.0
@@ -45,17 +46,23 @@ class Engines:
                 missing = await pending(connection, self._migrations)
                 logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
                 identity = await self._identity(connection)
+                connections = None if missing else await self._room(connection)
                 status = None if missing else await self._status(connection, pool)
                 stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
-            return Engine(error=brief(error), login_failed="password authentication failed" in str(error))
+            return Engine(
+                error=brief(error),
+                login_failed="password authentication failed" in str(error),
+                refused=no_connection_left(error),
+            )
         return Engine(
             reachable=True,
             identity=identity,
             migrated=not missing,
             logins=logins,
             altered_roles=altered,
+            connections=connections,
             status=status,
             stocked=stocked,
         )
@@ -63,6 +70,13 @@ class Engines:
     async def migrate(self, uid: str) -> None:
         """Install what is missing."""
         await migrate(self._connections[uid], self._migrations)
+
+    async def keep_room(self, uid: str, others: int) -> None:
+        """Let claimers have the connections that others do not want; at once, and until it is said again."""
+        connection = self._connections[uid]
+        known = await self._room(connection)
+        if known.limit != (most := room.limit(known, others)):
+            await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, passwords: Mapping[str, tuple[str, str]]) -> None:
         """Role to (password, fingerprint of its Secret). The server sees a SCRAM verifier, never the password."""
@@ -179,6 +193,14 @@ class Engines:
         if not row[0]:
             self._right_at[uid] = row[1]
         return dict(await logins.fetchall()), tuple(row[0])
+
+    async def _room(self, connection: AsyncConnection) -> Connections:
+        found = await connection.execute(
+            "SELECT most, superusers, reserved, claimer_limit, claimers, taken FROM intake.connections()"
+        )
+        row = await found.fetchone()
+        assert row is not None
+        return Connections(*row)
 
     async def _stocked(self, connection: AsyncConnection, pool: str) -> int:
         # By the primary key, however many there are; there are no gaps.

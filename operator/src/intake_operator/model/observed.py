@@ -50,12 +50,44 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Connections:
+    """DB1's connections: how many there are, for whom some are kept, who has them."""
+
+    most: int
+    """max_connections of the server that runs, which the spec's may follow only at the next start."""
+    superusers: int
+    reserved: int
+    """For bridge and monitor."""
+    limit: int
+    """What claimers may have; -1: any number."""
+    claimers: int
+    taken: int
+
+    @property
+    def common(self) -> int:
+        """Those that are kept for nobody."""
+        return self.most - self.superusers - self.reserved
+
+    @property
+    def exhausted(self) -> bool:
+        """No bridge gets in."""
+        return self.taken >= self.most - self.superusers
+
+    @property
+    def claimers_at_limit(self) -> bool:
+        """The next claimer is refused."""
+        return 0 <= self.limit <= self.claimers
+
+
+@dataclass(frozen=True)
 class Engine:
     """DB1 as its own SQL describes it."""
 
     reachable: bool = False
     error: str = ""
     login_failed: bool = False
+    refused: bool = False
+    """It has no connection left, not even for its superuser."""
     identity: str = ""
     """Postgres' system identifier: another one is another volume."""
     migrated: bool = False
@@ -63,6 +95,8 @@ class Engine:
     """Role name to the fingerprint of the Secret whose password it has; not a role that changed its own."""
     altered_roles: tuple[str, ...] = ()
     """Roles whose settings in DB1 are not those that its SQL gives them."""
+    connections: Connections | None = None
+    """None before the schema is there."""
     status: Mapping[str, Any] | None = None
     """`intake.engine_status`; None before the pool is configured."""
     stocked: int = 0

@@ -1,22 +1,12 @@
 """The specification of an IntakeEvent. The CRD is the contract; this mirrors it, defaults included (tested)."""
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
-# Settings that would let an acknowledged claim vanish in a crash (I2). Nobody may turn them, not even for speed.
-DURABILITY_PARAMETERS: Final = frozenset(
-    {"fsync", "synchronous_commit", "full_page_writes", "wal_level", "data_directory"}
-)
-# Settings with which nobody would reach DB1, or every claim would be refused (claims run in READ COMMITTED, and write).
-REACH_PARAMETERS: Final = frozenset(
-    {
-        "port", "listen_addresses", "unix_socket_directories", "config_file", "hba_file", "ident_file",
-        "default_transaction_isolation", "default_transaction_read_only",
-    }
-)  # fmt: skip
+from intake_operator.model import parameters
 
 
 class _Model(BaseModel):
@@ -140,13 +130,10 @@ class Database(_Model):
 
     @field_validator("parameters")
     @classmethod
-    def _keep_what_is_ours(cls, parameters: dict[str, str]) -> dict[str, str]:
-        given = {name.lower() for name in parameters}
-        if refused := sorted(DURABILITY_PARAMETERS & given):
-            raise ValueError(f"{', '.join(refused)} cannot be set: an acknowledged claim must survive a crash of DB1")
-        if refused := sorted(REACH_PARAMETERS & given):
-            raise ValueError(f"{', '.join(refused)} cannot be set: DB1 would not be reached, or would take no claims")
-        return parameters
+    def _only_what_tunes(cls, given: dict[str, str]) -> dict[str, str]:
+        if wrong := list(parameters.problems(given)):
+            raise ValueError("; ".join(wrong))
+        return given
 
     @property
     def volume(self) -> Storage | None:

@@ -1,0 +1,176 @@
+"""DB1's log, with the settings that the operator starts it with: whatever goes wrong, no user id gets there."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from intake_operator.build.database import settings
+from intake_operator.model.spec import Database
+from psycopg import sql
+
+from tests.postgres import INTAKE_SQL, PostgresServer, install_intake
+from tests.sql.intake import POOL, Intake
+
+USER = "telltale"
+ROLES = ("claimer", "bridge", "monitor")
+
+
+@pytest.fixture(scope="module")
+def db1() -> Iterator[PostgresServer]:
+    """DB1 as the operator starts it, for an event that has every message on that it may have."""
+    told = {"log_checkpoints": "on", "log_autovacuum_min_duration": "0s"}
+    with PostgresServer(settings(Database(parameters=told))) as server:
+        install_intake(server.create_database("intake"))
+        with Intake(server.uri("intake")) as owner:
+            owner.open(10, claimsPerUser=2)
+        yield server
+
+
+def as_role(db1: PostgresServer, role: str) -> Intake:
+    """A session of a role's."""
+    return Intake(db1.uri("intake", role))
+
+
+def fails(session: Intake, statement: str, *arguments: Any) -> str:
+    """The error of a statement, as its client gets it."""
+    with pytest.raises(psycopg.Error) as caught:
+        session.connection.execute(statement.encode(), arguments or None)
+    return str(caught.value)
+
+
+def claim_of(user: str) -> str:
+    """A claim with its user as a literal, as somebody may write it who knows no better."""
+    return f"SELECT * FROM intake.claim_resource('{POOL}', '{user}')"
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"SELECT intake.claim_status('{POOL}', '{USER}'::uuid)",  # the value, in the message itself
+        f"SELECT intake.claim_resource('{POOL}', 'O'{USER}')",  # a syntax error near it
+        f"SELECT intake.claim_resource('{POOL}', \"{USER}\")",  # no such column
+        f"SELECT intake.no_such_function('{USER}')",
+        f"SELECT '{{\"user_id\": {USER}}}'::jsonb",
+        f"SELECT 1 / 0 WHERE '{USER}' <> ''",
+        f"DO $$ BEGIN RAISE LOG '{USER}'; RAISE EXCEPTION '{USER}'; END $$",
+    ],
+)
+def test_a_statement_that_fails(db1: PostgresServer, role: str, statement: str) -> None:
+    with as_role(db1, role) as session:
+        assert fails(session, statement)
+    assert USER not in db1.log()
+
+
+def test_a_statement_that_fails_with_parameters(db1: PostgresServer) -> None:
+    with as_role(db1, "claimer") as session:
+        assert fails(session, "SELECT intake.claim_status(%s, %s::uuid)", POOL, USER)
+        assert fails(session, "SELECT * FROM intake.claim_resource(%s, %s)", POOL, USER * 100)
+    with as_role(db1, "bridge") as session:
+        errors = [f"the ledger says: {USER}"]
+        assert fails(session, "SELECT intake.give_back(%s, '{1}', '{1}', '{}'::float8[], %s)", POOL, errors)
+    assert USER not in db1.log()
+
+
+def test_a_constraint_that_is_broken(db1: PostgresServer) -> None:
+    """The owner's own mistakes are logged, without the row."""
+    with as_role(db1, "postgres") as owner:
+        owner.rows("SELECT * FROM intake.claim_resource(%s, %s)", POOL, USER)
+        elsewhere = "(jsonb_populate_record(h, '{\"slot_no\": 9}')).*"
+        again = f"INSERT INTO intake.holds SELECT {elsewhere} FROM intake.holds h WHERE h.user_id = '{USER}'"
+        assert USER in fails(owner, again), "it is told to the client"
+        assert "Failing row" in fails(owner, f"INSERT INTO intake.holds (user_id) VALUES ('{USER}')")
+    log = db1.log()
+    assert "duplicate key value violates unique constraint" in log
+    assert USER not in log
+
+
+def test_locks_that_are_waited_for_cancelled_and_in_a_circle(db1: PostgresServer) -> None:
+    with (
+        ThreadPoolExecutor() as threads,
+        as_role(db1, "claimer") as one,
+        as_role(db1, "claimer") as two,
+        as_role(db1, "postgres") as owner,
+    ):
+        one.connection.execute("BEGIN")
+        two.connection.execute("BEGIN")
+        one.connection.execute(claim_of(f"{USER}-1").encode())
+        two.connection.execute(claim_of(f"{USER}-2").encode())
+        waiting = threads.submit(one.connection.execute, claim_of(f"{USER}-2").encode())
+        wait_for(owner, one)
+        # In a circle: whoever looks first after a second is refused, and the other goes on.
+        circle = threads.submit(two.connection.execute, claim_of(f"{USER}-1").encode())
+        lost = [type(future.exception()) for future in (waiting, circle)]
+        assert psycopg.errors.DeadlockDetected in lost
+        one.connection.execute("ROLLBACK")
+        two.connection.execute("ROLLBACK")
+        one.connection.execute("BEGIN")
+        one.connection.execute(claim_of(f"{USER}-3").encode())
+        late = threads.submit(two.connection.execute, claim_of(f"{USER}-3").encode())
+        owner.value("SELECT pg_cancel_backend(%s)", wait_for(owner, two))
+        assert isinstance(late.exception(), psycopg.errors.QueryCanceled)
+        owner.value("SELECT pg_terminate_backend(%s, 10000)", one.connection.info.backend_pid)
+    assert USER not in db1.log()
+
+
+def test_a_process_that_is_killed_in_a_statement(db1: PostgresServer) -> None:
+    """The server names what the process was running, in the DETAIL."""
+    with ThreadPoolExecutor() as threads, as_role(db1, "claimer") as victim:
+        pid = victim.connection.info.backend_pid
+        running = threads.submit(victim.connection.execute, f"SELECT pg_sleep(600), '{USER}'".encode())
+        with as_role(db1, "postgres") as owner:
+            while owner.value("SELECT state FROM pg_stat_activity WHERE pid = %s", pid) != "active":
+                pass
+        os.kill(pid, signal.SIGKILL)
+        assert isinstance(running.exception(), psycopg.OperationalError)
+    while not answers(db1):
+        pass
+    assert f"(PID {pid}) was terminated by signal 9" in db1.log()
+    assert USER not in db1.log()
+
+
+def answers(db1: PostgresServer) -> bool:
+    """Whether it takes connections, as it does again after a crash."""
+    try:
+        as_role(db1, "postgres").connection.close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("file", sorted(INTAKE_SQL.glob("*.sql")), ids=lambda path: path.stem)
+def test_what_we_raise_ourselves_names_no_user(file: Path) -> None:
+    """The operator's own errors are logged, and told in conditions."""
+    code = re.sub(r"--.*", "", file.read_text())
+    raised = re.findall(r"\bRAISE (?:EXCEPTION|LOG|WARNING|NOTICE)\b.*?;\n", code, flags=re.DOTALL)
+    for each in raised:
+        values = re.sub(r"'(?:[^']|'')*'", "''", each)
+        assert not re.search(r"user_id|request_id|payload|message", values), each
+
+
+@pytest.mark.parametrize("setting", ["log_min_messages", "log_min_error_statement", "log_error_verbosity"])
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_turns_its_log_up(db1: PostgresServer, role: str, setting: str) -> None:
+    with as_role(db1, role) as session:
+        name, value = sql.Identifier(setting), "verbose" if setting == "log_error_verbosity" else "debug1"
+        for change in ("SET {} = {}", f"ALTER ROLE {role} SET {{}} = {{}}"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.connection.execute(sql.SQL(change).format(name, sql.Literal(value)))
+        session.connection.execute(f"ALTER ROLE {role} RESET ALL".encode())
+    with as_role(db1, role) as session:
+        assert session.value("SELECT current_setting('log_min_messages')") == "fatal"
+
+
+def wait_for(owner: Intake, session: Intake) -> int:
+    """Until a session waits for a lock; its process."""
+    pid = session.connection.info.backend_pid
+    query = "SELECT coalesce((SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s), false)"
+    while not owner.value(query, pid):
+        pass
+    return pid
