@@ -31,7 +31,9 @@ VALIDATE = [
     (415, None, Result.RETRY, Blame.TARGET, False),
     (418, None, Result.RETRY, Blame.SUSPECT, True),
     (422, None, Result.DECLINED, Blame.CLAIM, False),
-    (422, "approved", Result.RETRY, Blame.TARGET, False),  # it contradicts itself: nobody is declined or approved
+    # It contradicts itself: nobody is declined or approved.
+    (409, "approved", Result.RETRY, Blame.SUSPECT, True),
+    (422, "approved", Result.RETRY, Blame.SUSPECT, True),
     (425, None, Result.RETRY, Blame.CLAIM, True),
     (429, None, Result.RETRY, Blame.CLAIM, False),
     (500, None, Result.RETRY, Blame.SUSPECT, True),
@@ -54,7 +56,12 @@ COMMIT = [
     (200, "conflict", Result.DEAD, True),
     (200, None, Result.RETRY, False),
     (402, None, Result.DEAD, False),
+    (200, "COMMITTED", Result.RETRY, False),
     (409, "conflict", Result.DEAD, True),
+    (409, "committed", Result.COMMITTED, False),  # to a repeat: the effect is there
+    (409, "duplicate", Result.COMMITTED, False),
+    (409, "COMMITTED", Result.RETRY, False),
+    (402, "committed", Result.RETRY, False),
     (409, None, Result.RETRY, False),
     (422, None, Result.DEAD, False),
     (500, "committed", Result.RETRY, False),
@@ -83,9 +90,10 @@ def test_only_a_2xx_approves(status: int, word: str | None) -> None:
 
 
 @given(st.integers(100, 999), st.none() | st.sampled_from([*table.COMMIT_WORDS, "x"]))
-def test_only_a_2xx_commits(status: int, word: str | None) -> None:
+def test_only_a_2xx_commits_and_409_to_a_repeat(status: int, word: str | None) -> None:
     outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
-    assert (outcome.result is Result.COMMITTED) == (word in {"committed", "duplicate"} and 200 <= status < 300)
+    believed = 200 <= status < 300 or status == 409
+    assert (outcome.result is Result.COMMITTED) == (word in {"committed", "duplicate"} and believed)
 
 
 @given(st.integers(100, 999))
@@ -151,9 +159,9 @@ def test_the_words_of_a_ledger() -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, None), ("3", 3.0), ("0", 0.0), ("-5", 0.0), ("1e9", 300.0), ("soon", None), ("nan", None),
+    [(None, None), ("3", 3.0), ("0", 1.0), ("-5", 1.0), ("1e9", 300.0), ("soon", None), ("nan", None),
      ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
-     ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 21 Oct 2515 07:28:00 GMT", 300.0)],
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 1.0), ("Wed, 21 Oct 2515 07:28:00 GMT", 300.0)],
 )  # fmt: skip
 def test_retry_after(header: str | None, seconds: float | None) -> None:
     reply = HttpReply(429, b"", {} if header is None else {"Retry-After": header})

@@ -5,7 +5,8 @@ import hmac
 import inspect
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,23 @@ def status(
     return web.json_response(
         body or {}, status=code, headers={name: value for name, value in headers.items() if value is not None}
     )
+
+
+@asynccontextmanager
+async def sending(answer: bytes) -> AsyncIterator[str]:
+    """A server that sends these bytes to whoever has asked, and closes; its URL. For what no library would send."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = [line.split(b":")[1] for line in head.lower().splitlines() if line.startswith(b"content-length:")]
+        await reader.readexactly(int(lengths[0]))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
 class WebhookServer:

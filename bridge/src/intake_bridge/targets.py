@@ -165,4 +165,5 @@ class TargetBoard:
 
 
 def _health(breaker: Breaker) -> dict[str, Any]:
-    return {"state": "ok"} if breaker.error is None else {"state": "down", "error": breaker.error}
+    trouble = breaker.trouble
+    return {"state": "ok"} if trouble is None else {"state": "down", "error": trouble}
