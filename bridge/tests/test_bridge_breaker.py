@@ -83,6 +83,16 @@ def test_breaker_hold_is_a_pause_and_no_fault() -> None:
     assert breaker.allowance(100) == 100
 
 
+def test_a_target_that_a_look_has_found_unfit_is_not_read_for_until_a_look_finds_otherwise() -> None:
+    clock = Clock()
+    breaker = Breaker(clock, highest)
+    breaker.unfit("no token")
+    clock.now += 3600
+    assert (breaker.circuit, breaker.allowance(100), breaker.trouble) == (Circuit.HALF_OPEN, 0, "no token")
+    breaker.succeeded()
+    assert breaker.allowance(100) == 100
+
+
 def test_a_target_that_says_nothing_but_wait_is_told_and_one_other_answer_ends_that() -> None:
     clock = Clock()
     breaker = Breaker(clock, highest)

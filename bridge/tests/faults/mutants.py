@@ -200,6 +200,13 @@ MUTANTS = {
         "test_a_claim_that_fails_as_others_are_answered_is_not_excused_by_its_own_failures",
         file=BREAKER,
     ),
+    "a target that cannot work is probed all the same": Mutant(
+        "intake_bridge.domain.breaker",
+        "        if self._unfit or self._clock()",
+        "        if self._clock()",
+        "test_a_target_that_a_look_has_found_unfit_is_not_read_for_until_a_look_finds_otherwise",
+        file=BREAKER,
+    ),
     "a target that holds everybody for ever is not told": Mutant(
         "intake_bridge.domain.breaker",
         "        if lasted < self._tuning.held_seconds:\n",

@@ -49,6 +49,7 @@ class Breaker:
         self._suspects = 0
         self._trips = 0
         self._probe_at: float | None = None
+        self._unfit = False
         self._held_until = 0.0
         self._held_since: float | None = None
         self._held_for = ""
@@ -93,7 +94,7 @@ class Breaker:
 
     def allowance(self, wanted: int) -> int:
         """How many messages may be read for this target: all, one to probe with, none."""
-        if self._clock() < self._held_until:
+        if self._unfit or self._clock() < self._held_until:
             return 0
         match self.circuit:
             case Circuit.CLOSED:
@@ -112,6 +113,7 @@ class Breaker:
         self._suspects = 0
         self._trips = 0
         self._probe_at = None
+        self._unfit = False
         self._failing_since = None
         self._held_since = None
         self.error = None
@@ -132,6 +134,11 @@ class Breaker:
         """A failure that is the target's for certain."""
         self._failing_since = None
         self._open(error)
+
+    def unfit(self, error: str) -> None:
+        """A look at the target, before any call, says that it cannot work: no probe either, until a look is content."""
+        self.trip(error)
+        self._unfit = True
 
     def _open(self, error: str) -> None:
         self.error = error
