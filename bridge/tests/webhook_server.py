@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from tests.patience import PATIENCE_SECONDS
+
 type Item = dict[str, Any]
 type Answer = web.StreamResponse | dict[str, Any]
 type Behaviour = Callable[[Item], Answer | Awaitable[Answer]]
@@ -57,6 +59,7 @@ class WebhookServer:
         self.behaviour: Behaviour = approve
         self.calls: list[Item] = []
         self.keys: list[str] = []
+        self.moments: list[float] = []
         self.authorizations: set[str | None] = set()
         self.signatures: list[tuple[str, bytes]] = []
         self.traceparents: list[str | None] = []
@@ -106,7 +109,7 @@ class WebhookServer:
 
     async def until_calls(self, count: int) -> None:
         """Wait until so many items have arrived."""
-        async with asyncio.timeout(10), self.called:
+        async with asyncio.timeout(PATIENCE_SECONDS), self.called:
             await self.called.wait_for(lambda: len(self.calls) >= count)
 
     async def _single(self, request: web.Request) -> web.StreamResponse:
@@ -129,6 +132,7 @@ class WebhookServer:
         try:
             async with self.called:
                 self.calls.append(item)
+                self.moments.append(asyncio.get_running_loop().time())
                 self.keys.append(request.headers.get("Idempotency-Key", ""))
                 self.authorizations.add(request.headers.get("Authorization"))
                 self.traceparents.append(request.headers.get("traceparent"))
