@@ -1,5 +1,9 @@
 """What each answer of a webhook and a ledger leads to: the outcome tables."""
 
+import itertools
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +11,8 @@ from intake_bridge.adapters.webhook import finish
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.outcomes import Blame, Result, Transport
 from intake_bridge.ports import HttpReply
+
+README = Path(__file__).parents[1] / "README.md"
 
 VALIDATE = [
     # status, word, result, blame, counted
@@ -72,6 +78,33 @@ COMMIT = [
 def test_commit_webhook_ends_in_committed_or_dead(status: int, word: str | None, result: Result, page: bool) -> None:
     outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
     assert (outcome.result, outcome.page) == (result, page)
+
+
+def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
+    """Each status and family that a row names, with each word that it names, in both columns."""
+    rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if re.match(r"\| \d", line)]
+    meant = {
+        "counted": lambda each: each.result is Result.RETRY and each.counted,
+        "target trouble": lambda each: each.result is Result.RETRY and each.blame is Blame.TARGET,
+        "everybody waits": lambda each: each.result is Result.RETRY and each.holds,
+        "committed": lambda each: each.result is Result.COMMITTED,
+        "declined": lambda each: each.result is Result.DECLINED,
+        "dead letter": lambda each: each.result is Result.DEAD,
+        "as it says": lambda each: each.result is not Result.RETRY,
+    }
+    tables = [(table.DECISIONS, table.VALIDATE_STATUS), (table.COMMIT_WORDS, table.COMMIT_STATUS)]
+    looked = 0
+    for answer, *cells in rows:
+        statuses = [int(each.replace("xx", "99")) for each in re.findall(r"\b\d(?:\d\d|xx)\b", answer)]
+        said = re.findall(r"`(\w+)`", answer.partition("(")[0])
+        for cell, (words, outcomes) in zip(cells, tables, strict=False):
+            wanted = [meant[each] for each in meant if cell.startswith(each)]
+            spoken: list[str | None] = [each for each in said if each in words]
+            spoken = spoken or ([*words] if "with a word of" in answer else [] if said else [None])
+            for status, word in itertools.product(statuses, spoken if wanted else []):
+                assert wanted[0](table.of_status(status, word, words, outcomes)), (answer, cell, status, word)
+                looked += 1
+    assert looked > 60
 
 
 def test_a_word_is_told_and_a_novel_is_not() -> None:
