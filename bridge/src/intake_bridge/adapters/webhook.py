@@ -65,7 +65,9 @@ class Caller:
                     began = clock()
                     outcome = await self._call(message)
                     ended = clock()
-                    self._window.answered(began, ended, outcome.blame is Blame.SUSPECT or outcome.holds)
+                    # What one claim alone is told says nothing of the server's strength.
+                    strained = (outcome.blame is Blame.SUSPECT or outcome.holds) and not outcome.alone
+                    self._window.answered(began, ended, strained)
                     gate.told(outcome, ended - began)
                     outcomes[message.msg_id] = outcome
                     if callers > self._window.size:
@@ -125,7 +127,9 @@ def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Out
         reply.unread,
         writable(answer["reason"][:300]) if isinstance(answer.get("reason"), str) else None,
     ]
-    outcome = replace(outcome, reason=": ".join(each for each in said if each) or None)
+    reason = ": ".join(each for each in said if each) or None
+    if reason != outcome.reason:
+        outcome = replace(outcome, reason=reason)
     if (wait := _retry_after(reply.headers.get("Retry-After"))) is not None:
         outcome = replace(outcome, retry_after=wait)
     return outcome
