@@ -512,7 +512,7 @@ RETURN CASE hold.status
 COMMENT ON FUNCTION intake.state_of IS 'Where a claim stands: queued, validated, committing, releasing, committed, voided, released or dead.';
 
 CREATE FUNCTION intake.hold_of(pool_no int, claim_id uuid) RETURNS intake.holds
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE SET enable_seqscan = off -- by key, whatever the statistics say of a table that fills meanwhile
 RETURN (SELECT h FROM intake.holds h
     WHERE h.pool_no = hold_of.pool_no AND h.claim_id = hold_of.claim_id AND h.slot_no IN (
         SELECT intake.slot_of(hold_of.claim_id)
