@@ -4,16 +4,18 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from uuid import UUID
 
 from intake_bridge.domain.backoff import Backoff, Uniform
-from intake_bridge.domain.breaker import Breaker
+from intake_bridge.domain.breaker import Breaker, Circuit
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from intake_bridge.domain.trial import ENOUGH, Trial, refuses
 from intake_bridge.metering import Metering, Passage
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
@@ -23,10 +25,47 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A way out of the house with the breaker that watches it."""
+    """A way out of the house: the breaker that watches whether it answers, and the trial of what it refuses."""
 
     step: str
     breaker: Breaker
+    trial: Trial
+
+    @property
+    def tripped(self) -> bool:
+        """Asked with one claim at a time, if at all."""
+        return self.breaker.tripped or self.trial.breaker.tripped
+
+    @property
+    def circuit(self) -> Circuit:
+        """The worse of the two."""
+        return max(self.breaker.circuit, self.trial.breaker.circuit, key=list(Circuit).index)
+
+    @property
+    def error(self) -> str | None:
+        """What to tell people; None when all is well."""
+        if not self.trial.breaker.tripped:
+            return self.breaker.error
+        return f"{self.trial.summary}: {self.breaker.error or self.trial.breaker.error}"
+
+    def allowance(self, wanted: int) -> int:
+        """How many claims may be sent: all, one to probe with, none."""
+        return min(self.breaker.allowance(wanted), self.trial.breaker.allowance(wanted))
+
+    def wait(self) -> float:
+        """Seconds until `allowance` may be above nought again."""
+        return max(self.breaker.wait(), self.trial.breaker.wait())
+
+    def forget_if_idle(self) -> None:
+        """There is nothing to probe with."""
+        self.breaker.forget_if_idle()
+        self.trial.breaker.forget_if_idle()
+
+    def excuses(self, message: Message, outcome: Outcome) -> bool:
+        """Whether this failure is the target's, and so not held against the claim."""
+        if self.trial.breaker.excuses(message.failures):
+            return True
+        return outcome.result is Result.RETRY and self.breaker.excuses(message.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +76,8 @@ class Targets:
     validation: Target
     ledger: Ledger
     commitment: Target
+    voiding: Target
+    """The same ledger, and its breaker; but who sells may fail to void, and who voids to sell."""
 
 
 @dataclass(slots=True)
@@ -65,24 +106,27 @@ class StepGate:
         self._stopping = stopping
         self._metrics = metrics
         self._passage = passage
+        self._refused = 0
 
     def admits(self, message: Message) -> bool:
         """No new call while we stop, while the target is down or has asked for a pause, or without the lease."""
-        return not self._stopping() and self._target.breaker.allowance(1) > 0 and self.holds(message)
+        return not self._stopping() and self._target.allowance(1) > 0 and self.holds(message)
 
     def admits_any(self, messages: Messages) -> bool:
         """Whether it is worth waiting with these."""
         return any(map(self.admits, messages))
 
     def holds(self, message: Message) -> bool:
-        """The lease, and the tokens where the step needs them."""
-        return self._lease.holds(message.msg_id) and (self._passage is None or self._passage.stands())
+        """The lease, the tokens where the step needs them, and a target that does not refuse one after the other."""
+        passes = self._passage is None or self._passage.stands()
+        return passes and self._refused < ENOUGH and self._lease.holds(message.msg_id)
 
     def told(self, outcome: Outcome, seconds: float | None = None) -> None:
         """Feed the breaker, and the closed loop where the step has one."""
         if self._passage is not None and seconds is not None:
             self._passage.told(outcome, seconds)
         self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
+        self._refused = self._refused + 1 if refuses(outcome) else 0
         breaker, error = self._target.breaker, outcome.reason or outcome.result.value
         was_tripped = breaker.tripped
         match outcome.blame:
@@ -135,7 +179,7 @@ class Pipeline:
     async def release(self, batch: Batch, targets: Targets) -> None:
         """Have every message of the batch voided: released by its fan, or held for too long. Asks no validator."""
         async with self._kept(batch):
-            gate = self._gate(batch, targets.commitment)
+            gate = self._gate(batch, targets.voiding)
             admitted = [message for message in batch.open.values() if gate.admits(message)]
             for message in await self._void(batch, targets, admitted):
                 log.warning("too late to release: the ledger has committed it", extra=message.for_log())
@@ -153,12 +197,20 @@ class Pipeline:
             return ready, []
         gate = self._gate(batch, targets.validation)
         async with self._at_validator:
+            # What was read side by side with the batch that has found the validator out is sent no more.
+            asked = asked[: targets.validation.allowance(len(asked))]
             with self._metrics.step("validate"):
                 outcomes = await targets.validator.validate(asked, gate)
+            again = self._hear(targets.validation, asked, outcomes)
         by_result = _by_result(asked, outcomes)
-        await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []))
+        await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []), again)
         approved = [message for message, _ in by_result.get(Result.APPROVED, [])]
-        declined = by_result.get(Result.DECLINED, [])
+        declined: list[tuple[Message, Outcome]] = []
+        doubtful: list[tuple[Message, Outcome]] = []
+        for message, outcome in by_result.get(Result.DECLINED, []):
+            excused = message.claim_id in again or (refuses(outcome) and targets.validation.excuses(message, outcome))
+            (doubtful if excused else declined).append((message, outcome))
+        await self._excuse(batch, targets.validation, doubtful)
         for message, outcome in declined:
             log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
         return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]
@@ -173,7 +225,7 @@ class Pipeline:
             outcomes.update(answer)
             return answer
 
-        await self._pass(batch, targets.commitment, messages, send)
+        await self._pass(batch, targets.voiding, messages, send)
         return [message for message, _ in _by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
     async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
@@ -204,21 +256,40 @@ class Pipeline:
         while waiting:
             async with self._at_ledger:
                 waiting = [message for message in waiting if batch.lease.holds(message.msg_id)]
-                if not waiting:
+                # What was read side by side with the batch that has found the ledger out is sent no more.
+                allowed = target.allowance(len(waiting))
+                if not allowed:
                     return
-                passage = await self._metering.passage(len(waiting), partial(before.admits_any, waiting))
+                passage = await self._metering.passage(allowed, partial(before.admits_any, waiting))
                 if passage is None:
                     return
                 portion, waiting = waiting[: passage.size], waiting[passage.size :]
                 async with passage:
                     outcomes = await send(portion, self._gate(batch, target, passage))
                     passage.answered(outcomes.values())
-            await self._conclude(batch, target, portion, outcomes)
+                again = self._hear(target, portion, outcomes)
+            await self._conclude(batch, target, portion, outcomes, again)
             if not before.admits_any(waiting):
                 return
 
+    def _hear(self, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]) -> Set[UUID]:
+        """All that one call has answered, before anything of it counts; the claims that are asked once more."""
+        was_tripped = target.trial.breaker.tripped
+        answers = ((message, outcomes[message.msg_id]) for message in messages if message.msg_id in outcomes)
+        again = target.trial.hear(answers)
+        if target.trial.breaker.tripped and not was_tripped:
+            log.warning("%s: stops, the target is probed: %s", target.step, target.error)
+        elif was_tripped and not target.trial.breaker.tripped:
+            log.info("%s: goes on", target.step)
+        return again
+
     async def _conclude(
-        self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]
+        self,
+        batch: Batch,
+        target: Target,
+        messages: Messages,
+        outcomes: Mapping[int, Outcome],
+        again: Set[UUID],
     ) -> None:
         """Write down what the ledger said."""
         by_result = _by_result(messages, outcomes)
@@ -232,23 +303,25 @@ class Pipeline:
                     lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
                     lambda message: words[message.msg_id],
                 )
-        await self._dead_letter(
-            batch,
-            [
-                (message, f"{target.step}: {outcome.reason or ('conflict' if outcome.page else 'refused')}")
-                for message, outcome in by_result.get(Result.DEAD, [])
-            ],
-        )
-        await self._settle_failures(batch, target, by_result.get(Result.RETRY, []))
+        failures = [*by_result.get(Result.DEAD, []), *by_result.get(Result.RETRY, [])]
+        await self._settle_failures(batch, target, failures, again)
 
-    async def _settle_failures(self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]]) -> None:
-        """Count what is the claim's, give back what is not; too many failures end in the dead letters."""
+    async def _settle_failures(
+        self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]], again: Set[UUID]
+    ) -> None:
+        """Count what is the claim's, give back what is not; too many failures end in the dead letters, or one word."""
+        excused: list[tuple[Message, Outcome]] = []
         returns: list[GiveBack] = []
         dead: list[tuple[Message, str]] = []
         for message, outcome in failures:
-            error = f"{target.step}: {outcome.reason or 'failed'}"
-            if not outcome.counted or target.breaker.excuses(message.failures):
-                returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
+            refused = "conflict" if outcome.page else "refused"
+            final = outcome.result is Result.DEAD
+            error = f"{target.step}: {outcome.reason or (refused if final else 'failed')}"
+            uncounted = not final and not outcome.counted
+            if uncounted or message.claim_id in again or target.excuses(message, outcome):
+                excused.append((message, outcome))
+            elif final:
+                dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
                 dead.append((message, f"{error} (after {message.failures + 1} failures)"))
             else:
@@ -257,14 +330,20 @@ class Pipeline:
                 log.warning("%s; again in %.1f s", error, delay, extra=message.for_log())
                 returns.append(GiveBack(message, delay, error))
         await self._give_back(batch, returns)
+        await self._excuse(batch, target, excused)
         await self._dead_letter(batch, dead)
+
+    async def _excuse(self, batch: Batch, target: Target, excused: Sequence[tuple[Message, Outcome]]) -> None:
+        """Give back, uncounted."""
+        returns = [GiveBack(message, self._uncounted_delay(target, outcome), None) for message, outcome in excused]
+        await self._give_back(batch, returns)
 
     def _uncounted_delay(self, target: Target, outcome: Outcome) -> float:
         if outcome.retry_after is not None:
             return outcome.retry_after
-        if target.breaker.tripped:
+        if target.tripped:
             # Later than the next probe: a claim that cannot succeed must not be every probe.
-            wait = target.breaker.wait()
+            wait = target.wait()
             return self._uniform(wait, 2 * wait)
         return self._backoff.delay(0, self._uniform)
 

@@ -47,6 +47,8 @@ class Outcome:
     lingers: bool = False
     # Should be impossible; someone has to look.
     page: bool = False
+    # The SQLSTATE or the bare status that said it; nothing where it was a word of the contract.
+    kind: str | None = None
     reason: str | None = None
     retry_after: float | None = None
 
@@ -139,7 +141,7 @@ def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses:
         said = f"with {word[:100]!r}" if isinstance(word, str) else "without a decision"
         return replace(_MISCONFIGURED, reason=f"answers {status} {said}, expected one of {', '.join(words)}")
     row = statuses.get(status) or _FAMILIES.get(status // 100, _MISCONFIGURED)
-    return replace(row, reason=f"answers {status}")
+    return replace(row, reason=f"answers {status}", kind=str(status))
 
 
 def of_transport(kind: Transport, error: str) -> Outcome:
@@ -152,7 +154,7 @@ def of_sqlstate(sqlstate: str | None, error: str) -> Outcome:
     if sqlstate is None:
         return replace(_LEDGER_DOWN, reason=error, lingers=True)
     prefix = max((known for known in SQLSTATES if sqlstate.startswith(known)), key=len)
-    return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})")
+    return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})", kind=sqlstate)
 
 
 def of_word(word: object, words: Mapping[str, Outcome]) -> Outcome:

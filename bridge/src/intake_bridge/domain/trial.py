@@ -1,0 +1,121 @@
+"""Whose failure it is when claims are refused: theirs, or the target's, which refuses everybody."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+from uuid import UUID
+
+from intake_bridge.domain.backoff import Uniform
+from intake_bridge.domain.breaker import Breaker, BreakerTuning
+from intake_bridge.domain.message import Message
+from intake_bridge.domain.outcomes import Outcome, Result
+
+# Two bad claims in a row happen, and so do two that are bad in the same way.
+ALIKE: Final = 3
+# Refused one after the other within one call, and not one success: the rest of the batch need not be sent.
+ENOUGH: Final = 20
+# More would only cost memory.
+_REMEMBERED: Final = 10_000
+
+
+def serves(outcome: Outcome) -> bool:
+    """The target did what it is for. So is declining, by the word: a validator may be right about everybody."""
+    match outcome.result:
+        case Result.APPROVED | Result.COMMITTED | Result.VOIDED:
+            return True
+        case Result.DECLINED:
+            return outcome.kind is None
+    return False
+
+
+def refuses(outcome: Outcome) -> bool:
+    """It brings this claim nearer to its end: counted, declined by a bare status, or a dead letter at once."""
+    match outcome.result:
+        case Result.RETRY:
+            return outcome.counted
+        case Result.DECLINED:
+            return outcome.kind is not None
+        case Result.DEAD:
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    kind: str
+    error: str
+
+
+class Trial:
+    """What one kind of call (validate, commit, void) does to claims, as one worker sees it.
+
+    The rule: a claim pays for a failure when others succeed and it does not. Claims that were never found guilty and
+    fail in the same way, ALIKE different ones of them with no success in between, accuse the target: then it is asked
+    with one claim at a time, and nobody pays, until the first success. A claim that fails first, before anything is known
+    of the others, is asked once more.
+
+    By kind, a SQLSTATE, a status or a word, because the text of an error names the row. Not for ever: like any outage it
+    is excused for `excuse_seconds`, because nothing tells a target that is down from claims that are all bad.
+    """
+
+    def __init__(self, clock: Callable[[], float], uniform: Uniform, tuning: BreakerTuning | None = None) -> None:
+        # It opens when the target is accused, at once, and again at each probe that fails.
+        self._breaker = Breaker(clock, uniform, replace(tuning or BreakerTuning(), suspects=1))
+        self._accusers: dict[UUID, _Failure] = {}
+        self._convicted: dict[UUID, None] = {}
+
+    @property
+    def breaker(self) -> Breaker:
+        """Tripped while the target stands accused."""
+        return self._breaker
+
+    @property
+    def alike(self) -> int:
+        """How many different claims have failed in the same way since the last success."""
+        kinds = Counter(failure.kind for failure in self._accusers.values())
+        return max(kinds.values(), default=0)
+
+    @property
+    def summary(self) -> str:
+        """What to tell people, before the error itself."""
+        return f"{self.alike} different claims failed alike, and none succeeded"
+
+    def hear(self, answers: Iterable[tuple[Message, Outcome]]) -> frozenset[UUID]:
+        """The answers of one call, all of them. Returns the claims that are to be asked once more before they pay."""
+        answers = list(answers)
+        failed = [(message, outcome) for message, outcome in answers if refuses(outcome)]
+        if any(serves(outcome) for _, outcome in answers):
+            self._acquit_the_target(answers)
+            return frozenset()
+        if not failed:
+            return frozenset()
+        first = set()
+        for message, outcome in failed:
+            if message.failures > 0 or message.claim_id in self._convicted:
+                continue
+            if message.claim_id not in self._accusers:
+                first.add(message.claim_id)
+            if len(self._accusers) < _REMEMBERED:
+                self._accusers[message.claim_id] = _failure(outcome)
+        if self.alike >= ALIKE:
+            self._breaker.suspected(_failure(failed[-1][1]).error)
+        return frozenset(first)
+
+    def _acquit_the_target(self, answers: list[tuple[Message, Outcome]]) -> None:
+        # Too few to accuse it, they have failed while others succeeded. After an accusation nobody knows whether it was
+        # mended meanwhile: then they are as innocent as before.
+        if not self._breaker.tripped:
+            self._convicted |= dict.fromkeys(self._accusers)
+        self._accusers.clear()
+        for message, outcome in answers:
+            if serves(outcome):
+                self._convicted.pop(message.claim_id, None)
+        while len(self._convicted) > _REMEMBERED:
+            del self._convicted[next(iter(self._convicted))]
+        self._breaker.succeeded()
+
+
+def _failure(outcome: Outcome) -> _Failure:
+    word = "conflict" if outcome.page else outcome.result.value
+    return _Failure(outcome.kind or word, outcome.reason or word)
