@@ -87,6 +87,7 @@ class Worker:
         self._under_way: set[asyncio.Task[None]] = set()
         self._releases_at = self._clock()
         self._sale_owed = False
+        self._had_loner = False
         self._seen_engine_at: float | None = None
         self._engine_error = "not connected yet"
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -220,6 +221,8 @@ class Worker:
         limit = self._allowance(targets.voiding)
         if limit == 0:
             return False
+        if await self._alone(configuration, targets):
+            return True
         started = self._clock()
         messages = await self._queue.read_releases(self._settings.worker, limit)
         if not messages:
@@ -229,6 +232,24 @@ class Worker:
         self._sale_owed = True
         batch = self._batch(configuration, started, messages)
         self._begin("releases", batch, self._pipeline.release(batch, targets))
+        return True
+
+    async def _alone(self, configuration: Configuration, targets: Targets) -> bool:
+        """One message that no bridge has lived to the end of: there is nothing else in hand, before it and beside it."""
+        if self._allowance(targets.validation, targets.commitment) == 0:
+            return False
+        started = self._clock()
+        messages = await self._queue.read_alone(self._settings.worker)
+        self._had_loner = bool(messages)
+        if not messages:
+            return False
+        self._sale_owed = True
+        self.metrics.alone.inc()
+        log.warning("read alone: three deliveries of it had no end", extra=messages[0].for_log())
+        batch = self._batch(configuration, started, messages)
+        work = self._pipeline.release if messages[0].release else self._pipeline.process
+        self._begin("alone", batch, work(batch, targets))
+        await self._make_room(0)
         return True
 
     async def _sell(self, configuration: Configuration, targets: Targets) -> bool:
@@ -244,7 +265,7 @@ class Worker:
             for target in (targets.validation, targets.commitment, targets.voiding):
                 target.forget_if_idle()
             self._metering.throttle.idle()
-            return False
+            return self._had_loner  # whose next one has its turn at once
         batch = self._batch(configuration, started, messages)
         self._begin("batch", batch, self._pipeline.process(batch, targets))
         return True

@@ -41,6 +41,7 @@ class Mutant:
 
 MATRIX = "test_after_any_interruption_every_claim_ends_once_and_as_it_must"
 LATE = "test_a_message_committed_long_after_later_ones_were_sold_is_sold_with_the_next_batch"
+DEADLY = "test_while_a_message_is_read_alone_its_bridge_has_nothing_else_in_hand"
 _DUE = "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND"
 FLEET = "test_i10_holds_in_the_ledger_while_workers_join_and_die"
 FROZEN = "test_i10_tokens_of_a_worker_that_was_frozen_are_not_used"
@@ -113,6 +114,15 @@ MUTANTS = {
 """,
         MATRIX,
         "webhook-dead_letter-1-killed-after",
+    ),
+    "reads on beside a message that is read alone": Mutant(
+        "intake_bridge.worker",
+        """        self._begin("alone", batch, work(batch, targets))
+        await self._make_room(0)
+""",
+        """        self._begin("alone", batch, work(batch, targets))
+""",
+        DEADLY,
     ),
     "sends more than it has tokens for": Mutant(
         "intake_bridge.metering",
