@@ -3,69 +3,23 @@
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
 from intake_bridge.domain.backoff import Backoff, Uniform
-from intake_bridge.domain.breaker import Breaker, Circuit
-from intake_bridge.domain.lease import Lease
+from intake_bridge.domain.batch import Batch, by_result
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
-from intake_bridge.domain.trial import ENOUGH, Trial, refuses
+from intake_bridge.domain.target import Target
+from intake_bridge.domain.trial import ENOUGH, refuses
 from intake_bridge.metering import Metering, Passage
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A way out of the house: the breaker that watches whether it answers, and the trial of what it refuses."""
-
-    step: str
-    breaker: Breaker
-    trial: Trial
-
-    @property
-    def tripped(self) -> bool:
-        """Asked with one claim at a time, if at all."""
-        return self.breaker.tripped or self.trial.breaker.tripped
-
-    @property
-    def circuit(self) -> Circuit:
-        """The worse of the two."""
-        return max(self.breaker.circuit, self.trial.breaker.circuit, key=list(Circuit).index)
-
-    @property
-    def error(self) -> str | None:
-        """What to tell people; None when all is well."""
-        if not self.trial.breaker.tripped:
-            return self.breaker.error
-        return f"{self.trial.summary}: {self.breaker.error or self.trial.breaker.error}"
-
-    def allowance(self, wanted: int) -> int:
-        """How many claims may be sent: all, one to probe with, none."""
-        return min(self.breaker.allowance(wanted), self.trial.breaker.allowance(wanted))
-
-    def wait(self) -> float:
-        """Seconds until `allowance` may be above nought again."""
-        return max(self.breaker.wait(), self.trial.breaker.wait())
-
-    def forget_if_idle(self) -> None:
-        """There is nothing to probe with."""
-        self.breaker.forget_if_idle()
-        self.trial.breaker.forget_if_idle()
-
-    def excuses(self, message: Message, outcome: Outcome) -> bool:
-        """Whether this failure is the target's, and so not held against the claim."""
-        if self.trial.breaker.excuses(message.failures):
-            return True
-        return outcome.result is Result.RETRY and self.breaker.excuses(message.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +32,6 @@ class Targets:
     commitment: Target
     voiding: Target
     """The same ledger, and its breaker; but who sells may fail to void, and who voids to sell."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """Leased messages; `open` is what has no end yet and is ours to give back."""
-
-    lease: Lease
-    max_retries: int
-    open: dict[int, Message]
-    ends: Counter[str] = field(default_factory=Counter)
 
 
 class StepGate:
@@ -202,12 +146,12 @@ class Pipeline:
             with self._metrics.step("validate"):
                 outcomes = await targets.validator.validate(asked, gate)
             again = self._hear(targets.validation, asked, outcomes)
-        by_result = _by_result(asked, outcomes)
-        await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []), again)
-        approved = [message for message, _ in by_result.get(Result.APPROVED, [])]
+        results = by_result(asked, outcomes)
+        await self._settle_failures(batch, targets.validation, results.get(Result.RETRY, []), again)
+        approved = [message for message, _ in results.get(Result.APPROVED, [])]
         declined: list[tuple[Message, Outcome]] = []
         doubtful: list[tuple[Message, Outcome]] = []
-        for message, outcome in by_result.get(Result.DECLINED, []):
+        for message, outcome in results.get(Result.DECLINED, []):
             excused = message.claim_id in again or (refuses(outcome) and targets.validation.excuses(message, outcome))
             (doubtful if excused else declined).append((message, outcome))
         await self._excuse(batch, targets.validation, doubtful)
@@ -226,7 +170,7 @@ class Pipeline:
             return answer
 
         await self._pass(batch, targets.voiding, messages, send)
-        return [message for message, _ in _by_result(messages, outcomes).get(Result.COMMITTED, [])]
+        return [message for message, _ in by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
     async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
         async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
@@ -292,8 +236,8 @@ class Pipeline:
         again: Set[UUID],
     ) -> None:
         """Write down what the ledger said."""
-        by_result = _by_result(messages, outcomes)
-        ended = [*by_result.get(Result.COMMITTED, []), *by_result.get(Result.VOIDED, [])]
+        results = by_result(messages, outcomes)
+        ended = [*results.get(Result.COMMITTED, []), *results.get(Result.VOIDED, [])]
         if ended:
             words = {message.msg_id: outcome.result.value for message, outcome in ended}
             with self._metrics.step("acknowledge"):
@@ -303,7 +247,7 @@ class Pipeline:
                     lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
                     lambda message: words[message.msg_id],
                 )
-        failures = [*by_result.get(Result.DEAD, []), *by_result.get(Result.RETRY, [])]
+        failures = [*results.get(Result.DEAD, []), *results.get(Result.RETRY, [])]
         await self._settle_failures(batch, target, failures, again)
 
     async def _settle_failures(
@@ -444,11 +388,3 @@ class Pipeline:
         finally:
             done.set()
             await keeper
-
-
-def _by_result(messages: Messages, outcomes: Mapping[int, Outcome]) -> dict[Result, list[tuple[Message, Outcome]]]:
-    groups: dict[Result, list[tuple[Message, Outcome]]] = {}
-    for message in messages:
-        if (outcome := outcomes.get(message.msg_id)) is not None:
-            groups.setdefault(outcome.result, []).append((message, outcome))
-    return groups

@@ -13,9 +13,10 @@ from intake_bridge.adapters.ledger_webhook import WebhookLedger
 from intake_bridge.adapters.validator_webhook import NoValidator, WebhookValidator
 from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
+from intake_bridge.domain.target import Target
 from intake_bridge.domain.trial import Trial
 from intake_bridge.domain.window import Window
-from intake_bridge.pipeline import Target, Targets
+from intake_bridge.pipeline import Targets
 from intake_bridge.ports import Http, Ledger, TargetDownError, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
 

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from intake_bridge.adapters.engine import Engine
 from intake_bridge.domain.backoff import Backoff, Uniform
+from intake_bridge.domain.batch import Batch
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Messages
+from intake_bridge.domain.target import Target
 from intake_bridge.domain.throttle import Throttle, ThrottleTuning
 from intake_bridge.faults import Faults
 from intake_bridge.housekeeper import Housekeeper
@@ -20,7 +22,7 @@ from intake_bridge.metering import Metering
 from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.observability.tracing import NoTracing, Tracing
-from intake_bridge.pipeline import Batch, Pipeline, Target, Targets
+from intake_bridge.pipeline import Pipeline, Targets
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
 from intake_bridge.redaction import one_line
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
@@ -235,7 +237,7 @@ class Worker:
         return True
 
     async def _alone(self, configuration: Configuration, targets: Targets) -> bool:
-        """One message that no bridge has lived to the end of: there is nothing else in hand, before it and beside it."""
+        """One message that no bridge has lived to the end of; nothing else is in hand, before it and beside it."""
         if self._allowance(targets.validation, targets.commitment) == 0:
             return False
         started = self._clock()

@@ -149,16 +149,18 @@ def _die_of(user: str) -> None:
     from intake_bridge.adapters.ledger_postgres import PostgresLedger  # noqa: PLC0415 - as above
     from intake_bridge.adapters.ledger_webhook import WebhookLedger  # noqa: PLC0415 - likewise
 
+    def deadly(call: Any) -> Any:  # noqa: ANN401 - a method of a ledger
+        async def at_the_ledger(self: Any, messages: Any, gate: Any) -> Any:  # noqa: ANN401 - likewise
+            if any(message.user_id == user for message in messages):
+                await asyncio.sleep(0.1)  # memory fills, and what else this bridge does goes on
+                os._exit(9)
+            return await call(self, messages, gate)
+
+        return at_the_ledger
+
     for ledger in (PostgresLedger, WebhookLedger):
         for name in ("commit", "void"):
-
-            async def deadly(self: Any, messages: Any, gate: Any, call: Any = getattr(ledger, name)) -> Any:  # noqa: ANN401
-                if any(message.user_id == user for message in messages):
-                    await asyncio.sleep(0.1)  # memory fills, and what else this bridge does goes on
-                    os._exit(9)
-                return await call(self, messages, gate)
-
-            setattr(ledger, name, deadly)
+            setattr(ledger, name, deadly(getattr(ledger, name)))
 
 
 def _say(**news: Any) -> None:

@@ -48,15 +48,14 @@ class _Failure:
 
 
 class Trial:
-    """What one kind of call (validate, commit, void) does to claims, as one worker sees it.
+    """How one kind of call (validate, commit, void) treats claims, as one worker sees it.
 
-    The rule: a claim pays for a failure when others succeed and it does not. Claims that were never found guilty and
-    fail in the same way, ALIKE different ones of them with no success in between, accuse the target: then it is asked
-    with one claim at a time, and nobody pays, until the first success. A claim that fails first, before anything is known
-    of the others, is asked once more.
+    A claim pays for a failure when others succeed and it does not. ALIKE different claims that never paid and fail in
+    the same way, with no success in between, accuse the target: from then on it is asked with one claim at a time, and
+    nobody pays, until the first success. A claim that fails before anything is known of others is asked once more.
 
-    By kind, a SQLSTATE, a status or a word, because the text of an error names the row. Not for ever: like any outage it
-    is excused for `excuse_seconds`, because nothing tells a target that is down from claims that are all bad.
+    In the same way: by SQLSTATE, status or word, because the text of an error names the row. Not for ever: like any
+    outage it is excused for `excuse_seconds`, because nothing tells a target that is down from claims that are all bad.
     """
 
     def __init__(self, clock: Callable[[], float], uniform: Uniform, tuning: BreakerTuning | None = None) -> None:
