@@ -30,7 +30,7 @@ CREATE TYPE intake.leased_message AS (msg_id bigint, read_ct int, claim_id uuid,
     headers jsonb, release boolean);
 COMMENT ON TYPE intake.leased_message IS 'A message as a bridge gets it in hand; (msg_id, read_ct) is its lease.';
 
-CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[], approved boolean)
+CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[], approved boolean, release boolean)
 RETURNS SETOF intake.leased_message
 LANGUAGE sql AS $$
     WITH leased AS (
@@ -47,7 +47,7 @@ LANGUAGE sql AS $$
     SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id',
         (l.message ->> 'slot_no')::bigint, (l.message ->> 'resource_id')::uuid, l.message ->> 'request_id',
         (l.message ->> 'claimed_at')::timestamptz, l.message ->> 'state', (l.message ->> 'failures')::int,
-        l.enqueued_at, l.headers, l.message ? 'release'
+        l.enqueued_at, l.headers, lease.release
     FROM leased l ORDER BY l.msg_id;
 $$;
 COMMENT ON FUNCTION intake.lease IS 'Lease messages that the caller has locked; approved = mark them validated with it.';
@@ -97,8 +97,7 @@ BEGIN
     END IF;
     -- By the time when they fell due: leased and delayed messages lie ahead and are never visited, and nothing is
     -- remembered, so that a message which is committed later than its neighbours, with an old vt, is simply the first.
-    SELECT array_agg(d.msg_id) FILTER (WHERE d.never_ended IS NOT TRUE), array_agg(d.msg_id) FILTER (WHERE d.never_ended)
-    INTO due, apart FROM (
+    SELECT array_agg(d.msg_id), array_agg(d.msg_id) FILTER (WHERE d.never_ended) INTO due, apart FROM (
         SELECT q.msg_id, intake.never_ended(q.headers) FROM pgmq.q_intake_queue q
         WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND NOT q.message ? 'release'
             AND (q.headers ? 'alone') IS NOT TRUE
@@ -106,9 +105,10 @@ BEGIN
         FOR UPDATE SKIP LOCKED) d;
     IF apart IS NOT NULL THEN
         PERFORM intake.set_apart(config.pool_no, apart);
+        due := ARRAY(SELECT unnest(due) EXCEPT SELECT unnest(apart));
     END IF;
     -- Nobody is to be asked: the mark is written with the lease, which saves rewriting each message once more.
-    RETURN QUERY SELECT * FROM intake.lease(config, read_batch.worker, due, config.validation IS NULL);
+    RETURN QUERY SELECT * FROM intake.lease(config, read_batch.worker, due, config.validation IS NULL, false);
 END $$;
 COMMENT ON FUNCTION intake.read_batch IS 'Lease up to max_messages due messages, those first that fell due first, for the configured visibility timeout. Nothing while the pool is paused.';
 
@@ -123,16 +123,16 @@ BEGIN
     IF config.paused THEN
         RETURN;
     END IF;
-    SELECT array_agg(d.msg_id) FILTER (WHERE d.never_ended IS NOT TRUE), array_agg(d.msg_id) FILTER (WHERE d.never_ended)
-    INTO due, apart FROM (
+    SELECT array_agg(d.msg_id), array_agg(d.msg_id) FILTER (WHERE d.never_ended) INTO due, apart FROM (
         SELECT q.msg_id, intake.never_ended(q.headers) FROM intake.releases r JOIN pgmq.q_intake_queue q USING (msg_id)
         WHERE r.pool_no = config.pool_no AND q.vt <= at AND (q.headers ? 'alone') IS NOT TRUE
         ORDER BY q.msg_id LIMIT read_releases.max_messages
         FOR UPDATE OF q SKIP LOCKED) d;
     IF apart IS NOT NULL THEN
         PERFORM intake.set_apart(config.pool_no, apart);
+        due := ARRAY(SELECT unnest(due) EXCEPT SELECT unnest(apart));
     END IF;
-    RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due, false);
+    RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due, false, true);
 END $$;
 COMMENT ON FUNCTION intake.read_releases IS 'Lease messages whose claims the ledger is to void, as read_batch() leases the others.';
 
@@ -351,7 +351,7 @@ BEGIN
                 || CASE loner.state WHEN 'committing' THEN '. It may be committed: the target knows' ELSE '' END]);
         ELSE
             RETURN QUERY SELECT * FROM intake.lease(config, read_alone.worker, ARRAY[loner.msg_id],
-                config.validation IS NULL AND NOT loner.release);
+                config.validation IS NULL AND NOT loner.release, loner.release);
             EXIT;
         END IF;
     END LOOP;
