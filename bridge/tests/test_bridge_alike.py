@@ -183,15 +183,20 @@ async def test_a_ledger_that_voids_nothing_goes_on_selling(templates: Templates)
         assert await scene.dead() == {}
 
 
+@pytest.mark.parametrize("target", ["validation", "commitTarget"])
 async def test_claims_that_always_fail_alike_have_an_end_after_the_longest_outage(
-    scene: Scene, webhook: WebhookServer
+    scene: Scene, webhook: WebhookServer, target: str
 ) -> None:
-    """Nothing tells three bad claims at the end of a sale from a target that is down: but for the time it takes."""
+    """Nothing tells bad claims at the end of a sale from a target that is down, but the time. None is voided."""
     webhook.behaviour = lambda _: status(422)
-    await scene.configure(commitTarget={"webhook": {"url": webhook.single}})
+    urls = {"validation": validation(webhook.single), "commitTarget": {"webhook": {"url": webhook.single}}}
+    await scene.configure(**{target: urls[target]}, maxRetries=1)
     await scene.claim(5)
     impatient = replace(TUNING, breaker=replace(TUNING.breaker, excuse_seconds=0.2))
+    name = "validator" if target == "validation" else "ledger"
     async with scene.worker("one", impatient):
-        await scene.until_health("ledger", "down", "5 different claims failed alike")
+        await scene.until_health(name, "down", "5 different claims failed alike, and none succeeded: answers 422")
         await scene.until_drained()
-    assert len(await scene.dead()) == 5
+    dead = await scene.dead()
+    assert [row["reason"][-30:] for row in dead.values()] == ["answers 422 (after 2 failures)"] * 5
+    assert await scene.inventory() == (995, 5, 0)

@@ -147,14 +147,15 @@ class Pipeline:
                 outcomes = await targets.validator.validate(asked, gate)
             again = self._hear(targets.validation, asked, outcomes)
         results = by_result(asked, outcomes)
-        await self._settle_failures(batch, targets.validation, results.get(Result.RETRY, []), again)
         approved = [message for message, _ in results.get(Result.APPROVED, [])]
         declined: list[tuple[Message, Outcome]] = []
         doubtful: list[tuple[Message, Outcome]] = []
         for message, outcome in results.get(Result.DECLINED, []):
-            excused = message.claim_id in again or (refuses(outcome) and targets.validation.excuses(message, outcome))
-            (doubtful if excused else declined).append((message, outcome))
-        await self._excuse(batch, targets.validation, doubtful)
+            # A void is for good: never on the word of a validator that refuses everybody.
+            accused = message.claim_id in again or targets.validation.trial.breaker.tripped
+            (doubtful if accused and refuses(outcome) else declined).append((message, outcome))
+        failures = [*results.get(Result.RETRY, []), *doubtful]
+        await self._settle_failures(batch, targets.validation, failures, again)
         for message, outcome in declined:
             log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
         return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]
@@ -253,18 +254,19 @@ class Pipeline:
     async def _settle_failures(
         self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]], again: Set[UUID]
     ) -> None:
-        """Count what is the claim's, give back what is not; too many failures end in the dead letters, or one word."""
-        excused: list[tuple[Message, Outcome]] = []
+        """Count what is the claim's, give back what is not; too many failures end in the dead letters, or one word.
+
+        Not one word of a target that refuses everybody: when it is excused no longer, that is a failure like others.
+        """
         returns: list[GiveBack] = []
         dead: list[tuple[Message, str]] = []
         for message, outcome in failures:
-            refused = "conflict" if outcome.page else "refused"
-            final = outcome.result is Result.DEAD
-            error = f"{target.step}: {outcome.reason or (refused if final else 'failed')}"
-            uncounted = not final and not outcome.counted
+            word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.page else "refused"
+            error = f"{target.step}: {outcome.reason or word}"
+            uncounted = outcome.result is Result.RETRY and not outcome.counted
             if uncounted or message.claim_id in again or target.excuses(message, outcome):
-                excused.append((message, outcome))
-            elif final:
+                returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
+            elif outcome.result is Result.DEAD and not target.trial.breaker.tripped:
                 dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
                 dead.append((message, f"{error} (after {message.failures + 1} failures)"))
@@ -274,13 +276,7 @@ class Pipeline:
                 log.warning("%s; again in %.1f s", error, delay, extra=message.for_log())
                 returns.append(GiveBack(message, delay, error))
         await self._give_back(batch, returns)
-        await self._excuse(batch, target, excused)
         await self._dead_letter(batch, dead)
-
-    async def _excuse(self, batch: Batch, target: Target, excused: Sequence[tuple[Message, Outcome]]) -> None:
-        """Give back, uncounted."""
-        returns = [GiveBack(message, self._uncounted_delay(target, outcome), None) for message, outcome in excused]
-        await self._give_back(batch, returns)
 
     def _uncounted_delay(self, target: Target, outcome: Outcome) -> float:
         if outcome.retry_after is not None:
