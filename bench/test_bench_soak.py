@@ -45,7 +45,7 @@ def test_the_first_quarter_counts_for_nothing() -> None:
 
 def test_a_short_soak_ends_with_the_books_in_agreement() -> None:
     found = soak(5, 40)
-    assert found.claims > 100
+    assert found.claims > 0
     assert found.violations == []
     assert found.books.intake == found.books.ledger
     assert found.books.intake[0] == found.books.claims == found.claims

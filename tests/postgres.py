@@ -28,7 +28,7 @@ LEDGER_SQL = REPOSITORY / "sql" / "ledger"
 # PostgreSQL refuses to run as root: under root the server runs as `nobody`.
 _NOBODY = 65534
 # Longer than crash recovery of anything a test writes; only a broken server reaches it.
-_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 300
 
 # fsync off: the tests kill processes, not the machine, and what a process wrote survives it in the page cache.
 # Commits still write their WAL before they answer, so "acknowledged" means what it means in production.
@@ -41,7 +41,7 @@ _SETTINGS = {
     "max_wal_size": "2GB",
     "timezone": "UTC",
     # A test that waits for itself fails instead of hanging.
-    "lock_timeout": "60s",
+    "lock_timeout": "180s",
     "log_min_messages": "warning",
 }
 

@@ -14,6 +14,9 @@ _SHARED = settings(
     phases=[Phase.generate, Phase.shrink],
 )
 settings.register_profile("long", _SHARED, print_blob=True)
+# For tests that ask for nothing in particular: Hypothesis would give each example 200 ms, whatever the machine.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def chosen(suite: settings, long: settings) -> settings:

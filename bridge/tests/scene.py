@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
 POOL = "drop"
@@ -37,8 +38,6 @@ TUNING = Tuning(
     breaker=BreakerTuning(first_probe_seconds=0.05, last_probe_seconds=0.2),
     throttle=ThrottleTuning(period_seconds=0.05),
 )
-# A wait ends by what is waited for; this only bounds a broken test.
-PATIENCE_SECONDS = 15.0
 
 type Row = dict[str, Any]
 
@@ -294,7 +293,7 @@ async def open_scene(intake_uri: str, ledger_uri: str, inventory: int, pool: str
         yield scene
 
 
-def validation(url: str, *, batch: bool = False, seconds: float = 5) -> dict[str, Any]:
+def validation(url: str, *, batch: bool = False, seconds: float = 60) -> dict[str, Any]:
     """`validation` as the operator writes it."""
     return {"url": url, "timeoutSeconds": seconds, "batch": batch}
 

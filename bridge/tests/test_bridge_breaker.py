@@ -77,10 +77,48 @@ def test_breaker_counts_one_outage_once_however_many_calls_were_under_way() -> N
 def test_breaker_hold_is_a_pause_and_no_fault() -> None:
     clock = Clock()
     breaker = Breaker(clock, highest)
-    breaker.hold(3)
-    assert (breaker.allowance(100), breaker.wait(), breaker.tripped, breaker.error) == (0, 3, False, None)
+    breaker.hold(3, "answers 429")
+    assert (breaker.allowance(100), breaker.wait(), breaker.tripped, breaker.trouble) == (0, 3, False, None)
     clock.now += 3
     assert breaker.allowance(100) == 100
+
+
+def test_a_target_that_a_look_has_found_unfit_is_not_read_for_until_a_look_finds_otherwise() -> None:
+    clock = Clock()
+    breaker = Breaker(clock, highest)
+    breaker.unfit("no token")
+    clock.now += 3600
+    assert (breaker.circuit, breaker.allowance(100), breaker.trouble) == (Circuit.HALF_OPEN, 0, "no token")
+    breaker.succeeded()
+    assert breaker.allowance(100) == 100
+
+
+def test_a_target_that_says_nothing_but_wait_is_told_and_one_other_answer_ends_that() -> None:
+    clock = Clock()
+    breaker = Breaker(clock, highest)
+    for seconds, told in [(0, None), (29, None), (1, "half a minute"), (90, "2 min"), (3600, "62 min")]:
+        clock.now += seconds
+        breaker.hold(1, "answers 429")
+        assert breaker.trouble == (told and f"asks to wait, and nothing else for {told}: answers 429")
+    breaker.succeeded()
+    assert breaker.trouble is None
+    breaker.hold(1, "answers 429")
+    clock.now += 40
+    breaker.forget_if_idle()
+    assert breaker.trouble is not None
+    clock.now += 40
+    breaker.forget_if_idle()
+    assert breaker.trouble is None  # nothing is left that could be told to wait
+
+
+def test_a_claim_that_fails_as_others_are_answered_is_not_excused_by_its_own_failures() -> None:
+    breaker = Breaker(Clock(), highest)
+    breaker.suspected("500")
+    assert breaker.excuses(4)
+    assert not breaker.excuses(4, alone=True)
+    for _ in range(4):
+        breaker.suspected("500")
+    assert breaker.excuses(4, alone=True)  # several in a row: an outage all the same
 
 
 def test_breaker_withdraws_an_old_error_when_there_is_nothing_to_probe_with() -> None:

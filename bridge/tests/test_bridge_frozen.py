@@ -11,6 +11,8 @@ from intake_bridge.domain.outcomes import Blame, Outcome, Result
 from intake_bridge.ports import TargetDownError
 from scene import POOL, Scene
 
+from tests.patience import PATIENCE_SECONDS
+
 
 class OpenGate:
     """Lets everything through and remembers."""
@@ -40,14 +42,14 @@ async def test_a_frozen_ledger_is_given_up_in_time(scene: Scene) -> None:
     async def uri() -> str:
         return scene.ledger_uri.replace("postgres@", "ledger_writer@")
 
-    ledger, gate = PostgresLedger("finalize_transaction", uri, "test", call_seconds=0.2), OpenGate()
+    ledger, gate = PostgresLedger("finalize_transaction", uri, "test", call_seconds=3), OpenGate()
     await ledger.check()
     (backend,) = await (
         await scene.ledger.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'test'")
     ).fetchall()
     os.kill(backend["pid"], signal.SIGSTOP)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             outcomes = await ledger.commit([message], gate)
     finally:
         os.kill(backend["pid"], signal.SIGCONT)
@@ -66,10 +68,10 @@ async def test_a_ledger_that_lets_in_and_then_says_nothing_is_given_up_in_time(s
     async def uri() -> str:
         return scene.ledger_uri.replace("postgres@", "ledger_writer@")
 
-    ledger = PostgresLedger("finalize_transaction", uri, "test", call_seconds=0.2)
+    ledger = PostgresLedger("finalize_transaction", uri, "test", call_seconds=3)
     async with scene.ledger.transaction():
         await scene.ledger.execute("LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             with pytest.raises(TargetDownError, match="no answer in time"):
                 await ledger.check()
     await ledger.check()

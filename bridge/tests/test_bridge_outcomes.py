@@ -1,5 +1,9 @@
 """What each answer of a webhook and a ledger leads to: the outcome tables."""
 
+import itertools
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +11,8 @@ from intake_bridge.adapters.webhook import finish
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.outcomes import Blame, Result, Transport
 from intake_bridge.ports import HttpReply
+
+README = Path(__file__).parents[1] / "README.md"
 
 VALIDATE = [
     # status, word, result, blame, counted
@@ -31,7 +37,9 @@ VALIDATE = [
     (415, None, Result.RETRY, Blame.TARGET, False),
     (418, None, Result.RETRY, Blame.SUSPECT, True),
     (422, None, Result.DECLINED, Blame.CLAIM, False),
-    (422, "approved", Result.RETRY, Blame.TARGET, False),  # it contradicts itself: nobody is declined or approved
+    # It contradicts itself: nobody is declined or approved.
+    (409, "approved", Result.RETRY, Blame.SUSPECT, True),
+    (422, "approved", Result.RETRY, Blame.SUSPECT, True),
     (425, None, Result.RETRY, Blame.CLAIM, True),
     (429, None, Result.RETRY, Blame.CLAIM, False),
     (500, None, Result.RETRY, Blame.SUSPECT, True),
@@ -54,7 +62,12 @@ COMMIT = [
     (200, "conflict", Result.DEAD, True),
     (200, None, Result.RETRY, False),
     (402, None, Result.DEAD, False),
+    (200, "COMMITTED", Result.RETRY, False),
     (409, "conflict", Result.DEAD, True),
+    (409, "committed", Result.COMMITTED, False),  # to a repeat: the effect is there
+    (409, "duplicate", Result.COMMITTED, False),
+    (409, "COMMITTED", Result.RETRY, False),
+    (402, "committed", Result.RETRY, False),
     (409, None, Result.RETRY, False),
     (422, None, Result.DEAD, False),
     (500, "committed", Result.RETRY, False),
@@ -65,6 +78,33 @@ COMMIT = [
 def test_commit_webhook_ends_in_committed_or_dead(status: int, word: str | None, result: Result, page: bool) -> None:
     outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
     assert (outcome.result, outcome.page) == (result, page)
+
+
+def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
+    """Each status and family that a row names, with each word that it names, in both columns."""
+    rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if re.match(r"\| \d", line)]
+    meant = {
+        "counted": lambda each: each.result is Result.RETRY and each.counted,
+        "target trouble": lambda each: each.result is Result.RETRY and each.blame is Blame.TARGET,
+        "everybody waits": lambda each: each.result is Result.RETRY and each.holds,
+        "committed": lambda each: each.result is Result.COMMITTED,
+        "declined": lambda each: each.result is Result.DECLINED,
+        "dead letter": lambda each: each.result is Result.DEAD,
+        "as it says": lambda each: each.result is not Result.RETRY,
+    }
+    tables = [(table.DECISIONS, table.VALIDATE_STATUS), (table.COMMIT_WORDS, table.COMMIT_STATUS)]
+    looked = 0
+    for answer, *cells in rows:
+        statuses = [int(each.replace("xx", "99")) for each in re.findall(r"\b\d(?:\d\d|xx)\b", answer)]
+        said = re.findall(r"`(\w+)`", answer.partition("(")[0])
+        for cell, (words, outcomes) in zip(cells, tables, strict=False):
+            wanted = [meant[each] for each in meant if cell.startswith(each)]
+            spoken: list[str | None] = [each for each in said if each in words]
+            spoken = spoken or ([*words] if "with a word of" in answer else [] if said else [None])
+            for status, word in itertools.product(statuses, spoken if wanted else []):
+                assert wanted[0](table.of_status(status, word, words, outcomes)), (answer, cell, status, word)
+                looked += 1
+    assert looked > 60
 
 
 def test_a_word_is_told_and_a_novel_is_not() -> None:
@@ -83,9 +123,10 @@ def test_only_a_2xx_approves(status: int, word: str | None) -> None:
 
 
 @given(st.integers(100, 999), st.none() | st.sampled_from([*table.COMMIT_WORDS, "x"]))
-def test_only_a_2xx_commits(status: int, word: str | None) -> None:
+def test_only_a_2xx_commits_and_409_to_a_repeat(status: int, word: str | None) -> None:
     outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
-    assert (outcome.result is Result.COMMITTED) == (word in {"committed", "duplicate"} and 200 <= status < 300)
+    believed = 200 <= status < 300 or status == 409
+    assert (outcome.result is Result.COMMITTED) == (word in {"committed", "duplicate"} and believed)
 
 
 @given(st.integers(100, 999))
@@ -151,9 +192,9 @@ def test_the_words_of_a_ledger() -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, None), ("3", 3.0), ("0", 0.0), ("-5", 0.0), ("1e9", 300.0), ("soon", None), ("nan", None),
+    [(None, None), ("3", 3.0), ("0", 1.0), ("-5", 1.0), ("1e9", 300.0), ("soon", None), ("nan", None),
      ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
-     ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 21 Oct 2515 07:28:00 GMT", 300.0)],
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 1.0), ("Wed, 21 Oct 2515 07:28:00 GMT", 300.0)],
 )  # fmt: skip
 def test_retry_after(header: str | None, seconds: float | None) -> None:
     reply = HttpReply(429, b"", {} if header is None else {"Retry-After": header})

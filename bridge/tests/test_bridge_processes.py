@@ -6,6 +6,8 @@ import json
 from scene import Scene, log_lines, validation
 from webhook_server import Answer, Item, WebhookServer, approve
 
+from tests.patience import PATIENCE_SECONDS
+
 
 class Effects:
     """A validator that holds its answers back, and charges once for each idempotency key."""
@@ -33,7 +35,7 @@ async def test_sigterm_finishes_what_was_begun_gives_back_the_rest_and_exits_0(
         while b'"stopping"' not in await process.stderr.readline():
             pass
         effects.release.set()
-        _, errors = await asyncio.wait_for(process.communicate(), 25)
+        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
         assert process.returncode == 0
     assert {str(key) for key in await scene.sales()} == begun
     left = await scene.queue()
@@ -51,7 +53,7 @@ async def test_sigterm_while_everything_is_down_exits_0(scene: Scene, webhook: W
     async with scene.process(INTAKE_LEDGER_URI="postgresql://nobody:topsecret@127.0.0.1:9/nowhere") as process:
         await scene.until_health("ledger", "down", "refused")
         process.terminate()
-        _, errors = await asyncio.wait_for(process.communicate(), 25)
+        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode == 0
     assert b"topsecret" not in errors
     assert "topsecret" not in json.dumps(await scene.health())

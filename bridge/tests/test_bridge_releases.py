@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from scene import POOL, Claim, Scene, Templates, log_lines, validation
 from webhook_server import Answer, Item, WebhookServer, approve, status
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import install_ledger
 
 # A whole inventory: who wants one more is told that it is sold out.
@@ -286,7 +287,7 @@ async def test_sigterm_during_a_void_writes_down_what_the_ledger_says(scene: Sce
             assert process.stderr is not None
             while b'"stopping"' not in await process.stderr.readline():
                 pass
-        _, errors = await asyncio.wait_for(process.communicate(), 25)
+        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode == 0
     assert log_lines(errors)[-1]["message"] == "stopped"
     assert await scene.queue() == {}

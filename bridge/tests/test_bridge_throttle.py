@@ -233,7 +233,7 @@ async def test_a_ledger_that_gets_slow_gets_smaller_batches_until_it_is_well_aga
     ledger = [path.read_text() for path in sorted(LEDGER_SQL.glob("*.sql"))]
     async with templates.scene_with_ledger(*ledger, SLOW, inventory=3000) as scene:
         # A call sleeps for longer than the budget, and the budget is longer than any healthy call on a busy machine.
-        await scene.configure(batchSize=64, latencyBudgetMilliseconds=400)
+        await scene.configure(batchSize=64, latencyBudgetMilliseconds=2000)
         async with scene.worker():
 
             async def is_full() -> bool:
@@ -243,7 +243,7 @@ async def test_a_ledger_that_gets_slow_gets_smaller_batches_until_it_is_well_aga
                 return await _batch_size(scene) <= 8
 
             await scene.until(is_full, "the human's number, while all is well")
-            await scene.ledger.execute("UPDATE pace SET seconds = 0.5")
+            await scene.ledger.execute("UPDATE pace SET seconds = 2.2")
             await scene.claim(1000)
             await scene.until(is_small, "the batch falls")
             assert len(await scene.sales()) < 64 + 32 + 16 + 8 + 8 * 30, "and with it the rate"

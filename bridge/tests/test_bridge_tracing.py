@@ -18,6 +18,8 @@ from psycopg.types.json import Jsonb
 from scene import POOL, Scene, validation
 from webhook_server import WebhookServer, approve, status
 
+from tests.patience import PATIENCE_SECONDS
+
 
 class Recorded:
     """Spans that stay here."""
@@ -183,7 +185,7 @@ async def test_a_process_sends_its_last_spans_and_a_collector_that_hangs_does_no
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     await scene.claim(2)
     endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with asyncio.timeout(25), scene.process(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
+    async with asyncio.timeout(PATIENCE_SECONDS), scene.process(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
         await scene.until_drained()
         process.terminate()
         assert await process.wait() == 0

@@ -5,11 +5,14 @@ import hmac
 import inspect
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
+
+from tests.patience import PATIENCE_SECONDS
 
 type Item = dict[str, Any]
 type Answer = web.StreamResponse | dict[str, Any]
@@ -31,6 +34,23 @@ def status(
     )
 
 
+@asynccontextmanager
+async def sending(answer: bytes) -> AsyncIterator[str]:
+    """A server that sends these bytes to whoever has asked, and closes; its URL. For what no library would send."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = [line.split(b":")[1] for line in head.lower().splitlines() if line.startswith(b"content-length:")]
+        await reader.readexactly(int(lengths[0]))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
 class WebhookServer:
     """POST /single and POST /batch; `behaviour` may be replaced at any time."""
 
@@ -39,6 +59,7 @@ class WebhookServer:
         self.behaviour: Behaviour = approve
         self.calls: list[Item] = []
         self.keys: list[str] = []
+        self.moments: list[float] = []
         self.authorizations: set[str | None] = set()
         self.signatures: list[tuple[str, bytes]] = []
         self.traceparents: list[str | None] = []
@@ -88,7 +109,7 @@ class WebhookServer:
 
     async def until_calls(self, count: int) -> None:
         """Wait until so many items have arrived."""
-        async with asyncio.timeout(10), self.called:
+        async with asyncio.timeout(PATIENCE_SECONDS), self.called:
             await self.called.wait_for(lambda: len(self.calls) >= count)
 
     async def _single(self, request: web.Request) -> web.StreamResponse:
@@ -111,6 +132,7 @@ class WebhookServer:
         try:
             async with self.called:
                 self.calls.append(item)
+                self.moments.append(asyncio.get_running_loop().time())
                 self.keys.append(request.headers.get("Idempotency-Key", ""))
                 self.authorizations.add(request.headers.get("Authorization"))
                 self.traceparents.append(request.headers.get("traceparent"))

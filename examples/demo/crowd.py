@@ -58,6 +58,7 @@ class Crowd:
         self._deadline = deadline
         self._counts: Counter[str] = Counter()
         self._contradictions = 0
+        self._unanswered = 0
         # A lost database is met by pressing again, so nobody waits long for a connection.
         self._connections: AsyncConnectionPool[psycopg.AsyncConnection[dict[str, Any]]] = AsyncConnectionPool(
             uri,
@@ -78,7 +79,12 @@ class Crowd:
                 for fan in others:
                     await asyncio.sleep(max(0.0, opened + fan.arrives - time.monotonic()))
                     everybody.create_task(self._buy(fan))
-        return {"lines": self._counts.total(), "contradictions": self._contradictions, "outcomes": dict(self._counts)}
+        return {
+            "lines": self._counts.total(),
+            "contradictions": self._contradictions,
+            "unanswered": self._unanswered,
+            "outcomes": dict(self._counts),
+        }
 
     async def _buy(self, fan: Fan) -> None:
         if fan.loses_connection:
@@ -86,13 +92,18 @@ class Crowd:
         answer = await self._press_until_final(fan)
         if fan.presses_twice and answer["outcome"] in GRANTED:
             again = await self._press_until_final(fan)
-            if (again["outcome"], again["claim_id"]) != ("replayed", answer["claim_id"]):
+            # No answer contradicts none: a lost connection, a busy or a rebuilding DB1 say nothing of the claim.
+            replayed = (again["outcome"], again["claim_id"]) == ("replayed", answer["claim_id"])
+            if not replayed and again["outcome"] not in AGAIN:
                 self._contradictions += 1
 
     async def _press_until_final(self, fan: Fan) -> dict[str, Any]:
         while True:
             answer = await self._press(fan)
-            if answer["outcome"] not in AGAIN or time.monotonic() > self._deadline:
+            if answer["outcome"] not in AGAIN:
+                return answer
+            if time.monotonic() > self._deadline:
+                self._unanswered += 1
                 return answer
             await asyncio.sleep(PAUSE_SECONDS)
 

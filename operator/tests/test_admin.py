@@ -32,6 +32,7 @@ from kubernetes.aio import client as kubernetes
 from psycopg import AsyncConnection
 from yarl import URL
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
 COMMAND = Path(sys.executable).with_name("intake-admin")
@@ -227,7 +228,7 @@ class TestVoidClaim:
         with psycopg.connect(books) as other:
             # It takes the connection, and never gets to know what a function is.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
                     await Desk(Secrets(books.encode()), NEVER)._decide(event(), [letter], target_checked=False)
 
@@ -265,7 +266,12 @@ def test_the_command_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...],
     line = [argument.format(token=token) for argument in arguments]
     where = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [COMMAND, *line, "--namespace=tickets"], capture_output=True, text=True, check=False, env=where, timeout=30
+        [COMMAND, *line, "--namespace=tickets"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=where,
+        timeout=PATIENCE_SECONDS,
     )
     assert (done.returncode, told in done.stderr) == (code, True), done.stderr
     assert "secret-token" not in done.stdout + done.stderr
@@ -321,7 +327,7 @@ async def test_a_db1_that_is_frozen_is_not_waited_for_without_end(
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(TimeoutError):
                     await letters.page(connection, event().pool, 100, 0)
         finally:

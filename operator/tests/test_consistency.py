@@ -17,6 +17,7 @@ from intake_operator.reasons import Consistency
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
 POOL = "taylor-la-night-1"
@@ -64,7 +65,7 @@ class Scene:
     async def look(self) -> Verdict | None:
         """What the operator does while the queue is empty; returns when that look has ended."""
         self.consistencies.consider(self.sides)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(*self.consistencies._running.values())
         return self.consistencies.known(self.sides.event.uid)
 

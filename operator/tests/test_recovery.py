@@ -20,6 +20,7 @@ from intake_operator.model.consistency import Sale
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import INTAKE_SQL, PostgresServer, install_intake, install_ledger
 
 UID, NAMESPACE, POOL = "11111111-2222-3333-4444-555555555555", "tickets", "taylor-la-night-1"
@@ -193,7 +194,7 @@ async def test_a_ledger_that_stands_still_is_not_waited_for_without_end(
     monkeypatch.setattr(database, "RECOVERY_TIMEOUT", 0.5)
     async with lost.books.transaction():
         await lost.books.execute("LOCK TABLE ledger.claims IN ACCESS EXCLUSIVE MODE")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             with pytest.raises(TimeoutError):
                 await lost.recover()
     assert await lost.kept() == (0, 0)

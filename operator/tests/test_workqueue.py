@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from intake_operator.workqueue import FIRST_BACKOFF, LONGEST_BACKOFF, Key, WorkQueue
 
+from tests.patience import PATIENCE_SECONDS
+
 A: Key = ("tickets", "a")
 B: Key = ("tickets", "b")
 
@@ -109,6 +111,6 @@ async def test_a_worker_survives_what_reconcile_raises(queue: WorkQueue, clock: 
     worker = asyncio.create_task(queue.work(reconcile))
     queue.add(A)
     queue.add(B)
-    await asyncio.wait_for(finished.wait(), 5)
+    await asyncio.wait_for(finished.wait(), PATIENCE_SECONDS)
     worker.cancel()
     assert seen == [A, B]

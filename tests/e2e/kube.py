@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.patience import SLOWER
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # How often a condition is looked at. A look is a kubectl process, 0.1 s of one core.
 POLL_SECONDS = 0.25
 # A single kubectl call that takes longer than this hangs.
-CALL_SECONDS = 60.0
+CALL_SECONDS = SLOWER * 60.0
 
 type Object = dict[str, Any]
 """A Kubernetes object, or a part of one."""
@@ -60,7 +62,7 @@ class Kube:
         command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
         return run(*command, stdin=stdin, timeout=timeout)
 
-    def helm(self, *arguments: str, timeout: float = 180.0) -> str:
+    def helm(self, *arguments: str, timeout: float = SLOWER * 180.0) -> str:
         """Run helm and return what it printed."""
         return run("helm", "--kube-context", self.context, "--namespace", self.namespace, *arguments, timeout=timeout)
 
@@ -154,10 +156,12 @@ def run(*command: str, stdin: str | None = None, timeout: float = CALL_SECONDS) 
 
 
 def eventually[Result](look: Callable[[], Result], deadline: float, what: str) -> Result:
-    """Look again and again until it is true, and return that; after `deadline` seconds fail with the last look.
+    """Look again and again until it is true, and return that; fail with the last look after `deadline` seconds of a
+    healthy machine: of a slow one they are SLOWER times as many.
 
     A look that fails (AssertionError, CommandError) is a look that says no: an `assert` in it tells what was missing.
     """
+    deadline *= SLOWER
     end = time.monotonic() + deadline
     while True:
         last: object

@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, eventually, run
+from tests.patience import SLOWER
 
 RELEASE = "intake-engine"
 OPERATOR_NAMESPACE = "intake-system"
@@ -49,7 +50,7 @@ def install_operator(kube: Kube, *settings: str) -> None:
     """The chart as a user installs it, watching every namespace; returns when the operator is ready."""
     sets = [word for setting in settings for word in ("--set", setting)]
     operator = create_namespace(kube, OPERATOR_NAMESPACE)
-    operator.helm("upgrade", "--install", RELEASE, str(REPOSITORY / CHART), "--wait", "--timeout", "120s", *sets)
+    operator.helm("upgrade", "--install", RELEASE, str(REPOSITORY / CHART), "--wait", "--timeout", "600s", *sets)
 
 
 def operator_installed(kube: Kube) -> bool:
@@ -61,7 +62,7 @@ def operator_installed(kube: Kube) -> bool:
 def remove_operator(kube: Kube) -> None:
     """Uninstall the chart and its namespace."""
     operator = kube.within(OPERATOR_NAMESPACE)
-    operator.helm("uninstall", RELEASE, "--wait", "--timeout", "60s")
+    operator.helm("uninstall", RELEASE, "--wait", "--timeout", "300s")
     operator.delete("namespace", OPERATOR_NAMESPACE)
 
 
@@ -85,7 +86,8 @@ def start_validator(kube: Kube) -> None:
 def await_rollout(kube: Kube, *workloads: str) -> None:
     """Return when each of these (`kind/name`) runs as its manifest says."""
     for workload in workloads:
-        kube.kubectl("rollout", "status", workload, f"--timeout={POD_SECONDS:.0f}s", timeout=POD_SECONDS + 10)
+        seconds = SLOWER * POD_SECONDS
+        kube.kubectl("rollout", "status", workload, f"--timeout={seconds:.0f}s", timeout=seconds + 10)
 
 
 def validator(kube: Kube, path: str) -> Object:
@@ -109,6 +111,21 @@ def window(opens_in: float, lasts: float) -> dict[str, str]:
     """spec.window from now on, in whole seconds."""
     opens = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=opens_in)
     return {"opensAt": instant(opens), "closesAt": instant(opens + timedelta(seconds=lasts))}
+
+
+# A window that opens when a test says so, and not while a slow machine still provisions.
+LATER = {"opens_in": 3600.0, "lasts": 7200.0}
+
+
+def open_now(kube: Kube, name: str) -> None:
+    """Move the window of an event that has waited for it to the present."""
+    kube.patch("intakeevent", name, {"spec": {"window": window(opens_in=2, lasts=3600)}})
+
+
+def close_now(kube: Kube, name: str) -> None:
+    """Move the end of an open window to the present: the sale is over when the test has seen what it wants."""
+    closes = {"closesAt": window(opens_in=1, lasts=1)["closesAt"]}
+    kube.patch("intakeevent", name, {"spec": {"window": closes}})
 
 
 def instant(moment: datetime) -> str:
@@ -193,7 +210,7 @@ def start_crowd(kube: Kube, event: str, pool: str, plan: CrowdPlan, pod: str = "
         "fans": plan.fans,
         "rate": plan.rate,
         "connections": plan.connections,
-        "patience-seconds": plan.patience,
+        "patience-seconds": SLOWER * plan.patience,
         "prefix": plan.prefix,
         "twice-percent": plan.twice_percent,
         "hang-up-percent": plan.hang_up_percent,

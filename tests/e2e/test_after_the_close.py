@@ -10,8 +10,7 @@ def test_db1_is_kept_sealed_after_the_close_until_the_event_is_deleted(theatre: 
     kube.apply(stage.event("kept", sale, teardown={"keepMinutes": 30}))
     stage.await_phase(kube, "kept", "Open", 60)
     claim_id = stage.engine(kube, "kept", "SELECT claim_id FROM intake.claim_resource('kept-pool', 'ann', 'r')")
-    closes = {"closesAt": stage.window(opens_in=1, lasts=1)["closesAt"]}
-    kube.patch("intakeevent", "kept", {"spec": {"window": closes}})
+    stage.close_now(kube, "kept")
     eventually(lambda: drained(kube) == "Kept", 60, "it has drained, and DB1 is kept")
     eventually(
         lambda: not kube.items("pods", f"{stage.EVENT_LABEL}=kept,app.kubernetes.io/component=bridge"), 60, "no bridges"

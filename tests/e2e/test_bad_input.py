@@ -37,7 +37,7 @@ def broken(shared_theatre: Kube) -> Iterator[Kube]:
         _event("no-image", image="postgres:18-no-such-tag"),
     )
     yield kube
-    kube.kubectl("delete", "intakeevents", "--all", "--timeout=90s", timeout=100)
+    kube.kubectl("delete", "intakeevents", "--all", "--timeout=360s", timeout=400)
 
 
 def test_a_missing_ledger_secret(broken: Kube) -> None:
@@ -90,7 +90,7 @@ def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     namespace.apply(never, nowhere)
     _await_degraded(namespace, "never", "ImageUnavailable", "image")
     _await_degraded(namespace, "nowhere", "LedgerSecretMissing", "nobody-makes-this")
-    namespace.kubectl("delete", "intakeevent", "never", "nowhere", "--timeout=60s", timeout=70)
+    namespace.kubectl("delete", "intakeevent", "never", "nowhere", "--timeout=240s", timeout=280)
     assert stage.leftovers(namespace, "never") + stage.leftovers(namespace, "nowhere") == []
 
 

@@ -10,9 +10,9 @@ KILL: Final = ("--grace-period=0", "--force")
 
 
 def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(theatre: Kube) -> None:
-    # The validator fails, so that the queue is still full when the window closes.
+    # The validator fails, so that the queue is still full when the window is closed.
     stage.validator(theatre, "/faults?mode=500")
-    sale = stage.window(opens_in=15, lasts=15)
+    sale = stage.window(opens_in=5, lasts=3600)
     theatre.apply(stage.event("killed", sale, maxRetries=100, validation={"webhook": WEBHOOK}))
     eventually(lambda: theatre.find("statefulset", "killed-db"), 20, "provisioning has begun")
     _kill_operator(theatre)
@@ -20,6 +20,7 @@ def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(t
     stage.start_crowd(theatre, "killed", "killed-pool", stage.CrowdPlan(fans=60))
     answers = stage.crowd_record(theatre, 40)
 
+    stage.close_now(theatre, "killed")
     eventually(lambda: _drained(theatre, "killed") == "QueueDraining", 60, "draining has begun")
     _kill_operator(theatre)
     stage.validator(theatre, "/faults?mode=ok")

@@ -61,8 +61,7 @@ def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_sl
     assert sum(a["outcome"] == "claimed" for a in rest) == SEATS - COMMITTED
     assert {a["outcome"] for a in rest} == {"claimed", "sold_out"}
 
-    closes = {"closesAt": stage.window(opens_in=1, lasts=1)["closesAt"]}
-    kube.patch("intakeevent", "lost", {"spec": {"window": closes}})
+    stage.close_now(kube, "lost")
     stage.await_phase(kube, "lost", "Completed", 120)
     assert sold(kube) == SEATS
     report = kube.get("configmap", "lost-report")["data"]

@@ -26,7 +26,7 @@ COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "
 
 def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theatre: Kube) -> None:
     webhook = {"url": stage.VALIDATOR_URL}
-    sale = stage.window(opens_in=15, lasts=25)
+    sale = stage.window(**stage.LATER)
     theatre.apply(stage.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
     with (
         theatre.watch("intakeevent", "drop", "{.status.phase}") as phases,
@@ -35,6 +35,7 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theat
         stage.await_phase(theatre, "drop", "Scheduled", 60)
         assert condition(theatre.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
         stage.start_crowd(theatre, "drop", POOL, stage.CrowdPlan(fans=SEATS + 60, rate=25))
+        stage.open_now(theatre, "drop")
         opened = stage.await_phase(theatre, "drop", "Open", 60)
         assert opened["status"]["connection"] == {
             "secretName": "drop-app",
@@ -45,6 +46,7 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theat
         assert account.outcomes(answers)["sold_out"] > 0
         assert stage.engine(theatre, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
 
+        stage.close_now(theatre, "drop")
         stage.await_phase(theatre, "drop", "Completed", 90)
     assert _first_seen(phases)[-4:] == ["Scheduled", "Open", "Draining", "Completed"]
     seen = _first_seen(reasons)
@@ -83,7 +85,7 @@ def test_a_window_that_has_passed_creates_nothing_and_says_so(namespace: Kube) -
     assert "nothing is created" in said["message"]
     assert late["metadata"].get("finalizers", []) == []
     assert stage.leftovers(namespace, "late") == []
-    namespace.kubectl("delete", "intakeevent", "late", "--timeout=15s")
+    namespace.kubectl("delete", "intakeevent", "late", "--timeout=60s")
 
 
 def test_the_namespace_of_these_tests_refuses_what_is_not_restricted(namespace: Kube) -> None:

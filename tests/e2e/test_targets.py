@@ -49,7 +49,7 @@ def test_a_validator_that_answers_500_or_400_or_nothing_is_said_and_a_claim_that
 ) -> None:
     kube = shared_theatre
     stage.validator(kube, "/faults?mode=500")
-    webhook = {"url": stage.VALIDATOR_URL, "timeoutSeconds": 2}
+    webhook = {"url": stage.VALIDATOR_URL, "timeoutSeconds": 30}
     sale = stage.window(opens_in=3, lasts=3600)
     kube.apply(stage.event("faulty", sale, maxRetries=1, validation={"webhook": webhook}))
     stage.await_phase(kube, "faulty", "Open", 60)
@@ -57,10 +57,10 @@ def test_a_validator_that_answers_500_or_400_or_nothing_is_said_and_a_claim_that
     answers = stage.crowd_record(kube, 60, pod="fans")
     # A validation that was changed is tried at once: no fault waits for the next probe.
     for number, (mode, words) in enumerate(
-        [("500", "answers 500"), ("400", "answers 400"), ("timeout", "gave no answer within 1 s")]
+        [("500", "answers 500"), ("400", "answers 400"), ("timeout", "gave no answer within 3 s")]
     ):
         stage.validator(kube, f"/faults?mode={mode}")
-        _edit(kube, "faulty", webhook | {"timeoutSeconds": 1, "url": f"{stage.VALIDATOR_URL}?{number}"})
+        _edit(kube, "faulty", webhook | {"timeoutSeconds": 3, "url": f"{stage.VALIDATOR_URL}?{number}"})
         eventually(lambda words=words: words in _degraded(kube, "faulty", "ValidatorDown"), PROBED_SECONDS, words)  # type: ignore[misc]
     assert _queue(kube, "faulty") == {"depth": 20, "deadLetters": 0}
 

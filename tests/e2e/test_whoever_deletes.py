@@ -150,8 +150,7 @@ def test_i11_a_config_map_called_like_the_report_lets_nothing_go(sales: Sales) -
     }
     forged = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": said | {"released": "0"}}
     sale.kube.apply(forged)
-    closes = {"closesAt": stage.window(opens_in=1, lasts=1)["closesAt"]}
-    sale.kube.patch("intakeevent", sale.name, {"spec": {"window": closes}})
+    stage.close_now(sale.kube, sale.name)
     eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "the window has closed")
     passed = sale.event()["metadata"]["resourceVersion"]
     eventually(lambda: sale.event()["metadata"]["resourceVersion"] != passed, 90, "another pass has been made")
@@ -271,7 +270,7 @@ def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
     manifest = {key: sale.event()[key] for key in ("apiVersion", "kind", "spec")}
     with stage.operator_away(sale.kube):
         sale.kube.patch("intakeevent", "again", {"metadata": {"finalizers": None}})
-        sale.kube.kubectl("delete", "intakeevent", "again", "--timeout=30s")
+        sale.kube.kubectl("delete", "intakeevent", "again", "--timeout=120s")
         sale.kube.apply(manifest | {"metadata": {"name": "again"}})
 
     def refused() -> bool:

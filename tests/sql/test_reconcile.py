@@ -130,11 +130,12 @@ def test_depth_is_zero_when_the_queue_is_empty_and_only_then(sale: Intake, damag
 
 def test_rates_come_from_the_metrics(sale: Intake) -> None:
     sale.value("SELECT intake.record_metrics(%s)", POOL)
-    sale.connection.execute("UPDATE intake.engine_metrics SET at = at - interval '4 s'")
     for n in range(8):
         sale.claim(f"v{n}")
+    sale.connection.execute("UPDATE intake.engine_metrics SET at = clock_timestamp() - interval '4 s'")
     status = sale.status()
-    assert 0.5 < status["claimsPerSecond"] <= 5 / 4
+    # Five were free. The look goes back 15 s: whatever the machine, it was one or the other.
+    assert 5 / 15 <= status["claimsPerSecond"] <= 5 / 4
     assert status["commitsPerSecond"] == 0
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import batched, chain, zip_longest
+from itertools import batched, chain, count, zip_longest
 
 import pytest
 
@@ -206,16 +206,19 @@ async def test_inventory_grows_during_the_rush(intake: Intake, uri: str, fans: s
 async def test_i2_seal_during_the_rush_lets_nothing_pass(intake: Intake, uri: str, fans: str) -> None:
     intake.open(100_000)
     at_seal: set[object] = set()
-    busy = asyncio.Event()
+    busy, sealed, answers = asyncio.Event(), asyncio.Event(), count(1)
 
     async def notice(_: list[Got]) -> None:
         busy.set()
+        if next(answers) > 600:
+            await sealed.wait()  # however late the seal comes, some come after it
 
     async def seal() -> None:
         await busy.wait()
         with Intake(uri) as operator:
             await asyncio.to_thread(operator.value, "SELECT intake.seal(%s, 'window closed')", POOL)
             at_seal.update(operator.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue"))
+        sealed.set()
 
     kinds = (
         singly(Wish(f"u{n}", f"r{n}") for n in range(600)),

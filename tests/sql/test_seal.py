@@ -2,11 +2,12 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import psycopg
 import pytest
 
-from tests.sql.intake import POOL, Intake, claims, crowd, lose_unlogged, outcomes, wait_until_blocked
+from tests.sql.intake import POOL, Asked, Intake, claims, crowd, lose_unlogged, outcomes, wait_until_blocked
 
 
 def seal(uri: str) -> list[object]:
@@ -34,13 +35,20 @@ def test_i2_seal_waits_for_running_claims_and_lets_none_pass_it(intake: Intake, 
 async def test_i2_nothing_is_claimed_after_seal_returns(intake: Intake, uri: str) -> None:
     intake.open(100_000)
     sealed: list[object] = []
+    over, answers = asyncio.Event(), count(1)
+
+    async def wait_at_last(_: Asked) -> None:
+        if next(answers) > 1000:
+            await over.wait()  # however late the seal comes, some come after it
 
     async def seal_when_it_is_busy() -> None:
         while not intake.value("SELECT EXISTS (SELECT FROM pgmq.q_intake_queue)"):  # noqa: ASYNC110 - the server's state is the event
             await asyncio.sleep(0)
         sealed.extend(await asyncio.to_thread(seal, uri))
+        over.set()
 
-    history, _ = await asyncio.gather(crowd(uri, 16, [(f"u{n}", None) for n in range(1500)]), seal_when_it_is_busy())
+    calls = [(f"u{n}", None) for n in range(1500)]
+    history, _ = await asyncio.gather(crowd(uri, 16, calls, wait_at_last), seal_when_it_is_busy())
     assert outcomes(history).keys() == {"claimed", "closed"}
     assert sealed == sorted(answer.claim_id for answer in claims(history) if answer.claim_id)
 

@@ -78,10 +78,10 @@ class StepGate:
                 breaker.trip(error)
             case Blame.SUSPECT:
                 breaker.suspected(error)
+            case Blame.CLAIM if outcome.holds:
+                breaker.hold(outcome.retry_after or 1.0, error)
             case Blame.CLAIM:
                 breaker.succeeded()
-        if outcome.holds:
-            breaker.hold(1.0 if outcome.retry_after is None else outcome.retry_after)
         if breaker.tripped and not was_tripped:
             log.warning("%s: breaker opens: %s", self._target.step, error)
         elif was_tripped and not breaker.tripped:
@@ -272,7 +272,8 @@ class Pipeline:
                 dead.append((message, f"{error} (after {message.failures + 1} failures)"))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
-                delay = jittered if outcome.retry_after is None else outcome.retry_after
+                # Never sooner, whatever it asks for: a claim would be through its failures while the first call lasts.
+                delay = max(jittered, outcome.retry_after or 0.0)
                 log.warning("%s; again in %.1f s", error, delay, extra=message.for_log())
                 returns.append(GiveBack(message, delay, error))
         await self._give_back(batch, returns)

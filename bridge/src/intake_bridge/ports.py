@@ -40,6 +40,8 @@ class HttpReply:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    unread: str | None = None
+    """Why the body could not be read, and is empty here."""
 
 
 @dataclass(frozen=True, slots=True)

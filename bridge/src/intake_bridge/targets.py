@@ -131,7 +131,8 @@ class TargetBoard:
             if breaker.error != str(error):
                 log.warning("%s: %s", name, error)
             self._failed_checks.add(name)
-            breaker.trip(str(error))
+            # The breaker may be half open by the time of the read: without a new look, that is no reason to read.
+            breaker.unfit(str(error))
         else:
             # What a check has found, a check may withdraw; what a call has found, only a call.
             if name in self._failed_checks:

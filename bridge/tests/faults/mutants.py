@@ -22,6 +22,8 @@ class Mutant:
     """The test function that must fail on it."""
     case: str = ""
     """And the case, of a function that has many."""
+    file: str = ""
+    """The test's file in bridge/tests, of a rule that can be broken without processes: run by test_rule_mutants.py."""
 
     @property
     def is_sql(self) -> bool:
@@ -47,6 +49,10 @@ DEADLY = "test_while_a_message_is_read_alone_its_bridge_has_nothing_else_in_hand
 _DUE = "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND"
 FLEET = "test_i10_holds_in_the_ledger_while_workers_join_and_die"
 FROZEN = "test_i10_tokens_of_a_worker_that_was_frozen_are_not_used"
+ANSWERS, SENT = "test_bridge_answers.py", "test_bridge_answers_sent.py"
+OUTCOMES, BREAKER = "test_bridge_outcomes.py", "test_bridge_breaker.py"
+FATES = "test_every_answer_that_is_given_for_ever_ends_the_claim_or_is_told"
+ALONE = "test_what_one_claim_alone_is_told_while_others_are_answered_ends_it"
 
 MUTANTS = {
     "validated mark not persisted": Mutant(
@@ -137,8 +143,8 @@ MUTANTS = {
     ),
     "who has paid accuses the target still": Mutant(
         "intake_bridge.domain.trial",
-        "            if message.failures > 0 or message.claim_id in self._convicted:",
-        "            if message.claim_id in self._convicted:",
+        "            if message.failures > 0 or outcome.alone or message.claim_id in self._convicted:",
+        "            if outcome.alone or message.claim_id in self._convicted:",
         SOME_BAD,
     ),
     "a success among failures acquits nobody": Mutant(
@@ -179,6 +185,111 @@ MUTANTS = {
             return self
 """,
         FROZEN,
+    ),
+    "what a repeat is told is not believed": Mutant(
+        "intake_bridge.domain.outcomes",
+        "(good or (status, known.result) == _REPEATED)",
+        "good",
+        "test_commit_webhook_ends_in_committed_or_dead",
+        file=OUTCOMES,
+    ),
+    "an approval that contradicts its status is believed": Mutant(
+        "intake_bridge.domain.outcomes",
+        "(good or (status, known.result) == _REPEATED)",
+        "(good or status == 409)",
+        "test_validate",
+        file=OUTCOMES,
+    ),
+    "a contradiction never counts": Mutant(
+        "intake_bridge.domain.outcomes",
+        'return replace(_UNKNOWN, reason=f"{answer}, which',
+        'return replace(_MISCONFIGURED, reason=f"{answer}, which',
+        "test_validate",
+        file=OUTCOMES,
+    ),
+    "a word in other letters is believed": Mutant(
+        "intake_bridge.domain.outcomes",
+        "known = words.get(word) if",
+        "known = words.get(word.lower()) if",
+        "test_commit_webhook_ends_in_committed_or_dead",
+        file=OUTCOMES,
+    ),
+    "what one claim alone is told never counts": Mutant(
+        "intake_bridge.domain.singled_out",
+        "        if record.times < _TIMES:\n",
+        "        if True:\n",
+        ALONE,
+        file=ANSWERS,
+    ),
+    "an outage is taken for one claim's": Mutant(
+        "intake_bridge.domain.singled_out",
+        "if self._ended > record.ended_before:",
+        "if self._ended > 0:",
+        "test_an_outage_in_which_nobody_is_answered_is_no_claims_however_often_it_is_asked_about",
+        file=ANSWERS,
+    ),
+    "a rate limit is taken for one claim's": Mutant(
+        "intake_bridge.domain.singled_out",
+        "        if outcome.holds and (",
+        "        if False and (",
+        "test_a_rate_limit_that_lets_others_through_is_nobodys_failure_for_ten_minutes",
+        file=ANSWERS,
+    ),
+    "a claim is excused by its own failures": Mutant(
+        "intake_bridge.domain.breaker",
+        "(not alone and self._suspects > 0",
+        "(self._suspects > 0",
+        "test_a_claim_that_fails_as_others_are_answered_is_not_excused_by_its_own_failures",
+        file=BREAKER,
+    ),
+    "a target that cannot work is probed all the same": Mutant(
+        "intake_bridge.domain.breaker",
+        "        if self._unfit or self._clock()",
+        "        if self._clock()",
+        "test_a_target_that_a_look_has_found_unfit_is_not_read_for_until_a_look_finds_otherwise",
+        file=BREAKER,
+    ),
+    "a target that holds everybody for ever is not told": Mutant(
+        "intake_bridge.domain.breaker",
+        "        if lasted < self._tuning.held_seconds:\n",
+        "        if True:\n",
+        FATES,
+        file=ANSWERS,
+    ),
+    "a pause of nought is obeyed": Mutant(
+        "intake_bridge.adapters.webhook",
+        "max(seconds, _SHORTEST_PAUSE_SECONDS)",
+        "max(seconds, 0.0)",
+        FATES,
+        file=ANSWERS,
+    ),
+    "a redirect's query is told": Mutant(
+        "intake_bridge.adapters.webhook",
+        'host, parts.path, "", "")',
+        'host, parts.path, parts.query, "")',
+        "test_what_a_server_sends_is_understood",
+        file=SENT,
+    ),
+    "a redirect's user is told": Mutant(
+        "intake_bridge.adapters.webhook",
+        'parts.netloc.rpartition("@")[2]',
+        "parts.netloc",
+        "test_where_a_redirect_points_to_is_told_without_what_may_be_secret",
+        file=SENT,
+    ),
+    "a small body may hold an endless one": Mutant(
+        "intake_bridge.adapters.encodings",
+        "member.decompress(body, most + 1 - len(plain))",
+        "member.decompress(body)",
+        "test_a_small_body_that_holds_an_endless_one_is_cut_off",
+        file=SENT,
+    ),
+    "an answer that is cut short is read": Mutant(
+        "intake_bridge.adapters.encodings",
+        "        if not member.eof:\n",
+        "        if False:\n",
+        "test_a_body_that_cannot_be_unpacked_is_told_by_its_header",
+        file=SENT,
     ),
 }
 

@@ -95,7 +95,7 @@ class Nursery:
         assert self._process.stdin is not None
         order = {"child": len(self._children) - 1, "log": str(child.log), "environment": dict(environment)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await child.started.wait()
         return child
 

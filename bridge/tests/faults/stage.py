@@ -17,8 +17,7 @@ from psycopg.types.json import Jsonb
 from scene import Claim, Scene, open_scene, validation
 from webhook_server import Answer, Item, WebhookServer, status
 
-# A wait ends by what is waited for; this only bounds a broken test.
-PATIENCE_SECONDS = 30.0
+from tests.patience import PATIENCE_SECONDS
 
 # How each claim must end, whatever happens on the way.
 ENDS = {

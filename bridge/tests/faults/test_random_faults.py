@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from intake_bridge.faults import Action, Fault, Position, Step
 from nursery import Child, Nursery
 from scene import Templates
-from stage import CAST, PATIENCE_SECONDS, Kind, Stage, open_stage
+from stage import CAST, Kind, Stage, open_stage
 
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 from tests.profiles import chosen
 

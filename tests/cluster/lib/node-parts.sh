@@ -91,7 +91,7 @@ start_node() {
   start_part dns
   kube apply -f "$here/ways/storage-class.yaml" > /dev/null
   wait_for 60 "the node to register" kube get node/node || die "see $state/log/kubelet.log"
-  kube wait --for=condition=Ready node/node --timeout=60s > /dev/null || die "see $state/log/kubelet.log"
+  kube wait --for=condition=Ready node/node --timeout=240s > /dev/null || die "see $state/log/kubelet.log"
   wait_for 30 "default service account" kube get serviceaccount/default
 }
 

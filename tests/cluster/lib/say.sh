@@ -33,9 +33,9 @@ watched() {
   say "  done in $((SECONDS - began)) s"
 }
 
-# wait_for SECONDS TITLE COMMAND...: until it succeeds.
+# wait_for SECONDS TITLE COMMAND...: until it succeeds; SECONDS of a healthy machine, a slow one has four times as many.
 wait_for() {
-  local seconds=$1 title=$2 deadline
+  local seconds=$((4 * $1)) title=$2 deadline
   shift 2
   deadline=$((SECONDS + seconds))
   until "$@" > /dev/null 2>&1; do

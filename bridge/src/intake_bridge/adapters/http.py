@@ -6,6 +6,7 @@ from typing import Final
 
 import aiohttp
 
+from intake_bridge.adapters.encodings import UnreadableError, too_large, unpacked
 from intake_bridge.domain.outcomes import Transport
 from intake_bridge.domain.window import CEILING
 from intake_bridge.ports import HttpError, HttpReply
@@ -56,7 +57,7 @@ class HttpClient:
             async with self._session.post(
                 url, data=body, headers=headers, timeout=timeout, ssl=tls or True, allow_redirects=False
             ) as response:
-                return HttpReply(response.status, await _read(response), response.headers)
+                return _reply(response, await _read(response))
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise _translate(error, seconds) from error
 
@@ -68,8 +69,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > _MAX_BODY:
-            raise HttpError(Transport.TOO_LARGE, f"answers with more than {_MAX_BODY} bytes")
+            raise too_large(_MAX_BODY)
     return bytes(body)
+
+
+def _reply(response: aiohttp.ClientResponse, body: bytes) -> HttpReply:
+    codings = ",".join(response.headers.getall("Content-Encoding", []))
+    try:
+        return HttpReply(response.status, unpacked(body, codings, _MAX_BODY), response.headers)
+    except UnreadableError as error:
+        # Still an answer: many a status means the same whatever the body says.
+        return HttpReply(response.status, b"", response.headers, str(error))
 
 
 def _translate(error: Exception, seconds: float) -> HttpError:

@@ -1,5 +1,6 @@
 """The validation webhook, one claim or a whole batch a call; and the absence of one."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +10,10 @@ from intake_bridge.adapters.webhook import Caller, Contract, compact, finish, pa
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.config import Webhook
 from intake_bridge.domain.message import Messages
-from intake_bridge.domain.outcomes import Outcome
+from intake_bridge.domain.outcomes import Outcome, Transport
+from intake_bridge.domain.singled_out import SingledOut
 from intake_bridge.domain.window import Window
-from intake_bridge.ports import Gate, Http, HttpError
+from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 
 
 class NoValidator:
@@ -36,6 +38,7 @@ class WebhookValidator:
             webhook.url, webhook.timeout_seconds, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS
         )
         self._caller = Caller(http, single, credentials, window)
+        self._singled_out = SingledOut()
 
     async def check(self) -> None:
         """Read token, keys and authority again."""
@@ -59,29 +62,37 @@ class WebhookValidator:
             )
         except HttpError as error:
             whole = table.of_transport(error.kind, str(error))
-            return _for_all(messages, whole, gate)
-        answer = parse(reply)
-        items = answer.get("items")
-        if not 200 <= reply.status < 300 or not isinstance(items, list):
-            whole = finish(table.of_status(reply.status, None, table.DECISIONS, table.BATCH_STATUS), reply, answer)
-            return _for_all(messages, whole, gate)
-        said: dict[str, dict[str, Any]] = {
-            item["claim_id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("claim_id"), str)
-        }
-        outcomes: dict[int, Outcome] = {}
+            outcomes = dict.fromkeys((message.msg_id for message in messages), whole)
+            # Nothing was sent, or it speaks of the batch: nothing in it is about one claim.
+            alone = len(messages) == 1 and error.kind is not Transport.UNREACHABLE
+        else:
+            outcomes, alone = _decided(reply, messages)
+        now = asyncio.get_running_loop().time()
         for message in messages:
-            item = said.get(str(message.claim_id))
-            outcomes[message.msg_id] = (
-                table.silent("the validation webhook")
-                if item is None
-                else finish(table.of_status(reply.status, item.get("decision"), table.DECISIONS, {}), reply, item)
-            )
+            if alone:
+                judged = self._singled_out.judged(message.claim_id, outcomes[message.msg_id], now)
+                outcomes[message.msg_id] = judged
+            # Once for each claim: a batch that fails as a whole is as much evidence as that many calls.
             gate.told(outcomes[message.msg_id])
         return outcomes
 
 
-def _for_all(messages: Messages, whole: Outcome, gate: Gate) -> dict[int, Outcome]:
-    # Told once for each claim: a batch that fails as a whole is as much evidence as that many calls.
-    for _ in messages:
-        gate.told(whole)
-    return {message.msg_id: whole for message in messages}
+def _decided(reply: HttpReply, messages: Messages) -> tuple[dict[int, Outcome], bool]:
+    """What an answer says about each message; whether it speaks of each, or of the batch."""
+    answer = parse(reply)
+    items = answer.get("items")
+    if not 200 <= reply.status < 300 or not isinstance(items, list):
+        whole = finish(table.of_status(reply.status, None, table.DECISIONS, table.BATCH_STATUS), reply, answer)
+        return dict.fromkeys((message.msg_id for message in messages), whole), len(messages) == 1
+    said: dict[str, dict[str, Any]] = {
+        item["claim_id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("claim_id"), str)
+    }
+    outcomes: dict[int, Outcome] = {}
+    for message in messages:
+        item = said.get(str(message.claim_id))
+        outcomes[message.msg_id] = (
+            table.silent("the validation webhook")
+            if item is None
+            else finish(table.of_status(reply.status, item.get("decision"), table.DECISIONS, {}), reply, item)
+        )
+    return outcomes, True

@@ -7,15 +7,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.domain.message import Message, Messages
-from intake_bridge.domain.outcomes import Blame, Outcome, of_status, of_transport
+from intake_bridge.domain.outcomes import Blame, Outcome, Transport, of_status, of_transport
+from intake_bridge.domain.singled_out import SingledOut
 from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 from intake_bridge.redaction import writable
 
-# A pause that a target may ask for; longer ones are asked for again.
+# A pause that a target may ask for. Longer ones are asked for again; a target that asks for none, or for one in the
+# past, would be called without a rest.
+_SHORTEST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 300.0
 
 # json.dumps makes an encoder each time it is told of separators.
@@ -45,6 +49,7 @@ class Caller:
         self._contract = contract
         self._credentials = credentials
         self._window = window
+        self._singled_out = SingledOut()
 
     async def call_each(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
         """As many side by side as the window allows. What the gate no longer admits is not called for."""
@@ -86,29 +91,54 @@ class Caller:
         try:
             reply = await self._http.post(contract.url, body, headers, contract.timeout_seconds, self._credentials.tls)
         except HttpError as error:
-            return of_transport(error.kind, str(error))
-        answer = parse(reply)
-        outcome = of_status(reply.status, answer.get(contract.field), contract.words, contract.statuses)
-        return finish(outcome, reply, answer)
+            outcome = of_transport(error.kind, str(error))
+            if error.kind is Transport.UNREACHABLE:
+                return outcome  # nothing was sent: nothing can be about the claim
+        else:
+            outcome = understood(reply, contract)
+        return self._singled_out.judged(message.claim_id, outcome, asyncio.get_running_loop().time())
+
+
+def understood(reply: HttpReply, contract: Contract) -> Outcome:
+    """What an answer for one claim means."""
+    answer = parse(reply)
+    outcome = of_status(reply.status, answer.get(contract.field), contract.words, contract.statuses)
+    return finish(outcome, reply, answer)
 
 
 def parse(reply: HttpReply) -> dict[str, Any]:
     """The body as a JSON object; anything else is as good as empty."""
     try:
-        answer = json.loads(reply.body)
+        # A byte that is not in its encoding stands in a reason, never in one of our words.
+        answer = json.loads(reply.body.decode(json.detect_encoding(reply.body), "replace"))
     except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
 
 
 def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Outcome:
-    """Add what the answer says beside its word: its reason, and how long to wait."""
-    if isinstance(answer.get("reason"), str):
-        said = writable(answer["reason"][:300])
-        outcome = replace(outcome, reason=said if outcome.reason is None else f"{outcome.reason}: {said}")
+    """Add what the answer says beside its word: where it points to, its reason, and how long to wait."""
+    location = reply.headers.get("Location") if 300 <= reply.status < 400 else None
+    said = [
+        outcome.reason,
+        None if location is None else f"its Location is {_place(location)}",
+        reply.unread,
+        writable(answer["reason"][:300]) if isinstance(answer.get("reason"), str) else None,
+    ]
+    outcome = replace(outcome, reason=": ".join(each for each in said if each) or None)
     if (wait := _retry_after(reply.headers.get("Retry-After"))) is not None:
         outcome = replace(outcome, retry_after=wait)
     return outcome
+
+
+def _place(location: str) -> str:
+    """Where a redirect points to, for a condition: a query or a user's name may be a credential."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return "no URL"
+    host = parts.netloc.rpartition("@")[2]
+    return repr(writable(urlunsplit((parts.scheme, host, parts.path, "", "")))[:200])
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -124,4 +154,4 @@ def _retry_after(value: str | None) -> float | None:
         # HTTP's dates are GMT even where the parser finds no zone.
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         seconds = (aware - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_PAUSE_SECONDS) if seconds == seconds else None  # noqa: PLR0124 - NaN
+    return min(max(seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS) if seconds == seconds else None  # noqa: PLR0124 - NaN

@@ -29,6 +29,8 @@ class BreakerTuning:
     # A claim that fails alone looks like a target that is down; no answer tells them apart. Longer than an outage that
     # should cost no claim anything; after it what fails is counted again, so that every claim has an end.
     excuse_seconds: float = 2 * 3600.0
+    # A rate limit is met now and then; where nothing else was heard for so long, somebody should look.
+    held_seconds: float = 30.0
     # Failures further apart than this are two outages: nobody has asked in between.
     lull_seconds: float = 300.0
 
@@ -47,7 +49,10 @@ class Breaker:
         self._suspects = 0
         self._trips = 0
         self._probe_at: float | None = None
+        self._unfit = False
         self._held_until = 0.0
+        self._held_since: float | None = None
+        self._held_for = ""
         self._failing_since: float | None = None
         self._failed_at = 0.0
         self.error: str | None = None
@@ -64,20 +69,32 @@ class Breaker:
         """Not closed."""
         return self._probe_at is not None
 
-    def excuses(self, failures: int) -> bool:
+    @property
+    def trouble(self) -> str | None:
+        """What to tell people: the error, or that nothing is heard but to wait."""
+        if self.error is not None or self._held_since is None:
+            return self.error
+        lasted = self._clock() - self._held_since
+        if lasted < self._tuning.held_seconds:
+            return None
+        # To the minute: who is told does not want it each second.
+        how_long = f"{lasted / 60:.0f} min" if lasted >= 60 else "half a minute"
+        return f"asks to wait, and nothing else for {how_long}: {self._held_for}"
+
+    def excuses(self, failures: int, *, alone: bool = False) -> bool:
         """Whether a failure now is the target's and not held against a claim that has failed so often before.
 
         Several in a row are the target's: of several claims, which have opened the breaker, or of one that others
-        in the fleet have seen fail, too. Not for ever.
+        in the fleet have seen fail, too; unless it fails `alone`, as others are answered. Not for ever.
         """
         since = self._failing_since
         if since is not None and self._clock() - since >= self._tuning.excuse_seconds:
             return False
-        return self.tripped or (self._suspects > 0 and failures + 1 >= self._tuning.suspects)
+        return self.tripped or (not alone and self._suspects > 0 and failures + 1 >= self._tuning.suspects)
 
     def allowance(self, wanted: int) -> int:
         """How many messages may be read for this target: all, one to probe with, none."""
-        if self._clock() < self._held_until:
+        if self._unfit or self._clock() < self._held_until:
             return 0
         match self.circuit:
             case Circuit.CLOSED:
@@ -96,7 +113,9 @@ class Breaker:
         self._suspects = 0
         self._trips = 0
         self._probe_at = None
+        self._unfit = False
         self._failing_since = None
+        self._held_since = None
         self.error = None
 
     def suspected(self, error: str) -> None:
@@ -116,6 +135,11 @@ class Breaker:
         self._failing_since = None
         self._open(error)
 
+    def unfit(self, error: str) -> None:
+        """A look at the target, before any call, says that it cannot work: no probe either, until a look is content."""
+        self.trip(error)
+        self._unfit = True
+
     def _open(self, error: str) -> None:
         self.error = error
         if self.circuit is Circuit.OPEN:
@@ -125,8 +149,12 @@ class Breaker:
         # Half jitter: never at once, and a fleet that was cut off together does not come back together.
         self._probe_at = self._clock() + self._uniform(ceiling / 2, ceiling)
 
-    def hold(self, seconds: float) -> None:
+    def hold(self, seconds: float, error: str) -> None:
         """The target is there and asks for a pause (429 with Retry-After)."""
+        since = self._held_since
+        self.succeeded()
+        self._held_since = self._clock() if since is None else since
+        self._held_for = error
         self._held_until = max(self._held_until, self._clock() + seconds)
 
     def forget_if_idle(self) -> None:
@@ -135,3 +163,5 @@ class Breaker:
             failing_since = self._failing_since
             self.succeeded()
             self._failing_since = failing_since  # nothing was heard of the target: only the lull ends this
+        if self._clock() >= self._held_until + self._tuning.forget_seconds:
+            self._held_since = None

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from intake_bridge.redaction import redacted
+
 
 class Result(StrEnum):
     """What becomes of the claim."""
@@ -45,6 +47,8 @@ class Outcome:
     holds: bool = False
     # The call may still be going on over there: we have stopped waiting for its end.
     lingers: bool = False
+    # Others were answered as they should be while this claim was not, time after time (`singled_out.py`).
+    alone: bool = False
     # Should be impossible; someone has to look.
     page: bool = False
     # The SQLSTATE or the bare status that said it; nothing where it was a word of the contract.
@@ -61,12 +65,19 @@ _DEAD = Outcome(Result.DEAD)
 _CONFLICT = Outcome(Result.DEAD, page=True)
 # Nothing is known about the effect: the same key again, counted.
 _UNKNOWN = Outcome(Result.RETRY, Blame.SUSPECT, counted=True)
-# Configuration, not the claim: no claim may pay for a wrong URL or token.
+# Configuration, not the claim: no claim may pay for a wrong URL or token. Uncounted, and therefore told: the breaker is
+# open, and its error is the event's condition. Where others are answered meanwhile, `singled_out.py` makes it count.
 _MISCONFIGURED = Outcome(Result.RETRY, Blame.TARGET)
+# Another call with this key has not ended over there: the same key again. Counted from the first, so that one that
+# never ends is a dead letter after maxRetries back-offs (two minutes and a half on average, by default). Not uncounted
+# for some minutes first: a target that forgets to free a lock would hold up the drain by as much for each claim, and a
+# dead letter loses nothing. It keeps its slot and its state, `committing` too; a replay asks again with the same key.
 _IN_PROGRESS = Outcome(Result.RETRY, counted=True)
+# Uncounted, since rate limits hit whoever comes: told where nothing else is heard for a while (`Breaker.trouble`).
 _SLOW_DOWN = Outcome(Result.RETRY, holds=True)
 
-# By the word in the body of a 2xx, and of a refusal that carries one.
+# By the word in the body of a 2xx, and of a refusal that carries one. As they are written here: a word in other letters
+# was not meant for us.
 DECISIONS = {"approved": _APPROVED, "declined": _DECLINED}
 COMMIT_WORDS = {
     "committed": _COMMITTED,
@@ -100,6 +111,9 @@ BATCH_STATUS = _SHARED
 # In these a word in the body says what kind of refusal it is; a word of success contradicts them and is not believed.
 _SPEAKING = frozenset({402, 403, 409, 410, 422})
 _SUCCESSES = frozenset({Result.APPROVED, Result.COMMITTED})
+# But for this: many services answer a repeat with 409 and what the first call led to. The effect is there. An approval
+# is no effect: what conflicts with it is not known, and it is asked again.
+_REPEATED = (409, Result.COMMITTED)
 
 TRANSPORT = {
     Transport.UNREACHABLE: _MISCONFIGURED,
@@ -135,13 +149,19 @@ def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses:
     """The outcome of an HTTP answer: the word if one may speak, else the status, else its family."""
     known = words.get(word) if isinstance(word, str) else None
     good = 200 <= status < 300
-    if known is not None and (good or (status in _SPEAKING and known.result not in _SUCCESSES)):
+    speaks = known is not None and status in _SPEAKING
+    if known is not None and (good or (status, known.result) == _REPEATED):
         return known
-    if good or (known is not None and status in _SPEAKING):
-        said = f"with {word[:100]!r}" if isinstance(word, str) else "without a decision"
-        return replace(_MISCONFIGURED, reason=f"answers {status} {said}, expected one of {', '.join(words)}")
+    if known is not None and speaks and known.result not in _SUCCESSES:
+        return known
+    answer = f"answers {status} with {redacted(word[:100])!r}" if isinstance(word, str) else f"answers {status}"
+    if good:
+        said = answer if isinstance(word, str) else f"{answer} without a decision"
+        return replace(_MISCONFIGURED, reason=f"{said}, expected one of {', '.join(words)}")
+    if speaks:
+        return replace(_UNKNOWN, reason=f"{answer}, which contradict each other")
     row = statuses.get(status) or _FAMILIES.get(status // 100, _MISCONFIGURED)
-    return replace(row, reason=f"answers {status}", kind=str(status))
+    return replace(row, reason=answer, kind=str(status))
 
 
 def of_transport(kind: Transport, error: str) -> Outcome:

@@ -30,8 +30,8 @@ class Target:
     def error(self) -> str | None:
         """What to tell people; None when all is well."""
         if not self.trial.breaker.tripped:
-            return self.breaker.error
-        return f"{self.trial.summary}: {self.breaker.error or self.trial.breaker.error}"
+            return self.breaker.trouble
+        return f"{self.trial.summary}: {self.breaker.trouble or self.trial.breaker.error}"
 
     def allowance(self, wanted: int) -> int:
         """How many claims may be sent: all, one to probe with, none."""
@@ -50,4 +50,4 @@ class Target:
         """Whether this failure is the target's, and so not held against the claim."""
         if self.trial.breaker.excuses(message.failures):
             return True
-        return outcome.result is Result.RETRY and self.breaker.excuses(message.failures)
+        return outcome.result is Result.RETRY and self.breaker.excuses(message.failures, alone=outcome.alone)

@@ -91,7 +91,7 @@ class Trial:
             return frozenset()
         first = set()
         for message, outcome in failed:
-            if message.failures > 0 or message.claim_id in self._convicted:
+            if message.failures > 0 or outcome.alone or message.claim_id in self._convicted:
                 continue
             if message.claim_id not in self._accusers:
                 first.add(message.claim_id)

@@ -1,0 +1,75 @@
+"""A webhook's answers without a server, and what they come to: adapter, gate and breaker are the real ones."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from intake_bridge.adapters.credentials import Credentials
+from intake_bridge.adapters.ledger_webhook import WebhookLedger
+from intake_bridge.adapters.validator_webhook import WebhookValidator
+from intake_bridge.domain.breaker import Breaker
+from intake_bridge.domain.config import CommitWebhook, Webhook
+from intake_bridge.domain.lease import Lease
+from intake_bridge.domain.message import Message, State
+from intake_bridge.domain.outcomes import Outcome
+from intake_bridge.domain.window import Window
+from intake_bridge.observability.metrics import Metrics
+from intake_bridge.observability.tracing import NoTracing
+from intake_bridge.pipeline import Batch, StepGate, Target
+from intake_bridge.ports import HttpError, HttpReply
+from scene import POOL
+
+
+class Canned:
+    """The port Http with one answer; the real client meets real servers in test_bridge_answers_sent.py."""
+
+    def __init__(self) -> None:
+        self.answer: HttpReply | HttpError = HttpReply(200, b"")
+
+    async def post(self, *_: object) -> HttpReply:
+        if isinstance(self.answer, HttpError):
+            raise self.answer
+        return self.answer
+
+
+class Clock:
+    """Time as the test wants it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def message(number: int) -> Message:
+    """One of many claims."""
+    return Message(
+        POOL, number, 1, UUID(int=number), "fan", number, None, None, datetime.now(UTC), State.QUEUED, failures=0
+    )
+
+
+class Asked:
+    """One webhook, its breaker and the claims that it is asked about."""
+
+    def __init__(self, kind: str) -> None:
+        self.http = Canned()
+        self.clock = Clock()
+        self.breaker = Breaker(self.clock, lambda _, high: high)
+        bare, window = Credentials(no_secret, self.clock), Window(5)
+        url = "http://webhook.example/"
+        validator = WebhookValidator(self.http, Webhook(url=url, batch="batch" in kind), bare, window)
+        ledger = WebhookLedger(self.http, CommitWebhook(url=url), bare, window)
+        self._ask = ledger.commit if kind == "commit" else validator.validate
+        batch = Batch(Lease(self.clock, self.clock.now, 1e9), 10, {})
+        self._gate = StepGate(batch, Target(kind, self.breaker), lambda: False, Metrics("one", NoTracing()))
+
+    async def ask(self, answer: HttpReply | HttpError, number: int = 1) -> Outcome:
+        """What the answer means for one claim; the breaker is told."""
+        self.http.answer = answer
+        self.breaker._held_until = 0.0
+        self.clock.now = max(self.clock.now, self.breaker._probe_at or 0.0)
+        return (await self._ask([message(number)], self._gate))[number]
+
+
+async def no_secret(_: str) -> None:
+    return None

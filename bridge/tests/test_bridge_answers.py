@@ -1,0 +1,172 @@
+"""Every answer of a webhook has an end: the claim's, at once or after maxRetries; or people are told of the target."""
+
+import itertools
+import json
+import logging
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+from asked import Asked
+from intake_bridge.domain.outcomes import Blame, Outcome, Result, Transport
+from intake_bridge.domain.singled_out import SingledOut
+from intake_bridge.ports import HttpError, HttpReply
+
+KINDS = ("validate", "validate a batch", "commit")
+ENDS = {Result.APPROVED, Result.DECLINED, Result.COMMITTED, Result.DEAD}
+
+# --- the table: every status x every word x each way of asking ---
+
+STATUSES = range(100, 600)
+GOOD = {"validate": {"approved"}, "validate a batch": {"approved"}, "commit": {"committed", "duplicate"}}
+BAD = {"validate": {"declined"}, "validate a batch": {"declined"}, "commit": {"voided", "conflict"}}
+UNKNOWN = ("COMMITTED", "Approved", " committed", "ok", "", None, 1, True, ["approved"], {"approved": True})
+PAUSES = (
+    None, "0", "-1", "0.5", "7", "315360000", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2515 07:28:00 GMT",
+)  # fmt: skip
+# What is no object with a word in it, whatever its encoding is said to be.
+SHAPELESS = (
+    b"", b" ", b"approved", b"<html>502</html>", b"null", b"[]", b"[{}]", b'"committed"', b"committed", b"{",
+    b"\xff\xfe", b"\x1f\x8b", b'{"decision": "approved"', b"[" * 100_000, b"1" * 5000, b'{"items": {}}',
+    b'{"items": [1]}',
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty thousand breakers open here."""
+    caplog.set_level(logging.ERROR)
+
+
+def body(kind: str, word: object, number: int = 1) -> bytes:
+    """An answer with this word where it belongs."""
+    said = {"outcome" if kind == "commit" else "decision": word}
+    return json.dumps({"items": [{"claim_id": str(UUID(int=number)), **said}]} if "batch" in kind else said).encode()
+
+
+def believed(kind: str, status: int, word: object) -> set[Result]:
+    """The only ends that this word under this status may lead to; none: it may not end a claim."""
+    known = word if isinstance(word, str) and word in GOOD[kind] | BAD[kind] else None
+    refused = {Result.DECLINED, Result.DEAD}
+    if 200 <= status < 300:
+        return set() if known is None else refused if known in BAD[kind] else {Result.COMMITTED, Result.APPROVED}
+    if "batch" in kind:
+        return set()
+    if status == 409 and known in {"committed", "duplicate"}:
+        return {Result.COMMITTED}
+    if known is None:
+        return refused if status in {402, 410, 422} else set()
+    return refused if known in BAD[kind] and status in {402, 403, 409, 410, 422} else set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_answer_is_for_ever_and_untold(kind: str) -> None:
+    asked = Asked(kind)
+    words: list[object] = [*GOOD[kind], *BAD[kind], *UNKNOWN]
+    bodies = [*((word, body(kind, word)) for word in words), *((None, each) for each in SHAPELESS)]
+    for status, (word, text) in itertools.product(STATUSES, bodies):
+        asked.breaker.succeeded()
+        outcome = await asked.ask(HttpReply(status, text))
+        ends = believed(kind, status, word)
+        where = f"{status} {text[:60]!r}: {outcome}"
+        assert outcome.result in (ends or {Result.RETRY}), where
+        if outcome.result is Result.RETRY:
+            # Counted; or the target is told of: at once, or once it has held everybody for half a minute (below).
+            assert outcome.counted or outcome.holds or asked.breaker.trouble == outcome.reason, where
+            assert (outcome.reason or "").startswith((f"answers {status}", "the validation webhook left")), where
+            assert len(outcome.reason or "") < 400, where
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_answer_that_is_given_for_ever_ends_the_claim_or_is_told(kind: str) -> None:
+    """The answers of the table, one of each kind, as often as a claim is tried."""
+    asked = Asked(kind)
+    replies: dict[Outcome, HttpReply | HttpError] = {}
+    every = itertools.product(STATUSES, (*GOOD[kind], *BAD[kind], "x", None), PAUSES)
+    for status, word, pause in every:
+        headers = {} if pause is None else {"Retry-After": pause}
+        reply = HttpReply(status, body(kind, word), headers)
+        replies.setdefault(replace(await asked.ask(reply), reason=None), reply)
+    for transport in Transport:
+        error = HttpError(transport, "no answer")
+        replies.setdefault(replace(await asked.ask(error), reason=None), error)
+    assert len(replies) > 12
+    for reply in replies.values():
+        assert await _fate(kind, reply) in {"ended", "dead", "told"}, reply
+
+
+async def _fate(kind: str, reply: HttpReply | HttpError) -> str:
+    """What becomes of a claim that gets nothing else, in a queue with nobody else, within an hour."""
+    asked = Asked(kind)
+    failures = 0
+    end = asked.clock.now + 3600
+    while asked.clock.now < end:
+        outcome = await asked.ask(reply)
+        if outcome.result is not Result.RETRY:
+            return "ended"
+        failures += outcome.counted and not asked.breaker.excuses(failures, alone=outcome.alone)
+        if failures > 10:
+            return "dead"
+        assert (outcome.retry_after or 1.0) >= 1.0, "called without a rest"
+        asked.clock.now += outcome.retry_after or 1.0
+    return "for ever" if asked.breaker.trouble is None else "told"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "reply",
+    [
+        HttpReply(200, b'{"outcome": "COMMITTED", "decision": "APPROVED"}'),
+        HttpReply(404, b""),
+        HttpReply(308, b"", {"Location": "/c/"}),
+        HttpReply(200, b"", unread="its Content-Encoding is 'br'"),
+        HttpReply(409, b'{"outcome": "COMMITTED", "decision": "approved"}'),
+        HttpReply(503, b"", {"Retry-After": "1"}),
+        HttpError(Transport.TOO_LARGE, "answers with more than 4194304 bytes"),
+    ],
+    ids=str,
+)
+async def test_what_one_claim_alone_is_told_while_others_are_answered_ends_it(
+    kind: str, reply: HttpReply | HttpError
+) -> None:
+    asked = Asked(kind)
+    good = HttpReply(200, body(kind, min(GOOD[kind]), 2))
+    failures = 0
+    for _ in range(60):
+        outcome = await asked.ask(reply)
+        failures += outcome.counted and not asked.breaker.excuses(failures, alone=outcome.alone)
+        if failures > 10:
+            break
+        assert (await asked.ask(good, 2)).result in ENDS
+        asked.clock.now += 30
+    else:
+        pytest.fail(f"{failures} failures: {outcome}")
+    assert outcome.reason
+    assert asked.breaker.trouble is None
+
+
+async def test_an_outage_in_which_nobody_is_answered_is_no_claims_however_often_it_is_asked_about() -> None:
+    singled_out = SingledOut()
+    down = Outcome(Result.RETRY, Blame.TARGET, reason="answers 401")
+    for number in range(1, 40):
+        assert not singled_out.judged(UUID(int=number), down, 0.0).counted
+    singled_out.judged(UUID(int=99), Outcome(Result.COMMITTED), 0.0)  # one got through
+    for second in range(86_400):
+        assert not singled_out.judged(UUID(int=second % 40), down, float(second)).counted
+
+
+def test_a_rate_limit_that_lets_others_through_is_nobodys_failure_for_ten_minutes() -> None:
+    singled_out = SingledOut()
+    wait, good = Outcome(Result.RETRY, holds=True), Outcome(Result.COMMITTED)
+    judged = []
+    for second in range(700):
+        judged.append(singled_out.judged(UUID(int=1), wait, float(second)).counted)
+        singled_out.judged(UUID(int=2), good, float(second))
+    assert judged == [False] * 600 + [True] * 100
+
+
+def test_what_is_remembered_of_claims_is_bounded() -> None:
+    singled_out = SingledOut()
+    for number in range(30_000):
+        singled_out.judged(UUID(int=number), Outcome(Result.RETRY), 0.0)
+    assert len(singled_out._known) == 10_000
