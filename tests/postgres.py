@@ -85,6 +85,11 @@ class PostgresServer:
         except FileNotFoundError:
             return False
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What is in its configuration."""
+        return self._settings
+
     def uri(self, dbname: str = "postgres", user: str = "postgres") -> str:
         """A libpq URI; every role may log in without a password."""
         return f"postgresql://{user}@/{dbname}?host={quote(str(self.directory / 'socket'), safe='')}"
@@ -135,6 +140,16 @@ class PostgresServer:
                 sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
                     sql.Identifier(name), sql.Identifier(template)
                 )
+            )
+        return self.uri(name)
+
+    def create_encoded(self, name: str, encoding: str) -> str:
+        """Create an empty database of another encoding and return its URI."""
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL(
+                    "CREATE DATABASE {} ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0 STRATEGY file_copy"
+                ).format(sql.Identifier(name), sql.Literal(encoding))
             )
         return self.uri(name)
 

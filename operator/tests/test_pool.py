@@ -69,7 +69,17 @@ def test_i1_a_pool_that_the_ledger_knows_was_used_before(event: Make[Event], com
         ("postgresql://a:b@core/db", "postgresql://a:b@core:5433/db", False),
         ("postgresql://a:b@core/db", "postgresql://a:b@core/other", False),
         ("host=core user=db", "postgresql://x@core/db", True),
+        ("postgresql://a@core/db", "postgresql://a@core.tickets.svc.cluster.local./db", True),
+        ("postgresql://a@[fd00::1]/db", "postgresql://a@[FD00:0:0::1]:5432/db", True),
+        ("postgresql://a@[fd00::1]:5432,core:5433/db", "postgresql://a@core,[fd00::1]/db?port=5433,5432", True),
+        ("postgresql://a@core/db?hostaddr=10.0.0.7", "postgresql://a@10.0.0.7/db", True),
+        ("postgresql://a@core,spare/db", "postgresql://a@spare,other/db", True),
+        ("postgresql://a@core,spare:5433/db", "postgresql://a@spare,other/db", False),
     ],
 )
-def test_a_ledger_is_known_by_host_port_and_database_not_by_who_asks(one: str, other: str, same: bool) -> None:
-    assert (key(one, "tickets", "f") == key(other, "tickets", "f")) is same
+def test_a_ledger_is_known_by_host_port_and_database_not_by_who_asks(
+    event: Make[Event], one: str, other: str, same: bool
+) -> None:
+    mine, theirs = (key(uri, "tickets", "f") for uri in (one, other))
+    rival = replace(event(uid="x"), created_at=event().created_at - timedelta(days=1))
+    assert (in_use(event(), mine, [Rival(rival, theirs)]) is not None) is same

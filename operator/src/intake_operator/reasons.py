@@ -115,6 +115,7 @@ class Problem(StrEnum):
     DATABASE_UNREACHABLE = "DatabaseUnreachable"
     LEDGER_UNREACHABLE = "LedgerUnreachable"
     LEDGER_FUNCTION_MISSING = "LedgerFunctionMissing"
+    LEDGER_FUNCTION_AMBIGUOUS = "LedgerFunctionAmbiguous"
     LEDGER_INCONSISTENT = "LedgerInconsistent"
     LEDGER_DOWN = "LedgerDown"
     VALIDATOR_DOWN = "ValidatorDown"

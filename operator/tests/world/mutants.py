@@ -238,6 +238,48 @@ MUTANTS = {
         "test_nothing_is_made_in_it_and_the_rest_goes_on",
         TEARDOWN,
     ),
+    "IPv6 address taken for a Service": Mutant(
+        "engine.ledger",
+        'for mark in ".:/")',
+        'for mark in "./")',
+        "test_a_uri_leads_where_the_table_says",
+        "test_uris.py",
+    ),
+    "slash in a password not looked for": Mutant(
+        "engine.uris",
+        '    if "@" in path:',
+        "    if False:",
+        "test_what_would_be_misread_is_refused_without_a_word_of_it",
+        "test_uris.py",
+    ),
+    "each host has all of the time": Mutant(
+        "engine.connection",
+        "asyncio.timeout((deadline - clock()) / left)",
+        "asyncio.timeout(deadline - clock())",
+        "test_behind_two_frozen_hosts_the_third_is_reached_within_a_look",
+        "test_uris.py",
+    ),
+    "two proofs read as none": Mutant(
+        "engine.ledger",
+        '        raise AmbiguousError(\n            f"ambiguous: the ledger has',
+        '        return False\n        raise AmbiguousError(\n            f"ambiguous: the ledger has',
+        "test_two_that_could_be_meant_are_said_before_anything_is_sold",
+        "test_ledger_functions.py",
+    ),
+    "claims read as text": Mutant(
+        "engine.compare",
+        "(pool, after, LEDGER_PAGE), binary=True)",
+        "(pool, after, LEDGER_PAGE))",
+        "test_no_setting_changes_what_is_read",
+        "test_session_settings.py",
+    ),
+    "another name voided": Mutant(
+        "engine.ledger",
+        "    if row is None or not row[0]:",
+        "    if row is None:",
+        "test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another",
+        "test_ledger_encodings.py",
+    ),
 }
 
 

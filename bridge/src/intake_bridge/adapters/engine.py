@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
-from intake_bridge.adapters.postgres import CONNECTION, UriSource, readable
+from intake_bridge.adapters.postgres import CONNECTION, PINNED, UriSource, readable
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.meter import TokenAnswer
@@ -77,10 +77,10 @@ class Engine:
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
         self._uri = readable(uri)
-        self._kwargs = CONNECTION | {"application_name": application_name}
+        self._kwargs = CONNECTION | {"application_name": application_name, "options": PINNED}
         self._pool = AsyncConnectionPool(
             self._uri,  # asked again for each new connection: a rotated secret needs no restart
-            kwargs=self._kwargs | {"options": _STATEMENT_TIMEOUT},
+            kwargs=self._kwargs | {"options": f"{PINNED} {_STATEMENT_TIMEOUT}"},
             min_size=1,
             max_size=_CONNECTIONS,
             open=False,

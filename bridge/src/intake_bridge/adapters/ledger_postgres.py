@@ -1,16 +1,17 @@
 """A ledger behind a PostgreSQL function: one statement for a batch, an outcome for each claim."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
-from intake_bridge.adapters.postgres import CONNECTION, UriSource, readable
+from intake_bridge.adapters.postgres import CONNECTION, UriSource, connect
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.message import Messages, State
 from intake_bridge.domain.outcomes import Outcome
@@ -20,12 +21,30 @@ from intake_bridge.redaction import one_line
 # A ledger call is cancelled after this. The lease is renewed meanwhile.
 _CALL_SECONDS = 30.0
 
-# What the function looks like: oid is null where it does not exist (or not on the search_path).
-_LOOK_UP = """
-SELECT p.oid IS NOT NULL AS found, p.proretset, p.prorettype::regtype::text AS returns,
-       has_function_privilege(p.oid, 'EXECUTE') AS allowed
-FROM (SELECT to_regprocedure(%s) AS name) wanted LEFT JOIN pg_proc p ON p.oid = wanted.name
+# The functions that a call with one jsonb could mean; as PostgreSQL looks for them where no schema is given.
+_LOOK_UP: Final = """
+SELECT p.oid::pg_catalog.regprocedure::text AS form, p.proretset AS set_based,
+       CASE p.prorettype WHEN 'pg_catalog.text'::pg_catalog.regtype THEN 'text'
+           WHEN 'pg_catalog.void'::pg_catalog.regtype THEN 'void'
+           ELSE pg_catalog.format_type(p.prorettype, NULL) END AS returns, -- the session may quote its answer
+       pg_catalog.has_function_privilege(p.oid, 'EXECUTE') AS allowed
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE p.proname = %(name)s AND p.prokind = 'f'
+    AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
+    AND p.pronargs >= 1 AND p.pronargs - p.pronargdefaults <= 1
+    AND p.proargtypes[0] = 'pg_catalog.jsonb'::pg_catalog.regtype
+ORDER BY 1
 """
+
+# Asked as a function, because a pooler need not pass on what the server reports.
+_ENCODING: Final = "SELECT pg_catalog.getdatabaseencoding()"
+# Whether a text comes back as it was: a few characters of the Japanese and Chinese encodings become others, or bytes
+# that the server itself refuses to read.
+_KEEPS: Final = "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERATOR(pg_catalog.=) %s::pg_catalog.bytea"
+# In these nothing is converted.
+_HOLD_ALL: Final = frozenset({"UTF8", "SQL_ASCII"})
+# untranslatable_character, character_not_in_repertoire: what a database without a character answers.
+_NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
 
 _SEVERITY = [table.Blame.CLAIM, table.Blame.SUSPECT, table.Blame.TARGET]
 
@@ -40,6 +59,7 @@ class Signature:
     set_based: bool
     returns_void: bool
     voider: sql.Identifier | None
+    encoding: str
 
     @property
     def offers(self) -> tuple[Offer, ...]:
@@ -50,6 +70,16 @@ class Signature:
             Offer.VOID: self.voider is not None,
         }
         return tuple(offer for offer, there in found.items() if there)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A function as the catalog has it."""
+
+    form: str
+    set_based: bool
+    returns: str
+    allowed: bool
 
 
 class PostgresLedger:
@@ -67,7 +97,7 @@ class PostgresLedger:
     ) -> None:
         self._name = function
         self._call_seconds = call_seconds
-        self._uri = readable(uri)
+        self._uri = uri
         self._kwargs: dict[str, Any] = CONNECTION | {
             "application_name": application_name,
             "prepare_threshold": None,  # a transaction pooler may stand before the ledger
@@ -86,7 +116,7 @@ class PostgresLedger:
             return
         await self.close()
         try:
-            self._connection = await AsyncConnection.connect(await self._uri(), **self._kwargs)
+            self._connection = await connect(await self._uri(), **self._kwargs)
             async with self._in_time():
                 self._signature = await self._look(self._connection)
         except TimeoutError as error:
@@ -135,35 +165,39 @@ class PostgresLedger:
 
     async def _look(self, connection: AsyncConnection[Any]) -> Signature:
         *schema, name = self._name.split(".")
-        scalar = sql.Identifier(*schema, name)
-        found, retset, returns, allowed = await self._look_up(connection, scalar)
+        scalar, plural, voider = (sql.Identifier(*schema, each) for each in (name, f"{name}s", "void_claim"))
+        one = await self._look_up(connection, schema, name)
         signature = f"{self._name}(payload jsonb)"
-        if found and not allowed:
+        if one and not one.allowed:
             raise TargetDownError(f"no permission to execute {signature}")
-        if found and (retset or returns not in {"text", "void"}):
-            raise TargetDownError(f"{signature} must return text (an outcome) or void, and returns {returns}")
-        plural = sql.Identifier(*schema, f"{name}s")
-        set_found, set_retset, _, set_allowed = await self._look_up(connection, plural)
-        set_based = bool(set_found and set_retset and set_allowed)
-        if not found and not set_based:
+        if one and (one.set_based or one.returns not in {"text", "void"}):
+            raise TargetDownError(f"{signature} must return text (an outcome) or void, and returns {one.returns}")
+        many = await self._look_up(connection, schema, f"{name}s")
+        set_based = bool(many and many.set_based and many.allowed)
+        if not one and not set_based:
             raise TargetDownError(f"function {signature} does not exist or is not on the search_path")
-        voider = sql.Identifier(*schema, "void_claim")
-        void_found, void_retset, void_returns, void_allowed = await self._look_up(connection, voider)
-        if void_found and not void_allowed:
+        void = await self._look_up(connection, schema, "void_claim")
+        if void and not void.allowed:
             raise TargetDownError("no permission to execute void_claim(payload jsonb)")
+        encoding = await (await connection.execute(_ENCODING)).fetchone()
         return Signature(
             function=plural if set_based else scalar,
             set_based=set_based,
-            returns_void=not set_based and returns == "void",
-            voider=voider if void_found and not void_retset and void_returns == "text" else None,
+            returns_void=not set_based and one is not None and one.returns == "void",
+            voider=voider if void and not void.set_based and void.returns == "text" else None,
+            encoding=str(encoding[0]) if encoding else "",
         )
 
     @staticmethod
-    async def _look_up(connection: AsyncConnection[Any], function: sql.Identifier) -> tuple[bool, bool, str, bool]:
-        cursor = await connection.execute(_LOOK_UP, (f"{function.as_string(connection)}(jsonb)",))
-        row = await cursor.fetchone()
-        assert row is not None
-        return row[0], bool(row[1]), row[2], bool(row[3])
+    async def _look_up(connection: AsyncConnection[Any], schema: list[str], name: str) -> _Found | None:
+        cursor = await connection.execute(_LOOK_UP, {"name": name, "schema": "".join(schema)})
+        found = [_Found(*row) for row in await cursor.fetchall()]
+        if len(found) > 1:
+            raise TargetDownError(
+                f"ambiguous: {len(found)} functions {name} can be called with one jsonb, and there must be one: "
+                + ", ".join(each.form for each in found)
+            )
+        return found[0] if found else None
 
     async def _halving(
         self, statement: sql.Composed, words: Words, messages: Messages, gate: Gate
@@ -199,10 +233,13 @@ class PostgresLedger:
 
     async def _call(self, statement: sql.Composed, words: Words, messages: Messages) -> dict[int, Outcome] | Outcome:
         assert self._connection is not None
-        payload = Jsonb([message.item() for message in messages])
+        # As it is, without escapes: those of other databases than UTF8 know few of them, or none.
+        payload = json.dumps([message.item() for message in messages], ensure_ascii=False)
         try:
             async with self._in_time():
-                cursor = await self._connection.execute(statement, (payload,))
+                if not await self._holds(payload):
+                    return self._unwritable()
+                cursor = await self._connection.execute(statement, (Jsonb(payload, dumps=str),))
                 rows = await cursor.fetchall()
         except TimeoutError:
             await self.close()
@@ -216,6 +253,30 @@ class PostgresLedger:
             else table.silent("the ledger")
             for message in messages
         }
+
+    async def _holds(self, payload: str) -> bool:
+        """Whether the ledger's encoding has every character. Asked before the call, which might fail so by itself."""
+        assert self._connection is not None
+        assert self._signature is not None
+        if payload.isascii() or self._signature.encoding in _HOLD_ALL:
+            return True
+        try:
+            row = await (await self._connection.execute(_KEEPS, (payload, payload.encode()))).fetchone()
+        except psycopg.DataError as error:
+            if error.sqlstate in _NO_SUCH_CHARACTER:
+                return False
+            raise
+        return bool(row and row[0])
+
+    def _unwritable(self) -> Outcome:
+        """No try will ever succeed, so it is not tried again: the claim ends here, and says why."""
+        assert self._signature is not None
+        encoding = self._signature.encoding
+        return Outcome(
+            table.Result.DEAD,
+            reason=f"the ledger's database has the encoding {encoding}, which has not every character of this claim "
+            "(user or request): move the ledger to a database in UTF8, then replay",
+        )
 
 
 def _set_call(function: sql.Identifier) -> sql.Composed:

@@ -13,6 +13,7 @@ _LEDGER_PROBLEMS: Final = frozenset(
         Problem.LEDGER_SECRET_KEY_MISSING,
         Problem.LEDGER_UNREACHABLE,
         Problem.LEDGER_FUNCTION_MISSING,
+        Problem.LEDGER_FUNCTION_AMBIGUOUS,
         Problem.LEDGER_DOWN,
     }
 )

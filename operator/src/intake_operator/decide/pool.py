@@ -9,7 +9,7 @@ from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.reasons import ConditionType, Pool
 
 type LedgerKey = tuple[str, ...]
-"""Host, port, database and function of a ledger, or its URL: the same for two events that commit to the same one."""
+"""Hosts with their ports (commas between them), database and function of a ledger; or "webhook" and its URL."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def told(event: Event) -> str:
 def in_use(event: Event, ledger: LedgerKey | None, rivals: Iterable[Rival]) -> PoolCheck | None:
     """The verdict if another event has the same pool and ledger, and came first; None if none has."""
     for rival in rivals:
-        if ledger is not None and rival.ledger == ledger and _first(rival.event, event):
+        if _same(rival.ledger, ledger) and _first(rival.event, event):
             other = f"{rival.event.namespace}/{rival.event.name}"
             return PoolCheck(
                 Pool.IN_USE,
@@ -59,6 +59,13 @@ def used_before(event: Event, committed: int, voided: int) -> PoolCheck:
         f"the ledger has {committed} committed and {voided} voided claims of pool {event.pool}, so its slots were sold "
         f"before. Nothing is opened. Give each sale a pool of its own; {without(event)}.",
     )
+
+
+def _same(one: LedgerKey | None, other: LedgerKey | None) -> bool:
+    """Who names a second host writes to the first, too."""
+    if one is None or other is None or one[1:] != other[1:]:
+        return False
+    return not set(one[0].split(",")).isdisjoint(other[0].split(","))
 
 
 def _first(rival: Event, event: Event) -> bool:

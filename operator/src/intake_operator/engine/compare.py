@@ -15,9 +15,11 @@ from intake_operator.model.consistency import Placed, Sale
 # Rows of one read: a few milliseconds of either database.
 ENGINE_PAGE: Final = 5000
 LEDGER_PAGE: Final = 1000
-LEDGER_CLAIMS_SIGNATURE: Final = "ledger_claims(text,uuid,integer)"
+# The types are named on both sides: what comes is read in binary, which no DateStyle and no TimeZone changes.
 LEDGER_CLAIMS: Final = """
-    SELECT claim_id, state, user_id, request_id, claimed_at, slot_nos, resource_ids FROM ledger_claims(%s, %s, %s)
+    SELECT claim_id::uuid, state::text, user_id::text, request_id::text, claimed_at::timestamptz, slot_nos::bigint[],
+        resource_ids::uuid[]
+    FROM ledger_claims(%s::text, %s::uuid, %s::int)
 """
 INTERNAL: Final = "SELECT invariant, detail FROM intake.reconcile(%s) LIMIT %s"
 
@@ -68,7 +70,8 @@ async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], floa
     while True:
         began = clock()
         async with in_time(ledger.CALL_TIMEOUT):
-            rows = await (await books.execute(LEDGER_CLAIMS, (pool, after, LEDGER_PAGE))).fetchall()
+            found = await books.execute(LEDGER_CLAIMS, (pool, after, LEDGER_PAGE), binary=True)
+            rows = await found.fetchall()
         took = clock() - began
         if not rows:
             return

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from intake_operator.engine import ledger, letters
-from intake_operator.engine.compare import LEDGER_CLAIMS_SIGNATURE, OrderError, compare
+from intake_operator.engine.compare import OrderError, compare
 from intake_operator.engine.errors import brief
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
@@ -145,7 +145,7 @@ class Consistencies:
                 self._engine(sides) as engine,
                 ledger.visit(sides.uri, sides.event.namespace) as books,
             ):
-                if not await ledger.offers(books, LEDGER_CLAIMS_SIGNATURE):
+                if not await ledger.offers(books, "ledger_claims"):
                     told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
                     return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, told)
                 voids = await ledger.voider(books, sides.function) is not None

@@ -1,17 +1,20 @@
 """The ledger as seen from the operator: can it be used, and does it agree in the end?"""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, LiteralString
+from ipaddress import ip_address
+from typing import Final
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import TupleRow
+from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
-from intake_operator.engine.connection import CONNECTION, in_time
+from intake_operator.decide.pool import LedgerKey
+from intake_operator.engine import uris
+from intake_operator.engine.connection import in_time, reach
 from intake_operator.engine.errors import brief
 from intake_operator.model.observed import Ledger
 from intake_operator.reasons import Problem
@@ -29,12 +32,28 @@ PROOF_TIMEOUT: Final = 120.0
 # Classes of SQLSTATE that speak of the ledger, or of a lock in it (docs/ledger.md); any other speaks of the claim.
 OF_THE_LEDGER: Final = ("08", "0A", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "F0", "XX")
 
-PROOFS: Final = """
-    SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
-    WHERE p.proname = 'ledger_proof' AND pg_catalog.pg_function_is_visible(p.oid) ORDER BY 1
+# The functions that a call with one jsonb could mean, exactly as the bridge looks for them.
+CALLABLE: Final = """
+    SELECT p.oid::pg_catalog.regprocedure::text, p.proretset, p.prorettype = 'pg_catalog.text'::pg_catalog.regtype
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE p.proname = %(name)s AND p.prokind = 'f'
+        AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
+        AND p.pronargs >= 1 AND p.pronargs - p.pronargdefaults <= 1
+        AND p.proargtypes[0] = 'pg_catalog.jsonb'::pg_catalog.regtype
+    ORDER BY 1
 """
-
-UNREADABLE: Final = "the URI cannot be parsed; write postgresql://user:password@host/db, in a password %40 for @"
+# Functions that are read from: of these the name alone has to be unique, whatever they take.
+NAMED: Final = """
+    SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p
+    WHERE p.proname = %(name)s AND p.prokind = 'f' AND pg_catalog.pg_function_is_visible(p.oid) ORDER BY 1
+"""
+# Whether a text comes back as it was: a few characters of the Japanese and Chinese encodings become others, or bytes
+# that the server itself refuses to read.
+KEEPS: Final = "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERATOR(pg_catalog.=) %s::pg_catalog.bytea"
+# untranslatable_character, character_not_in_repertoire.
+NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
+# As numbers, whatever type the ledger counts in.
+PROOF: Final = "SELECT committed::bigint, voided::bigint, slots::bigint, digest::bigint FROM ledger_proof(%s)"
 
 
 @dataclass(frozen=True)
@@ -77,31 +96,39 @@ class Ledgers:
         self._seen.pop(uid, None)
 
     async def _look(self, uri: str, function: str) -> Ledger:
-        schema, _, name = function.rpartition(".")
         try:
             async with in_time(self._patience), await _connect(uri) as connection:
-                found = await connection.execute(
-                    """
-                    SELECT count(*) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                    WHERE p.proname = %(name)s
-                      AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
-                    """,
-                    {"name": name, "schema": schema},
-                )
-                row = await found.fetchone()
+                one = await _callable(connection, function)
+                many = await _callable(connection, f"{function}s")
+                await voider(connection, function)
+                for read in ("ledger_proof", "ledger_claims"):
+                    await offers(connection, read)
+        except AmbiguousError as error:
+            return Ledger(Problem.LEDGER_FUNCTION_AMBIGUOUS, f"{error}. Drop or rename the others, or name a schema.")
         except (psycopg.Error, OSError) as error:
             return Ledger(
                 Problem.LEDGER_UNREACHABLE,
                 f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
                 "database.",
             )
-        if not row or not row[0]:
+        if one is None and not (many and many.set_based):
             return Ledger(
                 Problem.LEDGER_FUNCTION_MISSING,
-                f"the ledger has no function {function}. Create it (sql/ledger is the reference), or correct "
+                f"the ledger has no function {function}(jsonb). Create it (sql/ledger is the reference), or correct "
                 "spec.commitTarget.postgres.function.",
             )
         return Ledger()
+
+
+class AmbiguousError(psycopg.ProgrammingError):
+    """Several functions could be meant: nobody could say whose word it is."""
+
+
+@dataclass(frozen=True)
+class _Function:
+    form: str
+    set_based: bool
+    returns_text: bool
 
 
 def from_elsewhere(uri: str, namespace: str) -> str:
@@ -109,51 +136,55 @@ def from_elsewhere(uri: str, namespace: str) -> str:
 
     Raises psycopg.ProgrammingError for a URI that cannot be parsed, without a word of it: it has a password.
     """
-    try:
-        hosts = str(conninfo_to_dict(uri).get("host") or "").split(",")
-    except psycopg.Error:
-        raise psycopg.ProgrammingError(UNREADABLE) from None
-    if any("@" in host[1:] for host in hosts):
-        # The end of a password that has an @ in it; whoever cannot resolve it would quote it. First, it names a socket.
-        raise psycopg.ProgrammingError(UNREADABLE)
-    bare = [bool(h) and "." not in h and not h.startswith("/") for h in hosts]
-    return make_conninfo(
-        uri, host=",".join(f"{h}.{namespace}.svc" if b else h for h, b in zip(hosts, bare, strict=True))
-    )
+    parameters = uris.read(uri)
+    if "hostaddr" not in parameters and (hosts := parameters.get("host")):
+        parameters["host"] = ",".join(_absolute(host, namespace) for host in hosts.split(","))
+    return make_conninfo(**parameters)
 
 
-def key(uri: str, namespace: str, function: str) -> tuple[str, ...] | None:
-    """What tells one ledger from another: hosts, ports, database and function; None for a URI that cannot be parsed."""
+def _absolute(host: str, namespace: str) -> str:
+    # With a dot it is a domain's or an IPv4 address, with a colon an IPv6 address, with a slash a socket.
+    return host if not host or any(mark in host for mark in ".:/") else f"{host}.{namespace}.svc"
+
+
+def key(uri: str, namespace: str, function: str) -> LedgerKey | None:
+    """What tells one ledger from another: hosts with ports, database, function. None for a URI that is refused."""
     try:
-        parts = conninfo_to_dict(from_elsewhere(uri, namespace))
+        parts = uris.read(from_elsewhere(uri, namespace))
     except psycopg.Error:
         return None
-    host, user = str(parts.get("host") or "").lower(), str(parts.get("user") or "")
-    return (host, str(parts.get("port") or 5432), str(parts.get("dbname") or user), function)
+    hosts, ports = (parts.get("hostaddr") or parts.get("host", "")).split(","), parts.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    database = parts.get("dbname") or parts.get("user", "")
+    places = (f"{_spelt(host)} {port or 5432}" for host, port in zip(hosts, ports, strict=False))
+    return (",".join(places), database, function)
+
+
+def _spelt(host: str) -> str:
+    """One spelling of a host: an IPv6 address has many, and a Service's name may have its domain behind it."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host if host.startswith("/") else host.lower().rstrip(".").removesuffix(".cluster.local")
 
 
 async def account(uri: str, pool: str) -> Account | None:
     """The ledger's own account of a pool; None when it offers none (`ledger_proof` is optional for users' ledgers).
 
-    Raises psycopg.Error, too, where it offers several: nobody could say whose word it is.
+    Raises psycopg.Error, too, where it offers several, or answers with something else than four numbers.
     """
     async with in_time(PROOF_TIMEOUT), await _connect(uri) as connection:
-        forms = await (await connection.execute(PROOFS)).fetchall()
-        if not one_proof([form for (form,) in forms]):
+        if not await offers(connection, "ledger_proof"):
             return None
-        row = await (
-            await connection.execute("SELECT committed, voided, slots, digest FROM ledger_proof(%s)", (pool,))
-        ).fetchone()
-        return Account(*row) if row else None
-
-
-def one_proof(forms: Sequence[str]) -> bool:
-    """Whether the ledger offers `ledger_proof`. Raises psycopg.ProgrammingError for more than one: which is it?"""
-    if len(forms) > 1:
-        raise psycopg.ProgrammingError(
-            f"the ledger has {len(forms)} functions named ledger_proof, and must have one: {', '.join(forms)}"
+        rows = await (await connection.execute(PROOF, (pool,))).fetchall()
+    # Not "none offered", which would pass for the word of a ledger that keeps no account.
+    if len(rows) != 1 or None in rows[0]:
+        raise psycopg.DataError(
+            f"ledger_proof must return one row of four numbers for any pool, and returned "
+            f"{'a NULL' if len(rows) == 1 else f'{len(rows)} rows'} for this one"
         )
-    return bool(forms)
+    return Account(*rows[0])
 
 
 def difference(told: Account, ours: Account) -> str:
@@ -176,28 +207,67 @@ async def visit(uri: str, namespace: str) -> AsyncIterator[AsyncConnection]:
 async def voider(connection: AsyncConnection, function: str) -> sql.Identifier | None:
     """`void_claim` beside the commit function, if it is there and returns text, as the bridge looks for it."""
     *schema, _ = function.split(".")
-    name = sql.Identifier(*schema, "void_claim")
-    found = await _row(
-        connection,
-        "SELECT 1 FROM pg_catalog.pg_proc p WHERE p.oid = to_regprocedure(%s)"
-        " AND NOT p.proretset AND p.prorettype = 'text'::regtype",
-        f"{name.as_string(connection)}(jsonb)",
-    )
-    return name if found else None
+    found = await _callable(connection, ".".join([*schema, "void_claim"]))
+    usable = found is not None and not found.set_based and found.returns_text
+    return sql.Identifier(*schema, "void_claim") if usable else None
 
 
-async def offers(connection: AsyncConnection, signature: str) -> bool:
-    """Whether the ledger has a function that we may call."""
-    row = await _row(
-        connection, "SELECT has_function_privilege(to_regprocedure(%s)::oid, 'EXECUTE') IS TRUE", signature
-    )
-    return bool(row and row[0])
+async def offers(connection: AsyncConnection, name: str) -> bool:
+    """Whether the ledger has a function to read from. Raises AmbiguousError for more than one: which is it?"""
+    async with in_time(CALL_TIMEOUT):
+        found = [form for (form,) in await (await connection.execute(NAMED, {"name": name})).fetchall()]
+    if len(found) > 1:
+        raise AmbiguousError(
+            f"ambiguous: the ledger has {len(found)} functions named {name}, and must have one: {', '.join(found)}"
+        )
+    return bool(found)
+
+
+async def _callable(connection: AsyncConnection, function: str) -> _Function | None:
+    """What a call of the function with one jsonb means. Raises AmbiguousError."""
+    schema, _, name = function.rpartition(".")
+    async with in_time(CALL_TIMEOUT):
+        rows = await (await connection.execute(CALLABLE, {"name": name, "schema": schema})).fetchall()
+    found = [_Function(*row) for row in rows]
+    if len(found) > 1:
+        forms = ", ".join(each.form for each in found)
+        raise AmbiguousError(
+            f"ambiguous: {len(found)} functions {name} can be called with one jsonb, and there must be one: {forms}"
+        )
+    return found[0] if found else None
 
 
 async def void(connection: AsyncConnection, voider: sql.Identifier, payload: Mapping[str, object]) -> str:
     """The ledger's word on a claim that is to be given up: voided, committed, conflict. Raises TimeoutError, too."""
-    row = await _row(connection, sql.SQL("SELECT {}(%s)").format(voider), Jsonb(payload))
+    # Without escapes: those of other databases than UTF8 know few of them, or none.
+    text = json.dumps(payload, ensure_ascii=False)
+    async with in_time(CALL_TIMEOUT):
+        await _written(connection, text)
+        found = await connection.execute(sql.SQL("SELECT {}(%s)").format(voider), (Jsonb(text, dumps=str),))
+        row = await found.fetchone()
     return str(row[0]) if row else ""
+
+
+async def _written(connection: AsyncConnection, text: str) -> None:
+    """Raises psycopg.DataError where the ledger's encoding has not every character of a text, or makes others of them.
+
+    The bridge asks the same: another name would be voided than the one that was claimed.
+    """
+    if text.isascii():
+        return
+    try:
+        row = await (await connection.execute(KEEPS, (text, text.encode()))).fetchone()
+    except psycopg.DataError as error:
+        if error.sqlstate not in NO_SUCH_CHARACTER:
+            raise
+        row = None
+    if row is None or not row[0]:
+        found = await (await connection.execute("SELECT pg_catalog.getdatabaseencoding()")).fetchone()
+        assert found is not None
+        raise psycopg.errors.UntranslatableCharacter(
+            f"the ledger's database has the encoding {found[0]}, which has not every character of this claim (user or "
+            "request): it can be neither committed nor voided there. Move the ledger to a database in UTF8"
+        )
 
 
 def of_the_claim(error: psycopg.Error) -> bool:
@@ -205,12 +275,6 @@ def of_the_claim(error: psycopg.Error) -> bool:
     return error.sqlstate is not None and not error.sqlstate.startswith(OF_THE_LEDGER)
 
 
-async def _row(connection: AsyncConnection, query: LiteralString | sql.Composed, argument: object) -> TupleRow | None:
-    async with in_time(CALL_TIMEOUT):
-        found = await connection.execute(query, (argument,))
-        return await found.fetchone()
-
-
 async def _connect(uri: str) -> AsyncConnection:
-    # Never prepared: a transaction pooler may stand before the ledger.
-    return await AsyncConnection.connect(uri, autocommit=True, prepare_threshold=None, **CONNECTION)
+    # Never prepared, and nothing set for the session: a transaction pooler may stand before the ledger.
+    return await reach(uri, autocommit=True, prepare_threshold=None)

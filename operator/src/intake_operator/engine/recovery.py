@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from intake_operator.engine import ledger
-from intake_operator.engine.compare import LEDGER_CLAIMS_SIGNATURE, read_sales
+from intake_operator.engine.compare import read_sales
 from intake_operator.model.consistency import Sale
 
 CREATE: Final = "create it as docs/ledger.md says (sql/ledger/0001_ledger.sql is the reference), then recover again"
@@ -34,8 +34,8 @@ async def recover(engine: AsyncConnection, uri: str, namespace: str, pool: str, 
     """
     # One transaction of DB1: half of a pool restored would sell the other half again.
     async with ledger.visit(uri, namespace) as books, engine.transaction():
-        if not await ledger.offers(books, LEDGER_CLAIMS_SIGNATURE):
-            raise RecoveryError(f"the ledger offers no {LEDGER_CLAIMS_SIGNATURE}, from which DB1 is rebuilt: {CREATE}")
+        if not await ledger.offers(books, "ledger_claims"):
+            raise RecoveryError(f"the ledger offers no ledger_claims, from which DB1 is rebuilt: {CREATE}")
         async for sales in read_sales(books, pool, clock):
             await engine.execute("SELECT intake.restore(%s, %s)", (pool, Jsonb(as_page(sales))))
         await engine.execute("SELECT intake.end_restore(%s)", (pool,))

@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from intake_operator.engine.connection import CONNECTION
+from intake_operator.engine.connection import reach
 from intake_operator.engine.errors import brief
 from intake_operator.engine.ledger import from_elsewhere
 from intake_operator.model.inventory import InventoryError, Row, check
@@ -18,6 +18,14 @@ from intake_operator.reasons import Problem
 CHUNK: Final = 5_000
 # Sorting ten million rows takes a while; a lock on somebody's table must not hold a pass for ever.
 STATEMENT_TIMEOUT: Final = "60s"
+
+# For this transaction alone, because a pooler may stand before the table. A label that is a date or a number must be
+# the same text in the next look, whatever somebody has set for the role or the server meanwhile.
+SETTINGS: Final = f"""
+    SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT}', true), set_config('datestyle', 'ISO, YMD', true),
+        set_config('intervalstyle', 'postgres', true), set_config('timezone', 'UTC', true),
+        set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true)
+"""
 
 # Compared byte by byte, because the order of a collation changes with the server it runs on.
 ROWS: Final = sql.SQL("""
@@ -54,10 +62,9 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            reachable = from_elsewhere(self.uri, self.namespace)
-            async with await AsyncConnection.connect(reachable, **CONNECTION) as connection:
+            async with await reach(from_elsewhere(self.uri, self.namespace), prepare_threshold=None) as connection:
                 await connection.set_read_only(True)
-                await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
+                await connection.execute(SETTINGS)
                 yield connection
         except psycopg.DataError as error:
             raise InventoryError(Problem.INVENTORY_INVALID, brief(error)) from error

@@ -1,0 +1,112 @@
+"""Ledgers in databases of every encoding: what can be written is sold, what cannot is one dead letter that says so."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import psycopg
+import pytest
+from intake_bridge.adapters.ledger_postgres import PostgresLedger
+from intake_bridge.ports import TargetDownError
+from psycopg import AsyncConnection, sql
+from psycopg.rows import dict_row
+from scene import Scene, Templates
+
+from tests.encodings import ALL, NAMES, REFUSED, Case
+from tests.postgres import PostgresServer, install_ledger
+
+# Whatever the encoding, and whatever JSON escapes.
+PLAIN: Final = ["plain", "a|b", 'quote"\\slash', "tab\tand bell\a"]
+
+
+@asynccontextmanager
+async def scene_in(templates: Templates, server: PostgresServer, encoding: str) -> AsyncIterator[Scene]:
+    """A sale whose reference ledger is in a database of this encoding."""
+    server.drop_database("books")
+    uri = server.create_encoded("books", encoding)
+    # Whoever does not say so speaks the database's own encoding, and psycopg knows not all of them.
+    ours = f"{uri}&client_encoding=utf8"
+    install_ledger(ours)
+    async with (
+        templates.scene() as scene,
+        await AsyncConnection.connect(ours, autocommit=True, row_factory=dict_row) as ledger,
+    ):
+        scene.ledger_uri, scene.ledger = uri, ledger
+        yield scene
+    server.drop_database("books")
+
+
+async def fans(scene: Scene, *users: str) -> None:
+    """A claim for each, with a request of the same letters."""
+    for user in users:
+        await scene.rows("SELECT intake.claim_resource(%s, %s, %s)", scene.pool, user, f"r {user}")
+
+
+def test_every_encoding_that_a_server_can_have_is_tried(server: PostgresServer) -> None:
+    """A newer PostgreSQL has a newer list, and then this fails."""
+    with psycopg.connect(server.uri(), autocommit=True) as owner:
+        found = owner.execute("SELECT pg_encoding_to_char(n) FROM generate_series(0, 60) n ORDER BY 1")
+        names = {str(name) for (name,) in found if name}
+        for name in sorted(names - set(NAMES) - REFUSED):
+            with pytest.raises(psycopg.errors.UndefinedObject, match="not a valid encoding name"):
+                owner.execute(sql.SQL("CREATE DATABASE no ENCODING {} TEMPLATE template0").format(sql.Literal(name)))
+    assert set(NAMES) | REFUSED <= names
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.encoding)
+async def test_what_can_be_written_is_sold_and_what_cannot_is_one_dead_letter(
+    templates: Templates, server: PostgresServer, case: Case
+) -> None:
+    async with scene_in(templates, server, case.encoding) as scene:
+        known = [*PLAIN, *case.holds]
+        # Bad ones at both ends and in the middle: one call for all of them fails, and so does each half.
+        await fans(scene, *case.lacks[:1], *known, *case.lacks[1:])
+        async with scene.worker():
+            await scene.until_drained()
+        dead = {row["user_id"]: row for row in (await scene.dead()).values()}
+        assert set(dead) == set(case.lacks)
+        for row in dead.values():
+            assert f"encoding {case.encoding}" in row["reason"]
+            assert "UTF8" in row["reason"]
+            assert row["failures"] == 0, "it is not tried again"
+        sales = await scene.sales()
+        assert {row["user_id"]: row["request_id"] for row in sales.values()} == {user: f"r {user}" for user in known}
+        (ours,) = await scene.rows("SELECT committed, voided, slots, digest FROM intake.proof(%s)", scene.pool)
+        theirs = await (
+            await scene.ledger.execute("SELECT committed, voided, slots, digest FROM ledger_proof(%s)", (scene.pool,))
+        ).fetchone()
+        assert ours == theirs
+        assert ours["committed"] == len(known)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_TW"])
+async def test_a_claim_that_is_given_up_is_voided_under_its_name(
+    templates: Templates, server: PostgresServer, encoding: str
+) -> None:
+    case = next(each for each in ALL if each.encoding == encoding)
+    async with scene_in(templates, server, encoding) as scene:
+        await fans(scene, *case.holds, *case.lacks)
+        # Read once, so that only the ledger can end them.
+        await scene.rows("SELECT * FROM intake.read_batch(%s, 'w', 100)", scene.pool)
+        await scene.rows(
+            "SELECT intake.release_claim(%s, (message ->> 'claim_id')::uuid, 'ill') FROM pgmq.q_intake_queue",
+            scene.pool,
+        )
+        async with scene.worker():
+            await scene.until_drained()
+        assert {row["user_id"] for row in (await scene.dead()).values()} == set(case.lacks)
+        assert {(row["user_id"], row["state"]) for row in (await scene.sales()).values()} == {
+            (user, "voided") for user in case.holds
+        }
+
+
+@pytest.mark.parametrize("encoding", sorted(REFUSED))
+async def test_an_encoding_that_knows_no_utf8_is_told_as_the_ledger_s(server: PostgresServer, encoding: str) -> None:
+    server.drop_database("books")
+    uri = server.create_encoded("books", encoding)
+
+    async def source() -> str:
+        return uri
+
+    with pytest.raises(TargetDownError, match=f"between UTF8 and {encoding} is not supported"):
+        await PostgresLedger("finalize_transaction", source, "test").check()

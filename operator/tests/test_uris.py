@@ -1,0 +1,125 @@
+"""How the operator reads a user's URI, for ledger and inventory alike, and how it gets to a host behind frozen ones."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import psycopg
+import pytest
+from intake_operator.engine import ledger, uris
+from intake_operator.engine.errors import brief
+from intake_operator.engine.ledger import LOOK_TIMEOUT, Ledgers
+from intake_operator.engine.seats import Table
+from intake_operator.model.inventory import InventoryError
+from intake_operator.model.observed import Ledger
+from intake_operator.reasons import Problem
+
+from tests.postgres import REPOSITORY, PostgresServer, install_ledger
+from tests.uris import READ, REFUSED, SECRET, Case, places
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """It listens on IPv6 as well, at a port of its own."""
+    with closing(socket.create_server(("::1", 0), family=socket.AF_INET6)) as free:
+        port = free.getsockname()[1]
+    with PostgresServer({"listen_addresses": "::1", "port": str(port)}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def place(server: PostgresServer) -> str:
+    """Where the ledger and the hall are, as a URI writes it."""
+    uri = f"host={server.directory / 'socket'} port={server.settings['port']} user=postgres dbname=postgres"
+    install_ledger(uri)
+    with psycopg.connect(uri, autocommit=True) as owner:
+        owner.execute("CREATE TABLE seats AS SELECT gen_random_uuid() AS resource_id, 'A-1' AS label")
+    return f"[::1]:{server.settings['port']}"
+
+
+@pytest.fixture
+def frozen() -> Iterator[list[str]]:
+    """Two hosts that let in and never answer, as a stopped process does; one of them speaks IPv6."""
+    with ExitStack() as stack:
+        six = stack.enter_context(closing(socket.create_server(("::1", 0), family=socket.AF_INET6)))
+        four = stack.enter_context(closing(socket.create_server(("127.0.0.2", 0))))
+        yield [f"[::1]:{six.getsockname()[1]}", f"127.0.0.2:{four.getsockname()[1]}"]
+
+
+@pytest.mark.parametrize("case", READ, ids=lambda case: case.uri)
+def test_a_uri_leads_where_the_table_says(case: Case) -> None:
+    assert places(uris.read(case.uri)) == case.bridge
+    assert places(uris.read(ledger.from_elsewhere(case.uri, "tickets"))) == case.operator
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.uri)
+async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case) -> None:
+    try:
+        refusal = ledger.from_elsewhere(case.uri, "tickets")
+    except psycopg.ProgrammingError as error:
+        refusal = brief(error)
+    assert case.refusal in refusal
+    with pytest.raises(InventoryError) as table:
+        await Table(case.uri, "tickets", "seats").count(1)
+    seen = await Ledgers(lambda: 0.0).check("uid", case.uri, "tickets", "finalize_transaction")
+    assert seen.problem is Problem.LEDGER_UNREACHABLE
+    for told in (refusal, str(table.value), seen.message):
+        assert case.refusal in told
+        assert [word for word in SECRET if word in told] == []
+    assert ledger.key(case.uri, "tickets", "f") is None
+
+
+def test_bridge_and_operator_read_by_the_same_rules() -> None:
+    """They share no Python, so it is written twice: but for the first line the two are one."""
+    packages = ("bridge/src/intake_bridge/adapters", "operator/src/intake_operator/engine")
+    one, other = (REPOSITORY.joinpath(each, "uris.py").read_text(encoding="utf-8") for each in packages)
+    assert one.partition("\n")[2] == other.partition("\n")[2]
+
+
+async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
+    uri = f"postgresql://postgres@{place}/postgres"
+    assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == Ledger()
+    assert await ledger.account(ledger.from_elsewhere(uri, "tickets"), "drop") == ledger.Account(0, 0, 0, 0)
+    assert await Table(uri, "tickets", "seats").count(5) == 1
+
+
+async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_look(place: str, frozen: list[str]) -> None:
+    uri = f"postgresql://postgres@{','.join([*frozen, place])}/postgres?target_session_attrs=read-write"
+    assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == Ledger()
+    assert LOOK_TIMEOUT == 10, "a pass waits for it"
+    assert await Table(uri, "tickets", "seats").count(5) == 1
+
+
+async def test_what_a_server_says_in_its_own_language_and_encoding_is_told() -> None:
+    """Before it knows ours, it speaks its own: here French in LATIN1."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            length, code = struct.unpack("!II", await reader.readexactly(8))
+            await reader.readexactly(length - 8)
+            if code == 196608:
+                break
+            writer.write(b"N")  # neither TLS nor GSS
+        told = "SFATAL\0C3D000\0Mla base de donn\u00e9es n'existe pas\0\0".encode("latin-1")
+        writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        seen = await Ledgers(lambda: 0.0).check("uid", f"postgresql://w@127.0.0.1:{port}/x", "tickets", "f")
+    assert seen.problem is Problem.LEDGER_UNREACHABLE
+    assert "la base de donn" in seen.message
+    assert "existe pas" in seen.message
+
+
+async def test_frozen_hosts_alone_are_named(frozen: list[str]) -> None:
+    uri = f"postgresql://w:S3cret@{','.join(frozen)}/postgres"
+    seen = await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction")
+    assert seen.problem is Problem.LEDGER_UNREACHABLE
+    assert "none of 2 addresses" in seen.message
+    assert "::1" in seen.message
+    assert "127.0.0.2" in seen.message
+    assert "S3cret" not in seen.message

@@ -1,0 +1,48 @@
+"""The connection URIs on which bridge and operator must agree, which share no Python: tests/uris.tsv."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Final
+
+# Parts of the passwords in the table: no message may have one.
+SECRET: Final = ("S3", "cret", "tail")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A URI, and either where it leads or why it is refused."""
+
+    uri: str
+    bridge: str
+    operator: str
+    refusal: str
+
+
+def _cases() -> tuple[Case, ...]:
+    lines = Path(__file__).with_suffix(".tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return tuple(Case(_unescaped(uri), *rest) for uri, *rest in rows)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), text)
+
+
+def places(parameters: Mapping[str, object]) -> str:
+    """Hosts, addresses and ports of what was read, as the table writes them."""
+    hosts, addresses, ports = (str(parameters.get(name) or "").split(",") for name in ("host", "hostaddr", "port"))
+    if len(ports) == 1:
+        ports *= max(len(hosts), len(addresses))
+    triples = zip_longest(hosts, addresses, ports, fillvalue="")
+    return " ".join(
+        (f"[{host}]" if ":" in host else host) + (f"@{address}" if address else "") + (f":{port}" if port else "")
+        for host, address, port in triples
+    )
+
+
+CASES: Final = _cases()
+READ: Final = tuple(case for case in CASES if not case.refusal)
+REFUSED: Final = tuple(case for case in CASES if case.refusal)
