@@ -7,7 +7,7 @@ import pytest
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.message import Message, State
-from intake_bridge.domain.outcomes import Outcome, Transport
+from intake_bridge.domain.outcomes import Outcome, Result, Transport
 from intake_bridge.domain.trial import ALIKE, Trial, refuses, serves
 
 OK = table.LEDGER_WORDS["committed"]
@@ -67,6 +67,7 @@ def pays(judge: Trial, outcome: Outcome, message: Message) -> bool:
         (table.VOID_WORDS["voided"], "serves"),
         (table.LEDGER_WORDS["conflict"], "refuses"),
         (table.COMMIT_WORDS["voided"], "refuses"),
+        (Outcome(Result.DEAD, kind=table.OURS), "neither"),
         (NULLS, "refuses"),
         (table.of_sqlstate("40001", "busy"), "neither"),
         (table.of_sqlstate(None, "gone"), "neither"),

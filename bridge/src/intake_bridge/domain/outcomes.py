@@ -35,6 +35,10 @@ class Transport(StrEnum):
     TOO_LARGE = "too large"
 
 
+# `kind` of a verdict that the bridge has reached by itself: nobody was asked, so it says nothing about the target.
+OURS = "ours"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One row of a table, and then one answer for one claim."""

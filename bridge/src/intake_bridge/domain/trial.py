@@ -9,7 +9,7 @@ from uuid import UUID
 from intake_bridge.domain.backoff import Uniform
 from intake_bridge.domain.breaker import Breaker, BreakerTuning
 from intake_bridge.domain.message import Message
-from intake_bridge.domain.outcomes import Outcome, Result
+from intake_bridge.domain.outcomes import OURS, Outcome, Result
 
 # Two bad claims in a row happen, and so do two that are bad in the same way.
 ALIKE: Final = 3
@@ -37,7 +37,7 @@ def refuses(outcome: Outcome) -> bool:
         case Result.DECLINED:
             return outcome.kind is not None
         case Result.DEAD:
-            return True
+            return outcome.kind != OURS
     return False
 
 
