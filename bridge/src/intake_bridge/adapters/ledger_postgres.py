@@ -276,6 +276,7 @@ class PostgresLedger:
             table.Result.DEAD,
             reason=f"the ledger's database has the encoding {encoding}, which has not every character of this claim "
             "(user or request): move the ledger to a database in UTF8, then replay",
+            kind=table.OURS,
         )
 
 
