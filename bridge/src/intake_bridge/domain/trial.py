@@ -13,8 +13,8 @@ from intake_bridge.domain.outcomes import OURS, Outcome, Result
 
 # Two bad claims in a row happen, and so do two that are bad in the same way.
 ALIKE: Final = 3
-# A word of the contract, `conflict`, is more deliberate than an error: it takes so many who hear it, and no success. And
-# so many refused one after the other end a call: the rest of the batch need not be sent.
+# A word of the contract, `conflict`, is more deliberate than an error: it takes so many who hear it, and no success.
+# So many refused one after the other end a call: the rest of the batch need not be sent.
 ENOUGH: Final = 20
 # More would only cost memory.
 _REMEMBERED: Final = 10_000
