@@ -110,9 +110,7 @@ async def test_a_claim_that_fails_alone_is_excused_as_in_an_outage_and_ends_in_t
     (claim,) = await scene.claim()
     async with scene.worker():
         await _until_probed(scene, 12)
-        assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {
-            3
-        }  # the first of five was asked once more, and the fifth opened the breaker
+        assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {4}
     # Not an hour later but at once.
     impatient = replace(TUNING, breaker=replace(TUNING.breaker, excuse_seconds=0.0))
     async with scene.worker("two", impatient):

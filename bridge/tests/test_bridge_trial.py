@@ -8,7 +8,7 @@ from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Outcome, Result, Transport
-from intake_bridge.domain.trial import ALIKE, Trial, refuses, serves
+from intake_bridge.domain.trial import ALIKE, ENOUGH, Trial, refuses, serves
 
 OK = table.LEDGER_WORDS["committed"]
 NULLS = table.of_sqlstate("23502", "null value")
@@ -136,9 +136,28 @@ def test_who_has_failed_between_successes_pays_the_next_time() -> None:
     assert not judge.breaker.tripped
 
 
-def test_after_an_accusation_the_first_success_clears_everybody() -> None:
+def test_a_word_of_the_contract_takes_more_who_hear_it() -> None:
+    judge = trial()
+    conflict = table.LEDGER_WORDS["conflict"]
+    assert hear(judge, conflict, *map(claim, range(ENOUGH - 1))) == set(range(ENOUGH - 1)), "asked once more"
+    assert [pays(judge, conflict, claim(number)) for number in range(ENOUGH - 1)] == [True] * (ENOUGH - 1)
+    assert not judge.breaker.tripped
+    hear(judge, conflict, claim(99))
+    assert (judge.breaker.tripped, judge.breaker.error) == (True, "conflict")
+
+
+def test_who_accuses_a_target_that_then_serves_the_very_next_was_wrong_and_pays() -> None:
+    judge = trial()
+    hear(judge, NULLS, *map(claim, range(5)))
+    hear(judge, OK, claim(60))
+    assert [pays(judge, NULLS, claim(number)) for number in range(5)] == [True] * 5
+    assert not judge.breaker.tripped
+
+
+def test_after_an_outage_the_first_success_clears_everybody() -> None:
     judge = trial()
     hear(judge, NULLS, *map(claim, range(50)))
+    hear(judge, NULLS, claim(50))
     hear(judge, OK, claim(60))
     assert (judge.breaker.tripped, judge.alike) == (False, 0)
     # The next outage finds them as innocent as the first one did.

@@ -145,7 +145,7 @@ class Pipeline:
             asked = asked[: targets.validation.allowance(len(asked))]
             with self._metrics.step("validate"):
                 outcomes = await targets.validator.validate(asked, gate)
-            again = self._hear(targets.validation, asked, outcomes)
+            again = self._hear(batch, targets.validation, asked, outcomes)
         results = by_result(asked, outcomes)
         approved = [message for message, _ in results.get(Result.APPROVED, [])]
         declined: list[tuple[Message, Outcome]] = []
@@ -212,16 +212,22 @@ class Pipeline:
                 async with passage:
                     outcomes = await send(portion, self._gate(batch, target, passage))
                     passage.answered(outcomes.values())
-                again = self._hear(target, portion, outcomes)
+                again = self._hear(batch, target, portion, outcomes)
             await self._conclude(batch, target, portion, outcomes, again)
             if not before.admits_any(waiting):
                 return
 
-    def _hear(self, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]) -> Set[UUID]:
+    def _hear(self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]) -> Set[UUID]:
         """All that one call has answered, before anything of it counts; the claims that are asked once more."""
         was_tripped = target.trial.breaker.tripped
-        answers = ((message, outcomes[message.msg_id]) for message in messages if message.msg_id in outcomes)
-        again = target.trial.hear(answers)
+        answers = [(message, outcomes[message.msg_id]) for message in messages if message.msg_id in outcomes]
+        first = target.trial.hear(answers)
+        # What may be the target's from the start has its own count of failures in a row, and may have it, but the last.
+        again = {
+            message.claim_id
+            for message, outcome in answers
+            if message.claim_id in first and (outcome.blame is Blame.CLAIM or batch.ends_by(message, outcome))
+        }
         if target.trial.breaker.tripped and not was_tripped:
             log.warning("%s: stops, the target is probed: %s", target.step, target.error)
         elif was_tripped and not target.trial.breaker.tripped:

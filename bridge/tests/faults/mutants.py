@@ -125,7 +125,7 @@ MUTANTS = {
     ),
     "nobody accuses the target": Mutant(
         "intake_bridge.domain.trial",
-        "        if self.alike >= ALIKE:",
+        "        if any(count >= needed[kind] for kind, count in self._kinds().items()):",
         "        if False:",
         ALL_ALIKE,
     ),

@@ -18,6 +18,10 @@ class Batch:
     open: dict[int, Message]
     ends: Counter[str] = field(default_factory=Counter)
 
+    def ends_by(self, message: Message, outcome: Outcome) -> bool:
+        """Whether this failure, if it counts, is the last."""
+        return outcome.result is not Result.RETRY or message.failures + 1 > self.max_retries
+
 
 def by_result(messages: Messages, outcomes: Mapping[int, Outcome]) -> dict[Result, list[tuple[Message, Outcome]]]:
     """The messages that were answered, by what becomes of them."""

@@ -13,7 +13,8 @@ from intake_bridge.domain.outcomes import OURS, Outcome, Result
 
 # Two bad claims in a row happen, and so do two that are bad in the same way.
 ALIKE: Final = 3
-# Refused one after the other within one call, and not one success: the rest of the batch need not be sent.
+# A word of the contract, `conflict`, is more deliberate than an error: it takes so many who hear it, and no success.
+# So many refused one after the other end a call: the rest of the batch need not be sent.
 ENOUGH: Final = 20
 # More would only cost memory.
 _REMEMBERED: Final = 10_000
@@ -45,6 +46,7 @@ def refuses(outcome: Outcome) -> bool:
 class _Failure:
     kind: str
     error: str
+    needed: int = ALIKE
 
 
 class Trial:
@@ -52,7 +54,8 @@ class Trial:
 
     A claim pays for a failure when others succeed and it does not. ALIKE different claims that never paid and fail in
     the same way, with no success in between, accuse the target: from then on it is asked with one claim at a time, and
-    nobody pays, until the first success. A claim that fails before anything is known of others is asked once more.
+    nobody pays, until the first success. If that is the very next answer, they were wrong, and accuse nobody again. A
+    claim that fails before anything is known of others is asked once more.
 
     In the same way: by SQLSTATE, status or word, because the text of an error names the row. Not for ever: like any
     outage it is excused for `excuse_seconds`, because nothing tells a target that is down from claims that are all bad.
@@ -63,6 +66,7 @@ class Trial:
         self._breaker = Breaker(clock, uniform, replace(tuning or BreakerTuning(), suspects=1))
         self._accusers: dict[UUID, _Failure] = {}
         self._convicted: dict[UUID, None] = {}
+        self._confirmed = False
 
     @property
     def breaker(self) -> Breaker:
@@ -72,8 +76,7 @@ class Trial:
     @property
     def alike(self) -> int:
         """How many different claims have failed in the same way since the last success."""
-        kinds = Counter(failure.kind for failure in self._accusers.values())
-        return max(kinds.values(), default=0)
+        return max(self._kinds().values(), default=0)
 
     @property
     def summary(self) -> str:
@@ -97,15 +100,20 @@ class Trial:
                 first.add(message.claim_id)
             if len(self._accusers) < _REMEMBERED:
                 self._accusers[message.claim_id] = _failure(outcome)
-        if self.alike >= ALIKE:
+        needed = {failure.kind: failure.needed for failure in self._accusers.values()}
+        if any(count >= needed[kind] for kind, count in self._kinds().items()):
+            self._confirmed = self._breaker.tripped
             self._breaker.suspected(_failure(failed[-1][1]).error)
         return frozenset(first)
 
+    def _kinds(self) -> Counter[str]:
+        return Counter(failure.kind for failure in self._accusers.values())
+
     def _acquit_the_target(self, answers: list[tuple[Message, Outcome]]) -> None:
-        # Too few to accuse it, they have failed while others succeeded. After an accusation nobody knows whether it was
-        # mended meanwhile: then they are as innocent as before.
-        if not self._breaker.tripped:
+        # They have failed while others succeeded; unless a probe has failed, too, and it was mended after that.
+        if not (self._breaker.tripped and self._confirmed):
             self._convicted |= dict.fromkeys(self._accusers)
+        self._confirmed = False
         self._accusers.clear()
         for message, outcome in answers:
             if serves(outcome):
@@ -117,4 +125,5 @@ class Trial:
 
 def _failure(outcome: Outcome) -> _Failure:
     word = "conflict" if outcome.page else outcome.result.value
-    return _Failure(outcome.kind or word, outcome.reason or word)
+    by_word = outcome.result is Result.DEAD and outcome.kind is None
+    return _Failure(outcome.kind or word, outcome.reason or word, ENOUGH if by_word else ALIKE)
