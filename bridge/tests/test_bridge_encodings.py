@@ -110,3 +110,18 @@ async def test_an_encoding_that_knows_no_utf8_is_told_as_the_ledger_s(server: Po
 
     with pytest.raises(TargetDownError, match=f"between UTF8 and {encoding} is not supported"):
         await PostgresLedger("finalize_transaction", source, "test").check()
+
+
+async def test_where_nobody_can_be_written_each_is_a_dead_letter_that_says_so(
+    templates: Templates, server: PostgresServer
+) -> None:
+    """It is each claim's own name, however many there are: nothing in the ledger can be mended for them to succeed."""
+    async with scene_in(templates, server, "LATIN1") as scene:
+        users = [f"שרה {n}" for n in range(8)]
+        await fans(scene, *users)
+        async with scene.worker():
+            await scene.until_drained()
+            assert "error" not in (await scene.health())["ledger"]
+        dead = await scene.dead()
+        assert {row["user_id"] for row in dead.values()} == set(users)
+        assert all("encoding LATIN1" in row["reason"] for row in dead.values())

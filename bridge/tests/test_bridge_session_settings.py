@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.adapters.postgres import connect
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from scene import Scene, Templates
 
@@ -48,6 +49,26 @@ async def test_no_setting_changes_what_is_sold(templates: Templates, server: Pos
         )
         assert [row["claimed_at"] for row in sales] == [row["at"] for row in moments]
         await scene.check()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_bridges_that_meet_in_a_stricter_ledger_sell_each_claim_once(
+    scene: Scene, server: PostgresServer, level: str
+) -> None:
+    """What it cannot put into an order is repeated, and counted for nobody."""
+    ledger = sql.Identifier(database(scene.ledger_uri))
+    await scene.configure(batchSize=7)
+    with psycopg.connect(server.uri(), autocommit=True) as owner:
+        try:
+            change = sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}")
+            owner.execute(change.format(ledger, sql.Literal(level)))
+            await scene.claim(200)
+            async with scene.worker("one"), scene.worker("two"), scene.worker("three"):
+                await scene.until_drained()
+        finally:
+            lift(owner, database(scene.ledger_uri))
+    assert await scene.dead() == {}
+    await scene.check()
 
 
 @pytest.mark.parametrize("setting", HOSTILE)

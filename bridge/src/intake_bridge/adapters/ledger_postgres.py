@@ -274,6 +274,7 @@ class PostgresLedger:
         encoding = self._signature.encoding
         return Outcome(
             table.Result.DEAD,
+            kind=table.OURS,
             reason=f"the ledger's database has the encoding {encoding}, which has not every character of this claim "
             "(user or request): move the ledger to a database in UTF8, then replay",
             kind=table.OURS,
