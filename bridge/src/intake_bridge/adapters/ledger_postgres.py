@@ -277,7 +277,6 @@ class PostgresLedger:
             kind=table.OURS,
             reason=f"the ledger's database has the encoding {encoding}, which has not every character of this claim "
             "(user or request): move the ledger to a database in UTF8, then replay",
-            kind=table.OURS,
         )
 
 
