@@ -263,6 +263,13 @@ class Templates:
         self._server.drop_database(name)
 
     @asynccontextmanager
+    async def scene_with_reference(self, inventory: int = 1000) -> AsyncIterator[Scene]:
+        """The same with a reference ledger of its own, which the test may alter."""
+        async with self.scene_with_ledger(inventory=inventory) as scene:
+            install_ledger(scene.ledger_uri)
+            yield scene
+
+    @asynccontextmanager
     async def _intake(self) -> AsyncIterator[str]:
         name = f"intake_{next(self._numbers)}"
         yield self._server.create_database(name, "intake_template")

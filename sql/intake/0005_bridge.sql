@@ -6,6 +6,10 @@
 -- from what is returned. Giving back ends a lease, too: headers names the worker for as long as it lasts. Rows are
 -- locked in msg_id order, or not waited for, so two calls never deadlock.
 --
+-- A message that still names a worker when it is read again had a delivery without an end: its bridge died, or hung. After
+-- three of them it is set apart, and read alone: whoever dies of it takes nobody else along, and only what it does alone
+-- counts. After three more it is a dead letter.
+--
 -- All of it goes by key, whatever the statistics say: enable_seqscan is off in what bridges call. The planner takes what is
 -- asked of a message for rarer than it is, and would read the whole queue for a batch of some hundreds.
 
@@ -15,18 +19,27 @@ CREATE TABLE intake.releases (
 );
 COMMENT ON TABLE intake.releases IS 'Messages whose claim the ledger is to void: released by its fan after a bridge had read it, or its hold expired.';
 
+CREATE TABLE intake.loners (
+    msg_id  bigint PRIMARY KEY,
+    pool_no int    NOT NULL
+);
+COMMENT ON TABLE intake.loners IS 'Messages that are read alone, because three deliveries of them had no end. Their headers say `alone`.';
+
 CREATE TYPE intake.leased_message AS (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint,
     resource_id uuid, request_id text, claimed_at timestamptz, state text, failures int, enqueued_at timestamptz,
-    headers jsonb);
+    headers jsonb, release boolean);
 COMMENT ON TYPE intake.leased_message IS 'A message as a bridge gets it in hand; (msg_id, read_ct) is its lease.';
 
-CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[], approved boolean)
+CREATE FUNCTION intake.lease(config intake.engine_config, worker text, msg_ids bigint[], approved boolean, release boolean)
 RETURNS SETOF intake.leased_message
 LANGUAGE sql AS $$
     WITH leased AS (
         UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, last_read_at = clock_timestamp(),
             vt = clock_timestamp() + make_interval(secs => config.visibility_timeout_seconds),
-            headers = coalesce(q.headers, '{}') || jsonb_build_object('worker', lease.worker),
+            headers = CASE WHEN q.headers ? 'worker'
+                THEN q.headers || jsonb_build_object('worker', lease.worker, 'unended',
+                    coalesce((q.headers ->> 'unended')::int, 0) + 1)
+                ELSE coalesce(q.headers, '{}') || jsonb_build_object('worker', lease.worker) END,
             message = CASE WHEN lease.approved AND q.message ->> 'state' = 'queued'
                 THEN q.message || '{"state": "validated"}' ELSE q.message END
         WHERE q.msg_id = ANY (lease.msg_ids)
@@ -34,10 +47,28 @@ LANGUAGE sql AS $$
     SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id',
         (l.message ->> 'slot_no')::bigint, (l.message ->> 'resource_id')::uuid, l.message ->> 'request_id',
         (l.message ->> 'claimed_at')::timestamptz, l.message ->> 'state', (l.message ->> 'failures')::int,
-        l.enqueued_at, l.headers
+        l.enqueued_at, l.headers, lease.release
     FROM leased l ORDER BY l.msg_id;
 $$;
 COMMENT ON FUNCTION intake.lease IS 'Lease messages that the caller has locked; approved = mark them validated with it.';
+
+CREATE FUNCTION intake.never_ended(headers jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    -- Two that were seen, and the one of the worker it still names.
+    SELECT headers ? 'worker' AND coalesce((headers ->> 'unended')::int, 0) >= 2;
+$$;
+COMMENT ON FUNCTION intake.never_ended IS 'Whether three deliveries in a row had no end.';
+
+CREATE FUNCTION intake.set_apart(pool_no int, msg_ids bigint[]) RETURNS void
+LANGUAGE sql AS $$
+    -- From here it is counted anew. Without a worker nobody who still has it in hand can change it.
+    WITH apart AS (
+        UPDATE pgmq.q_intake_queue q SET headers = q.headers - 'worker' || '{"alone": true, "unended": 0}'
+        WHERE q.msg_id = ANY (set_apart.msg_ids)
+        RETURNING q.msg_id)
+    INSERT INTO intake.loners (msg_id, pool_no) SELECT a.msg_id, set_apart.pool_no FROM apart a;
+$$;
+COMMENT ON FUNCTION intake.set_apart IS 'From now on these messages, which the caller has locked, are read alone.';
 
 CREATE FUNCTION intake.reader(pool_id text, worker text, max_messages int) RETURNS intake.engine_config
 LANGUAGE plpgsql AS $$
@@ -61,19 +92,25 @@ DECLARE
     config intake.engine_config := intake.reader(read_batch.pool_id, read_batch.worker, read_batch.max_messages);
     at     timestamptz := clock_timestamp();
     due    bigint[];
+    apart  bigint[];
 BEGIN
     IF config.paused THEN
         RETURN;
     END IF;
     -- By the time when they fell due: leased and delayed messages lie ahead and are never visited, and nothing is
     -- remembered, so that a message which is committed later than its neighbours, with an old vt, is simply the first.
-    SELECT array_agg(d.msg_id) INTO due FROM (
-        SELECT q.msg_id FROM pgmq.q_intake_queue q
+    SELECT array_agg(d.msg_id), array_agg(d.msg_id) FILTER (WHERE d.never_ended) INTO due, apart FROM (
+        SELECT q.msg_id, intake.never_ended(q.headers) FROM pgmq.q_intake_queue q
         WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND NOT q.message ? 'release'
+            AND (q.headers ? 'alone') IS NOT TRUE
         ORDER BY q.vt LIMIT read_batch.max_messages
         FOR UPDATE SKIP LOCKED) d;
+    IF apart IS NOT NULL THEN
+        PERFORM intake.set_apart(config.pool_no, apart);
+        due := ARRAY(SELECT unnest(due) EXCEPT SELECT unnest(apart));
+    END IF;
     -- Nobody is to be asked: the mark is written with the lease, which saves rewriting each message once more.
-    RETURN QUERY SELECT * FROM intake.lease(config, read_batch.worker, due, config.validation IS NULL);
+    RETURN QUERY SELECT * FROM intake.lease(config, read_batch.worker, due, config.validation IS NULL, false);
 END $$;
 COMMENT ON FUNCTION intake.read_batch IS 'Lease up to max_messages due messages, those first that fell due first, for the configured visibility timeout. Nothing while the pool is paused.';
 
@@ -83,16 +120,21 @@ DECLARE
     config intake.engine_config := intake.reader(read_releases.pool_id, read_releases.worker, read_releases.max_messages);
     at     timestamptz := clock_timestamp();
     due    bigint[];
+    apart  bigint[];
 BEGIN
     IF config.paused THEN
         RETURN;
     END IF;
-    SELECT array_agg(d.msg_id) INTO due FROM (
-        SELECT q.msg_id FROM intake.releases r JOIN pgmq.q_intake_queue q USING (msg_id)
-        WHERE r.pool_no = config.pool_no AND q.vt <= at
+    SELECT array_agg(d.msg_id), array_agg(d.msg_id) FILTER (WHERE d.never_ended) INTO due, apart FROM (
+        SELECT q.msg_id, intake.never_ended(q.headers) FROM intake.releases r JOIN pgmq.q_intake_queue q USING (msg_id)
+        WHERE r.pool_no = config.pool_no AND q.vt <= at AND (q.headers ? 'alone') IS NOT TRUE
         ORDER BY q.msg_id LIMIT read_releases.max_messages
         FOR UPDATE OF q SKIP LOCKED) d;
-    RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due, false);
+    IF apart IS NOT NULL THEN
+        PERFORM intake.set_apart(config.pool_no, apart);
+        due := ARRAY(SELECT unnest(due) EXCEPT SELECT unnest(apart));
+    END IF;
+    RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due, false, true);
 END $$;
 COMMENT ON FUNCTION intake.read_releases IS 'Lease messages whose claims the ledger is to void, as read_batch() leases the others.';
 
@@ -100,8 +142,10 @@ CREATE FUNCTION intake.recall(pool_no int, msg_ids bigint[], reason text) RETURN
 LANGUAGE sql AS $$
     -- Whoever has it leased loses the lease: read_ct is the fence.
     WITH recalled AS (
-        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, vt = clock_timestamp(), message = q.message
-            || jsonb_build_object('release', jsonb_build_object('reason', recall.reason, 'at', clock_timestamp()))
+        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, vt = clock_timestamp(),
+            headers = q.headers - 'worker', -- that delivery ends here
+            message = q.message
+                || jsonb_build_object('release', jsonb_build_object('reason', recall.reason, 'at', clock_timestamp()))
         WHERE q.msg_id = ANY (recall.msg_ids)
         RETURNING q.msg_id)
     INSERT INTO intake.releases (msg_id, pool_no) SELECT r.msg_id, recall.pool_no FROM recalled r;
@@ -166,10 +210,12 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH held AS MATERIALIZED (
-        SELECT l AS msg_id FROM intake.leased(give_back.pool_id, give_back.msg_ids, give_back.read_cts) l)
+        SELECT l AS msg_id FROM intake.leased(give_back.pool_id, give_back.msg_ids, give_back.read_cts) l),
+    rejoined AS (
+        DELETE FROM intake.loners l USING held WHERE l.msg_id = held.msg_id)
     -- The lease is over: who asks again, because the answer was lost, must not count the same failure twice.
     UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp() + make_interval(secs => coalesce(g.delay, 0)),
-        headers = q.headers - 'worker',
+        headers = q.headers - ARRAY['worker', 'unended', 'alone'],
         message = CASE WHEN g.error IS NULL THEN q.message ELSE q.message || jsonb_build_object(
             'failures', (q.message ->> 'failures')::int + 1, 'last_error', left(g.error, 2000)) END
     FROM held JOIN unnest(give_back.msg_ids, give_back.delays_seconds, give_back.errors) AS g (msg_id, delay, error)
@@ -217,7 +263,9 @@ BEGIN
             g.message || archive.remark || jsonb_build_object('outcome', g.outcome), g.headers
         FROM gone g),
     unlisted AS (
-        DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id AND g.message ? 'release')
+        DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id AND g.message ? 'release'),
+    rejoined AS (
+        DELETE FROM intake.loners l USING gone g WHERE l.msg_id = g.msg_id AND g.headers ? 'alone')
     SELECT array_agg(g.msg_id), array_agg((g.message ->> 'slot_no')::bigint), array_agg((g.message ->> 'claim_id')::uuid),
         array_agg(g.outcome)
     INTO ended, slot_nos, claim_ids, endings FROM gone g;
@@ -247,31 +295,71 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS 'The ledger has spoken: archive with the outcome, and consume or free the slot, in one transaction.';
 
-CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[]) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-#variable_conflict use_column
-BEGIN
-    IF cardinality(dead_letter.reasons) IS DISTINCT FROM cardinality(dead_letter.msg_ids) THEN
-        RAISE EXCEPTION 'reasons is parallel to msg_ids' USING ERRCODE = 'IE002', HINT = 'Say why, once for each message.';
-    END IF;
-    RETURN QUERY
-    WITH held AS MATERIALIZED (
-        SELECT l AS msg_id FROM intake.leased(dead_letter.pool_id, dead_letter.msg_ids, dead_letter.read_cts) l),
-    gone AS (
-        DELETE FROM pgmq.q_intake_queue q
-        USING held JOIN unnest(dead_letter.msg_ids, dead_letter.reasons) AS r (msg_id, reason) USING (msg_id)
-        WHERE q.msg_id = held.msg_id
+CREATE FUNCTION intake.bury(msg_ids bigint[], reasons text[]) RETURNS SETOF bigint
+LANGUAGE sql AS $$
+    WITH gone AS (
+        DELETE FROM pgmq.q_intake_queue q USING unnest(bury.msg_ids, bury.reasons) AS r (msg_id, reason)
+        WHERE q.msg_id = r.msg_id AND q.msg_id = ANY (bury.msg_ids)
         RETURNING q.*, r.reason),
     unlisted AS (
         DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id),
+    rejoined AS (
+        DELETE FROM intake.loners l USING gone g WHERE l.msg_id = g.msg_id),
     buried AS (
         INSERT INTO pgmq.q_intake_dlq (vt, message, headers)
         SELECT clock_timestamp(), g.message || jsonb_build_object('reason', left(g.reason, 2000),
             'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
         FROM gone g ORDER BY g.msg_id)
     SELECT g.msg_id FROM gone g;
+$$;
+COMMENT ON FUNCTION intake.bury IS 'Make dead letters of messages that the caller has locked, each with its reason.';
+
+CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    held bigint[];
+    why  text[];
+BEGIN
+    IF cardinality(dead_letter.reasons) IS DISTINCT FROM cardinality(dead_letter.msg_ids) THEN
+        RAISE EXCEPTION 'reasons is parallel to msg_ids' USING ERRCODE = 'IE002', HINT = 'Say why, once for each message.';
+    END IF;
+    SELECT array_agg(l), array_agg(r.reason) INTO held, why
+    FROM intake.leased(dead_letter.pool_id, dead_letter.msg_ids, dead_letter.read_cts) l
+    JOIN unnest(dead_letter.msg_ids, dead_letter.reasons) AS r (msg_id, reason) ON r.msg_id = l;
+    RETURN QUERY SELECT * FROM intake.bury(held, why);
 END $$;
 COMMENT ON FUNCTION intake.dead_letter IS 'Give a message up. The claim keeps its slot until it is replayed or discarded.';
+
+CREATE FUNCTION intake.read_alone(pool_id text, worker text) RETURNS SETOF intake.leased_message
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    config intake.engine_config := intake.reader(read_alone.pool_id, read_alone.worker, 1);
+    at     timestamptz := clock_timestamp();
+    loner  record;
+BEGIN
+    IF config.paused THEN
+        RETURN;
+    END IF;
+    LOOP
+        SELECT q.msg_id, intake.never_ended(q.headers), q.message ? 'release' AS release, q.message ->> 'state' AS state
+        INTO loner FROM intake.loners l JOIN pgmq.q_intake_queue q USING (msg_id)
+        WHERE l.pool_no = config.pool_no AND q.vt <= at
+        ORDER BY l.msg_id LIMIT 1
+        FOR UPDATE OF q SKIP LOCKED;
+        EXIT WHEN NOT FOUND;
+        IF loner.never_ended THEN
+            PERFORM intake.bury(ARRAY[loner.msg_id], ARRAY['it was read 3 times alone, and no bridge lived to the end of '
+                'it; before that 3 times with others. See in the logs of the bridges what ends them, mend it, then replay'
+                || CASE loner.state WHEN 'committing' THEN '. It may be committed: the target knows' ELSE '' END]);
+        ELSE
+            RETURN QUERY SELECT * FROM intake.lease(config, read_alone.worker, ARRAY[loner.msg_id],
+                config.validation IS NULL AND NOT loner.release, loner.release);
+            EXIT;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION intake.read_alone IS 'Lease one message that was set apart, to be sold or voided (`release`), for a worker with nothing else in hand. One that had no end alone, either, becomes a dead letter.';
 
 CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100, after bigint DEFAULT 0,
     msg_ids bigint[] DEFAULT NULL)
@@ -321,7 +409,7 @@ BEGIN
         -- read_ct 1: bridges have had it in hand, it is never again one that release_claim() may end by itself.
         INSERT INTO pgmq.q_intake_queue (msg_id, vt, read_ct, message, headers) OVERRIDING SYSTEM VALUE
         SELECT r.queue_id, clock_timestamp(), 1, (r.message - ARRAY['reason', 'dead_at', 'queued_as']) || '{"failures": 0}',
-            r.headers
+            r.headers - ARRAY['worker', 'unended', 'alone']
         FROM raised r),
     listed AS (
         INSERT INTO intake.releases (msg_id, pool_no) SELECT r.queue_id, c.pool_no
@@ -367,6 +455,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.discard IS 'Dead letters that will never be committed, and by what evidence (such as: void_claim answered voided): archive as voided, free the slot. It asks nobody.';
 
-GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.mark_validated, intake.mark_committing, intake.extend,
-    intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;
+GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.read_alone, intake.mark_validated, intake.mark_committing,
+    intake.extend, intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;
 GRANT EXECUTE ON FUNCTION intake.dead_letters TO bridge, monitor;

@@ -151,7 +151,10 @@ CREATE FUNCTION public.finalize_transactions(payloads jsonb) RETURNS TABLE (clai
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    item jsonb;
+    item    jsonb;
+    written boolean := false;
+    code    text;
+    said    text;
 BEGIN
     BEGIN
         RETURN QUERY SELECT a.claim_id, a.outcome FROM ledger.commit_all(payloads) a;
@@ -162,15 +165,21 @@ BEGIN
     FOR item IN SELECT e FROM jsonb_array_elements(payloads) e ORDER BY e ->> 'claim_id' LOOP
         BEGIN
             RETURN QUERY SELECT a.claim_id, a.outcome FROM ledger.commit_all(jsonb_build_array(item)) a;
+            written := true;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, said = MESSAGE_TEXT;
             -- A row that can never be written is for a human, like any conflict. Without a claim_id it has no answer.
             IF item ->> 'claim_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
                 RETURN QUERY SELECT (item ->> 'claim_id')::uuid, 'conflict';
             END IF;
         END;
     END LOOP;
+    -- Not one of them: perhaps nobody's row can be written, and then what the error says is needed.
+    IF NOT written AND code IS NOT NULL THEN
+        RAISE EXCEPTION '%', said USING ERRCODE = code;
+    END IF;
 END $$;
-COMMENT ON FUNCTION public.finalize_transactions IS 'Commit many claims; one outcome for each claim_id. A bad row is a conflict and fails alone.';
+COMMENT ON FUNCTION public.finalize_transactions IS 'Commit many claims; one outcome for each claim_id. A bad row among others is a conflict; where none can be written, the error is raised.';
 
 CREATE FUNCTION public.void_claim(payload jsonb) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -35,7 +35,9 @@ def test_a_batch_is_leased_oldest_first_for_the_visibility_timeout(queue: Intake
 def test_a_lease_that_expired_is_given_to_the_next_reader(queue: Intake) -> None:
     queue.read(worker="one")
     queue.expire_leases()
-    assert [(m["read_ct"], m["headers"]) for m in queue.read(worker="two")] == [(2, {"worker": "two"})] * 5
+    assert [(m["read_ct"], m["headers"]) for m in queue.read(worker="two")] == [
+        (2, {"worker": "two", "unended": 1})
+    ] * 5
 
 
 def test_a_message_that_comes_back_queues_up_by_when_it_falls_due(queue: Intake) -> None:

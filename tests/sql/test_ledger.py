@@ -125,6 +125,20 @@ def test_a_bad_row_fails_alone(ledger: Ledger, field: str, rubbish: object) -> N
     assert list(ledger.commit_all(sale(1), bad, sale(3)).values()) == ["committed", expected, "committed"]
 
 
+@pytest.mark.parametrize("sales", [1, 3])
+def test_where_no_row_can_be_written_the_error_says_why(
+    ledger: Ledger, server: PostgresServer, ledger_migrated: str, sales: int
+) -> None:
+    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
+        owner.execute("ALTER TABLE ledger.claims ADD CONSTRAINT closed CHECK (user_id = 'u9') NOT VALID")
+        with pytest.raises(psycopg.errors.CheckViolation, match='"closed"'):
+            ledger.commit_all(*map(sale, range(1, sales + 1)))
+        # With one that can be, the others are for somebody to look at.
+        words = list(ledger.commit_all(sale(1), sale(9)).values())
+        owner.execute("ALTER TABLE ledger.claims DROP CONSTRAINT closed")
+        assert words == ["conflict", "committed"]
+
+
 def test_a_row_without_a_claim_id_has_no_outcome_and_harms_nobody(ledger: Ledger) -> None:
     assert list(ledger.commit_all(sale(1), sale(2, claim_id="x"), sale(3)).values()) == ["committed", "committed"]
 

@@ -253,6 +253,8 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
         look("release_claim after a read")
     releases = intake.read_releases(5)
     look("read_releases")
+    intake.read_alone()
+    look("read_alone")
     for function in ("mark_validated", "mark_committing", "extend"):
         intake.change(function, messages[5:])
         look(function)

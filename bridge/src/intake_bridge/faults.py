@@ -30,6 +30,7 @@ class Step(StrEnum):
 
     READ_BATCH = "read_batch"
     READ_RELEASES = "read_releases"
+    READ_ALONE = "read_alone"
     VALIDATE = "validate"
     MARK_VALIDATED = "mark_validated"
     MARK_COMMITTING = "mark_committing"
@@ -158,6 +159,10 @@ class FaultyQueue:
     async def read_releases(self, worker: str, limit: int) -> list[Message]:
         """The queue's own."""
         return await self._faults.around(Step.READ_RELEASES, lambda: self._queue.read_releases(worker, limit))
+
+    async def read_alone(self, worker: str) -> list[Message]:
+        """The queue's own."""
+        return await self._faults.around(Step.READ_ALONE, lambda: self._queue.read_alone(worker))
 
     async def mark_validated(self, messages: Messages) -> set[int]:
         """The queue's own."""

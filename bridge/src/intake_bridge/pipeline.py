@@ -3,30 +3,23 @@
 import asyncio
 import logging
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from uuid import UUID
 
 from intake_bridge.domain.backoff import Backoff, Uniform
-from intake_bridge.domain.breaker import Breaker
-from intake_bridge.domain.lease import Lease
+from intake_bridge.domain.batch import Batch, by_result
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from intake_bridge.domain.target import Target
+from intake_bridge.domain.trial import ENOUGH, refuses
 from intake_bridge.metering import Metering, Passage
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A way out of the house with the breaker that watches it."""
-
-    step: str
-    breaker: Breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +30,8 @@ class Targets:
     validation: Target
     ledger: Ledger
     commitment: Target
-
-
-@dataclass(slots=True)
-class Batch:
-    """Leased messages; `open` is what has no end yet and is ours to give back."""
-
-    lease: Lease
-    max_retries: int
-    open: dict[int, Message]
-    ends: Counter[str] = field(default_factory=Counter)
+    voiding: Target
+    """The same ledger, and its breaker; but who sells may fail to void, and who voids to sell."""
 
 
 class StepGate:
@@ -65,24 +50,27 @@ class StepGate:
         self._stopping = stopping
         self._metrics = metrics
         self._passage = passage
+        self._refused = 0
 
     def admits(self, message: Message) -> bool:
         """No new call while we stop, while the target is down or has asked for a pause, or without the lease."""
-        return not self._stopping() and self._target.breaker.allowance(1) > 0 and self.holds(message)
+        return not self._stopping() and self._target.allowance(1) > 0 and self.holds(message)
 
     def admits_any(self, messages: Messages) -> bool:
         """Whether it is worth waiting with these."""
         return any(map(self.admits, messages))
 
     def holds(self, message: Message) -> bool:
-        """The lease, and the tokens where the step needs them."""
-        return self._lease.holds(message.msg_id) and (self._passage is None or self._passage.stands())
+        """The lease, the tokens where the step needs them, and a target that does not refuse one after the other."""
+        passes = self._passage is None or self._passage.stands()
+        return passes and self._refused < ENOUGH and self._lease.holds(message.msg_id)
 
     def told(self, outcome: Outcome, seconds: float | None = None) -> None:
         """Feed the breaker, and the closed loop where the step has one."""
         if self._passage is not None and seconds is not None:
             self._passage.told(outcome, seconds)
         self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
+        self._refused = self._refused + 1 if refuses(outcome) else 0
         breaker, error = self._target.breaker, outcome.reason or outcome.result.value
         was_tripped = breaker.tripped
         match outcome.blame:
@@ -135,7 +123,7 @@ class Pipeline:
     async def release(self, batch: Batch, targets: Targets) -> None:
         """Have every message of the batch voided: released by its fan, or held for too long. Asks no validator."""
         async with self._kept(batch):
-            gate = self._gate(batch, targets.commitment)
+            gate = self._gate(batch, targets.voiding)
             admitted = [message for message in batch.open.values() if gate.admits(message)]
             for message in await self._void(batch, targets, admitted):
                 log.warning("too late to release: the ledger has committed it", extra=message.for_log())
@@ -153,12 +141,21 @@ class Pipeline:
             return ready, []
         gate = self._gate(batch, targets.validation)
         async with self._at_validator:
+            # What was read side by side with the batch that has found the validator out is sent no more.
+            asked = asked[: targets.validation.allowance(len(asked))]
             with self._metrics.step("validate"):
                 outcomes = await targets.validator.validate(asked, gate)
-        by_result = _by_result(asked, outcomes)
-        await self._settle_failures(batch, targets.validation, by_result.get(Result.RETRY, []))
-        approved = [message for message, _ in by_result.get(Result.APPROVED, [])]
-        declined = by_result.get(Result.DECLINED, [])
+            again = self._hear(batch, targets.validation, asked, outcomes)
+        results = by_result(asked, outcomes)
+        approved = [message for message, _ in results.get(Result.APPROVED, [])]
+        declined: list[tuple[Message, Outcome]] = []
+        doubtful: list[tuple[Message, Outcome]] = []
+        for message, outcome in results.get(Result.DECLINED, []):
+            # A void is for good: never on the word of a validator that refuses everybody.
+            accused = message.claim_id in again or targets.validation.trial.breaker.tripped
+            (doubtful if accused and refuses(outcome) else declined).append((message, outcome))
+        failures = [*results.get(Result.RETRY, []), *doubtful]
+        await self._settle_failures(batch, targets.validation, failures, again)
         for message, outcome in declined:
             log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
         return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]
@@ -173,8 +170,8 @@ class Pipeline:
             outcomes.update(answer)
             return answer
 
-        await self._pass(batch, targets.commitment, messages, send)
-        return [message for message, _ in _by_result(messages, outcomes).get(Result.COMMITTED, [])]
+        await self._pass(batch, targets.voiding, messages, send)
+        return [message for message, _ in by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
     async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
         async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
@@ -204,25 +201,50 @@ class Pipeline:
         while waiting:
             async with self._at_ledger:
                 waiting = [message for message in waiting if batch.lease.holds(message.msg_id)]
-                if not waiting:
+                # What was read side by side with the batch that has found the ledger out is sent no more.
+                allowed = target.allowance(len(waiting))
+                if not allowed:
                     return
-                passage = await self._metering.passage(len(waiting), partial(before.admits_any, waiting))
+                passage = await self._metering.passage(allowed, partial(before.admits_any, waiting))
                 if passage is None:
                     return
                 portion, waiting = waiting[: passage.size], waiting[passage.size :]
                 async with passage:
                     outcomes = await send(portion, self._gate(batch, target, passage))
                     passage.answered(outcomes.values())
-            await self._conclude(batch, target, portion, outcomes)
+                again = self._hear(batch, target, portion, outcomes)
+            await self._conclude(batch, target, portion, outcomes, again)
             if not before.admits_any(waiting):
                 return
 
+    def _hear(self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]) -> Set[UUID]:
+        """All that one call has answered, before anything of it counts; the claims that are asked once more."""
+        was_tripped = target.trial.breaker.tripped
+        answers = [(message, outcomes[message.msg_id]) for message in messages if message.msg_id in outcomes]
+        first = target.trial.hear(answers)
+        # What may be the target's from the start has its own count of failures in a row, and may have it, but the last.
+        again = {
+            message.claim_id
+            for message, outcome in answers
+            if message.claim_id in first and (outcome.blame is Blame.CLAIM or batch.ends_by(message, outcome))
+        }
+        if target.trial.breaker.tripped and not was_tripped:
+            log.warning("%s: stops, the target is probed: %s", target.step, target.error)
+        elif was_tripped and not target.trial.breaker.tripped:
+            log.info("%s: goes on", target.step)
+        return again
+
     async def _conclude(
-        self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]
+        self,
+        batch: Batch,
+        target: Target,
+        messages: Messages,
+        outcomes: Mapping[int, Outcome],
+        again: Set[UUID],
     ) -> None:
         """Write down what the ledger said."""
-        by_result = _by_result(messages, outcomes)
-        ended = [*by_result.get(Result.COMMITTED, []), *by_result.get(Result.VOIDED, [])]
+        results = by_result(messages, outcomes)
+        ended = [*results.get(Result.COMMITTED, []), *results.get(Result.VOIDED, [])]
         if ended:
             words = {message.msg_id: outcome.result.value for message, outcome in ended}
             with self._metrics.step("acknowledge"):
@@ -232,23 +254,26 @@ class Pipeline:
                     lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
                     lambda message: words[message.msg_id],
                 )
-        await self._dead_letter(
-            batch,
-            [
-                (message, f"{target.step}: {outcome.reason or ('conflict' if outcome.page else 'refused')}")
-                for message, outcome in by_result.get(Result.DEAD, [])
-            ],
-        )
-        await self._settle_failures(batch, target, by_result.get(Result.RETRY, []))
+        failures = [*results.get(Result.DEAD, []), *results.get(Result.RETRY, [])]
+        await self._settle_failures(batch, target, failures, again)
 
-    async def _settle_failures(self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]]) -> None:
-        """Count what is the claim's, give back what is not; too many failures end in the dead letters."""
+    async def _settle_failures(
+        self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]], again: Set[UUID]
+    ) -> None:
+        """Count what is the claim's, give back what is not; too many failures end in the dead letters, or one word.
+
+        Not one word of a target that refuses everybody: when it is excused no longer, that is a failure like others.
+        """
         returns: list[GiveBack] = []
         dead: list[tuple[Message, str]] = []
         for message, outcome in failures:
-            error = f"{target.step}: {outcome.reason or 'failed'}"
-            if not outcome.counted or target.breaker.excuses(message.failures, alone=outcome.alone):
+            word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.page else "refused"
+            error = f"{target.step}: {outcome.reason or word}"
+            uncounted = outcome.result is Result.RETRY and not outcome.counted
+            if uncounted or message.claim_id in again or target.excuses(message, outcome):
                 returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
+            elif outcome.result is Result.DEAD and not target.trial.breaker.tripped:
+                dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
                 dead.append((message, f"{error} (after {message.failures + 1} failures)"))
             else:
@@ -263,9 +288,9 @@ class Pipeline:
     def _uncounted_delay(self, target: Target, outcome: Outcome) -> float:
         if outcome.retry_after is not None:
             return outcome.retry_after
-        if target.breaker.tripped:
+        if target.tripped:
             # Later than the next probe: a claim that cannot succeed must not be every probe.
-            wait = target.breaker.wait()
+            wait = target.wait()
             return self._uniform(wait, 2 * wait)
         return self._backoff.delay(0, self._uniform)
 
@@ -366,11 +391,3 @@ class Pipeline:
         finally:
             done.set()
             await keeper
-
-
-def _by_result(messages: Messages, outcomes: Mapping[int, Outcome]) -> dict[Result, list[tuple[Message, Outcome]]]:
-    groups: dict[Result, list[tuple[Message, Outcome]]] = {}
-    for message in messages:
-        if (outcome := outcomes.get(message.msg_id)) is not None:
-            groups.setdefault(outcome.result, []).append((message, outcome))
-    return groups

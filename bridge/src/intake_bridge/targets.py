@@ -13,8 +13,10 @@ from intake_bridge.adapters.ledger_webhook import WebhookLedger
 from intake_bridge.adapters.validator_webhook import NoValidator, WebhookValidator
 from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
+from intake_bridge.domain.target import Target
+from intake_bridge.domain.trial import Trial
 from intake_bridge.domain.window import Window
-from intake_bridge.pipeline import Target, Targets
+from intake_bridge.pipeline import Targets
 from intake_bridge.ports import Http, Ledger, TargetDownError, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
 
@@ -79,11 +81,13 @@ class TargetBoard:
         wanted = (configuration.validation, configuration.commit_target)
         if self._targets is None or wanted != self._wanted:
             await self.close()
+            ledger = self._breaker()
             self._targets = Targets(
                 validator=self._validator(configuration.validation),
-                validation=Target("validate", self._breaker()),
+                validation=Target("validate", self._breaker(), self._trial()),
                 ledger=self._ledger(configuration.commit_target),
-                commitment=Target("commit", self._breaker()),
+                commitment=Target("commit", ledger, self._trial()),
+                voiding=Target("void", ledger, self._trial()),
             )
             self._wanted = wanted
             self._checked = False
@@ -103,10 +107,10 @@ class TargetBoard:
         """For `report_worker`: the words become conditions of the event."""
         if self._targets is None or not self._checked:
             return {}  # no word before the first look: `ok` would be a guess
-        ledger = _health(self._targets.commitment.breaker)
+        ledger = _health(self._targets.commitment, self._targets.voiding)
         if ledger["state"] == "ok":
             ledger["offers"] = list(self._targets.ledger.offers)
-        return {"validator": _health(self._targets.validation.breaker), "ledger": ledger}
+        return {"validator": _health(self._targets.validation), "ledger": ledger}
 
     async def close(self) -> None:
         """Close what the targets hold open."""
@@ -164,7 +168,10 @@ class TargetBoard:
     def _breaker(self) -> Breaker:
         return Breaker(self._clock, random.uniform, self._tuning)
 
+    def _trial(self) -> Trial:
+        return Trial(self._clock, random.uniform, self._tuning)
 
-def _health(breaker: Breaker) -> dict[str, Any]:
-    trouble = breaker.trouble
-    return {"state": "ok"} if trouble is None else {"state": "down", "error": trouble}
+
+def _health(*targets: Target) -> dict[str, Any]:
+    error = next((target.error for target in targets if target.error is not None), None)
+    return {"state": "ok"} if error is None else {"state": "down", "error": error}

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from intake_bridge.adapters.engine import Engine
 from intake_bridge.domain.backoff import Backoff, Uniform
+from intake_bridge.domain.batch import Batch
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Messages
+from intake_bridge.domain.target import Target
 from intake_bridge.domain.throttle import Throttle, ThrottleTuning
 from intake_bridge.faults import Faults
 from intake_bridge.housekeeper import Housekeeper
@@ -20,7 +22,7 @@ from intake_bridge.metering import Metering
 from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.observability.tracing import NoTracing, Tracing
-from intake_bridge.pipeline import Batch, Pipeline, Target, Targets
+from intake_bridge.pipeline import Pipeline, Targets
 from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
 from intake_bridge.redaction import one_line
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
@@ -87,6 +89,7 @@ class Worker:
         self._under_way: set[asyncio.Task[None]] = set()
         self._releases_at = self._clock()
         self._sale_owed = False
+        self._had_loner = False
         self._seen_engine_at: float | None = None
         self._engine_error = "not connected yet"
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -193,7 +196,7 @@ class Worker:
         A target that is down is probed with one claim, a meter is fed with what it lets through, a ledger beyond its
         budget gets one batch at a time.
         """
-        well = not targets.validation.breaker.tripped and not targets.commitment.breaker.tripped
+        well = not targets.validation.tripped and not targets.commitment.tripped
         return well and self._metering.unhindered
 
     async def _turn(self) -> bool:
@@ -212,39 +215,59 @@ class Worker:
 
     async def _release(self, configuration: Configuration, targets: Targets) -> bool:
         """A batch of claims that are to be voided: needs the ledger, not the validator."""
-        if self._sale_owed or self._clock() < self._releases_at:
+        sale = self._sale_owed and self._allowance(targets.validation, targets.commitment) > 0
+        if sale or self._clock() < self._releases_at:
             return False
         # Not behind a call that hangs: another worker can have the ledger void it now.
         await self._make_room(0)
-        limit = self._allowance(targets.commitment)
+        limit = self._allowance(targets.voiding)
         if limit == 0:
             return False
+        if await self._alone(configuration, targets):
+            return True
         started = self._clock()
         messages = await self._queue.read_releases(self._settings.worker, limit)
         if not messages:
             self._releases_at = self._clock() + self._tuning.releases_seconds
             return False
-        # By turns, or the meter would feed only whoever looks first. Sales that the validator holds up have no turn.
-        self._sale_owed = targets.validation.breaker.allowance(1) > 0
+        # By turns, or the meter would feed only whoever looks first. Sales that a target holds up have no turn.
+        self._sale_owed = True
         batch = self._batch(configuration, started, messages)
         self._begin("releases", batch, self._pipeline.release(batch, targets))
+        return True
+
+    async def _alone(self, configuration: Configuration, targets: Targets) -> bool:
+        """One message that no bridge has lived to the end of; nothing else is in hand, before it and beside it."""
+        if self._allowance(targets.validation, targets.commitment) == 0:
+            return False
+        started = self._clock()
+        messages = await self._queue.read_alone(self._settings.worker)
+        self._had_loner = bool(messages)
+        if not messages:
+            return False
+        self._sale_owed = True
+        self.metrics.alone.inc()
+        log.warning("read alone: three deliveries of it had no end", extra=messages[0].for_log())
+        batch = self._batch(configuration, started, messages)
+        work = self._pipeline.release if messages[0].release else self._pipeline.process
+        self._begin("alone", batch, work(batch, targets))
+        await self._make_room(0)
         return True
 
     async def _sell(self, configuration: Configuration, targets: Targets) -> bool:
         """A batch of claims that are to be sold."""
         limit = self._allowance(targets.validation, targets.commitment)
         if limit == 0:
-            breakers = (targets.validation.breaker, targets.commitment.breaker)
-            await self._pause(min(0.25, max(breaker.wait() for breaker in breakers)))
+            await self._pause(min(0.25, max(targets.validation.wait(), targets.commitment.wait())))
             return True
         self._sale_owed = False
         started = self._clock()
         messages = await self._queue.read_batch(self._settings.worker, limit)
         if not messages:
-            targets.validation.breaker.forget_if_idle()
-            targets.commitment.breaker.forget_if_idle()
+            for target in (targets.validation, targets.commitment, targets.voiding):
+                target.forget_if_idle()
             self._metering.throttle.idle()
-            return False
+            return self._had_loner  # whose next one has its turn at once
         batch = self._batch(configuration, started, messages)
         self._begin("batch", batch, self._pipeline.process(batch, targets))
         return True
@@ -294,7 +317,7 @@ class Worker:
 
     def _allowance(self, *targets: Target) -> int:
         wanted = self._metering.read_limit()
-        return min(target.breaker.allowance(wanted) for target in targets)
+        return min(target.allowance(wanted) for target in targets)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless the configuration changes or we stop."""
@@ -350,7 +373,8 @@ class Worker:
         self.metrics.batch_size.set(self._metering.batch)
         self.metrics.share.set(self._metering.throttle.share)
         if self._board.targets is not None:
-            for target in (self._board.targets.validation, self._board.targets.commitment):
-                self.metrics.show_breaker(target.step, target.breaker.circuit)
+            targets = self._board.targets
+            for target in (targets.validation, targets.commitment, targets.voiding):
+                self.metrics.show_breaker(target.step, target.circuit)
         for step, calls in self._board.windows.items():
             self.metrics.window.labels(step).set(calls)

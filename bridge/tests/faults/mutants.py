@@ -43,6 +43,9 @@ class Mutant:
 
 MATRIX = "test_after_any_interruption_every_claim_ends_once_and_as_it_must"
 LATE = "test_a_message_committed_long_after_later_ones_were_sold_is_sold_with_the_next_batch"
+ALL_ALIKE = "test_a_ledger_that_refuses_everybody_is_told_and_nobody_pays"
+SOME_BAD = "test_claims_that_failed_among_good_ones_end_though_nothing_else_is_left"
+DEADLY = "test_while_a_message_is_read_alone_its_bridge_has_nothing_else_in_hand"
 _DUE = "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_id AND"
 FLEET = "test_i10_holds_in_the_ledger_while_workers_join_and_die"
 FROZEN = "test_i10_tokens_of_a_worker_that_was_frozen_are_not_used"
@@ -119,6 +122,45 @@ MUTANTS = {
 """,
         MATRIX,
         "webhook-dead_letter-1-killed-after",
+    ),
+    "nobody accuses the target": Mutant(
+        "intake_bridge.domain.trial",
+        "        if any(count >= needed[kind] for kind, count in self._kinds().items()):",
+        "        if False:",
+        ALL_ALIKE,
+    ),
+    "the first to be refused pay": Mutant(
+        "intake_bridge.domain.trial",
+        "        return frozenset(first)",
+        "        return frozenset()",
+        ALL_ALIKE,
+    ),
+    "refusals of an accused target are counted": Mutant(
+        "intake_bridge.domain.target",
+        "        if self.trial.breaker.excuses(message.failures):",
+        "        if False:",
+        ALL_ALIKE,
+    ),
+    "who has paid accuses the target still": Mutant(
+        "intake_bridge.domain.trial",
+        "            if message.failures > 0 or outcome.alone or message.claim_id in self._convicted:",
+        "            if outcome.alone or message.claim_id in self._convicted:",
+        SOME_BAD,
+    ),
+    "a success among failures acquits nobody": Mutant(
+        "intake_bridge.domain.trial",
+        "        if any(serves(outcome) for _, outcome in answers):",
+        "        if all(serves(outcome) for _, outcome in answers):",
+        SOME_BAD,
+    ),
+    "reads on beside a message that is read alone": Mutant(
+        "intake_bridge.worker",
+        """        self._begin("alone", batch, work(batch, targets))
+        await self._make_room(0)
+""",
+        """        self._begin("alone", batch, work(batch, targets))
+""",
+        DEADLY,
     ),
     "sends more than it has tokens for": Mutant(
         "intake_bridge.metering",

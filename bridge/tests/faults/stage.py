@@ -147,9 +147,9 @@ class Stage:
 
     # --- the workers ---
 
-    async def worker(self, *faults: Fault) -> Child:
+    async def worker(self, *faults: Fault, **environment: str) -> Child:
         """A worker as a process of its own."""
-        more = {"INTAKE_FAULTS": ",".join(map(str, faults))} if faults else {}
+        more = ({"INTAKE_FAULTS": ",".join(map(str, faults))} if faults else {}) | environment
         return await self._nursery.start(
             {"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0", **self.scene.environment(**more)}
         )

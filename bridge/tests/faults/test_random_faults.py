@@ -78,6 +78,12 @@ class Run:
         await scene.configure(paused=False, visibilityTimeoutSeconds=1, batchSize=100, maxPerSecond=None)
         await self._stage.end_leases()
         await self._while(self._something_is_queued)
+        if unlucky := await self._unlucky():
+            # By chance: six times a bridge was struck with this one in hand, three times with nothing else.
+            struck = sum(line["message"].startswith("fault: ") for child in self._workers for line in child.lines())
+            assert struck >= 6, unlucky
+            await self._replay(unlucky)
+            await self._while(self._something_is_queued)
         # Who stands still goes on when all is over, perhaps to the next place where it is to stand still.
         for child in self._workers:
             child.signal(signal.SIGTERM)
@@ -120,6 +126,15 @@ class Run:
             if child.stopped.is_set():
                 child.signal(signal.SIGCONT)
 
+    async def _unlucky(self) -> list[int]:
+        """Dead letters that no bridge has outlived."""
+        letters = (await self._stage.scene.dead()).values()
+        return [each["msg_id"] for each in letters if each["reason"].startswith("it was read 3 times alone")]
+
+    async def _replay(self, letters: list[int]) -> None:
+        scene = self._stage.scene
+        await scene.rows("SELECT intake.replay(%s, %s, 'somebody', 'try again')", scene.pool, letters)
+
     async def _event(self, what: str, how: Any) -> None:  # noqa: ANN401 - as the strategy made it
         stage = self._stage
         match what:
@@ -132,10 +147,7 @@ class Run:
             case "end leases":
                 await stage.end_leases()
             case "replay":
-                letters = [letter["msg_id"] for letter in (await stage.scene.dead()).values()]
-                await stage.scene.rows(
-                    "SELECT intake.replay(%s, %s, 'somebody', 'try again')", stage.scene.pool, letters
-                )
+                await self._replay([letter["msg_id"] for letter in (await stage.scene.dead()).values()])
             case "go on":
                 self._go_on()
             case "start":

@@ -24,15 +24,23 @@ class Bridges(Fans):
     def read(self, limit: int, releases: bool) -> None:
         due = self.model.due(voiding=releases)
         if releases:
-            self.took(due[:limit], self.intake.read_releases(limit))
+            messages = self.intake.read_releases(limit)
+            self.took(self.not_apart(due[:limit]), messages)
             return
         fell_due = dict(self.intake.rows("SELECT (message ->> 'claim_id')::uuid, vt FROM pgmq.q_intake_queue"))
         messages = self.intake.read(limit)
         taken = {message["claim_id"] for message in messages}
-        left = [fell_due[claim.claim_id] for claim in due if claim.claim_id not in taken]
-        assert not left or max(fell_due[each] for each in taken) <= min(left), "what fell due first is read first"
-        assert len(messages) == min(limit, len(due))
+        alone = dict(
+            self.intake.rows("SELECT (message ->> 'claim_id')::uuid, headers ? 'alone' FROM pgmq.q_intake_queue")
+        )
+        apart = [claim for claim in due if alone[claim.claim_id]]
+        seen = taken | {claim.claim_id for claim in apart}
+        left = [fell_due[claim.claim_id] for claim in due if claim.claim_id not in seen]
+        assert not left or max(fell_due[each] for each in seen) <= min(left), "what fell due first is read first"
+        assert len(seen) == min(limit, len(due))
+        assert self.not_apart(apart) == []
         read = [claim for claim in due if claim.claim_id in taken]
+        assert not any(map(self.model.never_ended, read))
         for claim in read:
             if claim.state == "queued" and not self.asks:
                 claim.state = "validated"
@@ -41,8 +49,9 @@ class Bridges(Fans):
     @rule(limit=st.integers(1, 4))
     def void_releases(self, limit: int) -> None:
         """What a bridge does with releases when all is well."""
-        due = self.model.due(voiding=True)[:limit]
-        self.took(due, self.intake.read_releases(limit))
+        messages = self.intake.read_releases(limit)
+        due = self.not_apart(self.model.due(voiding=True)[:limit])
+        self.took(due, messages)
         for claim in due:
             self.model.void(claim)
         leases = [claim.hand for claim in due if claim.hand]
@@ -61,12 +70,45 @@ class Bridges(Fans):
         for claim in self.model.at("queued"):
             claim.leased, claim.old = False, claim.old or old
 
+    def not_apart(self, due: list[Claim]) -> list[Claim]:
+        """Those that a reader gets; the others are set apart."""
+        for claim in (apart := [claim for claim in due if self.model.never_ended(claim)]):
+            self.model.set_apart(claim)
+        return [claim for claim in due if claim not in apart]
+
+    @precondition(lambda self: any(claim.alone for claim in self.model.at("queued")))
+    @rule(again=st.integers(1, 4))
+    def read_alone(self, again: int) -> None:
+        """One at a time; who had no end alone, either, is a dead letter. `again`: as often its bridge dies."""
+        for _ in range(again):
+            messages = self.intake.read_alone()
+            loners = [claim for claim in self.model.unleased() if claim.alone]
+            while loners and self.model.never_ended(loners[0]):
+                loners.pop(0).place = "dead"
+            for claim in loners[:1]:
+                if claim.state == "queued" and not self.asks and not claim.voiding:
+                    claim.state = "validated"
+            self.took(loners[:1], messages)
+            self.time_passes(old=False)
+
+    @precondition(lambda self: self.model.at("queued"))
+    @rule()
+    def bridges_die(self) -> None:
+        """Three times, with whatever there is."""
+        for _ in range(3):
+            self.read(4, releases=False)
+            self.read(4, releases=True)
+            if self.model.at("queued"):
+                self.time_passes(old=False)
+
     def took(self, due: list[Claim], messages: list[dict[str, Any]]) -> None:
         """Compare what a reader got with what was due, and remember the leases."""
         assert [m["claim_id"] for m in messages] == [claim.claim_id for claim in due], f"{messages}, not {due}"
         for claim, message in zip(due, messages, strict=True):
             claim.leased = True
             claim.reads += 1
+            claim.unended += claim.named
+            claim.named = True
             assert (message["read_ct"], message["failures"], message["state"]) == (
                 claim.reads, claim.failures, claim.state
             )  # fmt: skip
@@ -106,6 +148,7 @@ class Bridges(Fans):
         for claim in self.change("give_back", leases, [delay] * len(leases), [error] * len(leases)):
             claim.leased, claim.hand = delay > 0, None
             claim.failures += error is not None
+            self.model.ended(claim)
 
     # The ledger: asked by anybody who ever had the message, however long ago.
 

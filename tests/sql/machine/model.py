@@ -41,6 +41,12 @@ class Claim:
     old: bool = False
     """Past the hold time-out."""
     failures: int = 0
+    named: bool = False
+    """It names the worker of a delivery that has not ended."""
+    unended: int = 0
+    """Deliveries in a row that had no end."""
+    alone: bool = False
+    """Read alone."""
 
     @property
     def holding(self) -> bool:
@@ -123,10 +129,24 @@ class Model:
         """On the queue again, as something that bridges have seen."""
         claim.place, claim.reads, claim.failures, claim.leased, claim.old = "queued", 1, 0, False, False
         claim.hand = None
+        self.ended(claim)
+
+    def ended(self, claim: Claim) -> None:
+        """A delivery had an end."""
+        claim.named, claim.unended, claim.alone = False, 0, False
+
+    def never_ended(self, claim: Claim) -> bool:
+        """Three deliveries in a row."""
+        return claim.named and claim.unended >= 2
+
+    def set_apart(self, claim: Claim) -> None:
+        """Read alone from now on."""
+        claim.hand, claim.named, claim.unended, claim.alone = None, False, 0, True
 
     def recall(self, claim: Claim) -> None:
         """Out of the bridges' hands, to be voided."""
         claim.voiding, claim.leased, claim.reads, claim.hand = True, False, claim.reads + 1, None
+        claim.named = False
 
     def made(self, claim: Claim) -> None:
         """A claim that was acknowledged."""
@@ -144,7 +164,11 @@ class Model:
 
     def due(self, *, voiding: bool) -> list[Claim]:
         """What a reader gets."""
-        return [] if self.paused else [c for c in self.at("queued") if not c.leased and c.voiding == voiding]
+        return [c for c in self.unleased() if c.voiding == voiding and not c.alone]
+
+    def unleased(self) -> list[Claim]:
+        """What may be read, alone or not."""
+        return [] if self.paused else [c for c in self.at("queued") if not c.leased]
 
     def commit(self, claim: Claim) -> None:
         """The ledger is asked to commit, by whoever holds or once held the message. It takes a slot only once."""
@@ -161,8 +185,8 @@ class Model:
 
     def expire(self) -> None:
         """What housekeeping does to holds that took too long."""
-        for claim in self.due(voiding=False):
-            if self.hold_timeout and claim.old and claim.state != "committing":
+        for claim in self.unleased():
+            if self.hold_timeout and claim.old and claim.state != "committing" and not claim.voiding:
                 self.recall(claim)
 
     def crash(self) -> None:

@@ -167,9 +167,39 @@ MUTANTS = {
     ),
     "unfenced release": Mutant(
         BRIDGE,
-        "        UPDATE pgmq.q_intake_queue q SET read_ct = q.read_ct + 1, vt = clock_timestamp(), message",
-        "        UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp(), message",
+        "SET read_ct = q.read_ct + 1, vt = clock_timestamp(),\n            headers = q.headers - 'worker',",
+        "SET vt = clock_timestamp(),",
         "test_i9_a_release_takes_the_lease_away",
+    ),
+    "deliveries without an end not counted": Mutant(
+        BRIDGE,
+        "                    coalesce((q.headers ->> 'unended')::int, 0) + 1)",
+        "                    coalesce((q.headers ->> 'unended')::int, 0))",
+        "test_i2_after_three_deliveries_without_an_end_a_message_is_read_alone",
+    ),
+    "a death among others counts against each": Mutant(
+        BRIDGE,
+        """'{"alone": true, "unended": 0}'""",
+        """'{"alone": true}'""",
+        "test_i2_only_what_a_message_does_alone_brings_it_to_the_dead_letters",
+    ),
+    "a delivery that ended is still counted": Mutant(
+        BRIDGE,
+        "        headers = q.headers - ARRAY['worker', 'unended', 'alone'],\n",
+        "        headers = q.headers - ARRAY['worker', 'alone'],\n",
+        "test_a_message_that_was_given_back_is_counted_from_nought",
+    ),
+    "a released message keeps its dead worker": Mutant(
+        BRIDGE,
+        "            headers = q.headers - 'worker', -- that delivery ends here\n",
+        "",
+        "test_a_release_is_the_end_of_a_delivery",
+    ),
+    "a replay remembers how it died": Mutant(
+        BRIDGE,
+        "            r.headers - ARRAY['worker', 'unended', 'alone']",
+        "            r.headers",
+        "test_a_replay_of_a_message_that_no_bridge_outlived_begins_anew",
     ),
     "release frees what a bridge has read": Mutant(
         CLAIMS,
@@ -222,7 +252,7 @@ MUTANTS = {
     ),
     "failure counted twice": Mutant(
         BRIDGE,
-        "        headers = q.headers - 'worker',\n",
+        "        headers = q.headers - ARRAY['worker', 'unended', 'alone'],\n",
         "",
         "test_a_failure_that_is_told_twice_is_counted_once",
     ),

@@ -28,7 +28,7 @@ _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_ti
 
 _READ: Final = (
     "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures, "
-    "headers ->> 'traceparent' AS traceparent "
+    "release, headers ->> 'traceparent' AS traceparent "
 )
 
 # Besides every OperationalError (connection lost, shutting down, starting up, read-only after a failover …).
@@ -108,6 +108,11 @@ class Engine:
         """Lease up to `limit` messages that are to be voided."""
         return await self._lease(_READ + "FROM intake.read_releases(%s, %s, %s)", worker, limit)
 
+    async def read_alone(self, worker: str) -> list[Message]:
+        """Lease one message that is to be read alone, if there is any."""
+        rows = await self._rows(_READ + "FROM intake.read_alone(%s, %s)", (self._pool_id, worker))
+        return [self._message(row) for row in rows]
+
     async def mark_validated(self, messages: Messages) -> set[int]:
         """Make the validator's approval durable."""
         return await self._change("SELECT * FROM intake.mark_validated(%s, %s::bigint[], %s::int[])", messages)
@@ -180,7 +185,10 @@ class Engine:
 
     async def _lease(self, statement: LiteralString, worker: str, limit: int) -> list[Message]:
         rows = await self._rows(statement, (self._pool_id, worker, limit))
-        return [Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])}) for row in rows]
+        return [self._message(row) for row in rows]
+
+    def _message(self, row: Mapping[str, Any]) -> Message:
+        return Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])})
 
     async def _change(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> set[int]:
         fence = ([each.msg_id for each in messages], [each.read_ct for each in messages])

@@ -34,6 +34,8 @@ class Message:
     claimed_at: datetime
     state: State
     failures: int
+    release: bool = False
+    """To be voided, not sold."""
     traceparent: str | None = None
     """The W3C trace context of whoever made the claim."""
 

@@ -165,7 +165,7 @@ def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses:
     if speaks:
         return replace(_UNKNOWN, reason=f"{answer}, which contradict each other")
     row = statuses.get(status) or _FAMILIES.get(status // 100, _MISCONFIGURED)
-    return replace(row, reason=answer)
+    return replace(row, reason=answer, kind=str(status))
 
 
 def of_transport(kind: Transport, error: str) -> Outcome:
@@ -178,7 +178,7 @@ def of_sqlstate(sqlstate: str | None, error: str) -> Outcome:
     if sqlstate is None:
         return replace(_LEDGER_DOWN, reason=error, lingers=True)
     prefix = max((known for known in SQLSTATES if sqlstate.startswith(known)), key=len)
-    return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})")
+    return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})", kind=sqlstate)
 
 
 def of_word(word: object, words: Mapping[str, Outcome]) -> Outcome:

@@ -29,6 +29,9 @@ class Metrics:
             f"{_P}_step_seconds", "Time of one step of one batch", ["step"], buckets=_SECONDS, registry=registry
         )
         self.batch = Histogram(f"{_P}_batch_messages", "Messages in a batch", buckets=_SIZES, registry=registry)
+        self.alone = Counter(
+            f"{_P}_read_alone", "Messages read alone, because three deliveries of them had no end", registry=registry
+        )
         self.in_flight = Gauge(f"{_P}_messages_in_flight", "Messages leased and not yet settled", registry=registry)
         self.batch_size = Gauge(f"{_P}_batch_size", "The batch size that is acted upon", registry=registry)
         self.share = Gauge(

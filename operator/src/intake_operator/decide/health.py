@@ -226,7 +226,7 @@ def _inventory(observed: Observed) -> Iterator[Trouble]:
 def _workers(observed: Observed) -> Iterator[Trouble]:
     workers = observed.engine.status["workers"] if observed.engine.status else []
     for target, reason, cure in (
-        ("ledger", Problem.LEDGER_DOWN, "Claims wait in the queue; commits go on when the ledger answers."),
+        ("ledger", Problem.LEDGER_DOWN, "Claims wait in the queue; commits go on with the first that succeeds."),
         (
             "validator",
             Problem.VALIDATOR_DOWN,
