@@ -11,10 +11,12 @@ from intake_bridge.domain.config import CommitWebhook, Webhook
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Outcome
+from intake_bridge.domain.target import Target
+from intake_bridge.domain.trial import Trial
 from intake_bridge.domain.window import Window
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.observability.tracing import NoTracing
-from intake_bridge.pipeline import Batch, StepGate, Target
+from intake_bridge.pipeline import Batch, StepGate
 from intake_bridge.ports import HttpError, HttpReply
 from scene import POOL
 
@@ -61,7 +63,8 @@ class Asked:
         ledger = WebhookLedger(self.http, CommitWebhook(url=url), bare, window)
         self._ask = ledger.commit if kind == "commit" else validator.validate
         batch = Batch(Lease(self.clock, self.clock.now, 1e9), 10, {})
-        self._gate = StepGate(batch, Target(kind, self.breaker), lambda: False, Metrics("one", NoTracing()))
+        target = Target(kind, self.breaker, Trial(self.clock, lambda _, high: high))
+        self._gate = StepGate(batch, target, lambda: False, Metrics("one", NoTracing()))
 
     async def ask(self, answer: HttpReply | HttpError, number: int = 1) -> Outcome:
         """What the answer means for one claim; the breaker is told."""

@@ -25,6 +25,7 @@ async def _says_how_many_failed_alike(scene: Scene, *workers: str, error: str) -
     async def said() -> bool:
         told = {each["worker"]: each["health"].get("ledger", {}) for each in (await scene.status())["workers"]}
         errors = [told.get(worker, {}).get("error", "") for worker in workers]
+        assert "user-" not in "".join(errors), "a condition shows the row that was refused"
         return all(
             re.match(r"\d+ different claims failed alike, and none succeeded: ", each) for each in errors
         ) and all(error in each for each in errors)

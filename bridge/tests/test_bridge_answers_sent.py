@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from intake_bridge.domain.window import Window
 from intake_bridge.ports import HttpError, HttpReply
 from scene import POOL, TUNING, Scene, validation
 from webhook_server import WebhookServer, approve, sending
+
+# Without the moment at which it was packed: a test's name has its bytes.
+gzipped = partial(gzip.compress, mtime=0)
 
 CASES = json.loads(Path(__file__).with_name("webhook_answers.json").read_text())
 
@@ -49,9 +53,9 @@ def raw_deflate(text: bytes) -> bytes:
     [
         ("", JSON.encode()),
         ("identity", JSON.encode()),
-        ("gzip", gzip.compress(JSON.encode())),
-        ("GZIP, identity", gzip.compress(JSON.encode())),
-        ("x-gzip", gzip.compress(JSON[:20].encode()) + gzip.compress(JSON[20:].encode())),
+        ("gzip", gzipped(JSON.encode())),
+        ("GZIP, identity", gzipped(JSON.encode())),
+        ("x-gzip", gzipped(JSON[:20].encode()) + gzipped(JSON[20:].encode())),
         ("deflate", zlib.compress(JSON.encode())),
         ("deflate", raw_deflate(JSON.encode())),
     ],
@@ -65,10 +69,10 @@ def test_a_packed_body_is_read(codings: str, packed: bytes) -> None:
     [
         ("br", b"\x0b\x02\x80{}\x03"),
         ("zstd", b"\x28\xb5\x2f\xfd"),
-        ("gzip, gzip", gzip.compress(gzip.compress(JSON.encode()))),
+        ("gzip, gzip", gzipped(gzipped(JSON.encode()))),
         ("gzip", JSON.encode()),
         ("deflate", JSON.encode()),
-        ("gzip", gzip.compress(JSON.encode())[:-9]),
+        ("gzip", gzipped(JSON.encode())[:-9]),
         ("x" * 10_000, JSON.encode()),
     ],
 )
@@ -79,7 +83,7 @@ def test_a_body_that_cannot_be_unpacked_is_told_by_its_header(codings: str, pack
 
 
 @pytest.mark.parametrize(
-    ("codings", "packed"), [("gzip", gzip.compress(b" " * 10**7)), ("deflate", zlib.compress(b" " * 10**7))]
+    ("codings", "packed"), [("gzip", gzipped(b" " * 10**7)), ("deflate", zlib.compress(b" " * 10**7))]
 )
 def test_a_small_body_that_holds_an_endless_one_is_cut_off(codings: str, packed: bytes) -> None:
     tracemalloc.start()
@@ -111,9 +115,9 @@ async def test_where_a_redirect_points_to_is_told_without_what_may_be_secret(loc
 
 COMMITTED = b'{"outcome": "committed"}'
 OK, CHUNKED = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-BOMB = gzip.compress(b" " * 5_000_000)
+BOMB = gzipped(b" " * 5_000_000)
 SENT = [
-    (OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(COMMITTED), Result.COMMITTED, None),
+    (OK + b"Content-Encoding: gzip\r\n\r\n" + gzipped(COMMITTED), Result.COMMITTED, None),
     (OK + b"Content-Length: 24\r\nContent-Type: x/y; charset=utf-16\r\n\r\n" + COMMITTED, Result.COMMITTED, None),
     (CHUNKED + b"18\r\n" + COMMITTED + b"\r\n0\r\n\r\n", Result.COMMITTED, None),
     (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 409 X\r\n\r\n" + COMMITTED, Result.COMMITTED, None),
@@ -178,7 +182,7 @@ def answered(case: Mapping[str, Any]) -> web.Response:
         case None:
             return web.Response(status=case["status"], headers=case.get("headers"), body=text)
         case "gzip" as name:
-            return web.Response(status=case["status"], headers={"Content-Encoding": name}, body=gzip.compress(text))
+            return web.Response(status=case["status"], headers={"Content-Encoding": name}, body=gzipped(text))
         case name:
             return web.Response(status=case["status"], headers={"Content-Encoding": name}, body=raw_deflate(text))
 

@@ -25,5 +25,9 @@ def writable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a condition or a log may show it: one line, bounded, no credentials."""
-    return redacted(" ".join(str(error).split()) or type(error).__name__)[:500]
+    """An error as a condition or a log may show it: one line, bounded, no credentials.
+
+    Of what a server says, its message alone: DETAIL quotes the row, CONTEXT the statement, and the user's id with them.
+    """
+    message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    return redacted(" ".join(message.split()) or type(error).__name__)[:500]

@@ -8,6 +8,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_attempts_async
 
+from intake_bridge.adapters.confirmed import ConfirmedConnection
 from intake_bridge.adapters.uris import read
 
 type UriSource = Callable[[], Awaitable[str]]
@@ -65,7 +66,7 @@ async def connect(uri: str, seconds: float = _CONNECT_SECONDS, **more: Any) -> A
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):
-                return await AsyncConnection.connect(**(attempt | more))
+                return await ConfirmedConnection.connect(**(attempt | more))
         except TimeoutError:
             host, port = attempt.get("host") or attempt.get("hostaddr"), attempt.get("port") or 5432
             failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))

@@ -81,7 +81,7 @@ async def reach(uri: str, seconds: float = REACH_TIMEOUT, **more: Any) -> AsyncC
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):
-                return await AsyncConnection.connect(**(attempt | CONNECTION | more))
+                return await ConfirmedConnection.connect(**(attempt | CONNECTION | more))
         except TimeoutError:
             host, port = attempt.get("host") or attempt.get("hostaddr"), attempt.get("port") or 5432
             failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))
