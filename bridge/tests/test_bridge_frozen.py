@@ -72,7 +72,8 @@ async def test_a_ledger_that_lets_in_and_then_says_nothing_is_given_up_in_time(s
     async with scene.ledger.transaction():
         await scene.ledger.execute("LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE")
         async with asyncio.timeout(PATIENCE_SECONDS):
-            with pytest.raises(TargetDownError, match="no answer in time"):
+            # New sessions use a copy of the catalogue; now and then there is none, and they wait for the lock, too.
+            with pytest.raises(TargetDownError, match=r"no answer in time|connection timeout expired"):
                 await ledger.check()
     await ledger.check()
     await ledger.close()
