@@ -62,16 +62,17 @@ class Asked:
         validator = WebhookValidator(self.http, Webhook(url=url, batch="batch" in kind), bare, window)
         ledger = WebhookLedger(self.http, CommitWebhook(url=url), bare, window)
         self._ask = ledger.commit if kind == "commit" else validator.validate
-        batch = Batch(Lease(self.clock, self.clock.now, 1e9), 10, {})
-        target = Target(kind, self.breaker, Trial(self.clock, lambda _, high: high))
-        self._gate = StepGate(batch, target, lambda: False, Metrics("one", NoTracing()))
+        self._batch = Batch(Lease(self.clock, self.clock.now, 1e9), 10, {})
+        self._target = Target(kind, self.breaker, Trial(self.clock, lambda _, high: high))
+        self._metrics = Metrics("one", NoTracing())
 
     async def ask(self, answer: HttpReply | HttpError, number: int = 1) -> Outcome:
         """What the answer means for one claim; the breaker is told."""
         self.http.answer = answer
         self.breaker._held_until = 0.0
         self.clock.now = max(self.clock.now, self.breaker._probe_at or 0.0)
-        return (await self._ask([message(number)], self._gate))[number]
+        gate = StepGate(self._batch, self._target, lambda: False, self._metrics)
+        return (await self._ask([message(number)], gate))[number]
 
 
 async def no_secret(_: str) -> None:

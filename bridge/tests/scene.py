@@ -63,6 +63,7 @@ class Scene:
     config: dict[str, Any] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     users: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    patience: float = PATIENCE_SECONDS
     pool: str = POOL
 
     @classmethod
@@ -191,7 +192,7 @@ class Scene:
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Wait for it."""
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(self.patience):
                 while True:
                     if await condition():
                         return

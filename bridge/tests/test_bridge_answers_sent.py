@@ -197,7 +197,7 @@ async def serving(scene: Scene, webhook: WebhookServer, step: str, **more: Any) 
 async def test_the_answers_that_others_have_met(scene: Scene, webhook: WebhookServer, case: dict[str, Any]) -> None:
     webhook.behaviour = lambda _: answered(case)
     await serving(scene, webhook, case["webhook"], maxRetries=2)
-    claims = await scene.claim(5)
+    claims = await scene.claim(1 if case["becomes"] == "repeated" else 5)
     target = "ledger" if case["webhook"] == "commit" else "validator"
     hasty = replace(TUNING, breaker=replace(TUNING.breaker, held_seconds=0.1))
     async with scene.worker(tuning=hasty):
@@ -209,9 +209,10 @@ async def test_the_answers_that_others_have_met(scene: Scene, webhook: WebhookSe
         await scene.until_drained()
     dead = await scene.dead()
     if case["becomes"] == "repeated":
-        assert [row["reason"] for row in dead.values()] == [case["words"]] * 5
-        assert set(webhook.asked().values()) == {3}
-        assert len(set(webhook.keys)) == 5
+        assert [row["reason"] for row in dead.values()] == [case["words"]]
+        # Once more than it has paid for: with nobody to compare it with, its first failure may be the target's.
+        assert list(webhook.asked().values()) == [4]
+        assert len(set(webhook.keys)) == 1
         assert {row["state"] for row in dead.values()} == {"committing"}
     else:
         assert dead == {}

@@ -9,6 +9,8 @@ from nursery import Nursery
 from refusing import BREAKS, RAISING
 from scene import POOL, Scene, Templates
 
+from tests.patience import MUTANT_SECONDS
+
 
 def _variants(test: str) -> list[ParameterSet]:
     caught = pytest.mark.xfail(strict=True, raises=AssertionError, reason="a mutant is caught")
@@ -28,6 +30,8 @@ async def test_a_ledger_that_refuses_everybody_is_told_and_nobody_pays(
     templates: Templates, tmp_path: Path, mutant: str | None
 ) -> None:
     async with templates.scene_with_ledger(RAISING, *BREAKS) as scene, Nursery(tmp_path, mutant) as nursery:
+        if mutant:
+            scene.patience = MUTANT_SECONDS
         await scene.configure(maxRetries=0, batchSize=1)
         await scene.claim(5)
         await nursery.start(_environment(scene))
@@ -49,6 +53,8 @@ async def test_claims_that_failed_among_good_ones_end_though_nothing_else_is_lef
     templates: Templates, tmp_path: Path, mutant: str | None
 ) -> None:
     async with templates.scene_with_ledger(RAISING) as scene, Nursery(tmp_path, mutant) as nursery:
+        if mutant:
+            scene.patience = MUTANT_SECONDS
         await scene.configure(maxRetries=2)
         for number in range(10):
             await scene.rows("SELECT FROM intake.claim_resource(%s, %s)", POOL, f"bad-{number}")
