@@ -42,7 +42,7 @@ types: ## mypy --strict
 
 .PHONY: unit
 unit: ## tests on this machine: units, SQL and bridge on a real PostgreSQL
-	@$(VENV)/pytest $(UNIT_TESTS) $(PYTEST_FLAGS)
+	@$(VENV)/pytest $(UNIT_TESTS) --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
 .PHONY: mutants
 mutants: ## break our SQL, the bridge and the operator in every way we know, and see that a test catches each
