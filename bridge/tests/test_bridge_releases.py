@@ -380,3 +380,31 @@ async def _until_ledger_waits(scene: Scene, lock: str) -> None:
         return cursor.rowcount > 0
 
     await scene.until(waits, f"a call to the ledger waits for {lock}")
+
+
+async def test_a_release_does_not_wait_for_all_that_is_read_alone(templates: Templates) -> None:
+    """After an outage of the whole fleet everything that was leased may be, each by a read of its own."""
+    async with templates.scene() as scene:
+        await scene.claim(300)
+        unended = """UPDATE pgmq.q_intake_queue SET headers = '{"worker": "gone", "unended": 2}', read_ct = 3"""
+        await scene.intake.execute(unended)
+        await scene.rows("SELECT FROM intake.read_batch(%s, 'gone', 10000)", POOL)
+        claims = await scene.claim(3)
+        await scene.rows("SELECT FROM intake.read_batch(%s, 'gone', 10000)", POOL)
+        for claim in claims:
+            assert await scene.release(claim) == "releasing"
+        loners: list[int] = []
+
+        async def released() -> bool:
+            (row,) = await scene.rows(
+                "SELECT (SELECT count(*) FROM intake.loners) AS loners,"
+                " (SELECT count(*) FROM intake.releases) AS releases"
+            )
+            loners.append(row["loners"])
+            return row["releases"] == 0
+
+        async with scene.worker():
+            await scene.until(released, "the releases are done")
+            assert loners[-1] > 0
+            await scene.until_drained()
+        await scene.check()

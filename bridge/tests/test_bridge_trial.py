@@ -1,5 +1,6 @@
 """Who pays for what is refused: tables of answers, and a clock that the test turns."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -193,3 +194,48 @@ def test_after_the_longest_outage_they_pay_so_that_every_claim_has_an_end() -> N
         assert not pays(judge, NULLS, claim(int(clock.now) % 5))
     clock.now += 20
     assert [pays(judge, NULLS, claim(number)) for number in range(5)] == [True] * 5
+
+
+def test_what_failed_later_than_the_last_success_accuses_though_others_succeeded_before() -> None:
+    judge = trial()
+    early = [(claim(n), replace(OK, at=1.0)) for n in range(5)]
+    late = [(claim(n), replace(NULLS, at=2.0)) for n in range(5, 5 + ALIKE)]
+    assert judge.hear(late + early) == {m.claim_id for m, _ in late}
+    assert judge.breaker.tripped
+
+
+def test_what_came_with_a_success_or_before_it_is_the_claims_own() -> None:
+    judge = trial()
+    answers = [(claim(n), replace(NULLS, at=1.0)) for n in range(5)] + [(claim(9), replace(OK, at=1.0))]
+    assert judge.hear(answers) == frozenset()
+    assert not judge.breaker.tripped
+
+
+def test_two_that_failed_after_the_last_success_are_too_few() -> None:
+    judge = trial()
+    late = [(claim(n), replace(NULLS, at=2.0)) for n in range(ALIKE - 1)]
+    assert judge.hear([(claim(9), replace(OK, at=1.0)), *late]) == frozenset()
+    assert not judge.breaker.tripped
+
+
+def test_a_verdict_of_our_own_is_no_success() -> None:
+    assert not serves(replace(table.VOID_WORDS["voided"], kind=table.OURS))
+
+
+def test_who_has_paid_accuses_by_a_word_that_ends_it_at_once_and_not_by_another_failure() -> None:
+    word = table.of_status(422, None, table.COMMIT_WORDS, table.COMMIT_STATUS)
+    for outcome, accused in ((word, True), (NULLS, False)):
+        judge = trial()
+        judge.hear((claim(n, failures=1), outcome) for n in range(ALIKE))
+        assert judge.breaker.tripped is accused
+
+
+def test_accusers_are_forgotten_with_the_accusation() -> None:
+    clock = Clock()
+    judge = trial(clock)
+    hear(judge, NULLS, *map(claim, range(ALIKE)))
+    clock.now += 1e6
+    judge.forget_if_idle()
+    assert not judge.breaker.tripped
+    hear(judge, CHECKS, claim(9))
+    assert not judge.breaker.tripped

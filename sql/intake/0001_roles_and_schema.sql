@@ -63,6 +63,19 @@ END $$;
 -- One bridge at a time keeps house.
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_try_advisory_lock(bigint) TO bridge;
 
+-- A definition waits for its lock before anybody asks for the right to it: CREATE RULE for ACCESS EXCLUSIVE, CREATE TRIGGER
+-- for nearly as much. Whoever comes after a claimer that waits so, waits behind it. This asks first.
+CREATE FUNCTION intake.refuse_definitions() RETURNS event_trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT pg_catalog.has_schema_privilege(current_user, 'intake', 'CREATE') THEN
+        RAISE EXCEPTION 'role % defines nothing in DB1', current_user USING ERRCODE = 'insufficient_privilege',
+            HINT = 'Claimers, bridges and monitors call functions of the schema intake; see sql/README.md.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake.refuse_definitions IS 'Only the owner of our schema defines anything in this database.';
+CREATE EVENT TRIGGER intake_definitions ON ddl_command_start EXECUTE FUNCTION intake.refuse_definitions();
+
 CREATE FUNCTION intake.role_settings() RETURNS TABLE (role_name name, settings text[])
 LANGUAGE sql STABLE AS $$
     VALUES
@@ -121,7 +134,7 @@ COMMENT ON FUNCTION intake.reset_role IS 'Give a role its settings again, and en
 
 CREATE FUNCTION intake.let_go(catalog regclass, readers boolean) RETURNS void
 LANGUAGE sql AS $$
-    SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+    SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a JOIN pg_authid r ON r.oid = a.usesysid
     WHERE NOT r.rolsuper AND EXISTS (SELECT FROM pg_locks l
         WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND l.relation = let_go.catalog
             AND (let_go.readers OR l.mode = 'RowExclusiveLock'));

@@ -23,31 +23,35 @@ END $$;
 COMMENT ON FUNCTION intake.expire_holds IS 'Send claims older than hold_timeout_seconds to be voided. Returns how many.';
 
 CREATE FUNCTION intake.end_overdue() RETURNS int
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- The time limits of a claimer are only defaults, which each of its sessions may lift. One that keeps a transaction open
 -- keeps its claims open, and with them all numbers that were drawn meanwhile (settle() waits for it), and whatever
--- VACUUM would take away.
+-- VACUUM would take away. One that waits for something of its own alone lets nobody past: DROP DATABASE waits so, before
+-- it is refused, and no login gets past it. No view of the roles here: it reads what such a session may hold up.
 DECLARE
     bound CONSTANT interval := '20 s'; -- transaction_timeout of the role has ended everybody else by then
 BEGIN
     PERFORM pg_stat_clear_snapshot();
-    RETURN (SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
-        WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND NOT r.rolsuper
-            AND pg_has_role(r.oid, 'claimer', 'MEMBER') AND a.xact_start < clock_timestamp() - bound);
+    RETURN (SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN pg_authid r ON r.oid = a.usesysid
+        WHERE a.backend_type = 'client backend' AND NOT r.rolsuper AND pg_has_role(r.oid, 'claimer', 'MEMBER')
+            AND (a.datname = current_database() AND a.xact_start < clock_timestamp() - bound
+                OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted
+                    AND l.mode = 'AccessExclusiveLock' AND l.locktype IN ('relation', 'object'))));
 END $$;
-COMMENT ON FUNCTION intake.end_overdue IS 'End the sessions of claimers whose transaction is older than they may be. Returns how many.';
+COMMENT ON FUNCTION intake.end_overdue IS 'End the sessions of claimers whose transaction is older than they may be, or that wait for something of their own alone. Returns how many.';
 
 CREATE FUNCTION intake.housekeep(pool_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    config intake.engine_config := intake.config_of(housekeep.pool_id);
+    config intake.engine_config;
     before bigint;
     after  bigint;
     back   bigint := 0;
     long_ago CONSTANT timestamptz := clock_timestamp() - interval '1 hour';
 BEGIN
-    PERFORM intake.end_overdue();
+    PERFORM intake.end_overdue(); -- before anything that such a session may hold up
+    config := intake.config_of(housekeep.pool_id);
     -- epoch 0: not provisioned yet, which is the operator's to do. The tail comes and goes with the hot row. That is not
     -- looked at here: who waits in seed() with a lock on its table, and seal(), which needs all of it, would deadlock.
     IF config.epoch > 0 AND NOT EXISTS (SELECT FROM intake.tails t WHERE t.pool_no = config.pool_no) THEN

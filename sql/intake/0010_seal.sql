@@ -67,7 +67,7 @@ BEGIN
         coalesce(a.state, 'active'), clock_timestamp() - coalesce(a.xact_start, x.prepared), l.pid IS NULL, x.transaction::text
     FROM pg_locks l
     LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-    LEFT JOIN pg_roles r ON r.oid = a.usesysid
+    LEFT JOIN pg_authid r ON r.oid = a.usesysid
     -- A prepared transaction has no process. It is known by the lock that each transaction has on itself.
     LEFT JOIN pg_locks s ON l.pid IS NULL AND s.pid IS NULL AND s.virtualtransaction = l.virtualtransaction
         AND s.locktype = 'transactionid'

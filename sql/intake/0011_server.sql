@@ -11,7 +11,7 @@ RETURNS TABLE (most int, superusers int, reserved int, claimer_limit int, claime
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,
         current_setting('reserved_connections')::int,
-        (SELECT r.rolconnlimit FROM pg_roles r WHERE r.rolname = 'claimer'),
+        (SELECT r.rolconnlimit FROM pg_authid r WHERE r.rolname = 'claimer'),
         count(*) FILTER (WHERE a.usename = 'claimer')::int, count(*)::int
     FROM pg_stat_activity a WHERE a.backend_type = 'client backend'
 $$;

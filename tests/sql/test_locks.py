@@ -123,6 +123,56 @@ def test_a_claimer_that_changes_its_password_does_not_hold_up_its_limit(
         intake.value("SELECT intake.limit_claimers(-1)")
 
 
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "CREATE RULE mine AS ON INSERT TO intake.engine_config DO ALSO NOTHING",
+        "CREATE RULE mine AS ON INSERT TO pg_catalog.pg_db_role_setting DO ALSO NOTHING",
+        "CREATE TRIGGER mine BEFORE INSERT ON intake.holds EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "COMMENT ON TABLE intake.pools IS 'mine'",
+    ],
+)
+def test_a_claimer_that_defines_something_is_refused_before_it_waits_for_a_lock(
+    intake: Intake, as_role: Uris, definition: LiteralString
+) -> None:
+    """Whoever waits for a table keeps everybody from it who comes later; rights are asked for after the lock."""
+    intake.open(10)
+    table = definition.partition(" ON ")[2].removeprefix("INSERT TO ").removeprefix("TABLE ").split()[0]
+    with stubborn(as_role("claimer")) as holder, Intake(as_role("claimer")) as claimer:
+        holder.connection.execute(f"PREPARE held AS SELECT FROM {table}".encode())
+        claimer.connection.execute("SET lock_timeout = '5 s'")
+        told = "it was let do it"
+        try:
+            claimer.connection.execute(definition)
+        except psycopg.Error as error:
+            told = str(error)
+        assert "role claimer defines nothing in DB1" in told
+    assert intake.claim("ann").outcome == "claimed"
+
+
+def test_a_claimer_that_waits_for_the_database_alone_is_ended_and_logins_go_on(
+    intake: Intake, uri: str, as_role: Uris
+) -> None:
+    """DROP DATABASE waits before it is refused, and no login gets past it."""
+    intake.open(10)
+    database = intake.connection.info.dbname
+    with (
+        ThreadPoolExecutor() as threads,
+        Intake(as_role("bridge")) as bridge,
+        stubborn(as_role("claimer")) as holder,
+        Intake(as_role("claimer")) as claimer,
+    ):
+        claimer.connection.execute(WITHOUT_LIMITS)
+        claimer.connection.execute("SET lock_timeout = '15 s'")
+        holder.connection.execute(f"ALTER ROLE claimer IN DATABASE {database} SET application_name = 'mine'".encode())
+        dropping = threads.submit(claimer.connection.execute, f"DROP DATABASE {database}".encode())
+        wait_until_blocked(intake, dropping)
+        bridge.value("SELECT intake.housekeep(%s)", POOL)
+        assert isinstance(dropping.exception(), psycopg.errors.AdminShutdown), "it waits on, or is refused"
+        with Intake(as_role("monitor")) as late:
+            assert late.status()["ready"]
+
+
 async def test_i2_claims_that_follow_each_other_closely_do_not_hold_up_the_seal(
     intake: Intake, uri: str, as_role: Uris
 ) -> None:

@@ -100,6 +100,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "rebuilt": set(),
     "recall": set(),
     "refuse_claim": set(),
+    "refuse_definitions": set(),
     "refuse_forgetful": set(),
     "requested": set(),
     "reset_role": set(),

@@ -12,7 +12,7 @@ from uuid import UUID
 from intake_bridge.domain.backoff import Backoff, Uniform
 from intake_bridge.domain.batch import Batch, by_result
 from intake_bridge.domain.message import Message, Messages, State
-from intake_bridge.domain.outcomes import Blame, Outcome, Result
+from intake_bridge.domain.outcomes import OURS, Blame, Outcome, Result
 from intake_bridge.domain.target import Target
 from intake_bridge.domain.trial import ENOUGH, refuses
 from intake_bridge.metering import Metering, Passage
@@ -71,6 +71,8 @@ class StepGate:
             self._passage.told(outcome, seconds)
         self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
         self._refused = self._refused + 1 if refuses(outcome) else 0
+        if outcome.kind == OURS:
+            return  # nobody was asked
         breaker, error = self._target.breaker, outcome.reason or outcome.result.value
         was_tripped = breaker.tripped
         match outcome.blame:
@@ -178,7 +180,7 @@ class Pipeline:
             if targets.ledger.needs_mark:
                 unmarked = [message for message in portion if message.state is not State.COMMITTING]
                 marked = [message for message in portion if message.state is State.COMMITTING]
-                # Not started, not marked: a claim that no call was made for stays `validated`.
+                # Not started, not marked. What a call that ends early leaves out is marked, and goes on later.
                 unmarked = [message for message in unmarked if gate.admits(message)]
                 portion = marked + await self._marked(batch, self._queue.mark_committing, unmarked)
             if not portion:
@@ -270,7 +272,9 @@ class Pipeline:
             word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.page else "refused"
             error = f"{target.step}: {outcome.reason or word}"
             uncounted = outcome.result is Result.RETRY and not outcome.counted
-            if uncounted or message.claim_id in again or target.excuses(message, outcome):
+            if outcome.kind == OURS:
+                dead.append((message, error))
+            elif uncounted or message.claim_id in again or target.excuses(message, outcome):
                 returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
             elif outcome.result is Result.DEAD and not target.trial.breaker.tripped:
                 dead.append((message, error))

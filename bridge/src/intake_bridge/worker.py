@@ -223,10 +223,14 @@ class Worker:
         limit = self._allowance(targets.voiding)
         if limit == 0:
             return False
-        if await self._alone(configuration, targets):
+        # By turns: loners may be many, each of them takes a read of its own, and a release frees a slot.
+        waits, self._had_loner = self._had_loner, False
+        if not waits and await self._alone(configuration, targets):
             return True
         started = self._clock()
         messages = await self._queue.read_releases(self._settings.worker, limit)
+        if not messages and waits and await self._alone(configuration, targets):
+            return True
         if not messages:
             self._releases_at = self._clock() + self._tuning.releases_seconds
             return False

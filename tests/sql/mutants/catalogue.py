@@ -467,14 +467,26 @@ MUTANTS = {
     ),
     "claimers without limits left alone": Mutant(
         HOUSEKEEPING,
-        "    PERFORM intake.end_overdue();\n",
+        "    PERFORM intake.end_overdue(); -- before anything that such a session may hold up\n",
         "",
         "test_housekeeping_ends_claimers_that_lift_their_time_limits",
     ),
+    "claimers define what they like": Mutant(
+        ROLES,
+        "    IF NOT pg_catalog.has_schema_privilege(current_user, 'intake', 'CREATE') THEN",
+        "    IF false THEN",
+        "test_a_claimer_that_defines_something_is_refused_before_it_waits_for_a_lock",
+    ),
+    "who waits for the database is let wait": Mutant(
+        HOUSEKEEPING,
+        "l.locktype IN ('relation', 'object')",
+        "l.locktype = 'relation'",
+        "test_a_claimer_that_waits_for_the_database_alone_is_ended_and_logins_go_on",
+    ),
     "everybody's transactions ended": Mutant(
         HOUSEKEEPING,
-        "            AND pg_has_role(r.oid, 'claimer', 'MEMBER') AND",
-        "            AND",
+        " AND NOT r.rolsuper AND pg_has_role(r.oid, 'claimer', 'MEMBER')",
+        " AND NOT r.rolsuper",
         "test_housekeeping_ends_claimers_that_lift_their_time_limits",
     ),
 }

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from intake_bridge.adapters.postgres import CONNECTION, UriSource, connect
 from intake_bridge.domain import outcomes as table
-from intake_bridge.domain.message import Messages, State
+from intake_bridge.domain.message import Messages, State, anonymous
 from intake_bridge.domain.outcomes import Outcome
 from intake_bridge.ports import Gate, Offer, TargetDownError
 from intake_bridge.redaction import one_line
@@ -153,7 +153,8 @@ class PostgresLedger:
         if self._signature is None:
             return {}
         if self._signature.voider is None:
-            never = {each.msg_id: table.VOID_WORDS["voided"] for each in messages if each.state is State.QUEUED}
+            ours = replace(table.VOID_WORDS["voided"], kind=table.OURS)
+            never = {each.msg_id: ours for each in messages if each.state is State.QUEUED}
             return never | await self.commit([each for each in messages if each.msg_id not in never], gate)
         return await self._halving(_scalar_call(self._signature.voider), table.VOID_WORDS, messages, gate)
 
@@ -216,7 +217,7 @@ class PostgresLedger:
             for outcome in others:
                 gate.told(outcome)
             gate.told(worst, seconds)
-            return answer
+            return _at(clock(), answer)
         failure = answer
         if failure.blame is not table.Blame.CLAIM:
             gate.told(failure, seconds)
@@ -226,7 +227,7 @@ class PostgresLedger:
             return {message.msg_id: failure for message in held}
         if len(held) == 1:
             gate.told(failure, seconds)
-            return {held[0].msg_id: failure}
+            return _at(clock(), {held[0].msg_id: failure})
         middle = len(held) // 2
         first = await self._halving(statement, words, held[:middle], gate)
         return first | await self._halving(statement, words, held[middle:], gate)
@@ -245,7 +246,7 @@ class PostgresLedger:
             await self.close()
             return table.of_sqlstate("57014", "no answer in time")
         except psycopg.Error as error:
-            return table.of_sqlstate(error.sqlstate, f"{one_line(error)}")
+            return table.of_sqlstate(error.sqlstate, anonymous(one_line(error), messages))
         said = {str(claim_id): word for claim_id, word in rows}
         return {
             message.msg_id: table.of_word(said[str(message.claim_id)], words)
@@ -278,6 +279,13 @@ class PostgresLedger:
             reason=f"the ledger's database has the encoding {encoding}, which has not every character of this claim "
             "(user or request): move the ledger to a database in UTF8, then replay",
         )
+
+
+def _at(moment: float, answer: Mapping[int, Outcome]) -> dict[int, Outcome]:
+    """The same answers, each with the moment at which the call ended. Most of them are one and the same object."""
+    different = {id(outcome): outcome for outcome in answer.values()}
+    known = {number: replace(outcome, at=moment) for number, outcome in different.items()}
+    return {msg_id: known[id(outcome)] for msg_id, outcome in answer.items()}
 
 
 def _set_call(function: sql.Identifier) -> sql.Composed:

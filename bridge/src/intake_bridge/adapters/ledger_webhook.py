@@ -1,6 +1,7 @@
 """A ledger behind an HTTP webhook: one call for each claim. It cannot be fenced, so `committing` is marked first."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.webhook import Caller, Contract
@@ -35,7 +36,8 @@ class WebhookLedger:
 
     async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:  # noqa: ARG002 - the port's
         """Only claims not marked `committing` come here, and the mark is fenced: nothing was sent, nothing will be."""
-        return {message.msg_id: table.LEDGER_WORDS["voided"] for message in messages}
+        ours = replace(table.LEDGER_WORDS["voided"], kind=table.OURS)
+        return {message.msg_id: ours for message in messages}
 
     async def close(self) -> None:
         """Nothing to close: the client belongs to whoever made it."""

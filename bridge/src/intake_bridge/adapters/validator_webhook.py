@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.webhook import Caller, Contract, compact, finish, parse
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.config import Webhook
-from intake_bridge.domain.message import Messages
+from intake_bridge.domain.message import Messages, anonymous
 from intake_bridge.domain.outcomes import Outcome, Transport
 from intake_bridge.domain.singled_out import SingledOut
 from intake_bridge.domain.window import Window
@@ -69,9 +70,11 @@ class WebhookValidator:
             outcomes, alone = _decided(reply, messages)
         now = asyncio.get_running_loop().time()
         for message in messages:
+            outcome = outcomes[message.msg_id]
             if alone:
-                judged = self._singled_out.judged(message.claim_id, outcomes[message.msg_id], now)
-                outcomes[message.msg_id] = judged
+                outcome = self._singled_out.judged(message.claim_id, outcome, now)
+            told = anonymous(outcome.reason or "", [message] if alone else messages) or None
+            outcomes[message.msg_id] = replace(outcome, reason=told, at=now)
             # Once for each claim: a batch that fails as a whole is as much evidence as that many calls.
             gate.told(outcomes[message.msg_id])
         return outcomes

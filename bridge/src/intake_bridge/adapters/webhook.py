@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from intake_bridge.adapters.credentials import Credentials
-from intake_bridge.domain.message import Message, Messages
+from intake_bridge.domain.message import Message, Messages, anonymous
 from intake_bridge.domain.outcomes import Blame, Outcome, Transport, of_status, of_transport
 from intake_bridge.domain.singled_out import SingledOut
 from intake_bridge.domain.window import Window
@@ -65,6 +65,8 @@ class Caller:
                     began = clock()
                     outcome = await self._call(message)
                     ended = clock()
+                    told = anonymous(outcome.reason or "", [message]) or None
+                    outcome = replace(outcome, reason=told, at=ended)
                     # What one claim alone is told says nothing of the server's strength.
                     strained = (outcome.blame is Blame.SUSPECT or outcome.holds) and not outcome.alone
                     self._window.answered(began, ended, strained)

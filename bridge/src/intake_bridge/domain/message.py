@@ -63,3 +63,11 @@ class Message:
 
 
 type Messages = Sequence[Message]
+
+
+def anonymous(text: str, messages: Messages) -> str:
+    """What somebody has said of these claims, without the users: logs and conditions travel further than data may."""
+    for name in (each for message in messages for each in (message.user_id, message.request_id)):
+        if name and name in text:
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\N{HORIZONTAL ELLIPSIS}", text)
+    return text

@@ -1,7 +1,7 @@
 """What an answer of a webhook or a ledger means: every rule as a row of a table, in this one place."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from intake_bridge.redaction import redacted
@@ -59,6 +59,8 @@ class Outcome:
     kind: str | None = None
     reason: str | None = None
     retry_after: float | None = None
+    # When it came, by the worker's clock: a target may break in the middle of a batch.
+    at: float = field(default=0.0, compare=False)
 
 
 _APPROVED = Outcome(Result.APPROVED)

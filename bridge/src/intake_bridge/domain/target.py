@@ -44,7 +44,7 @@ class Target:
     def forget_if_idle(self) -> None:
         """There is nothing to probe with."""
         self.breaker.forget_if_idle()
-        self.trial.breaker.forget_if_idle()
+        self.trial.forget_if_idle()
 
     def excuses(self, message: Message, outcome: Outcome) -> bool:
         """Whether this failure is the target's, and so not held against the claim."""

@@ -22,6 +22,8 @@ _REMEMBERED: Final = 10_000
 
 def serves(outcome: Outcome) -> bool:
     """The target did what it is for. So is declining, by the word: a validator may be right about everybody."""
+    if outcome.kind == OURS:
+        return False
     match outcome.result:
         case Result.APPROVED | Result.COMMITTED | Result.VOIDED:
             return True
@@ -84,17 +86,23 @@ class Trial:
         return f"{self.alike} different claims failed alike, and none succeeded"
 
     def hear(self, answers: Iterable[tuple[Message, Outcome]]) -> frozenset[UUID]:
-        """The answers of one call, all of them. Returns the claims that are to be asked once more before they pay."""
+        """The answers of one step, all of them. Returns the claims that are to be asked once more before they pay."""
         answers = list(answers)
+        served = max((outcome.at for _, outcome in answers if serves(outcome)), default=None)
+        if served is not None:
+            # What failed later says that the target has broken since, if enough of it is alike.
+            self._acquit_the_target([each for each in answers if each[1].at <= served])
+            answers = [each for each in answers if each[1].at > served]
+            if not _alike(outcome for _, outcome in answers if refuses(outcome)):
+                return frozenset()
         failed = [(message, outcome) for message, outcome in answers if refuses(outcome)]
-        if any(serves(outcome) for _, outcome in answers):
-            self._acquit_the_target(answers)
-            return frozenset()
         if not failed:
             return frozenset()
         first = set()
         for message, outcome in failed:
-            if message.failures > 0 or outcome.alone or message.claim_id in self._convicted:
+            # What it has paid for before was no answer that ends a claim at once: of such an answer it is no proof.
+            paid = message.failures > 0 and outcome.result is Result.RETRY
+            if paid or outcome.alone or message.claim_id in self._convicted:
                 continue
             if message.claim_id not in self._accusers:
                 first.add(message.claim_id)
@@ -105,6 +113,13 @@ class Trial:
             self._confirmed = self._breaker.tripped
             self._breaker.suspected(_failure(failed[-1][1]).error)
         return frozenset(first)
+
+    def forget_if_idle(self) -> None:
+        """There is nothing to probe with: what was heard so long ago accuses nobody any more."""
+        was_tripped = self._breaker.tripped
+        self._breaker.forget_if_idle()
+        if was_tripped and not self._breaker.tripped:
+            self._accusers.clear()
 
     def _kinds(self) -> Counter[str]:
         return Counter(failure.kind for failure in self._accusers.values())
@@ -121,6 +136,12 @@ class Trial:
         while len(self._convicted) > _REMEMBERED:
             del self._convicted[next(iter(self._convicted))]
         self._breaker.succeeded()
+
+
+def _alike(refusals: Iterable[Outcome]) -> bool:
+    """Whether enough of them failed in the same way to accuse the target."""
+    failures = Counter((each.kind, each.needed) for each in map(_failure, refusals))
+    return any(count >= needed for (_, needed), count in failures.items())
 
 
 def _failure(outcome: Outcome) -> _Failure:

@@ -44,6 +44,9 @@ class Engines:
             async with in_time(self._patience):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
+                if not missing:
+                    # First: it ends what would hold up the rest, and the login of whoever has no connection yet.
+                    await connection.execute("SELECT intake.end_overdue()")
                 logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
                 identity = await self._identity(connection)
                 connections = None if missing else await self._room(connection)
