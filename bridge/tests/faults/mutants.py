@@ -50,6 +50,7 @@ _DUE = "        WHERE q.vt <= at AND q.message ->> 'pool_id' = read_batch.pool_i
 FLEET = "test_i10_holds_in_the_ledger_while_workers_join_and_die"
 FROZEN = "test_i10_tokens_of_a_worker_that_was_frozen_are_not_used"
 ANSWERS, SENT = "test_bridge_answers.py", "test_bridge_answers_sent.py"
+TRIAL = "test_bridge_trial.py"
 OUTCOMES, BREAKER = "test_bridge_outcomes.py", "test_bridge_breaker.py"
 FATES = "test_every_answer_that_is_given_for_ever_ends_the_claim_or_is_told"
 ALONE = "test_what_one_claim_alone_is_told_while_others_are_answered_ends_it"
@@ -143,15 +144,36 @@ MUTANTS = {
     ),
     "who has paid accuses the target still": Mutant(
         "intake_bridge.domain.trial",
-        "            if message.failures > 0 or outcome.alone or message.claim_id in self._convicted:",
-        "            if outcome.alone or message.claim_id in self._convicted:",
+        "            paid = message.failures > 0 and outcome.result is Result.RETRY\n",
+        "            paid = False\n",
         SOME_BAD,
     ),
     "a success among failures acquits nobody": Mutant(
         "intake_bridge.domain.trial",
-        "        if any(serves(outcome) for _, outcome in answers):",
-        "        if all(serves(outcome) for _, outcome in answers):",
+        "        if served is not None:",
+        "        if served is not None and all(serves(outcome) for _, outcome in answers):",
         SOME_BAD,
+    ),
+    "what fails behind the last success pays": Mutant(
+        "intake_bridge.domain.trial",
+        "            answers = [each for each in answers if each[1].at > served]\n",
+        "            answers = []\n",
+        "test_what_failed_later_than_the_last_success_accuses_though_others_succeeded_before",
+        file=TRIAL,
+    ),
+    "a word of our own acquits the target": Mutant(
+        "intake_bridge.domain.trial",
+        "    if outcome.kind == OURS:\n",
+        "    if False:\n",
+        "test_a_verdict_of_our_own_is_no_success",
+        file=TRIAL,
+    ),
+    "who has paid never accuses": Mutant(
+        "intake_bridge.domain.trial",
+        "            paid = message.failures > 0 and outcome.result is Result.RETRY\n",
+        "            paid = message.failures > 0\n",
+        "test_who_has_paid_accuses_by_a_word_that_ends_it_at_once_and_not_by_another_failure",
+        file=TRIAL,
     ),
     "reads on beside a message that is read alone": Mutant(
         "intake_bridge.worker",
