@@ -85,6 +85,11 @@ class Trial:
         """What to tell people, before the error itself."""
         return f"{self.alike} different claims failed alike, and none succeeded"
 
+    @property
+    def quiet(self) -> bool:
+        """Nobody has failed, so that a success changes nothing."""
+        return not (self._accusers or self._convicted or self._breaker.tripped)
+
     def hear(self, answers: Iterable[tuple[Message, Outcome]]) -> frozenset[UUID]:
         """The answers of one step, all of them. Returns the claims that are to be asked once more before they pay."""
         answers = list(answers)
