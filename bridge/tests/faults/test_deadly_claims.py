@@ -151,7 +151,8 @@ async def test_i2_a_fleet_that_is_killed_again_and_again_buries_nobody(scene: Sc
         for sold in range(30, 300, 30):
             await _struck(scene, running, lambda _, left, sold=sold: left <= 300 - sold)  # type: ignore[misc]
         await drained(scene)
-        assert running.deaths >= 6 + 9
+        # Each time one at the least: the other may be on its way back, and one has room for all of them.
+        assert running.deaths >= 3 + 9
     assert await scene.dead() == {}
     assert len(await scene.sales()) == 300
     await scene.check()
