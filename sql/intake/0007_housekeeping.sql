@@ -26,8 +26,9 @@ CREATE FUNCTION intake.end_overdue() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 -- The time limits of a claimer are only defaults, which each of its sessions may lift. One that keeps a transaction open
 -- keeps its claims open, and with them all numbers that were drawn meanwhile (settle() waits for it), and whatever
--- VACUUM would take away. One that waits for something of its own alone lets nobody past: DROP DATABASE waits so, before
--- it is refused, and no login gets past it. No view of the roles here: it reads what such a session may hold up.
+-- VACUUM would take away. One that waits for an ACCESS EXCLUSIVE lock blocks everybody who comes later: DROP DATABASE
+-- waits so before it is refused, and blocks all logins. Not the view pg_roles: it reads pg_db_role_setting, which such a
+-- session may have locked.
 DECLARE
     bound CONSTANT interval := '20 s'; -- transaction_timeout of the role has ended everybody else by then
 BEGIN
@@ -38,7 +39,7 @@ BEGIN
                 OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted
                     AND l.mode = 'AccessExclusiveLock' AND l.locktype IN ('relation', 'object'))));
 END $$;
-COMMENT ON FUNCTION intake.end_overdue IS 'End the sessions of claimers whose transaction is older than they may be, or that wait for something of their own alone. Returns how many.';
+COMMENT ON FUNCTION intake.end_overdue IS 'End the sessions of claimers whose transaction is older than they may be, or that wait for an ACCESS EXCLUSIVE lock. Returns how many.';
 
 CREATE FUNCTION intake.housekeep(pool_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -50,7 +51,7 @@ DECLARE
     back   bigint := 0;
     long_ago CONSTANT timestamptz := clock_timestamp() - interval '1 hour';
 BEGIN
-    PERFORM intake.end_overdue(); -- before anything that such a session may hold up
+    PERFORM intake.end_overdue(); -- first: what follows may be blocked by such a session
     config := intake.config_of(housekeep.pool_id);
     -- epoch 0: not provisioned yet, which is the operator's to do. The tail comes and goes with the hot row. That is not
     -- looked at here: who waits in seed() with a lock on its table, and seal(), which needs all of it, would deadlock.

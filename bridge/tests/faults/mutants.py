@@ -126,7 +126,7 @@ MUTANTS = {
     ),
     "nobody accuses the target": Mutant(
         "intake_bridge.domain.trial",
-        "        if any(count >= needed[kind] for kind, count in self._kinds().items()):",
+        "        if _alike(self._accusers.values()):",
         "        if False:",
         ALL_ALIKE,
     ),

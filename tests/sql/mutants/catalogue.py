@@ -467,7 +467,7 @@ MUTANTS = {
     ),
     "claimers without limits left alone": Mutant(
         HOUSEKEEPING,
-        "    PERFORM intake.end_overdue(); -- before anything that such a session may hold up\n",
+        "    PERFORM intake.end_overdue(); -- first: what follows may be blocked by such a session\n",
         "",
         "test_housekeeping_ends_claimers_that_lift_their_time_limits",
     ),

@@ -98,7 +98,7 @@ class Trial:
             # What failed later says that the target has broken since, if enough of it is alike.
             self._acquit_the_target([each for each in answers if each[1].at <= served])
             answers = [each for each in answers if each[1].at > served]
-            if not _alike(outcome for _, outcome in answers if refuses(outcome)):
+            if not _alike(_failure(outcome) for _, outcome in answers if refuses(outcome)):
                 return frozenset()
         failed = [(message, outcome) for message, outcome in answers if refuses(outcome)]
         if not failed:
@@ -113,8 +113,7 @@ class Trial:
                 first.add(message.claim_id)
             if len(self._accusers) < _REMEMBERED:
                 self._accusers[message.claim_id] = _failure(outcome)
-        needed = {failure.kind: failure.needed for failure in self._accusers.values()}
-        if any(count >= needed[kind] for kind, count in self._kinds().items()):
+        if _alike(self._accusers.values()):
             self._confirmed = self._breaker.tripped
             self._breaker.suspected(_failure(failed[-1][1]).error)
         return frozenset(first)
@@ -143,10 +142,10 @@ class Trial:
         self._breaker.succeeded()
 
 
-def _alike(refusals: Iterable[Outcome]) -> bool:
-    """Whether enough of them failed in the same way to accuse the target."""
-    failures = Counter((each.kind, each.needed) for each in map(_failure, refusals))
-    return any(count >= needed for (_, needed), count in failures.items())
+def _alike(failures: Iterable[_Failure]) -> bool:
+    """Whether enough of them are of one kind to accuse the target."""
+    kinds = Counter((failure.kind, failure.needed) for failure in failures)
+    return any(count >= needed for (_, needed), count in kinds.items())
 
 
 def _failure(outcome: Outcome) -> _Failure:

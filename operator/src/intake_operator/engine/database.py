@@ -45,7 +45,7 @@ class Engines:
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
                 if not missing:
-                    # First: it ends what would hold up the rest, and the login of whoever has no connection yet.
+                    # First: sessions of claimers that it ends may block the statements below, and bridges' logins.
                     await connection.execute("SELECT intake.end_overdue()")
                 logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
                 identity = await self._identity(connection)
