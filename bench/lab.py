@@ -150,7 +150,7 @@ class Lab:
         """Read the users' index from end to end: a sale leaves it in memory, the copy of a database does not."""
         with psycopg.connect(self.server.uri(database)) as connection:
             connection.execute("SET enable_seqscan = off")
-            connection.execute("SELECT count(user_id) FROM intake.holds WHERE pool_no > 0")
+            connection.execute("SELECT count(user_id) FROM intake.claimed_slots WHERE pool_no > 0")
 
     def _check_all_claimed(self, variant: Variant, database: str, claims: int) -> None:
         """An answer other than `claimed` is quicker than a claim: a run with one of them would flatter us."""
@@ -230,7 +230,7 @@ def fill(uri: str, claims: int) -> None:
                 connection.execute("SELECT intake.claim_batch(%s, %s, %s)", (POOL, somebody, somebody))
 
     with psycopg.connect(uri) as connection:
-        found = connection.execute("SELECT count(*) FROM intake.holds").fetchone()
+        found = connection.execute("SELECT count(*) FROM intake.claimed_slots").fetchone()
     assert found is not None
     missing = range(int(found[0]), claims)
     batches = [missing[first : first + _BATCH] for first in range(0, len(missing), _BATCH)]
@@ -280,7 +280,7 @@ def _sell(uri: str, slots: int) -> None:
     _sell_out(uri)
     # What autovacuum does within a minute.
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("VACUUM (ANALYZE) intake.holds")
+        connection.execute("VACUUM (ANALYZE) intake.claimed_slots")
 
 
 def _make_standin(name: str, after: LiteralString = "SELECT") -> Callable[[Lab, str, int], None]:

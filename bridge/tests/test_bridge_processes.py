@@ -64,7 +64,7 @@ async def test_i2_i3_i4_killed_between_ledger_and_acknowledgement_commits_once(s
     await scene.configure(visibilityTimeoutSeconds=1)
     await scene.claim(30)
     async with scene.process() as process, scene.intake.transaction(force_rollback=True):
-        await scene.intake.execute("LOCK TABLE intake.holds IN SHARE MODE")  # acknowledge waits here
+        await scene.intake.execute("LOCK TABLE intake.claimed_slots IN SHARE MODE")  # acknowledge waits here
 
         async def committed() -> bool:
             return len(await scene.sales()) == 30

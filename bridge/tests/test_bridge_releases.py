@@ -1,4 +1,4 @@
-"""Claims that are given up, by their fans or by holdTimeoutSeconds: a slot is free when the ledger has said voided."""
+"""Claims that are given up, by their fans or by claimTimeoutSeconds: a slot is free when the ledger has said voided."""
 
 import asyncio
 import logging
@@ -102,13 +102,13 @@ async def test_holds_expire_through_the_ledger_while_the_validator_is_down(
         async with scene.worker():
             held = await scene.claim(ALL)
             await scene.until_health("validator", "down", "500")
-            await scene.configure(holdTimeoutSeconds=1)
+            await scene.configure(claimTimeoutSeconds=1)
             await scene.until_drained()
             assert await _words(scene) == {claim.claim_id: "voided" for claim in held}
             assert (await scene.health())["validator"]["state"] == "down"
             # Not one by one, as if they were the validator's probes.
             assert max(each.__dict__["read"] for each in caplog.records if each.message == "releases") > 1
-            await scene.configure(holdTimeoutSeconds=None)
+            await scene.configure(claimTimeoutSeconds=None)
             webhook.behaviour = approve
             again = await scene.claim(ALL)
             await scene.until_drained()
@@ -120,7 +120,7 @@ async def test_holds_expire_through_the_ledger_while_the_validator_is_down(
 async def test_with_the_ledger_down_nothing_is_freed_until_it_is_back(templates: Templates) -> None:
     async with templates.scene_with_ledger(inventory=ALL) as scene:
         held = await scene.claim(ALL)
-        await scene.configure(holdTimeoutSeconds=1)
+        await scene.configure(claimTimeoutSeconds=1)
         async with scene.worker():
             await scene.until_health("ledger", "down", "finalize_transaction")
             await _until_expired(scene, ALL)
@@ -132,7 +132,7 @@ async def test_with_the_ledger_down_nothing_is_freed_until_it_is_back(templates:
             install_ledger(scene.ledger_uri)
             await scene.until_drained()
             assert await _words(scene) == {claim.claim_id: "voided" for claim in held}
-            await scene.configure(holdTimeoutSeconds=None)
+            await scene.configure(claimTimeoutSeconds=None)
             await scene.claim(ALL)
             await scene.until_drained()
         await scene.check()
@@ -142,7 +142,7 @@ async def test_i3_a_claim_that_the_ledger_committed_unacknowledged_stays_sold_wh
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     claims = await scene.claim(5)
-    await scene.configure(holdTimeoutSeconds=1)
+    await scene.configure(claimTimeoutSeconds=1)
     items = [row["message"] for row in (await scene.queue()).values()]
     sold = {UUID(item["claim_id"]) for item in items[:2]}
     await scene.ledger.execute("SELECT finalize_transactions(%s)", (Jsonb(items[:2]),))
@@ -268,7 +268,7 @@ async def test_a_commit_webhook_never_hears_of_a_released_claim_and_a_claim_on_i
     await _read(scene, then="mark_committing")
     assert await scene.release(validated) == "releasing"
     assert await scene.release(committing) == "committing"
-    await scene.configure(holdTimeoutSeconds=1)
+    await scene.configure(claimTimeoutSeconds=1)
     async with scene.worker():
         await scene.until_drained()
     assert webhook.keys == [f"{committing.claim_id}:commit"]
@@ -300,7 +300,7 @@ async def test_i2_i3_killed_between_the_ledger_s_void_and_the_acknowledgement_vo
     claims = await scene.claim(10)
     await _release_read(scene, claims)
     async with scene.process() as process, scene.intake.transaction(force_rollback=True):
-        await scene.intake.execute("LOCK TABLE intake.holds IN SHARE MODE")  # acknowledge waits here
+        await scene.intake.execute("LOCK TABLE intake.claimed_slots IN SHARE MODE")  # acknowledge waits here
 
         async def voided() -> bool:
             return len(await scene.sales()) == 10
@@ -397,7 +397,7 @@ async def test_a_release_does_not_wait_for_all_that_is_read_alone(templates: Tem
 
         async def released() -> bool:
             (row,) = await scene.rows(
-                "SELECT (SELECT count(*) FROM intake.loners) AS loners,"
+                "SELECT (SELECT count(*) FROM intake.quarantine) AS loners,"
                 " (SELECT count(*) FROM intake.releases) AS releases"
             )
             loners.append(row["loners"])

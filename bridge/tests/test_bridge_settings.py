@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 FROM_SQL: dict[str, Any] = {
     "inventorySize": 10, "batchSize": 7, "opensAt": "x", "closesAt": "y", "visibilityTimeoutSeconds": 45,
-    "maxRetries": 10, "paused": False, "claimsPerUser": None, "holdTimeoutSeconds": None, "maxPerSecond": None,
+    "maxRetries": 10, "paused": False, "claimsPerUser": None, "claimTimeoutSeconds": None, "maxPerSecond": None,
     "validation": {"url": "http://v", "timeoutSeconds": 5, "batch": True},
     "commitTarget": {"postgres": {"function": "shop.finalize"}}, "generation": 3, "sealed": False,
     "windowState": "open", "somethingNew": 1,

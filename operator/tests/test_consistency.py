@@ -169,7 +169,7 @@ async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise
 
 
 async def test_what_is_wrong_inside_db1_is_found_too(scene: Scene) -> None:
-    await scene.engine.execute("UPDATE intake.holds SET status = 'R' WHERE slot_no = 1")
+    await scene.engine.execute("UPDATE intake.claimed_slots SET status = 'R' WHERE slot_no = 1")
     assert "I6" in {each.promise for each in (await scene.compare()).violations}
 
 
@@ -262,7 +262,7 @@ async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
 
 async def test_holds_that_are_being_rebuilt_are_not_taken_for_lost_claims(scene: Scene) -> None:
     await scene.engine.execute("DELETE FROM intake.pools")
-    await scene.engine.execute("DELETE FROM intake.holds")
+    await scene.engine.execute("DELETE FROM intake.claimed_slots")
     found = await scene.compare()
     assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
     with pytest.raises(psycopg.Error) as caught:

@@ -212,7 +212,7 @@ class TestRelease:
         )
         now = closes + timedelta(minutes=10)
         states, steps = to_the_end(e, seen, installation, now)
-        assert states == [Drain.BRIDGES_STOPPED, Drain.DATABASE_STOPPED, Drain.VOLUMES_RELEASED, Drain.COMPLETED]
+        assert states == [Drain.BRIDGES_STOPPED, Drain.DATABASE_STOPPED, Drain.VOLUMES_REMOVED, Drain.COMPLETED]
         gone = [s.kind for s in steps if isinstance(s, Delete)]
         assert list(dict.fromkeys(gone)) == [
             "Deployment",

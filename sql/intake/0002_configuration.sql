@@ -15,7 +15,7 @@ CREATE TABLE intake.engine_config (
     max_retries                int         NOT NULL CHECK (max_retries BETWEEN 0 AND 100),
     paused                     boolean     NOT NULL,
     claims_per_user            int         CHECK (claims_per_user BETWEEN 1 AND 1000),
-    hold_timeout_seconds       int         CHECK (hold_timeout_seconds > 0),
+    claim_timeout_seconds       int         CHECK (claim_timeout_seconds > 0),
     max_per_second             int         CHECK (max_per_second > 0),
     latency_budget_ms          int         NOT NULL CHECK (latency_budget_ms BETWEEN 1 AND 60000),
     validation                 jsonb,
@@ -80,7 +80,7 @@ CREATE FUNCTION intake.configure(pool_id text, config jsonb) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known  CONSTANT text[] := ARRAY['inventorySize', 'batchSize', 'opensAt', 'closesAt', 'visibilityTimeoutSeconds',
-        'maxRetries', 'paused', 'claimsPerUser', 'holdTimeoutSeconds', 'maxPerSecond', 'latencyBudgetMilliseconds',
+        'maxRetries', 'paused', 'claimsPerUser', 'claimTimeoutSeconds', 'maxPerSecond', 'latencyBudgetMilliseconds',
         'validation', 'commitTarget', 'ownResources'];
     before intake.engine_config;
     wanted intake.engine_config;
@@ -115,7 +115,7 @@ BEGIN
         wanted.max_retries := coalesce((config ->> 'maxRetries')::int, 10);
         wanted.paused := coalesce((config ->> 'paused')::boolean, false);
         wanted.claims_per_user := (config ->> 'claimsPerUser')::int;
-        wanted.hold_timeout_seconds := (config ->> 'holdTimeoutSeconds')::int;
+        wanted.claim_timeout_seconds := (config ->> 'claimTimeoutSeconds')::int;
         wanted.max_per_second := (config ->> 'maxPerSecond')::int;
         wanted.latency_budget_ms := coalesce((config ->> 'latencyBudgetMilliseconds')::int, 1000);
         wanted.own_resources := coalesce((config ->> 'ownResources')::boolean, false);
@@ -151,18 +151,18 @@ BEGIN
     wanted.generation := coalesce(before.generation, 0) + 1;
     BEGIN
         INSERT INTO intake.engine_config AS c (pool_id, inventory_size, batch_size, opens_at, closes_at,
-            visibility_timeout_seconds, max_retries, paused, claims_per_user, hold_timeout_seconds, max_per_second,
+            visibility_timeout_seconds, max_retries, paused, claims_per_user, claim_timeout_seconds, max_per_second,
             latency_budget_ms, validation, commit_target, own_resources, generation)
         VALUES (configure.pool_id, wanted.inventory_size, wanted.batch_size, wanted.opens_at, wanted.closes_at,
             wanted.visibility_timeout_seconds, wanted.max_retries, wanted.paused, wanted.claims_per_user,
-            wanted.hold_timeout_seconds, wanted.max_per_second, wanted.latency_budget_ms, wanted.validation,
+            wanted.claim_timeout_seconds, wanted.max_per_second, wanted.latency_budget_ms, wanted.validation,
             wanted.commit_target, wanted.own_resources, wanted.generation)
         ON CONFLICT ON CONSTRAINT engine_config_pkey DO UPDATE SET
             inventory_size = excluded.inventory_size, batch_size = excluded.batch_size,
             opens_at = excluded.opens_at, closes_at = excluded.closes_at,
             visibility_timeout_seconds = excluded.visibility_timeout_seconds, max_retries = excluded.max_retries,
             paused = excluded.paused, claims_per_user = excluded.claims_per_user,
-            hold_timeout_seconds = excluded.hold_timeout_seconds, max_per_second = excluded.max_per_second,
+            claim_timeout_seconds = excluded.claim_timeout_seconds, max_per_second = excluded.max_per_second,
             latency_budget_ms = excluded.latency_budget_ms, validation = excluded.validation, commit_target = excluded.commit_target, generation = excluded.generation;
     EXCEPTION WHEN check_violation THEN
         RAISE EXCEPTION 'configuration of pool % is out of range: %', configure.pool_id, SQLERRM
@@ -172,18 +172,18 @@ BEGIN
         -- Turns mean something else with a limit than without. The lock waits for running claims, as in seal(): those
         -- that come after it find all the others under the new kind of key.
         PERFORM intake.lock_alone('intake.pools');
-        UPDATE intake.holds h
+        UPDATE intake.claimed_slots h
         SET turn = intake.turn_of(CASE WHEN wanted.claims_per_user IS NOT NULL THEN n.nth END, h.seat, h.request_id)
         -- By the claim: a bridge that voids one at this moment moves it off its slot.
         FROM (SELECT x.claim_id, row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id) AS nth
-            FROM intake.holds x WHERE x.pool_no = before.pool_no) n
+            FROM intake.claimed_slots x WHERE x.pool_no = before.pool_no) n
         WHERE h.pool_no = before.pool_no AND h.claim_id = n.claim_id;
     END IF;
     IF (wanted.max_per_second IS NULL) <> (before.max_per_second IS NULL) THEN
         -- Made anew whenever it is switched on: until then calls were sent that no meter has seen.
-        DELETE FROM intake.meters m WHERE m.pool_no = before.pool_no;
+        DELETE FROM intake.token_buckets m WHERE m.pool_no = before.pool_no;
         IF wanted.max_per_second IS NOT NULL THEN
-            PERFORM intake.open_meter(intake.config_of(configure.pool_id), before.pool_id IS NULL);
+            PERFORM intake.open_bucket(intake.config_of(configure.pool_id), before.pool_id IS NULL);
         END IF;
     END IF;
     -- Capacity is not touched here: it grows in seed(), once the new slots exist.
@@ -207,7 +207,7 @@ BEGIN
     RETURN jsonb_build_object(
         'inventorySize', c.inventory_size, 'batchSize', c.batch_size, 'opensAt', c.opens_at, 'closesAt', c.closes_at,
         'visibilityTimeoutSeconds', c.visibility_timeout_seconds, 'maxRetries', c.max_retries, 'paused', c.paused,
-        'claimsPerUser', c.claims_per_user, 'holdTimeoutSeconds', c.hold_timeout_seconds,
+        'claimsPerUser', c.claims_per_user, 'claimTimeoutSeconds', c.claim_timeout_seconds,
         'maxPerSecond', c.max_per_second, 'latencyBudgetMilliseconds', c.latency_budget_ms,
         'validation', c.validation, 'commitTarget', c.commit_target, 'ownResources', c.own_resources,
         'generation', c.generation, 'sealed', c.sealed_at IS NOT NULL,

@@ -81,9 +81,9 @@ RETURN CASE WHEN pool.sealed OR at >= pool.closes_at THEN 'closed' WHEN at < poo
     WHEN pool.paused THEN 'paused' END;
 COMMENT ON FUNCTION intake.shut IS 'Why a pool takes no claims at that time; NULL = it does.';
 
-CREATE FUNCTION intake.requested(pool_no int, limited boolean, user_id text, request_id text) RETURNS SETOF intake.holds
+CREATE FUNCTION intake.requested(pool_no int, limited boolean, user_id text, request_id text) RETURNS SETOF intake.claimed_slots
 LANGUAGE sql STABLE AS $$
-    SELECT h.* FROM intake.holds h
+    SELECT h.* FROM intake.claimed_slots h
     WHERE h.pool_no = requested.pool_no AND h.user_id = requested.user_id AND h.request_id = requested.request_id
         -- All turns where they count the user's claims, the request's own otherwise. '0' follows '/', ':' follows '9'.
         AND h.turn >= CASE WHEN limited THEN '' ELSE requested.request_id || '/' END
@@ -102,7 +102,7 @@ BEGIN
         EXIT WHEN pool.sold_out OR cardinality(hand) >= quantity;
         drawn := nextval(pool.ticket_seq);
         EXIT WHEN drawn > pool.capacity;
-        IF NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = drawn) THEN
+        IF NOT EXISTS (SELECT FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.slot_no = drawn) THEN
             hand := hand || drawn;
         END IF;
     END LOOP;
@@ -149,7 +149,7 @@ BEGIN
         -- and what is committed after it has the next turn.
         IF pool.claims_per_user IS NOT NULL THEN
             SELECT count(*), count(*) FILTER (WHERE h.status <> 'V') INTO made, live
-            FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = claim_slots.user_id;
+            FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.user_id = claim_slots.user_id;
         END IF;
         IF claim_slots.request_id IS NOT NULL THEN
             RETURN QUERY
@@ -175,7 +175,7 @@ BEGIN
 
         -- 3. Numbers.
         IF named IS NOT NULL THEN
-            IF EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = named) THEN
+            IF EXISTS (SELECT FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.slot_no = named) THEN
                 verdict := 'taken';
                 EXIT;
             END IF;
@@ -211,7 +211,7 @@ BEGIN
 
         -- 4. Take them, all or none.
         WITH holding AS (
-            INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+            INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
                 locked_at)
             SELECT pool.pool_no, u.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'), intake.new_claim_id(u.slot_no),
                 claim_slots.user_id, claim_slots.request_id, u.n,
@@ -229,7 +229,7 @@ BEGIN
             RETURN QUERY
             WITH mine AS (
                 SELECT h.*, intake.resource_at(pool.series, h.pool_no, h.slot_no) AS resource_id
-                FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took)),
+                FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took)),
             queued AS (
                 INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
                 SELECT m.msg_id, at, intake.intent(m.claim_id, pool.pool_id, m.user_id, m.request_id, m.seat,
@@ -241,10 +241,10 @@ BEGIN
             EXIT;
         END IF;
         -- Another claim of this user was faster, or a number is held after all. What is not held stays in hand.
-        DELETE FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took);
+        DELETE FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.slot_no = ANY (took);
         SELECT coalesce(array_agg(u.slot_no ORDER BY u.n), '{}') INTO hand
         FROM unnest(hand) WITH ORDINALITY AS u (slot_no, n)
-        WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no) IS NULL;
+        WHERE (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.slot_no = u.slot_no) IS NULL;
     END LOOP;
 
     IF named IS NULL OR was_free THEN
@@ -287,18 +287,18 @@ BEGIN
         -- One snapshot: at that instant every slot was taken. And the user has nothing that could be asked for again.
         IF EXISTS (SELECT FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id AND p.sold_out
                 AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = in_pool)
-                AND NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = in_pool
+                AND NOT EXISTS (SELECT FROM intake.claimed_slots h WHERE h.pool_no = in_pool
                     AND h.user_id = claim_resource.user_id AND h.turn = first_turn)) THEN
             outcome := 'sold_out';
             RETURN;
         END IF;
     ELSIF open THEN
-        PERFORM FROM intake.holds h
+        PERFORM FROM intake.claimed_slots h
         WHERE h.pool_no = in_pool AND h.user_id = claim_resource.user_id AND h.turn = first_turn;
         IF NOT FOUND THEN
             slot_no := nextval(ticket_seq);
             IF slot_no <= capacity THEN
-                INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+                INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
                     locked_at)
                 VALUES (in_pool, claim_resource.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'),
                     intake.new_claim_id(claim_resource.slot_no), claim_resource.user_id, claim_resource.request_id, 1,
@@ -429,7 +429,7 @@ BEGIN
                 THEN 'sold_out' END) AS word
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
         CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-        WHERE p.word IS NOT NULL AND (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = p.pool_no
+        WHERE p.word IS NOT NULL AND (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = p.pool_no
             AND h.user_id = a.user_id AND h.turn = intake.turn_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
             a.request_id)) IS NULL;
         RETURN QUERY SELECT t, word, NULL::uuid, NULL::uuid, NULL::bigint FROM unnest(took) t;
@@ -441,13 +441,13 @@ BEGIN
             FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
             CROSS JOIN LATERAL (SELECT intake.turn_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN 1 END, 1,
                 a.request_id) AS turn) t
-            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
+            WHERE (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
                 AND h.turn = t.turn) IS NULL
             ORDER BY a.user_id, t.turn, CASE WHEN t.turn IS NULL THEN a.n END, a.n),
         ticketed AS MATERIALIZED (
             SELECT p.*, nextval(pool.ticket_seq) AS slot_no FROM (SELECT * FROM plain ORDER BY n) p),
         holding AS (
-            INSERT INTO intake.holds (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
+            INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, seat, turn, status,
                 locked_at)
             SELECT pool.pool_no, t.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'), intake.new_claim_id(t.slot_no),
                 t.user_id, t.request_id, 1, t.turn, 'R', at
@@ -481,7 +481,7 @@ BEGIN
             SELECT array_agg(d.n ORDER BY d.slot_no) INTO took FROM unnest(took, drawn) AS d (n, slot_no)
             WHERE d.slot_no = ANY (slots);
             INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, d.slot_no FROM unnest(drawn) d (slot_no)
-            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.slot_no = d.slot_no) IS NULL
+            WHERE (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.slot_no = d.slot_no) IS NULL
             ON CONFLICT DO NOTHING;
         END IF;
         RETURN QUERY SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no
@@ -501,7 +501,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS 'Claim the next slots for many callers in one transaction: a row for each, with what claim_resource() would have said. n says whose it is; the rows come in no order.';
 
-CREATE FUNCTION intake.state_of(hold intake.holds) RETURNS text
+CREATE FUNCTION intake.state_of(hold intake.claimed_slots) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE hold.status
     WHEN 'C' THEN 'committed'
@@ -511,9 +511,9 @@ RETURN CASE hold.status
         FROM pgmq.q_intake_queue q WHERE q.msg_id = hold.msg_id), 'dead') END;
 COMMENT ON FUNCTION intake.state_of IS 'Where a claim stands: queued, validated, committing, releasing, committed, voided, released or dead.';
 
-CREATE FUNCTION intake.hold_of(pool_no int, claim_id uuid) RETURNS intake.holds
+CREATE FUNCTION intake.hold_of(pool_no int, claim_id uuid) RETURNS intake.claimed_slots
 LANGUAGE sql STABLE SET enable_seqscan = off -- by key, whatever the statistics say of a table that fills meanwhile
-RETURN (SELECT h FROM intake.holds h
+RETURN (SELECT h FROM intake.claimed_slots h
     WHERE h.pool_no = hold_of.pool_no AND h.claim_id = hold_of.claim_id AND h.slot_no IN (
         SELECT intake.slot_of(hold_of.claim_id)
         -- Voided: its slot may be another's by now.
@@ -575,7 +575,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     config intake.engine_config := intake.config_of(release_claim.pool_id);
-    hold   intake.holds;
+    hold   intake.claimed_slots;
     intent pgmq.q_intake_queue;
     state  text;
 BEGIN
@@ -585,7 +585,7 @@ BEGIN
     END IF;
     PERFORM intake.refuse_forgetful();
     -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
-    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
         RETURN 'not_ready';
     END IF;

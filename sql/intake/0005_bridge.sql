@@ -19,11 +19,11 @@ CREATE TABLE intake.releases (
 );
 COMMENT ON TABLE intake.releases IS 'Messages whose claim the ledger is to void: released by its fan after a bridge had read it, or its hold expired.';
 
-CREATE TABLE intake.loners (
+CREATE TABLE intake.quarantine (
     msg_id  bigint PRIMARY KEY,
     pool_no int    NOT NULL
 );
-COMMENT ON TABLE intake.loners IS 'Messages that are read alone, because three deliveries of them had no end. Their headers say `alone`.';
+COMMENT ON TABLE intake.quarantine IS 'Messages that are read alone, because three deliveries of them had no end. Their headers say `alone`.';
 
 CREATE TYPE intake.leased_message AS (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint,
     resource_id uuid, request_id text, claimed_at timestamptz, state text, failures int, enqueued_at timestamptz,
@@ -59,16 +59,16 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 COMMENT ON FUNCTION intake.never_ended IS 'Whether three deliveries in a row had no end.';
 
-CREATE FUNCTION intake.set_apart(pool_no int, msg_ids bigint[]) RETURNS void
+CREATE FUNCTION intake.quarantine_messages(pool_no int, msg_ids bigint[]) RETURNS void
 LANGUAGE sql AS $$
     -- From here it is counted anew. Without a worker nobody who still has it in hand can change it.
     WITH apart AS (
         UPDATE pgmq.q_intake_queue q SET headers = q.headers - 'worker' || '{"alone": true, "unended": 0}'
-        WHERE q.msg_id = ANY (set_apart.msg_ids)
+        WHERE q.msg_id = ANY (quarantine_messages.msg_ids)
         RETURNING q.msg_id)
-    INSERT INTO intake.loners (msg_id, pool_no) SELECT a.msg_id, set_apart.pool_no FROM apart a;
+    INSERT INTO intake.quarantine (msg_id, pool_no) SELECT a.msg_id, quarantine_messages.pool_no FROM apart a;
 $$;
-COMMENT ON FUNCTION intake.set_apart IS 'From now on these messages, which the caller has locked, are read alone.';
+COMMENT ON FUNCTION intake.quarantine_messages IS 'From now on these messages, which the caller has locked, are read alone.';
 
 CREATE FUNCTION intake.reader(pool_id text, worker text, max_messages int) RETURNS intake.engine_config
 LANGUAGE plpgsql AS $$
@@ -106,7 +106,7 @@ BEGIN
         ORDER BY q.vt LIMIT read_batch.max_messages
         FOR UPDATE SKIP LOCKED) d;
     IF apart IS NOT NULL THEN
-        PERFORM intake.set_apart(config.pool_no, apart);
+        PERFORM intake.quarantine_messages(config.pool_no, apart);
         due := ARRAY(SELECT unnest(due) EXCEPT SELECT unnest(apart));
     END IF;
     -- Nobody is to be asked: the mark is written with the lease, which saves rewriting each message once more.
@@ -131,7 +131,7 @@ BEGIN
         ORDER BY q.msg_id LIMIT read_releases.max_messages
         FOR UPDATE OF q SKIP LOCKED) d;
     IF apart IS NOT NULL THEN
-        PERFORM intake.set_apart(config.pool_no, apart);
+        PERFORM intake.quarantine_messages(config.pool_no, apart);
         due := ARRAY(SELECT unnest(due) EXCEPT SELECT unnest(apart));
     END IF;
     RETURN QUERY SELECT * FROM intake.lease(config, read_releases.worker, due, false, true);
@@ -212,7 +212,7 @@ BEGIN
     WITH held AS MATERIALIZED (
         SELECT l AS msg_id FROM intake.leased(give_back.pool_id, give_back.msg_ids, give_back.read_cts) l),
     rejoined AS (
-        DELETE FROM intake.loners l USING held WHERE l.msg_id = held.msg_id)
+        DELETE FROM intake.quarantine l USING held WHERE l.msg_id = held.msg_id)
     -- The lease is over: who asks again, because the answer was lost, must not count the same failure twice.
     UPDATE pgmq.q_intake_queue q SET vt = clock_timestamp() + make_interval(secs => coalesce(g.delay, 0)),
         headers = q.headers - ARRAY['worker', 'unended', 'alone'],
@@ -232,10 +232,10 @@ LANGUAGE sql AS $$
         FROM unnest(settle_slots.slot_nos, settle_slots.claim_ids, settle_slots.outcomes) AS e (slot_no, claim_id, outcome)
         JOIN intake.engine_config c ON c.pool_id = settle_slots.pool_id),
     consumed AS (
-        UPDATE intake.holds h SET status = 'C' FROM ended e
+        UPDATE intake.claimed_slots h SET status = 'C' FROM ended e
         WHERE e.outcome = 'committed' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id),
     voided AS (
-        UPDATE intake.holds h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM ended e
+        UPDATE intake.claimed_slots h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM ended e
         WHERE e.outcome <> 'committed' AND h.pool_no = e.pool_no AND h.slot_no = e.slot_no AND h.claim_id = e.claim_id
         RETURNING h.pool_no, h.was_slot_no)
     INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT v.pool_no, v.was_slot_no FROM voided v
@@ -265,7 +265,7 @@ BEGIN
     unlisted AS (
         DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id AND g.message ? 'release'),
     rejoined AS (
-        DELETE FROM intake.loners l USING gone g WHERE l.msg_id = g.msg_id AND g.headers ? 'alone')
+        DELETE FROM intake.quarantine l USING gone g WHERE l.msg_id = g.msg_id AND g.headers ? 'alone')
     SELECT array_agg(g.msg_id), array_agg((g.message ->> 'slot_no')::bigint), array_agg((g.message ->> 'claim_id')::uuid),
         array_agg(g.outcome)
     INTO ended, slot_nos, claim_ids, endings FROM gone g;
@@ -287,7 +287,7 @@ BEGIN
             HINT = 'duplicate counts as committed; conflict belongs into dead_letter().';
     END IF;
     -- Before the first snapshot: while seed() rebuilds the holds, this waits, and then sees all of them.
-    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     SELECT array_agg(l), array_agg(o.outcome) INTO held, endings
     FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l
     JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes) AS o (msg_id, outcome) ON o.msg_id = l;
@@ -304,7 +304,7 @@ LANGUAGE sql AS $$
     unlisted AS (
         DELETE FROM intake.releases r USING gone g WHERE r.msg_id = g.msg_id),
     rejoined AS (
-        DELETE FROM intake.loners l USING gone g WHERE l.msg_id = g.msg_id),
+        DELETE FROM intake.quarantine l USING gone g WHERE l.msg_id = g.msg_id),
     buried AS (
         INSERT INTO pgmq.q_intake_dlq (vt, message, headers)
         SELECT clock_timestamp(), g.message || jsonb_build_object('reason', left(g.reason, 2000),
@@ -331,10 +331,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.dead_letter IS 'Give a message up. The claim keeps its slot until it is replayed or discarded.';
 
-CREATE FUNCTION intake.read_alone(pool_id text, worker text) RETURNS SETOF intake.leased_message
+CREATE FUNCTION intake.read_quarantined(pool_id text, worker text) RETURNS SETOF intake.leased_message
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    config intake.engine_config := intake.reader(read_alone.pool_id, read_alone.worker, 1);
+    config intake.engine_config := intake.reader(read_quarantined.pool_id, read_quarantined.worker, 1);
     at     timestamptz := clock_timestamp();
     loner  record;
 BEGIN
@@ -343,7 +343,7 @@ BEGIN
     END IF;
     LOOP
         SELECT q.msg_id, intake.never_ended(q.headers), q.message ? 'release' AS release, q.message ->> 'state' AS state
-        INTO loner FROM intake.loners l JOIN pgmq.q_intake_queue q USING (msg_id)
+        INTO loner FROM intake.quarantine l JOIN pgmq.q_intake_queue q USING (msg_id)
         WHERE l.pool_no = config.pool_no AND q.vt <= at
         ORDER BY l.msg_id LIMIT 1
         FOR UPDATE OF q SKIP LOCKED;
@@ -353,13 +353,13 @@ BEGIN
                 'it; before that 3 times with others. See in the logs of the bridges what ends them, mend it, then replay'
                 || CASE loner.state WHEN 'committing' THEN '. It may be committed: the target knows' ELSE '' END]);
         ELSE
-            RETURN QUERY SELECT * FROM intake.lease(config, read_alone.worker, ARRAY[loner.msg_id],
+            RETURN QUERY SELECT * FROM intake.lease(config, read_quarantined.worker, ARRAY[loner.msg_id],
                 config.validation IS NULL AND NOT loner.release, loner.release);
             EXIT;
         END IF;
     END LOOP;
 END $$;
-COMMENT ON FUNCTION intake.read_alone IS 'Lease one message that was set apart, to be sold or voided (`release`), for a worker with nothing else in hand. One that had no end alone, either, becomes a dead letter.';
+COMMENT ON FUNCTION intake.read_quarantined IS 'Lease one message that was set apart, to be sold or voided (`release`), for a worker with nothing else in hand. One that had no end alone, either, becomes a dead letter.';
 
 CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100, after bigint DEFAULT 0,
     msg_ids bigint[] DEFAULT NULL)
@@ -400,7 +400,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moved bigint[];
 BEGIN
-    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     WITH raised AS MATERIALIZED (
         DELETE FROM pgmq.q_intake_dlq d
         WHERE d.msg_id = ANY (replay.msg_ids) AND d.message ->> 'pool_id' = replay.pool_id
@@ -415,7 +415,7 @@ BEGIN
         INSERT INTO intake.releases (msg_id, pool_no) SELECT r.queue_id, c.pool_no
         FROM raised r JOIN intake.engine_config c ON c.pool_id = replay.pool_id WHERE r.message ? 'release'),
     followed AS (
-        UPDATE intake.holds h SET msg_id = r.queue_id FROM raised r JOIN intake.engine_config c ON c.pool_id = replay.pool_id
+        UPDATE intake.claimed_slots h SET msg_id = r.queue_id FROM raised r JOIN intake.engine_config c ON c.pool_id = replay.pool_id
         WHERE h.pool_no = c.pool_no AND h.slot_no = (r.message ->> 'slot_no')::bigint
             AND h.claim_id = (r.message ->> 'claim_id')::uuid)
     SELECT coalesce(array_agg(r.msg_id ORDER BY r.msg_id), '{}') INTO moved FROM raised r;
@@ -434,7 +434,7 @@ DECLARE
     slot_nos  bigint[];
     claim_ids uuid[];
 BEGIN
-    LOCK TABLE intake.holds IN ROW EXCLUSIVE MODE;
+    LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     WITH gone AS (
         DELETE FROM pgmq.q_intake_dlq d
         WHERE d.msg_id = ANY (discard.msg_ids) AND d.message ->> 'pool_id' = discard.pool_id
@@ -455,6 +455,6 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.discard IS 'Dead letters that will never be committed, and by what evidence (such as: void_claim answered voided): archive as voided, free the slot. It asks nobody.';
 
-GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.read_alone, intake.mark_validated, intake.mark_committing,
+GRANT EXECUTE ON FUNCTION intake.read_batch, intake.read_releases, intake.read_quarantined, intake.mark_validated, intake.mark_committing,
     intake.extend, intake.give_back, intake.acknowledge, intake.dead_letter, intake.replay, intake.discard TO bridge;
 GRANT EXECUTE ON FUNCTION intake.dead_letters TO bridge, monitor;

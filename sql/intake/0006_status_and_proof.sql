@@ -93,7 +93,7 @@ BEGIN
     SELECT w.voided, w.released INTO voided, released FROM intake.without_sale(config.pool_id) w;
     IF ready THEN
         SELECT count(*) FILTER (WHERE h.status = 'R'), count(*) FILTER (WHERE h.status = 'C') INTO reserved, consumed
-        FROM intake.holds h WHERE h.pool_no = config.pool_no;
+        FROM intake.claimed_slots h WHERE h.pool_no = config.pool_no;
         available := capacity - reserved - consumed;
         -- Counted by the holds, a quarter of the queue's bytes and no jsonb. Whether it is empty, only the queue itself says.
         depth := CASE WHEN oldest IS NULL THEN 0 ELSE greatest(reserved - dead_letters, 1) END;
@@ -177,7 +177,7 @@ BEGIN
     -- claims is counted apart from the rest: by the holds, which know nothing of queue and archive. A message that
     -- vanished leaves a hold behind and the sum no longer agrees. After a crash it disagrees until seed() has run.
     -- The digest is the ledger's: over one text a sold slot and one a voided claim, in no order.
-    RETURN QUERY SELECT (SELECT count(*) FROM intake.holds h WHERE h.pool_no = config.pool_no),
+    RETURN QUERY SELECT (SELECT count(*) FROM intake.claimed_slots h WHERE h.pool_no = config.pool_no),
         count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
         count(*) FILTER (WHERE i.place = 'released'),
         count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
@@ -205,7 +205,7 @@ BEGIN
         FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
     hold AS MATERIALIZED (
         SELECT h.*, h.claim_id::text AS claim, h.status <> 'V' AS holding, coalesce(h.was_slot_no, h.slot_no) AS made_for
-        FROM intake.holds h WHERE h.pool_no = config.pool_no),
+        FROM intake.claimed_slots h WHERE h.pool_no = config.pool_no),
     pool AS ( -- no hot row: the holds are not built, and nothing is asked of them
         SELECT p.*, t.frontier FROM intake.pools p LEFT JOIN intake.tails t USING (pool_no)
         WHERE p.pool_no = config.pool_no)
@@ -278,7 +278,7 @@ BEGIN
     RETURN QUERY
     SELECT h.slot_no, h.claim_id, CASE h.status WHEN 'C' THEN 'committed' ELSE intake.state_of(h) END, h.user_id,
         coalesce(h.was_slot_no, h.slot_no), NULL::uuid
-    FROM intake.holds h
+    FROM intake.claimed_slots h
     WHERE h.pool_no = config.pool_no AND h.status <> 'R'
         AND h.slot_no > coalesce(ended_claims.after, -9223372036854775808)
     ORDER BY h.slot_no LIMIT ended_claims.max_claims;
@@ -297,7 +297,7 @@ BEGIN
     -- Almost all have been sold, and stand at the key of their slot; the others are looked up one by one.
     sold AS MATERIALIZED (
         SELECT h.slot_no, h.claim_id, h.user_id FROM asked a
-        JOIN intake.holds h ON h.pool_no = config.pool_no AND h.slot_no = a.slot_no AND h.claim_id = a.claim_id
+        JOIN intake.claimed_slots h ON h.pool_no = config.pool_no AND h.slot_no = a.slot_no AND h.claim_id = a.claim_id
         WHERE h.status = 'C')
     SELECT s.slot_no, s.claim_id, 'committed', s.user_id, s.slot_no, intake.resource_at(series, config.pool_no, s.slot_no)
     FROM sold s

@@ -1,7 +1,7 @@
 -- What has to happen now and then while a pool is on sale, in whichever bridge keeps house: a sale does not need the
 -- operator to be alive, not even to get over a crash of DB1.
 
-CREATE FUNCTION intake.expire_holds(config intake.engine_config) RETURNS bigint
+CREATE FUNCTION intake.expire_claims(config intake.engine_config) RETURNS bigint
 LANGUAGE plpgsql AS $$
 -- Time alone frees nothing: an old claim goes to the ledger, and its slot is free when the ledger has voided it. One
 -- that a bridge has leased is left alone until the lease ends, one that may have been committed beyond recall for good.
@@ -10,7 +10,7 @@ DECLARE
 BEGIN
     SELECT array_agg(o.msg_id) INTO overdue FROM (
         SELECT q.msg_id FROM pgmq.q_intake_queue q
-        WHERE q.enqueued_at < clock_timestamp() - make_interval(secs => config.hold_timeout_seconds)
+        WHERE q.enqueued_at < clock_timestamp() - make_interval(secs => config.claim_timeout_seconds)
             -- In nobody's hands: its lease is over, or it was given back and waits for its next try. One that is always the
             -- first to be tried again would otherwise never be seen here.
             AND (q.vt <= clock_timestamp() OR q.headers ->> 'worker' IS NULL)
@@ -20,7 +20,7 @@ BEGIN
     PERFORM intake.recall(config.pool_no, overdue, 'hold expired');
     RETURN coalesce(cardinality(overdue), 0);
 END $$;
-COMMENT ON FUNCTION intake.expire_holds IS 'Send claims older than hold_timeout_seconds to be voided. Returns how many.';
+COMMENT ON FUNCTION intake.expire_claims IS 'Send claims older than claim_timeout_seconds to be voided. Returns how many.';
 
 CREATE FUNCTION intake.end_overdue() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -67,9 +67,9 @@ BEGIN
     END LOOP;
     -- Whoever had one in hand when it was taken, and then gave up, has left it there.
     PERFORM intake.strike(config.pool_no, ARRAY(SELECT f.slot_no FROM intake.free_numbers f
-        JOIN intake.holds h USING (pool_no, slot_no) WHERE f.pool_no = config.pool_no));
-    IF config.hold_timeout_seconds IS NOT NULL AND NOT config.paused THEN
-        PERFORM intake.expire_holds(config);
+        JOIN intake.claimed_slots h USING (pool_no, slot_no) WHERE f.pool_no = config.pool_no));
+    IF config.claim_timeout_seconds IS NOT NULL AND NOT config.paused THEN
+        PERFORM intake.expire_claims(config);
     END IF;
     DELETE FROM intake.workers w WHERE w.pool_no = config.pool_no AND w.seen_at < long_ago;
     -- Twelve times as long as engine_status() looks back. One goes for each that comes; a thousand, should there be many.

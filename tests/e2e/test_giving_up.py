@@ -1,4 +1,4 @@
-"""Claims given up by holdTimeoutSeconds or by their fans end in the ledger, and their seats are sold again."""
+"""Claims given up by claimTimeoutSeconds or by their fans end in the ledger, and their seats are sold again."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def test_given_up_claims_end_in_the_ledger_and_their_seats_are_sold_again(theatr
         assert _as_claimer(theatre, "SELECT intake.release_claim(%s, %s, 'ill')", POOL, claim_id) == told
         answers.append({"claim_id": claim_id, "outcome": told})
 
-    theatre.patch("intakeevent", "hold", {"spec": {"holdTimeoutSeconds": 30}})
+    theatre.patch("intakeevent", "hold", {"spec": {"claimTimeoutSeconds": 30}})
     voided = (0, SEATS - 1)  # all but the one that nobody had read
     eventually(lambda: account.ledger_counts(theatre, POOL) == voided, 90, "the ledger has voided what was held")
     eventually(lambda: _available(theatre) == SEATS, 20, "every seat is free again")

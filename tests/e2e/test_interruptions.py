@@ -28,7 +28,7 @@ def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(t
     _kill_operator(theatre)
     stage.validator(theatre, "/faults?mode=ok")
     eventually(
-        lambda: _drained(theatre, "killed") in {"DatabaseStopped", "VolumesReleased", "Completed"}, 90, "released"
+        lambda: _drained(theatre, "killed") in {"DatabaseStopped", "VolumesRemoved", "Completed"}, 90, "released"
     )
     _kill_operator(theatre)
     stage.await_phase(theatre, "killed", "Completed", 90)

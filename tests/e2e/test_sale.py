@@ -18,7 +18,7 @@ TEARDOWN: Final = [
     "Verifying",
     "BridgesStopped",
     "DatabaseStopped",
-    "VolumesReleased",
+    "VolumesRemoved",
     "Completed",
 ]
 COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"]
@@ -51,7 +51,7 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theat
     assert _first_seen(phases)[-4:] == ["Scheduled", "Open", "Draining", "Completed"]
     seen = _first_seen(reasons)
     assert seen == [reason for reason in TEARDOWN if reason in seen]
-    assert {"BridgesStopped", "DatabaseStopped", "VolumesReleased", "Completed"} <= set(seen)
+    assert {"BridgesStopped", "DatabaseStopped", "VolumesRemoved", "Completed"} <= set(seen)
 
     assert stage.leftovers(theatre, "drop") == []
     eventually(lambda: not _volumes(theatre), 30, "the volume itself is gone")

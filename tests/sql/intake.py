@@ -145,9 +145,9 @@ class Intake:
         """Lease messages that are to be voided."""
         return self.dicts("SELECT * FROM intake.read_releases(%s, %s, %s)", self.pool, worker, limit)
 
-    def read_alone(self, worker: str = "worker") -> list[dict[str, Any]]:
+    def read_quarantined(self, worker: str = "worker") -> list[dict[str, Any]]:
         """Lease a message that was set apart."""
-        return self.dicts("SELECT * FROM intake.read_alone(%s, %s)", self.pool, worker)
+        return self.dicts("SELECT * FROM intake.read_quarantined(%s, %s)", self.pool, worker)
 
     def change(self, function: LiteralString, messages: Sequence[dict[str, Any]], *more: list[Any]) -> list[int]:
         """Call a fenced function for leased messages; returns the ids it changed."""

@@ -94,7 +94,7 @@ def test_a_user_whose_claim_was_voided_may_claim_again(intake: Intake) -> None:
     intake.acknowledge(voided, "voided")
     assert intake.claim("ann", "r3").outcome == "claimed"
     assert intake.claim("ann", "r4") == refused("limit_reached")
-    assert second.claim_id in intake.column("SELECT claim_id FROM intake.holds")
+    assert second.claim_id in intake.column("SELECT claim_id FROM intake.claimed_slots")
 
 
 def test_a_limit_that_comes_later_counts_what_came_before(intake: Intake) -> None:
@@ -150,7 +150,9 @@ def test_not_ready_until_seeded_and_after_the_hot_row_is_gone(intake: Intake) ->
     assert intake.claim("ann") == refused("not_ready")
     intake.seed()
     assert intake.claim("ann", "r1").outcome == "claimed"
-    intake.connection.execute("TRUNCATE intake.pools, intake.holds, intake.slots, intake.free_numbers, intake.tails")
+    intake.connection.execute(
+        "TRUNCATE intake.pools, intake.claimed_slots, intake.slots, intake.free_numbers, intake.tails"
+    )
     assert intake.claim("ann", "r1") == refused("not_ready")
     assert intake.status()["ready"] is False
     intake.seed()

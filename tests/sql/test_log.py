@@ -83,9 +83,9 @@ def test_a_constraint_that_is_broken(db1: PostgresServer) -> None:
     with as_role(db1, "postgres") as owner:
         owner.rows("SELECT * FROM intake.claim_resource(%s, %s)", POOL, USER)
         elsewhere = "(jsonb_populate_record(h, '{\"slot_no\": 9}')).*"
-        again = f"INSERT INTO intake.holds SELECT {elsewhere} FROM intake.holds h WHERE h.user_id = '{USER}'"
+        again = f"INSERT INTO intake.claimed_slots SELECT {elsewhere} FROM intake.claimed_slots h WHERE h.user_id = '{USER}'"
         assert USER in fails(owner, again), "it is told to the client"
-        assert "Failing row" in fails(owner, f"INSERT INTO intake.holds (user_id) VALUES ('{USER}')")
+        assert "Failing row" in fails(owner, f"INSERT INTO intake.claimed_slots (user_id) VALUES ('{USER}')")
     log = db1.log()
     assert "duplicate key value violates unique constraint" in log
     assert USER not in log

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tests.sql.intake import POOL, Intake, lose_unlogged, wait_until_blocked
 
 DRAW = "SELECT lease, granted, wait_seconds FROM intake.draw_tokens(intake.config_of(%s), %s, %s)"
-CAPACITY = "SELECT intake.meter_capacity(%s::float8, m.call_seconds) FROM intake.meters m"
-RETURN = "SELECT intake.return_tokens(intake.config_of(%s), %s, %s, %s)"
+CAPACITY = "SELECT intake.bucket_capacity(%s::float8, m.call_seconds) FROM intake.token_buckets m"
+RETURN = "SELECT intake.take_back_tokens(intake.config_of(%s), %s, %s, %s)"
 START = datetime(2026, 12, 1, 18, tzinfo=UTC)
 LEASE_SECONDS = 1.0
 
@@ -41,7 +41,7 @@ class Meter:
     def open(cls, intake: Intake, rate: int) -> "Meter":
         """A pool on sale with a meter that has never been used."""
         intake.configure(10, maxPerSecond=rate)
-        intake.connection.execute("UPDATE intake.meters SET counted_at = %s", (START,))
+        intake.connection.execute("UPDATE intake.token_buckets SET counted_at = %s", (START,))
         meter = cls(intake, rate)
         meter.capacity()
         return meter
@@ -153,7 +153,7 @@ def test_i10_holds_while_workers_die_with_tokens_in_hand(meter: Meter, workers: 
 @given(st.data())
 def test_i10_whatever_workers_do(intake: Intake, data: st.DataObject) -> None:
     """Leases, renewals, endings in parts and deaths at any instants, under a rate that people change meanwhile."""
-    intake.connection.execute("TRUNCATE intake.meters, intake.engine_config")
+    intake.connection.execute("TRUNCATE intake.token_buckets, intake.engine_config")
     rate = data.draw(st.integers(1, 300), label="rate")
     meter, out = Meter.open(intake, rate), dict[UUID, tuple[float, float, int]]()
     for _ in range(data.draw(st.integers(5, 40), label="steps")):
@@ -237,7 +237,7 @@ def test_i10_a_crash_gives_nothing_away(meter: Meter) -> None:
     lose_unlogged(meter.intake.connection)
     asked = "SELECT granted FROM intake.lease_tokens(%s, 100)"
     assert meter.intake.value(asked, POOL) == 0
-    (row,) = meter.intake.dicts("SELECT *, now() AS now FROM intake.meters")
+    (row,) = meter.intake.dicts("SELECT *, now() AS now FROM intake.token_buckets")
     started = row["counted_at"]
     rest = "SELECT granted FROM intake.draw_tokens(intake.config_of(%s), 100, %s)"
     # What was out before the crash may still be under way for as long as a lease lasts.
@@ -263,9 +263,9 @@ def test_a_changed_rate_acts_with_the_next_call(meter: Meter) -> None:
     assert meter.draw(100)[1] == 50
     meter.intake.configure(10, **window)
     assert meter.intake.rows("SELECT lease, granted FROM intake.lease_tokens(%s, 100)", POOL) == [(None, 100)]
-    assert meter.intake.rows("SELECT * FROM intake.meters") == []
+    assert meter.intake.rows("SELECT * FROM intake.token_buckets") == []
     meter.intake.configure(10, maxPerSecond=1000, **window)
-    unseen = meter.intake.value("SELECT cardinality(leases) FROM intake.meters")
+    unseen = meter.intake.value("SELECT cardinality(leases) FROM intake.token_buckets")
     assert unseen == 1, "calls may be out that no meter has seen"
 
 
@@ -292,5 +292,5 @@ def test_a_lease_is_at_most_half_of_the_bucket(meter: Meter) -> None:
 
 def test_settling_without_a_limit_or_with_too_much_is_harmless(intake: Intake) -> None:
     intake.configure(10)
-    assert intake.value("SELECT intake.settle_tokens(%s, gen_random_uuid(), 5)", POOL)
-    assert intake.rows("SELECT * FROM intake.meters") == []
+    assert intake.value("SELECT intake.return_tokens(%s, gen_random_uuid(), 5)", POOL)
+    assert intake.rows("SELECT * FROM intake.token_buckets") == []

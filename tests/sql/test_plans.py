@@ -8,7 +8,16 @@ from psycopg.types.json import Jsonb
 from tests.postgres import PostgresServer
 from tests.sql.intake import POOL, Answer, Intake
 
-HOT = ("holds", "free_numbers", "q_intake_queue", "a_intake_queue", "a_intake_dlq", "slots", "inventory", "releases")
+HOT = (
+    "claimed_slots",
+    "free_numbers",
+    "q_intake_queue",
+    "a_intake_queue",
+    "a_intake_dlq",
+    "slots",
+    "inventory",
+    "releases",
+)
 
 
 @pytest.fixture
@@ -54,13 +63,13 @@ def fill(intake: Intake, claims: int, **settings: object) -> None:
 def test_a_claim_reads_by_index_only(planned: Planned, statistics: str, limit: int | None) -> None:
     fill(planned.intake, 600, claimsPerUser=limit)
     if statistics == "now":
-        planned.intake.connection.execute("VACUUM ANALYZE intake.holds")
+        planned.intake.connection.execute("VACUUM ANALYZE intake.claimed_slots")
     planned.watch()
     for user, request in (("new", "new"), ("u1", "r1"), ("u1", "other"), ("anonymous", None)):
         planned.intake.claim(user, request)
         scans = planned.scans()
-        by_key = {"holds_turn_key on holds", "holds_pkey on holds"}
-        assert {scan for scan in scans if "holds" in scan} <= by_key, (user, request, scans)
+        by_key = {"claimed_slots_unique_key on holds", "claimed_slots_pkey on holds"}
+        assert {scan for scan in scans if "claimed_slots" in scan} <= by_key, (user, request, scans)
         assert [scan for scan in scans if "Seq Scan" in scan or "slots" in scan] == [], (user, request, scans)
 
 
@@ -70,7 +79,7 @@ def test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one(planned: Planned) 
     planned.watch()
     planned.intake.claim("late", "late")
     scans = planned.scans()
-    assert "holds_turn_key on holds" in scans
+    assert "claimed_slots_unique_key on holds" in scans
     assert [scan for scan in scans if "Seq Scan" in scan] == []
 
 
@@ -103,7 +112,7 @@ def test_reading_and_acknowledging_a_batch_goes_by_key(planned: Planned) -> None
     assert {scan for scan in read if "queue" in scan} == {"q_intake_queue_vt_idx on q_intake_queue", by_key}
     for scans in (marked, acknowledged):
         assert {scan for scan in scans if "queue" in scan} == {by_key}
-    assert "holds_pkey on holds" in acknowledged
+    assert "claimed_slots_pkey on holds" in acknowledged
     assert planned.intake.value("SELECT count(*) FROM pgmq.a_intake_queue") == 20
 
 
@@ -151,12 +160,12 @@ def test_ten_claims_of_a_house_account_do_not_read_each_other(planned: Planned) 
         planned.intake.claim("house", f"r{n}")
     planned.watch()
     planned.intake.claim("house", "new")
-    rows = [int(n) for n in re.findall(r"holds_turn_key[^\n]*actual rows=(\d+)", "\n".join(planned.plans))]
+    rows = [int(n) for n in re.findall(r"claimed_slots_unique_key[^\n]*actual rows=(\d+)", "\n".join(planned.plans))]
     assert rows == [0], f"the probe for {POOL}'s request looked at {rows} claims"
 
 
 BIG = 15_000
-ENOUGH = ("q_intake_queue", "a_intake_queue", "holds", "slots")
+ENOUGH = ("q_intake_queue", "a_intake_queue", "claimed_slots", "slots")
 
 
 def large(intake: Intake, statistics: str) -> list[Answer]:
@@ -254,8 +263,8 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
         look("release_claim after a read")
     releases = intake.read_releases(5)
     look("read_releases")
-    intake.read_alone()
-    look("read_alone")
+    intake.read_quarantined()
+    look("read_quarantined")
     for function in ("mark_validated", "mark_committing", "extend"):
         intake.change(function, messages[5:])
         look(function)

@@ -179,7 +179,7 @@ def test_clients_connect_and_reset_as_before(server: PostgresServer, migrated: s
         "SELECT lo_creat(-1)",
         "SELECT lo_from_bytea(0, 'x')",
         "SELECT query_to_xml('SELECT 1', false, false, '')",
-        "SELECT * FROM pg_partition_tree('intake.holds')",
+        "SELECT * FROM pg_partition_tree('intake.claimed_slots')",
         "DO $$ BEGIN END $$",
         "DO LANGUAGE plpgsql $$ BEGIN END $$",
         "CREATE TEMPORARY TABLE mine ()",

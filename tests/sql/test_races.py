@@ -99,7 +99,7 @@ async def test_the_limit_holds_while_claims_of_the_user_are_voided(intake: Intak
             while not stop.is_set():
                 held = await asyncio.to_thread(
                     looker.value,
-                    "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM intake.holds"
+                    "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM intake.claimed_slots"
                     " WHERE status <> 'V' GROUP BY user_id)",
                 )
                 most = max(most, held)
@@ -188,7 +188,7 @@ def test_a_number_that_is_held_already_is_never_sold_again(intake: Intake) -> No
     first = [intake.claim(f"u{n}") for n in range(3)]
     intake.value("SELECT setval('intake.ticket_1', 1, false)")
     assert [intake.claim(f"v{n}").slot_no for n in range(3)] == [4, 5, None]
-    held = intake.column("SELECT claim_id FROM intake.holds")
+    held = intake.column("SELECT claim_id FROM intake.claimed_slots")
     assert {answer.claim_id for answer in first} < set(held)
     assert intake.reconcile() == []
 

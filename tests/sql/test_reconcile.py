@@ -38,15 +38,15 @@ def sale(intake: Intake) -> Intake:
         ("I2", "DELETE FROM pgmq.q_intake_queue WHERE msg_id = 4"),
         ("I2", "DELETE FROM pgmq.a_intake_queue WHERE msg_id = 1"),
         ("I2", "DELETE FROM pgmq.q_intake_dlq"),
-        ("I2", "DELETE FROM intake.holds WHERE slot_no = 4"),
-        ("I2", "UPDATE intake.holds SET user_id = 'thief' WHERE slot_no = 4"),
+        ("I2", "DELETE FROM intake.claimed_slots WHERE slot_no = 4"),
+        ("I2", "UPDATE intake.claimed_slots SET user_id = 'thief' WHERE slot_no = 4"),
         (
             "I3",
             "INSERT INTO pgmq.a_intake_dlq (msg_id, vt, message)"
             """ SELECT 99, vt, message || '{"outcome": "voided"}' FROM pgmq.a_intake_queue WHERE msg_id = 1""",
         ),
-        ("I6", "UPDATE intake.holds SET status = 'R' WHERE slot_no = 1"),
-        ("I6", "UPDATE intake.holds SET status = 'C' WHERE slot_no = 4"),
+        ("I6", "UPDATE intake.claimed_slots SET status = 'R' WHERE slot_no = 1"),
+        ("I6", "UPDATE intake.claimed_slots SET status = 'C' WHERE slot_no = 4"),
         ("I6", "INSERT INTO intake.free_numbers VALUES (1, 4)"),
         ("I6", "DELETE FROM intake.slots WHERE slot_no = 7"),
         ("I6", "UPDATE intake.tails SET frontier = 2; DELETE FROM intake.free_numbers"),
@@ -120,7 +120,7 @@ def test_engine_status_counts(sale: Intake) -> None:
     ("damage", "depth"),
     [
         ("DELETE FROM pgmq.q_intake_queue", 0),
-        ("UPDATE intake.holds SET status = 'C'", 1),
+        ("UPDATE intake.claimed_slots SET status = 'C'", 1),
         ("TRUNCATE intake.pools", 3),
     ],
 )

@@ -62,7 +62,7 @@ def test_i8_a_release_that_comes_too_late_changes_nothing(intake: Intake, state:
 
 @pytest.mark.parametrize("read", [False, True])
 def test_i8_an_expired_hold_is_free_when_the_ledger_has_voided_it(intake: Intake, read: bool) -> None:
-    claim = intake.open(1, holdTimeoutSeconds=60).claim("ann", "r1")
+    claim = intake.open(1, claimTimeoutSeconds=60).claim("ann", "r1")
     if read:
         intake.read()
     age = "UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour', vt = enqueued_at"
@@ -77,7 +77,7 @@ def test_i8_an_expired_hold_is_free_when_the_ledger_has_voided_it(intake: Intake
 
 
 def test_a_hold_in_a_bridges_hands_does_not_expire(intake: Intake) -> None:
-    intake.open(2, holdTimeoutSeconds=60, visibilityTimeoutSeconds=3600)
+    intake.open(2, claimTimeoutSeconds=60, visibilityTimeoutSeconds=3600)
     intake.claim("ann")
     leased = intake.read()
     intake.claim("bob")
@@ -89,7 +89,7 @@ def test_a_hold_in_a_bridges_hands_does_not_expire(intake: Intake) -> None:
 
 def test_a_hold_that_waits_for_its_next_try_expires(intake: Intake) -> None:
     """Alone in the queue while the validator is down, it is tried again the moment it may be read."""
-    claim = intake.open(1, holdTimeoutSeconds=60).claim("ann")
+    claim = intake.open(1, claimTimeoutSeconds=60).claim("ann")
     intake.change("give_back", intake.read(), [3600.0], [None])
     intake.connection.execute("UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour'")
     intake.housekeep()

@@ -346,7 +346,7 @@ def test_an_id_without_a_time_and_a_claim_without_one_are_restored(intake: Intak
         intake.value("SELECT intake.end_restore(%s)", POOL)
     intake.seed()
     assert intake.inventory() == (11, 0, 1)
-    assert intake.value("SELECT locked_at FROM intake.holds") is not None
+    assert intake.value("SELECT locked_at FROM intake.claimed_slots") is not None
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_configure_bumps_the_generation_only_by_a_change(intake: Intake) -> None
         "maxRetries": 10,
         "paused": False,
         "claimsPerUser": None,
-        "holdTimeoutSeconds": None,
+        "claimTimeoutSeconds": None,
         "maxPerSecond": None,
         "latencyBudgetMilliseconds": 1000,
         "validation": None,

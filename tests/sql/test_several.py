@@ -41,7 +41,7 @@ def test_a_batch_passes_by_numbers_that_are_held(intake: Intake) -> None:
     intake.value("SELECT setval('intake.ticket_1', 1, false)")
     second = intake.claim_batch([(f"v{n}", None) for n in range(3)])
     assert sorted(answer.outcome for answer in second) == ["claimed", "claimed", "sold_out"]
-    assert {answer.claim_id for answer in first} < set(intake.column("SELECT claim_id FROM intake.holds"))
+    assert {answer.claim_id for answer in first} < set(intake.column("SELECT claim_id FROM intake.claimed_slots"))
     assert intake.reconcile() == []
 
 
@@ -74,7 +74,7 @@ def test_i6_a_seat_given_back_before_its_ticket_came_is_free_once(intake: Intake
 def test_i6_housekeeping_strikes_what_is_held_from_the_free_list(intake: Intake) -> None:
     intake.open(2).claim("ann")
     # What is left when somebody who had the number in hand gives up just as another takes it.
-    intake.connection.execute("INSERT INTO intake.free_numbers SELECT pool_no, slot_no FROM intake.holds")
+    intake.connection.execute("INSERT INTO intake.free_numbers SELECT pool_no, slot_no FROM intake.claimed_slots")
     intake.value("SELECT intake.housekeep(%s)", POOL)
     assert intake.reconcile() == []
 

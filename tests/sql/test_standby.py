@@ -75,7 +75,7 @@ def begun(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
     pair.deafen()
     unheard(pair, threads, lambda fan: fan.claim("ann", "r1"))
     with Intake(pair.uri()) as owner:
-        (row,) = owner.rows("SELECT 'claimed', claim_id, NULL::uuid, slot_no FROM intake.holds")
+        (row,) = owner.rows("SELECT 'claimed', claim_id, NULL::uuid, slot_no FROM intake.claimed_slots")
     return Answer(*row)
 
 

@@ -24,7 +24,7 @@ def die(queue: Intake, times: int) -> None:
         queue.expire_leases()
 
 
-def set_apart(queue: Intake) -> None:
+def quarantine_messages(queue: Intake) -> None:
     """Have everything read alone from now on."""
     die(queue, 3)
     assert queue.read() == queue.read_releases() == []
@@ -38,31 +38,31 @@ def letters(queue: Intake) -> list[dict[str, Any]]:
 def die_alone(queue: Intake, user: str, times: int) -> None:
     """Bridges read this one alone, the first of all, and die of it."""
     for _ in range(times):
-        assert [m["user_id"] for m in queue.read_alone()] == [user]
+        assert [m["user_id"] for m in queue.read_quarantined()] == [user]
         queue.expire_leases()
 
 
 def test_i2_after_three_deliveries_without_an_end_a_message_is_read_alone(queue: Intake) -> None:
     for n in range(3):
         assert [m["headers"].get("unended", 0) for m in queue.read()] == [n] * 5
-        assert queue.read_alone() == []
+        assert queue.read_quarantined() == []
         queue.expire_leases()
     queue.claim("innocent")
     assert [m["user_id"] for m in queue.read()] == ["innocent"]
-    alone = [message for _ in range(6) for message in queue.read_alone()]
+    alone = [message for _ in range(6) for message in queue.read_quarantined()]
     assert [m["user_id"] for m in alone] == ["u1", "u2", "u3", "u4", "u5"], "each by itself, and each once"
     assert letters(queue) == []
     assert len(queue.acknowledge(alone, "committed")) == 5
-    assert queue.rows("SELECT * FROM intake.loners") == queue.reconcile() == []
+    assert queue.rows("SELECT * FROM intake.quarantine") == queue.reconcile() == []
 
 
 def test_i2_only_what_a_message_does_alone_brings_it_to_the_dead_letters(queue: Intake) -> None:
-    set_apart(queue)
+    quarantine_messages(queue)
     die_alone(queue, "u1", 2)
-    assert [m["user_id"] for m in queue.read_alone()] == ["u1"], "its third chance"
+    assert [m["user_id"] for m in queue.read_quarantined()] == ["u1"], "its third chance"
     assert letters(queue) == []
     queue.expire_leases()
-    assert [m["user_id"] for m in queue.read_alone()] == ["u2"]
+    assert [m["user_id"] for m in queue.read_quarantined()] == ["u2"]
     (letter,) = letters(queue)
     assert letter["user_id"] == "u1"
     assert letter["reason"].startswith("it was read 3 times alone, and no bridge lived to the end of it")
@@ -72,11 +72,11 @@ def test_i2_only_what_a_message_does_alone_brings_it_to_the_dead_letters(queue: 
 
 
 def test_a_message_that_may_be_committed_dies_with_these_words(queue: Intake) -> None:
-    set_apart(queue)
-    queue.change("mark_committing", queue.read_alone())
+    quarantine_messages(queue)
+    queue.change("mark_committing", queue.read_quarantined())
     queue.expire_leases()
     die_alone(queue, "u1", 2)
-    assert [m["user_id"] for m in queue.read_alone()] == ["u2"]
+    assert [m["user_id"] for m in queue.read_quarantined()] == ["u2"]
     (letter,) = letters(queue)
     assert letter["state"] == "committing"
     assert letter["reason"].endswith("It may be committed: the target knows")
@@ -86,18 +86,18 @@ def test_a_message_that_may_be_committed_dies_with_these_words(queue: Intake) ->
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_message_that_was_given_back_is_counted_from_nought(queue: Intake, alone: bool) -> None:
     if alone:
-        set_apart(queue)
+        quarantine_messages(queue)
         for _ in range(2):
             queue.expire_leases()
-            messages = [message for _ in range(5) for message in queue.read_alone()]
+            messages = [message for _ in range(5) for message in queue.read_quarantined()]
     else:
         die(queue, 2)
         messages = queue.read()
     assert len(queue.change("give_back", messages, [0.0] * 5, [None] * 5)) == 5
-    assert queue.rows("SELECT * FROM intake.loners") == []
+    assert queue.rows("SELECT * FROM intake.quarantine") == []
     die(queue, 2)
     assert len(queue.read()) == 5, "the third delivery"
-    assert queue.read_alone() == []
+    assert queue.read_quarantined() == []
 
 
 def test_i9_who_still_has_a_message_in_hand_that_was_set_apart_changes_nothing(queue: Intake) -> None:
@@ -106,7 +106,7 @@ def test_i9_who_still_has_a_message_in_hand_that_was_set_apart_changes_nothing(q
     queue.expire_leases()
     assert queue.read() == []
     assert queue.acknowledge(stale, "committed") == queue.change("extend", stale) == []
-    assert len(queue.read_alone()) == 1
+    assert len(queue.read_quarantined()) == 1
 
 
 def test_a_release_is_the_end_of_a_delivery(queue: Intake) -> None:
@@ -115,26 +115,26 @@ def test_a_release_is_the_end_of_a_delivery(queue: Intake) -> None:
     for message in queue.read():
         assert queue.release(message["claim_id"]) == "releasing"
     assert [m["headers"]["unended"] for m in queue.read_releases()] == [2] * 5
-    assert queue.read_alone() == []
+    assert queue.read_quarantined() == []
 
 
 def test_a_void_that_no_bridge_lives_to_the_end_of_is_a_dead_letter_too(queue: Intake) -> None:
     for message in queue.read():
         queue.release(message["claim_id"])
-    set_apart(queue)
-    assert [m["release"] for m in queue.read_alone()] == [True]
+    quarantine_messages(queue)
+    assert [m["release"] for m in queue.read_quarantined()] == [True]
     queue.expire_leases()
     die_alone(queue, "u1", 2)
-    assert [m["user_id"] for m in queue.read_alone()] == ["u2"]
+    assert [m["user_id"] for m in queue.read_quarantined()] == ["u2"]
     assert [letter["user_id"] for letter in letters(queue)] == ["u1"]
     assert queue.rows("SELECT count(*) FROM intake.releases") == [(4,)]
     assert queue.reconcile() == []
 
 
 def test_a_replay_of_a_message_that_no_bridge_outlived_begins_anew(queue: Intake) -> None:
-    set_apart(queue)
+    quarantine_messages(queue)
     die_alone(queue, "u1", 3)
-    while queue.read_alone():
+    while queue.read_quarantined():
         pass
     (letter,) = letters(queue)
     queue.rows("SELECT intake.replay(%s, %s, 'ops', 'mended')", POOL, [letter["msg_id"]])
@@ -142,16 +142,16 @@ def test_a_replay_of_a_message_that_no_bridge_outlived_begins_anew(queue: Intake
 
 
 def test_nothing_is_read_alone_while_the_pool_is_paused_or_for_another_pool(queue: Intake) -> None:
-    set_apart(queue)
+    quarantine_messages(queue)
     queue.configure(10, paused=True)
-    assert queue.read_alone() == []
+    assert queue.read_quarantined() == []
     queue.configure(10, paused=False)
-    queue.connection.execute("UPDATE intake.loners SET pool_no = pool_no + 1")
-    assert queue.read_alone() == []
+    queue.connection.execute("UPDATE intake.quarantine SET pool_no = pool_no + 1")
+    assert queue.read_quarantined() == []
 
 
 def test_what_is_read_alone_outlives_a_rebuild(queue: Intake) -> None:
-    set_apart(queue)
+    quarantine_messages(queue)
     queue.seed()
-    assert len([message for _ in range(6) for message in queue.read_alone()]) == 5
+    assert len([message for _ in range(6) for message in queue.read_quarantined()]) == 5
     assert queue.reconcile() == []

@@ -30,7 +30,7 @@ class Step(StrEnum):
 
     READ_BATCH = "read_batch"
     READ_RELEASES = "read_releases"
-    READ_ALONE = "read_alone"
+    READ_ALONE = "read_quarantined"
     VALIDATE = "validate"
     MARK_VALIDATED = "mark_validated"
     MARK_COMMITTING = "mark_committing"
@@ -41,7 +41,7 @@ class Step(StrEnum):
     DEAD_LETTER = "dead_letter"
     EXTEND = "extend"
     LEASE_TOKENS = "lease_tokens"
-    SETTLE_TOKENS = "settle_tokens"
+    SETTLE_TOKENS = "return_tokens"
 
 
 class Position(StrEnum):
@@ -160,9 +160,9 @@ class FaultyQueue:
         """The queue's own."""
         return await self._faults.around(Step.READ_RELEASES, lambda: self._queue.read_releases(worker, limit))
 
-    async def read_alone(self, worker: str) -> list[Message]:
+    async def read_quarantined(self, worker: str) -> list[Message]:
         """The queue's own."""
-        return await self._faults.around(Step.READ_ALONE, lambda: self._queue.read_alone(worker))
+        return await self._faults.around(Step.READ_ALONE, lambda: self._queue.read_quarantined(worker))
 
     async def mark_validated(self, messages: Messages) -> set[int]:
         """The queue's own."""
@@ -200,9 +200,9 @@ class FaultyMeter:
         """The meter's own."""
         return await self._faults.around(Step.LEASE_TOKENS, lambda: self._meter.lease_tokens(wanted))
 
-    async def settle_tokens(self, lease: UUID, settled: int) -> bool:
+    async def return_tokens(self, lease: UUID, settled: int) -> bool:
         """The meter's own."""
-        return await self._faults.around(Step.SETTLE_TOKENS, lambda: self._meter.settle_tokens(lease, settled))
+        return await self._faults.around(Step.SETTLE_TOKENS, lambda: self._meter.return_tokens(lease, settled))
 
 
 type _Call = Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]]

@@ -49,7 +49,7 @@ class Passage:
         # After an error nobody knows whether a call is still out: the lease then ends by itself.
         if error is None and self._grant.lease is not None and self._grant.stands():
             try:
-                await self._meter.settle_tokens(self._grant.lease, self._grant.tokens - self._unended)
+                await self._meter.return_tokens(self._grant.lease, self._grant.tokens - self._unended)
             except (EngineUnavailableError, EngineRefusedError) as refusal:
                 log.warning("tokens are not settled and will run out: %s", refusal)
 
@@ -71,7 +71,7 @@ class Passage:
             await asyncio.sleep(every)
             asked_at = self._clock()
             try:
-                if await self._meter.settle_tokens(self._grant.lease, 0):
+                if await self._meter.return_tokens(self._grant.lease, 0):
                     self._grant.renewed(asked_at)
                 else:
                     self._grant.lost()
@@ -83,7 +83,7 @@ class Metering:
     """The way to the ledger, as wide as `maxPerSecond`, `batchSize` and the ledger's health make it.
 
     I10, for the claims that all workers of a pool send, by DB1's clock and for the instants at which the ledger acts on
-    them: in any window at most maxPerSecond x window + capacity (sql/intake/0008_meter.sql). Tokens are leased right
+    them: in any window at most maxPerSecond x window + capacity (sql/intake/0008_rate_limit.sql). Tokens are leased right
     before a call, once for each claim: a statement that the ledger has rolled back is not charged again when it is sent
     in halves. What is not covered: a call that the ledger still works on when its worker has been dead or cut off from
     DB1 for longer than a lease (1 s), or that leaves a worker which was frozen for as long between its last look at the

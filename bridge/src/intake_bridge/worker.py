@@ -245,7 +245,7 @@ class Worker:
         if self._allowance(targets.validation, targets.commitment) == 0:
             return False
         started = self._clock()
-        messages = await self._queue.read_alone(self._settings.worker)
+        messages = await self._queue.read_quarantined(self._settings.worker)
         self._had_loner = bool(messages)
         if not messages:
             return False

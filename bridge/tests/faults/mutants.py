@@ -118,7 +118,7 @@ MUTANTS = {
         """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
         FROM gone g ORDER BY g.msg_id),
     freed AS (
-        UPDATE intake.holds h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM gone g
+        UPDATE intake.claimed_slots h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM gone g
         WHERE h.claim_id = (g.message ->> 'claim_id')::uuid)
 """,
         MATRIX,
@@ -202,7 +202,7 @@ MUTANTS = {
 """,
         """    async def __aenter__(self) -> Self:
         if self._grant.lease is not None:
-            await self._meter.settle_tokens(self._grant.lease, self._grant.tokens)
+            await self._meter.return_tokens(self._grant.lease, self._grant.tokens)
             self._grant.lease = None
             return self
 """,

@@ -39,7 +39,7 @@ _EVERYTHING: LiteralString = """
 SELECT 'queue' AS place, to_jsonb(q) AS content FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = %(pool)s
 UNION ALL SELECT 'dead', to_jsonb(d) FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = %(pool)s
 UNION ALL SELECT 'archive', to_jsonb(a) FROM pgmq.a_intake_queue a WHERE a.message ->> 'pool_id' = %(pool)s
-UNION ALL SELECT 'holds', to_jsonb(h) FROM intake.holds h JOIN intake.engine_config c USING (pool_no)
+UNION ALL SELECT 'holds', to_jsonb(h) FROM intake.claimed_slots h JOIN intake.engine_config c USING (pool_no)
     WHERE c.pool_id = %(pool)s
 ORDER BY place, content
 """

@@ -80,7 +80,7 @@ async def test_i10_tokens_of_a_worker_that_was_frozen_are_not_used(
 
         async def forgotten() -> bool:
             await scene.rows("SELECT FROM intake.lease_tokens(%s, 1)", POOL)
-            return (await scene.rows("SELECT FROM intake.meters, unnest(leases) l WHERE l.tokens > 1")) == []
+            return (await scene.rows("SELECT FROM intake.token_buckets, unnest(leases) l WHERE l.tokens > 1")) == []
 
         await scene.until(forgotten, "its lease runs out")
         frozen.signal(signal.SIGCONT)
@@ -103,7 +103,7 @@ async def test_i10_a_call_without_an_end_keeps_its_token(scene: Scene) -> None:
     async with passage:
         lost = of_transport(Transport.TIMEOUT, "no answer")
         passage.answered([Outcome(Result.COMMITTED)] * (passage.size - 3) + [lost] * 3)
-    assert await scene.rows("SELECT l.tokens FROM intake.meters, unnest(leases) l") == [{"tokens": 3}]
+    assert await scene.rows("SELECT l.tokens FROM intake.token_buckets, unnest(leases) l") == [{"tokens": 3}]
     await engine.close()
 
 
@@ -124,7 +124,7 @@ async def test_i10_a_webhook_call_is_a_commit(scene: Scene, webhook: WebhookServ
 
 
 async def test_without_a_limit_the_meter_is_not_asked(scene: Scene) -> None:
-    await scene.intake.execute("REVOKE EXECUTE ON FUNCTION intake.lease_tokens, intake.settle_tokens FROM bridge")
+    await scene.intake.execute("REVOKE EXECUTE ON FUNCTION intake.lease_tokens, intake.return_tokens FROM bridge")
     await scene.claim(5)
     async with scene.worker():
         await scene.until_drained()

@@ -26,7 +26,7 @@ class Database(StrEnum):
     SEEDING = "Seeding"
     SEEDED = "Seeded"
     UNREACHABLE = "DatabaseUnreachable"
-    RELEASED = "Released"
+    REMOVED = "Removed"
 
 
 class Intake(StrEnum):
@@ -78,7 +78,7 @@ class Drain(StrEnum):
     KEPT = "Kept"
     BRIDGES_STOPPED = "BridgesStopped"
     DATABASE_STOPPED = "DatabaseStopped"
-    VOLUMES_RELEASED = "VolumesReleased"
+    VOLUMES_REMOVED = "VolumesRemoved"
     COMPLETED = "Completed"
     DEAD_LETTERS_BLOCK = "DeadLettersBlock"
     PROOF_FAILED = "ProofFailed"

@@ -69,7 +69,7 @@ class Ground(RuleBasedStateMachine):
         self.intake.configure(
             self.model.size,
             claimsPerUser=self.model.limit,
-            holdTimeoutSeconds=self.model.hold_timeout,
+            claimTimeoutSeconds=self.model.hold_timeout,
             paused=self.model.paused,
             visibilityTimeoutSeconds=3600,
             ownResources=self.own,

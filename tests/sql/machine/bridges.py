@@ -73,15 +73,15 @@ class Bridges(Fans):
     def not_apart(self, due: list[Claim]) -> list[Claim]:
         """Those that a reader gets; the others are set apart."""
         for claim in (apart := [claim for claim in due if self.model.never_ended(claim)]):
-            self.model.set_apart(claim)
+            self.model.quarantine_messages(claim)
         return [claim for claim in due if claim not in apart]
 
     @precondition(lambda self: any(claim.alone for claim in self.model.at("queued")))
     @rule(again=st.integers(1, 4))
-    def read_alone(self, again: int) -> None:
+    def read_quarantined(self, again: int) -> None:
         """One at a time; who had no end alone, either, is a dead letter. `again`: as often its bridge dies."""
         for _ in range(again):
-            messages = self.intake.read_alone()
+            messages = self.intake.read_quarantined()
             loners = [claim for claim in self.model.unleased() if claim.alone]
             while loners and self.model.never_ended(loners[0]):
                 loners.pop(0).place = "dead"

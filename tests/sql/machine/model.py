@@ -139,7 +139,7 @@ class Model:
         """Three deliveries in a row."""
         return claim.named and claim.unended >= 2
 
-    def set_apart(self, claim: Claim) -> None:
+    def quarantine_messages(self, claim: Claim) -> None:
         """Read alone from now on."""
         claim.hand, claim.named, claim.unended, claim.alone = None, False, 0, True
 

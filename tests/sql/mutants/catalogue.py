@@ -9,11 +9,11 @@ from tests.sql.mutants.standby_and_batches import REFUSED_BATCHES, STANDBY
 
 ROLES = "0001_roles_and_schema.sql"
 CONFIGURATION = "0002_configuration.sql"
-SLOTS = "0003_slots_and_holds.sql"
+SLOTS = "0003_slots.sql"
 CLAIMS = "0004_claims.sql"
 BRIDGE = "0005_bridge.sql"
 HOUSEKEEPING = "0007_housekeeping.sql"
-METER = "0008_meter.sql"
+METER = "0008_rate_limit.sql"
 RESTORE = "0009_restore.sql"
 SEAL = "0010_seal.sql"
 
@@ -69,14 +69,14 @@ MUTANTS = {
     ),
     "limit keyed by request id": Mutant(
         SLOTS,
-        "CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);",
-        "CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn, request_id);",
+        "CREATE UNIQUE INDEX claimed_slots_unique_key ON intake.claimed_slots (pool_no, user_id, turn);",
+        "CREATE UNIQUE INDEX claimed_slots_unique_key ON intake.claimed_slots (pool_no, user_id, turn, request_id);",
         "test_two_claims_of_a_user_at_once_wait_for_each_other",
     ),
     "request id not unique": Mutant(
         SLOTS,
-        "CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);",
-        "CREATE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);",
+        "CREATE UNIQUE INDEX claimed_slots_unique_key ON intake.claimed_slots (pool_no, user_id, turn);",
+        "CREATE INDEX claimed_slots_unique_key ON intake.claimed_slots (pool_no, user_id, turn);",
         "test_i7_a_request_sent_twice_at_once_is_one_claim",
     ),
     "batch ignores a duplicate request": Mutant(
@@ -94,7 +94,7 @@ MUTANTS = {
     "released request forgotten": Mutant(
         CLAIMS,
         "    RETURN 'released';\n",
-        """    DELETE FROM intake.holds h WHERE h.claim_id = release_claim.claim_id;
+        """    DELETE FROM intake.claimed_slots h WHERE h.claim_id = release_claim.claim_id;
     RETURN 'released';
 """,
         "test_i7_a_retry_of_a_released_claim_gets_the_first_answer",
@@ -264,7 +264,7 @@ MUTANTS = {
     ),
     "acknowledgement overlaps the rebuild": Mutant(
         SLOTS,
-        "    PERFORM intake.lock_alone('intake.holds');\n",
+        "    PERFORM intake.lock_alone('intake.claimed_slots');\n",
         "",
         "test_an_acknowledgement_during_a_rebuild_is_not_lost",
     ),
@@ -336,8 +336,8 @@ MUTANTS = {
     ),
     "plans from an empty table": Mutant(
         SLOTS,
-        "    PERFORM pg_clear_relation_stats('intake', 'holds');",
-        "    ANALYZE intake.holds;",
+        "    PERFORM pg_clear_relation_stats('intake', 'claimed_slots');",
+        "    ANALYZE intake.claimed_slots;",
         "test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one",
     ),
     "tokens on lease are not in the bucket": Mutant(
@@ -362,16 +362,16 @@ MUTANTS = {
     ),
     "meter without a lock": Mutant(
         METER,
-        """    SELECT m.* INTO meter FROM intake.meters m WHERE m.pool_no = config.pool_no FOR UPDATE;
+        """    SELECT m.* INTO meter FROM intake.token_buckets m WHERE m.pool_no = config.pool_no FOR UPDATE;
     IF NOT FOUND THEN""",
-        """    SELECT m.* INTO meter FROM intake.meters m WHERE m.pool_no = config.pool_no;
+        """    SELECT m.* INTO meter FROM intake.token_buckets m WHERE m.pool_no = config.pool_no;
     IF NOT FOUND THEN""",
         "test_i10_two_who_ask_at_once_share_one_bucket",
     ),
     "a crash forgets what is out": Mutant(
         METER,
-        "        PERFORM intake.open_meter(config, false);",
-        "        PERFORM intake.open_meter(config, true);",
+        "        PERFORM intake.open_bucket(config, false);",
+        "        PERFORM intake.open_bucket(config, true);",
         "test_i10_a_crash_gives_nothing_away",
     ),
     "whoever asks first gets all": Mutant(

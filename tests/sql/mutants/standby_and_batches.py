@@ -26,9 +26,9 @@ STANDBY = {
     ),
     "a status in two looks": Mutant(
         CLAIMS,
-        """CREATE FUNCTION intake.state_of(hold intake.holds) RETURNS text
+        """CREATE FUNCTION intake.state_of(hold intake.claimed_slots) RETURNS text
 LANGUAGE sql STABLE""",
-        """CREATE FUNCTION intake.state_of(hold intake.holds) RETURNS text
+        """CREATE FUNCTION intake.state_of(hold intake.claimed_slots) RETURNS text
 LANGUAGE sql VOLATILE""",
         "test_a_claim_that_ends_while_its_status_is_asked_is_not_taken_for_dead",
     ),
@@ -49,7 +49,7 @@ REFUSED_BATCHES = {
         _LOOK,
         """        took := ARRAY(
             SELECT a.n FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-            WHERE (SELECT h.claim_id FROM intake.holds h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
+            WHERE (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
                 AND h.turn = a.request_id || '/1') IS NULL);
 """
         + _LOOK

@@ -108,9 +108,9 @@ class Engine:
         """Lease up to `limit` messages that are to be voided."""
         return await self._lease(_READ + "FROM intake.read_releases(%s, %s, %s)", worker, limit)
 
-    async def read_alone(self, worker: str) -> list[Message]:
+    async def read_quarantined(self, worker: str) -> list[Message]:
         """Lease one message that is to be read alone, if there is any."""
-        rows = await self._rows(_READ + "FROM intake.read_alone(%s, %s)", (self._pool_id, worker))
+        rows = await self._rows(_READ + "FROM intake.read_quarantined(%s, %s)", (self._pool_id, worker))
         return [self._message(row) for row in rows]
 
     async def mark_validated(self, messages: Messages) -> set[int]:
@@ -159,9 +159,9 @@ class Engine:
         (row,) = await self._rows("SELECT * FROM intake.lease_tokens(%s, %s)", (self._pool_id, wanted))
         return TokenAnswer(**row)
 
-    async def settle_tokens(self, lease: UUID, settled: int) -> bool:
+    async def return_tokens(self, lease: UUID, settled: int) -> bool:
         """Tell the fleet's meter."""
-        rows = await self._rows("SELECT intake.settle_tokens(%s, %s, %s) AS known", (self._pool_id, lease, settled))
+        rows = await self._rows("SELECT intake.return_tokens(%s, %s, %s) AS known", (self._pool_id, lease, settled))
         return bool(rows[0]["known"])
 
     async def report_worker(

@@ -121,7 +121,7 @@ def _database_ready(facts: Facts) -> Condition:
 
     engine = facts.observed.engine
     if facts.stage in {Stage.INERT, Stage.RELEASE}:
-        return database(False, Database.RELEASED, "DB1 is not needed any more")
+        return database(False, Database.REMOVED, "DB1 is not needed any more")
     if ("StatefulSet", names.database(facts.event.name)) not in facts.observed.children:
         return database(False, Database.NOT_CREATED, "DB1 is about to be created")
     if not engine.reachable:
@@ -187,7 +187,7 @@ def _drained(facts: Facts) -> Condition:
         Drain.KEPT: f"every claim is accounted for; DB1 is kept, sealed, until {_kept(facts)}",
         Drain.BRIDGES_STOPPED: "removing the bridges",
         Drain.DATABASE_STOPPED: "removing DB1",
-        Drain.VOLUMES_RELEASED: "removing volume, Services and Secrets",
+        Drain.VOLUMES_REMOVED: "removing volume, Services and Secrets",
         Drain.COMPLETED: "nothing is left but the report" if memory.report(facts.event) else "nothing is left",
     }
     done = facts.drain is Drain.COMPLETED

@@ -111,9 +111,9 @@ def _next_to_go(facts: Facts) -> tuple[Drain, list[Step]]:
         return Drain.DATABASE_STOPPED, _stop(facts, ("StatefulSet", database), "database", StopDatabase())
     for kind in REMAINS:
         if found := [key for key in children if key[0] == kind]:
-            return Drain.VOLUMES_RELEASED, [step for key in found for step in _remove(key, children[key])]
+            return Drain.VOLUMES_REMOVED, [step for key in found for step in _remove(key, children[key])]
     if anchor := children.get((kinship.ANCHOR, database)):
-        return Drain.VOLUMES_RELEASED, _remove((kinship.ANCHOR, database), anchor)
+        return Drain.VOLUMES_REMOVED, _remove((kinship.ANCHOR, database), anchor)
     return Drain.COMPLETED, [RemoveFinalizer()] if names.FINALIZER in event.finalizers else []
 
 

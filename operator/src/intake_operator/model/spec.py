@@ -163,7 +163,7 @@ class IntakeEventSpec(_Model):
     max_retries: int = 10
     paused: bool = False
     claims_per_user: int | None = None
-    hold_timeout_seconds: int | None = None
+    claim_timeout_seconds: int | None = None
     validation: Validation = Validation()
     commit_target: CommitTarget
     inventory: Inventory | None = None
@@ -185,7 +185,7 @@ class IntakeEventSpec(_Model):
         }
         optional = {
             "claimsPerUser": self.claims_per_user,
-            "holdTimeoutSeconds": self.hold_timeout_seconds,
+            "claimTimeoutSeconds": self.claim_timeout_seconds,
             "maxPerSecond": self.commit_target.max_per_second,
         }
         config |= {name: value for name, value in optional.items() if value is not None}

@@ -56,7 +56,7 @@ CREATE UNIQUE INDEX slots_label_key ON intake.slots (pool_no, label) WHERE label
 COMMENT ON TABLE intake.slots IS 'The inventory, one row a slot, written by seed() and never updated.';
 
 -- No CHECK here: each one is parsed anew by every INSERT. reconcile() looks instead.
-CREATE UNLOGGED TABLE intake.holds (
+CREATE UNLOGGED TABLE intake.claimed_slots (
     slot_no     bigint      NOT NULL,
     msg_id      bigint      NOT NULL,
     locked_at   timestamptz NOT NULL,
@@ -72,22 +72,22 @@ CREATE UNLOGGED TABLE intake.holds (
     -- Not looked at while it is small: a claim's plan that was made for a few rows stays with its session, and reads
     -- all of them when they have become many.
     autovacuum_vacuum_insert_threshold = 20000, autovacuum_analyze_threshold = 20000);
-COMMENT ON TABLE intake.holds IS 'Every claim there has been. One that has not been voided holds the slot of its key; nobody else can have it.';
-COMMENT ON COLUMN intake.holds.slot_no IS 'The slot that is held; -msg_id once the claim is voided: it holds none, and still answers its request.';
-COMMENT ON COLUMN intake.holds.was_slot_no IS 'The slot that a voided claim held.';
-COMMENT ON COLUMN intake.holds.turn IS 'What is unique among a user''s claims. With claimsPerUser: 1, 2, 3 … without gaps, so that whoever takes the next turn has seen all the claims before it, and neither the limit nor a request can be overrun. Without: request_id/seat, NULL if there is no request_id.';
-COMMENT ON COLUMN intake.holds.seat IS 'Which of the seats of its request, from 1.';
-COMMENT ON COLUMN intake.holds.status IS 'R = RESERVED (on its way), C = CONSUMED (committed to the ledger), V = voided or released.';
-COMMENT ON COLUMN intake.holds.msg_id IS 'Its intent on the queue.';
+COMMENT ON TABLE intake.claimed_slots IS 'Every claim there has been. One that has not been voided holds the slot of its key; nobody else can have it.';
+COMMENT ON COLUMN intake.claimed_slots.slot_no IS 'The slot that is held; -msg_id once the claim is voided: it holds none, and still answers its request.';
+COMMENT ON COLUMN intake.claimed_slots.was_slot_no IS 'The slot that a voided claim held.';
+COMMENT ON COLUMN intake.claimed_slots.turn IS 'What is unique among a user''s claims. With claimsPerUser: 1, 2, 3 … without gaps, so that whoever takes the next turn has seen all the claims before it, and neither the limit nor a request can be overrun. Without: request_id/seat, NULL if there is no request_id.';
+COMMENT ON COLUMN intake.claimed_slots.seat IS 'Which of the seats of its request, from 1.';
+COMMENT ON COLUMN intake.claimed_slots.status IS 'R = RESERVED (on its way), C = CONSUMED (committed to the ledger), V = voided or released.';
+COMMENT ON COLUMN intake.claimed_slots.msg_id IS 'Its intent on the queue.';
 
-CREATE FUNCTION intake.key_holds() RETURNS void
+CREATE FUNCTION intake.add_claim_keys() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    ALTER TABLE intake.holds ADD CONSTRAINT holds_pkey PRIMARY KEY (pool_no, slot_no);
-    CREATE UNIQUE INDEX holds_turn_key ON intake.holds (pool_no, user_id, turn);
+    ALTER TABLE intake.claimed_slots ADD CONSTRAINT claimed_slots_pkey PRIMARY KEY (pool_no, slot_no);
+    CREATE UNIQUE INDEX claimed_slots_unique_key ON intake.claimed_slots (pool_no, user_id, turn);
 END $$;
-COMMENT ON FUNCTION intake.key_holds IS 'The keys of the holds: one claim a slot, one claim a turn.';
-SELECT intake.key_holds();
+COMMENT ON FUNCTION intake.add_claim_keys IS 'The keys of the holds: one claim a slot, one claim a turn.';
+SELECT intake.add_claim_keys();
 
 CREATE FUNCTION intake.turn_of(nth bigint, seat int, request_id text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -115,7 +115,7 @@ SELECT s.resource_id, c.pool_id, s.slot_no, s.label,
        h.user_id AS locked_by, h.locked_at, h.claim_id
 FROM intake.slots s
 JOIN intake.engine_config c USING (pool_no)
-LEFT JOIN intake.holds h USING (pool_no, slot_no);
+LEFT JOIN intake.claimed_slots h USING (pool_no, slot_no);
 COMMENT ON VIEW intake.allocations IS 'Every slot and its state, as the outside knows it.';
 GRANT SELECT ON intake.allocations TO monitor;
 
@@ -199,7 +199,7 @@ BEGIN
             WITH burnt AS (
                 INSERT INTO intake.free_numbers (pool_no, slot_no)
                 SELECT settle.pool_no, s.slot_no FROM unnest(tail.suspects) AS s (slot_no)
-                WHERE NOT EXISTS (SELECT FROM intake.holds h
+                WHERE NOT EXISTS (SELECT FROM intake.claimed_slots h
                     WHERE h.pool_no = settle.pool_no AND h.slot_no = s.slot_no)
                 ON CONFLICT DO NOTHING
                 RETURNING 1)
@@ -208,14 +208,14 @@ BEGIN
             -- first, so the insert above has waited for it, and this statement sees what it took.
             DELETE FROM intake.free_numbers f
             WHERE f.pool_no = settle.pool_no AND f.slot_no = ANY (tail.suspects) AND (SELECT h.claim_id
-                FROM intake.holds h WHERE h.pool_no = f.pool_no AND h.slot_no = f.slot_no) IS NOT NULL;
+                FROM intake.claimed_slots h WHERE h.pool_no = f.pool_no AND h.slot_no = f.slot_no) IS NOT NULL;
         END IF;
 
         upto := least(coalesce(pg_sequence_last_value(hot.ticket_seq), 0), hot.capacity, tail.frontier + chunk);
         tail.blockers := intake.pools_lockers();
         SELECT coalesce(array_agg(g.slot_no ORDER BY g.slot_no), '{}') INTO tail.suspects
         FROM generate_series(tail.frontier + 1, upto) AS g (slot_no)
-        WHERE NOT EXISTS (SELECT FROM intake.holds h WHERE h.pool_no = settle.pool_no AND h.slot_no = g.slot_no)
+        WHERE NOT EXISTS (SELECT FROM intake.claimed_slots h WHERE h.pool_no = settle.pool_no AND h.slot_no = g.slot_no)
             AND NOT EXISTS (SELECT FROM intake.free_numbers f
                 WHERE f.pool_no = settle.pool_no AND f.slot_no = g.slot_no);
         EXIT WHEN cardinality(tail.suspects) = 0 OR cardinality(tail.blockers) > 0;
@@ -244,7 +244,7 @@ LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION intake.strike IS 'Take numbers that are held from the free list.';
 
-CREATE FUNCTION intake.holds_of(config intake.engine_config) RETURNS SETOF intake.holds
+CREATE FUNCTION intake.claimed_slots_of(config intake.engine_config) RETURNS SETOF intake.claimed_slots
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN i.void THEN -i.msg_id ELSE i.slot_no END, i.msg_id, i.claimed_at, i.claim_id, config.pool_no, i.seat,
         (CASE WHEN i.void THEN 'V' WHEN i.place = 'committed' THEN 'C' ELSE 'R' END)::"char", i.user_id,
@@ -258,39 +258,39 @@ LANGUAGE sql STABLE AS $$
         FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id
         OFFSET 0) i -- the columns are sorted, not the messages
 $$;
-COMMENT ON FUNCTION intake.holds_of IS 'The holds of a pool, out of everything that is LOGGED.';
+COMMENT ON FUNCTION intake.claimed_slots_of IS 'The holds of a pool, out of everything that is LOGGED.';
 
-CREATE FUNCTION intake.rebuild_holds(config intake.engine_config) RETURNS void
+CREATE FUNCTION intake.rebuild_claimed_slots(config intake.engine_config) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET work_mem = '64MB' AS $$ -- a million claims are sorted, and nobody claims meanwhile
 BEGIN
     -- Acknowledgements wait: each of them sees either no holds yet or all of them.
-    PERFORM intake.lock_alone('intake.holds');
-    DELETE FROM intake.holds h WHERE h.pool_no = config.pool_no;
+    PERFORM intake.lock_alone('intake.claimed_slots');
+    DELETE FROM intake.claimed_slots h WHERE h.pool_no = config.pool_no;
     DELETE FROM intake.free_numbers f WHERE f.pool_no = config.pool_no;
     DELETE FROM intake.tails t WHERE t.pool_no = config.pool_no;
     BEGIN
         -- Keys made of all rows at once take a fifth of the time of keys that grow row by row.
-        IF EXISTS (SELECT FROM intake.holds) THEN
-            INSERT INTO intake.holds SELECT * FROM intake.holds_of(config);
+        IF EXISTS (SELECT FROM intake.claimed_slots) THEN
+            INSERT INTO intake.claimed_slots SELECT * FROM intake.claimed_slots_of(config);
         ELSE
-            ALTER TABLE intake.holds DROP CONSTRAINT holds_pkey;
-            DROP INDEX intake.holds_turn_key;
-            INSERT INTO intake.holds SELECT * FROM intake.holds_of(config);
-            PERFORM intake.key_holds();
+            ALTER TABLE intake.claimed_slots DROP CONSTRAINT claimed_slots_pkey;
+            DROP INDEX intake.claimed_slots_unique_key;
+            INSERT INTO intake.claimed_slots SELECT * FROM intake.claimed_slots_of(config);
+            PERFORM intake.add_claim_keys();
         END IF;
     EXCEPTION WHEN unique_violation THEN
         -- Damage that only a hand can have done: the first claim keeps the slot or the turn, the sale goes on, and
         -- reconcile() reports the other.
-        INSERT INTO intake.holds SELECT * FROM intake.holds_of(config) h
+        INSERT INTO intake.claimed_slots SELECT * FROM intake.claimed_slots_of(config) h
         ORDER BY h.slot_no, h.claim_id
         ON CONFLICT DO NOTHING;
     END;
     INSERT INTO intake.tails (pool_no) VALUES (config.pool_no);
     -- What the planner knew was about the tables' former life. Knowing nothing is safe, knowing "empty" is not.
-    PERFORM pg_clear_relation_stats('intake', 'holds');
+    PERFORM pg_clear_relation_stats('intake', 'claimed_slots');
 END $$;
-COMMENT ON FUNCTION intake.rebuild_holds IS 'The holds of a pool out of everything that is LOGGED. Part of seed().';
+COMMENT ON FUNCTION intake.rebuild_claimed_slots IS 'The holds of a pool out of everything that is LOGGED. Part of seed().';
 
 CREATE FUNCTION intake.tickets(pool_no int) RETURNS regclass
 LANGUAGE plpgsql AS $$
@@ -319,7 +319,7 @@ BEGIN
     has_hot := EXISTS (SELECT FROM intake.pools p WHERE p.pool_id = seed.pool_id);
 
     IF NOT has_hot THEN
-        PERFORM intake.rebuild_holds(config);
+        PERFORM intake.rebuild_claimed_slots(config);
         tickets := intake.tickets(config.pool_no);
     END IF;
 
