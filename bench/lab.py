@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, LiteralString, Self
 
 import psycopg
-from intake_operator.build.database import settings
+from intake_operator.children.database import settings
 from intake_operator.model.spec import Database
 from psycopg import sql
 

@@ -8,10 +8,10 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_operator.build.database import settings
+from intake_operator.children.database import settings
+from intake_operator.database.databases import Engines
+from intake_operator.database.migrate import load
 from intake_operator.decide import room
-from intake_operator.engine.database import Engines
-from intake_operator.engine.migrate import load
 from intake_operator.model.spec import Database, IntakeEventSpec
 from psycopg import AsyncConnection
 from scene import POOL, Scene, open_scene

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from given import CLOSES, INSTALLATION, OPENS, make_event, make_observed, make_pod, make_spec, make_status
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.model.letters import DeadLetter
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec

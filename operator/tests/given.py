@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from intake_operator import names
-from intake_operator.build import access, database, kinship, protection
-from intake_operator.build.bridge import BridgeImage, Installation
+from intake_operator.children import access, database, kinship, protection
+from intake_operator.children.bridge import BridgeImage, Installation
 from intake_operator.model.observed import ChildKey, Connections, Engine, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import Pool

@@ -23,9 +23,10 @@ from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.answers import RefusedError
 from intake_operator.admin.desk import Desk
 from intake_operator.command import show
-from intake_operator.engine import ledger, letters
-from intake_operator.engine.consistency import Consistencies
+from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.consistency import Consistencies
 from intake_operator.model.letters import DeadLetter, Evidence, Kept
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
@@ -190,16 +191,16 @@ class TestVoidClaim:
 
     async def test_it_is_found_beside_the_function_and_asked(self, books: str, letter: DeadLetter) -> None:
         async with await AsyncConnection.connect(books, autocommit=True) as connection:
-            voider = await ledger.voider(connection, "finalize_transaction")
+            voider = await ledgers.voider(connection, "finalize_transaction")
             assert voider is not None
-            assert await ledger.voider(connection, "elsewhere.finalize_transaction") is None
+            assert await ledgers.voider(connection, "elsewhere.finalize_transaction") is None
             payload = letter.payload("drop")
-            assert await ledger.void(connection, voider, payload) == "voided"
-            assert await ledger.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
+            assert await ledgers.void(connection, voider, payload) == "voided"
+            assert await ledgers.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):
-                await ledger.void(connection, voider, payload | {"claim_id": "x"})
-            assert await ledger.offers(connection, "ledger_claims")
-            assert not await ledger.offers(connection, "no_such_function")
+                await ledgers.void(connection, voider, payload | {"claim_id": "x"})
+            assert await ledgers.offers(connection, "ledger_claims")
+            assert not await ledgers.offers(connection, "no_such_function")
 
     async def test_one_that_it_refuses_does_not_keep_the_others(
         self, books: str, letter: DeadLetter, event: Callable[..., Event]
@@ -224,7 +225,7 @@ class TestVoidClaim:
     async def test_it_is_not_waited_for_without_end(
         self, books: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ledger, "CALL_TIMEOUT", 0.5)
+        monkeypatch.setattr(ledgers, "CALL_TIMEOUT", 0.5)
         with psycopg.connect(books) as other:
             # It takes the connection, and never gets to know what a function is.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
@@ -322,13 +323,13 @@ async def test_a_db1_that_is_frozen_is_not_waited_for_without_end(
     books: str, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its volume hangs, say: then its own statement_timeout does not end a statement either."""
-    monkeypatch.setattr(letters, "CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(dead_letters, "CALL_TIMEOUT", 0.5)
     async with await AsyncConnection.connect(books, autocommit=True) as connection:
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(TimeoutError):
-                    await letters.page(connection, event().pool, 100, 0)
+                    await dead_letters.page(connection, event().pool, 100, 0)
         finally:
             os.kill(backend, signal.SIGCONT)

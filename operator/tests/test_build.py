@@ -8,8 +8,8 @@ from urllib.parse import urlparse
 
 import pytest
 from intake_operator import names
-from intake_operator.build import access, bridge, database, kinship, protection
-from intake_operator.build.bridge import Installation
+from intake_operator.children import access, bridge, database, kinship, protection
+from intake_operator.children.bridge import Installation
 from intake_operator.model.observed import Event, Manifest
 
 type Make[T] = Callable[..., T]

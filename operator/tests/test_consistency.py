@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_operator.engine import compare as reading
-from intake_operator.engine.consistency import WHILE_BAD, WHILE_GOOD, Consistencies, Sides
+from intake_operator.ledger import compare as reading
+from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, Consistencies, Sides
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.reasons import Consistency

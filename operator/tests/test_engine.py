@@ -13,12 +13,12 @@ from urllib.parse import unquote, urlparse
 import psycopg
 import pytest
 from intake_bridge.domain.outcomes import SQLSTATES
+from intake_operator.database.databases import Engines
+from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.decide.scaling import LOOK_BACK
-from intake_operator.engine import ledger
-from intake_operator.engine.database import Engines
-from intake_operator.engine.ledger import WHILE_BAD, WHILE_GOOD, Account, Ledgers
-from intake_operator.engine.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.kube.client import Cluster
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.ledgers import WHILE_BAD, WHILE_GOOD, Account, Ledgers
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.observe import Observer
 from intake_operator.reasons import Problem
@@ -353,14 +353,14 @@ class TestLedger:
         )
 
     async def test_the_account_is_the_ledger_s_own(self, ledger_uri: str) -> None:
-        assert await ledger.account(ledger_uri, POOL) == Account(committed=0, voided=0, slots=0, digest=0)
+        assert await ledgers.account(ledger_uri, POOL) == Account(committed=0, voided=0, slots=0, digest=0)
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
-        assert await ledger.account(server.uri(), POOL) is None
+        assert await ledgers.account(server.uri(), POOL) is None
 
 
 def test_an_error_speaks_of_the_claim_or_of_the_ledger_as_for_the_bridge() -> None:
-    assert {known[:2] for known in SQLSTATES if known} == set(ledger.OF_THE_LEDGER)
+    assert {known[:2] for known in SQLSTATES if known} == set(ledgers.OF_THE_LEDGER)
 
 
 @pytest.mark.parametrize(
@@ -375,5 +375,5 @@ def test_an_error_speaks_of_the_claim_or_of_the_ledger_as_for_the_bridge() -> No
     ],
 )
 def test_a_bare_host_is_a_service_beside_the_event(given: str, found: str) -> None:
-    told = psycopg.conninfo.conninfo_to_dict(ledger.from_elsewhere(given, "tickets"))
+    told = psycopg.conninfo.conninfo_to_dict(ledgers.from_elsewhere(given, "tickets"))
     assert told.get("host", "") == found

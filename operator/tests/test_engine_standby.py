@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from intake_operator.engine.connection import to_engine
+from intake_operator.postgres.connection import to_engine
 
 from tests.standby import Pair
 

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from intake_operator.engine.database import Engines
-from intake_operator.engine.migrate import load
-from intake_operator.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
+from intake_operator.database.databases import Engines
+from intake_operator.database.migrate import load
+from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
 from intake_operator.model.label import as_id, composed, unseen

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from intake_operator.engine import ledger
-from intake_operator.engine.consistency import Consistencies, Sides
-from intake_operator.engine.recovery import Restored, recover
-from intake_operator.engine.seats import Table
+from intake_operator.database.recovery import Restored, recover
+from intake_operator.inventory.table import Table
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.letters import DeadLetter
 from intake_operator.model.observed import Event
@@ -67,10 +67,10 @@ async def db1(server: PostgresServer, *users: str) -> AsyncIterator[tuple[AsyncC
 
 async def settle(engine: AsyncConnection, uri: str, messages: list[dict[str, Any]]) -> None:
     """The first is voided by the operator, the others are committed; DB1 hears of it."""
-    async with ledger.visit(uri, "tickets") as connection:
-        voider = await ledger.voider(connection, "finalize_transaction")
+    async with ledgers.visit(uri, "tickets") as connection:
+        voider = await ledgers.voider(connection, "finalize_transaction")
         assert voider is not None
-        assert await ledger.void(connection, voider, messages[0]) == "voided"
+        assert await ledgers.void(connection, voider, messages[0]) == "voided"
         for message in messages[1:]:
             await connection.execute("SELECT finalize_transaction(%s)", (json.dumps(message, ensure_ascii=False),))
     await engine.execute(
@@ -90,9 +90,9 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
     async with db1(server, *users) as (engine, messages):
         await settle(engine, uri, messages)
         found = await engine.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (POOL,))
-        ours = ledger.Account(*(await found.fetchone() or ()))
+        ours = ledgers.Account(*(await found.fetchone() or ()))
         assert (ours.committed, ours.voided) == (len(case.holds), 1)
-        assert await ledger.account(uri, POOL) == ours
+        assert await ledgers.account(uri, POOL) == ours
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", uri, "finalize_transaction")
         verdict = await Consistencies(lambda: 0.0, lambda _: None).now(sides)
@@ -109,18 +109,18 @@ async def test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another(
 ) -> None:
     case = next(each for each in ALL if each.encoding == encoding)
     uri = books(server, encoding)
-    async with ledger.visit(uri, "tickets") as connection:
-        voider = await ledger.voider(connection, "finalize_transaction")
+    async with ledgers.visit(uri, "tickets") as connection:
+        voider = await ledgers.voider(connection, "finalize_transaction")
         assert voider is not None
         for user in case.lacks:
             payload = replace(letter, user_id=user).payload(POOL)
-            (told,) = await asyncio.gather(ledger.void(connection, voider, payload), return_exceptions=True)
+            (told,) = await asyncio.gather(ledgers.void(connection, voider, payload), return_exceptions=True)
             assert isinstance(told, psycopg.Error)
-            assert ledger.of_the_claim(told), "the others are given up all the same"
+            assert ledgers.of_the_claim(told), "the others are given up all the same"
             assert f"encoding {encoding}" in str(told)
             assert "UTF8" in str(told)
-        assert await ledger.void(connection, voider, replace(letter, user_id=case.holds[0]).payload(POOL)) == "voided"
-    assert await ledger.account(uri, POOL) != ledger.Account(0, 0, 0, 0)
+        assert await ledgers.void(connection, voider, replace(letter, user_id=case.holds[0]).payload(POOL)) == "voided"
+    assert await ledgers.account(uri, POOL) != ledgers.Account(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.encoding)
@@ -152,14 +152,14 @@ async def test_bytes_that_are_no_utf8_are_told_and_end_nothing(
         [chunk async for chunk in Table(uri, "tickets", "seats").chunks(10)]
     assert caught.value.problem is Problem.INVENTORY_INVALID
     with pytest.raises(psycopg.DataError, match="invalid byte sequence"):
-        await ledger.account(uri, POOL)
+        await ledgers.account(uri, POOL)
     async with db1(server, "plain"):
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", uri, "finalize_transaction")
         verdict = await Consistencies(lambda: 0.0, lambda _: None).now(sides)
     assert (verdict.agrees, verdict.reason) == (None, Consistency.COMPARISON_FAILED)
     assert "invalid byte sequence" in verdict.message
-    async with ledger.visit(uri, "tickets") as connection:
+    async with ledgers.visit(uri, "tickets") as connection:
         with pytest.raises(psycopg.Error) as told:
             await connection.execute("SELECT broken('{}')")
     assert "vendu" in str(told.value) or "invalid byte sequence" in str(told.value)

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
-from intake_operator.engine import ledger
-from intake_operator.engine.compare import read_sales
-from intake_operator.engine.ledger import AmbiguousError, Ledgers
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.compare import read_sales
+from intake_operator.ledger.ledgers import AmbiguousError, Ledgers
 from intake_operator.model.observed import Event, Ledger
 from intake_operator.pools import Pools
 from intake_operator.reasons import Pool, Problem
@@ -98,21 +98,21 @@ async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: As
 async def test_ambiguous_claims_are_read_by_nobody(books: AsyncConnection, uri: str) -> None:
     await books.execute(f"CREATE FUNCTION ledger_claims{AMBIGUOUS['ledger_claims']}".encode())
     with pytest.raises(AmbiguousError, match="2 functions named ledger_claims"):
-        await ledger.offers(books, "ledger_claims")
+        await ledgers.offers(books, "ledger_claims")
 
 
 async def test_an_ambiguous_void_claim_gives_up_nothing(books: AsyncConnection) -> None:
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
     with pytest.raises(AmbiguousError, match="2 functions void_claim"):
-        await ledger.voider(books, "finalize_transaction")
+        await ledgers.voider(books, "finalize_transaction")
 
 
 async def test_the_only_void_claim_may_have_a_further_argument_with_a_default(books: AsyncConnection) -> None:
     await books.execute("DROP FUNCTION void_claim")
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
-    voider = await ledger.voider(books, "finalize_transaction")
+    voider = await ledgers.voider(books, "finalize_transaction")
     assert voider is not None
-    assert await ledger.void(books, voider, {"claim_id": "x"}) == "voided"
+    assert await ledgers.void(books, voider, {"claim_id": "x"}) == "voided"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(form.encode())
     with pytest.raises(psycopg.Error, match=f"one row of four numbers.*{told}"):
-        await ledger.account(uri, POOL)
+        await ledgers.account(uri, POOL)
 
     class Objects:
         async def get(self, *_: str) -> None:
@@ -151,7 +151,7 @@ async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, u
         "CREATE FUNCTION ledger_proof(p text, OUT committed int, OUT voided smallint, OUT slots numeric,"
         " OUT digest numeric) LANGUAGE sql AS $$ SELECT 1, 0::smallint, 1.0, -5::numeric $$"
     )
-    assert await ledger.account(uri, POOL) == ledger.Account(1, 0, 1, -5)
+    assert await ledgers.account(uri, POOL) == ledgers.Account(1, 0, 1, -5)
 
 
 async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnection) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from given import UNUSED, only_anchor, pool_told, unmarked
 from intake_operator import names
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.decide import memory
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Recover, ScaleBridges

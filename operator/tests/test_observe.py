@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from intake_operator import names
-from intake_operator.build import access, common
-from intake_operator.engine.consistency import Consistencies
-from intake_operator.engine.database import Engines
-from intake_operator.engine.ledger import Ledgers
-from intake_operator.engine.proof import Proofs
-from intake_operator.inventories import Inventories
+from intake_operator.children import access, common
+from intake_operator.database.databases import Engines
+from intake_operator.inventory.inventories import Inventories
+from intake_operator.ledger.consistency import Consistencies
+from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.proof import Proofs
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
 from intake_operator.pools import Pools

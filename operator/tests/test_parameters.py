@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
-from intake_operator.build.database import FIXED, settings
+from intake_operator.children.database import FIXED, settings
 from intake_operator.model import parameters
 from intake_operator.model.spec import Database
 from psycopg import sql

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from intake_operator import reconcile
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.decide.steps import Configure, Step
 from intake_operator.kube.client import ApiError
 from intake_operator.metrics import Metrics

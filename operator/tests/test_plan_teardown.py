@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from given import unmarked
 from intake_operator import names
-from intake_operator.build import common, kinship
-from intake_operator.build.bridge import Installation
-from intake_operator.build.bridge import deployment as bridge_deployment
+from intake_operator.children import common, kinship
+from intake_operator.children.bridge import Installation
+from intake_operator.children.bridge import deployment as bridge_deployment
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import (
     Apply,

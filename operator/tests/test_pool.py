@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
-from intake_operator.engine.ledger import key
+from intake_operator.ledger.ledgers import key
 from intake_operator.model.observed import Event
 from intake_operator.reasons import Pool
 

@@ -6,9 +6,9 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_operator.engine.database import Engines
-from intake_operator.engine.migrate import load
-from intake_operator.engine.proof import REST, WHILE_BAD, Proofs
+from intake_operator.database.databases import Engines
+from intake_operator.database.migrate import load
+from intake_operator.ledger.proof import REST, WHILE_BAD, Proofs
 from intake_operator.model.observed import LEDGER_AGREES, Event, Observed, Proof
 
 from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger

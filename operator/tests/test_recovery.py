@@ -10,12 +10,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from intake_operator.engine import compare as reading
-from intake_operator.engine import database
-from intake_operator.engine.compare import OrderError
-from intake_operator.engine.database import Engines
-from intake_operator.engine.migrate import load
-from intake_operator.engine.recovery import RecoveryError, Restored, as_page
+from intake_operator.database import databases
+from intake_operator.database.databases import Engines
+from intake_operator.database.migrate import load
+from intake_operator.database.recovery import RecoveryError, Restored, as_page
+from intake_operator.ledger import compare as reading
+from intake_operator.ledger.compare import OrderError
 from intake_operator.model.consistency import Sale
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
@@ -191,7 +191,7 @@ async def test_a_seeded_pool_is_not_restored(lost: Lost) -> None:
 async def test_a_ledger_that_stands_still_is_not_waited_for_without_end(
     lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "RECOVERY_TIMEOUT", 0.5)
+    monkeypatch.setattr(databases, "RECOVERY_TIMEOUT", 0.5)
     async with lost.books.transaction():
         await lost.books.execute("LOCK TABLE ledger.claims IN ACCESS EXCLUSIVE MODE")
         async with asyncio.timeout(PATIENCE_SECONDS):

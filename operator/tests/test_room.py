@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from given import make_connections
 from intake_bridge.adapters import engine
-from intake_operator.build.bridge import Installation
-from intake_operator.build.database import DEFAULTS, FIXED
+from intake_operator.children.bridge import Installation
+from intake_operator.children.database import DEFAULTS, FIXED
 from intake_operator.decide import room
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import KeepRoom

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from intake_operator import names
 from intake_operator.act import Actor
-from intake_operator.build import kinship
-from intake_operator.build.bridge import Installation
-from intake_operator.build.bridge import deployment as bridge_deployment
+from intake_operator.children import kinship
+from intake_operator.children.bridge import Installation
+from intake_operator.children.bridge import deployment as bridge_deployment
 from intake_operator.decide.plan import plan
 from intake_operator.decide.scaling import COOLDOWN, LOOK_BACK
 from intake_operator.decide.steps import Plan, ScaleBridges

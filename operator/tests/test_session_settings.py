@@ -10,10 +10,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from intake_operator.engine import ledger, letters
-from intake_operator.engine.consistency import Consistencies, Sides
-from intake_operator.engine.ledger import Ledgers
-from intake_operator.engine.seats import Table
+from intake_operator.database import dead_letters
+from intake_operator.inventory.table import Table
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.consistency import Consistencies, Sides
+from intake_operator.ledger.ledgers import Ledgers
 from intake_operator.model.letters import DeadLetter
 from intake_operator.model.observed import Event, Ledger
 from psycopg.types.json import Jsonb
@@ -82,9 +83,9 @@ class Reading:
     async def everything(self) -> list[Any]:
         """Each read over a connection of its own, as it comes to the user's session settings."""
         host, uri, hall = self.sides.host, self.sides.uri, self.server.uri("hall")
-        async with letters.visit(host, "", "monitor") as connection:
-            dead = await letters.page(connection, POOL, 10, 0)
-            audit = await letters.audit(connection, POOL, 10, None)
+        async with dead_letters.visit(host, "", "monitor") as connection:
+            dead = await dead_letters.page(connection, POOL, 10, 0)
+            audit = await dead_letters.audit(connection, POOL, 10, None)
             found = await connection.execute("SELECT intake.engine_status(%s)", (POOL,))
             row = await found.fetchone()
         assert row is not None
@@ -94,7 +95,7 @@ class Reading:
             audit,
             status,
             await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction"),
-            await ledger.account(uri, POOL),
+            await ledgers.account(uri, POOL),
             # Here what cannot be read came as an exception that no caller expects.
             *await asyncio.gather(Consistencies(lambda: 0.0, lambda _: None).now(self.sides), return_exceptions=True),
             [
@@ -133,11 +134,11 @@ async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, lett
         try:
             for number, setting in enumerate(HOSTILE, 50):
                 impose(owner, "books", setting)
-                async with ledger.visit(server.uri("books"), "tickets") as connection:
-                    voider = await ledger.voider(connection, "finalize_transaction")
+                async with ledgers.visit(server.uri("books"), "tickets") as connection:
+                    voider = await ledgers.voider(connection, "finalize_transaction")
                     assert voider is not None
                     payload = replace(letter, claim_id=_id(number)).payload("other")
-                    assert await ledger.void(connection, voider, payload) == "voided"
+                    assert await ledgers.void(connection, voider, payload) == "voided"
                 lift(owner, "books")
         finally:
             lift(owner, "books")
@@ -152,7 +153,7 @@ async def test_a_pooler_takes_every_connection_of_ours_and_gets_it_back_as_it_wa
     async with Pooler(reading.sides.host) as pooler:
         uri = f"postgresql://postgres@127.0.0.1:{pooler.port}/books"
         assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == Ledger()
-        assert await ledger.account(uri, POOL) == await ledger.account(reading.sides.uri, POOL)
+        assert await ledgers.account(uri, POOL) == await ledgers.account(reading.sides.uri, POOL)
         verdict = await Consistencies(lambda: 0.0, lambda _: None).now(replace(reading.sides, uri=uri))
         assert verdict.agrees is True
         hall = f"postgresql://postgres@127.0.0.1:{pooler.port}/hall"

@@ -8,12 +8,13 @@ from contextlib import ExitStack, closing
 
 import psycopg
 import pytest
-from intake_operator.engine import ledger, uris
-from intake_operator.engine.errors import brief
-from intake_operator.engine.ledger import LOOK_TIMEOUT, Ledgers
-from intake_operator.engine.seats import Table
+from intake_operator.inventory.table import Table
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.ledgers import LOOK_TIMEOUT, Ledgers
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import Ledger
+from intake_operator.postgres import uris
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 from tests.postgres import REPOSITORY, PostgresServer, install_ledger
@@ -51,13 +52,13 @@ def frozen() -> Iterator[list[str]]:
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.uri)
 def test_a_uri_leads_where_the_table_says(case: Case) -> None:
     assert places(uris.read(case.uri)) == case.bridge
-    assert places(uris.read(ledger.from_elsewhere(case.uri, "tickets"))) == case.operator
+    assert places(uris.read(ledgers.from_elsewhere(case.uri, "tickets"))) == case.operator
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.uri)
 async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case) -> None:
     try:
-        refusal = ledger.from_elsewhere(case.uri, "tickets")
+        refusal = ledgers.from_elsewhere(case.uri, "tickets")
     except psycopg.ProgrammingError as error:
         refusal = brief(error)
     assert case.refusal in refusal
@@ -68,12 +69,12 @@ async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case)
     for told in (refusal, str(table.value), seen.message):
         assert case.refusal in told
         assert [word for word in SECRET if word in told] == []
-    assert ledger.key(case.uri, "tickets", "f") is None
+    assert ledgers.key(case.uri, "tickets", "f") is None
 
 
 def test_bridge_and_operator_read_by_the_same_rules() -> None:
     """They share no Python, so it is written twice: but for the first line the two are one."""
-    packages = ("bridge/src/intake_bridge/adapters", "operator/src/intake_operator/engine")
+    packages = ("bridge/src/intake_bridge/adapters", "operator/src/intake_operator/postgres")
     one, other = (REPOSITORY.joinpath(each, "uris.py").read_text(encoding="utf-8") for each in packages)
     assert one.partition("\n")[2] == other.partition("\n")[2]
 
@@ -81,7 +82,7 @@ def test_bridge_and_operator_read_by_the_same_rules() -> None:
 async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
     uri = f"postgresql://postgres@{place}/postgres"
     assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == Ledger()
-    assert await ledger.account(ledger.from_elsewhere(uri, "tickets"), "drop") == ledger.Account(0, 0, 0, 0)
+    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == ledgers.Account(0, 0, 0, 0)
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 

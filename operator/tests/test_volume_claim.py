@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from given import UNUSED, pool_told, unmarked
 from intake_operator import names
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Apply, Plan, ReplaceDatabasePod, Seal
 from intake_operator.model.observed import Engine, Event, Manifest, Observed

@@ -92,7 +92,8 @@ def test_i9_a_stale_worker_changes_nothing(queue: Intake, function: str, argumen
     owner = queue.read(2)
     everything = """SELECT (SELECT array_agg(q ORDER BY msg_id)::text FROM pgmq.q_intake_queue q),
         (SELECT array_agg(a ORDER BY msg_id)::text FROM pgmq.a_intake_queue a),
-        (SELECT array_agg(h ORDER BY slot_no)::text FROM intake.claimed_slots h), (SELECT count(*) FROM pgmq.q_intake_dlq)"""
+        (SELECT array_agg(h ORDER BY slot_no)::text FROM intake.claimed_slots h),
+        (SELECT count(*) FROM pgmq.q_intake_dlq)"""
     before = queue.rows(everything)
     assert queue.change(function, stale[:2], *([argument] * 2 for argument in arguments)) == []
     assert queue.rows(everything) == before

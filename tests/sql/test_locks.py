@@ -128,7 +128,7 @@ def test_a_claimer_that_changes_its_password_does_not_hold_up_its_limit(
     [
         "CREATE RULE mine AS ON INSERT TO intake.engine_config DO ALSO NOTHING",
         "CREATE RULE mine AS ON INSERT TO pg_catalog.pg_db_role_setting DO ALSO NOTHING",
-        "CREATE TRIGGER mine BEFORE INSERT ON intake.claimed_slots EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "CREATE TRIGGER m BEFORE INSERT ON intake.claimed_slots EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         "COMMENT ON TABLE intake.pools IS 'mine'",
     ],
 )

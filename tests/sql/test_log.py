@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from intake_operator.build.database import settings
+from intake_operator.children.database import settings
 from intake_operator.model.spec import Database
 from psycopg import sql
 
@@ -83,7 +83,8 @@ def test_a_constraint_that_is_broken(db1: PostgresServer) -> None:
     with as_role(db1, "postgres") as owner:
         owner.rows("SELECT * FROM intake.claim_resource(%s, %s)", POOL, USER)
         elsewhere = "(jsonb_populate_record(h, '{\"slot_no\": 9}')).*"
-        again = f"INSERT INTO intake.claimed_slots SELECT {elsewhere} FROM intake.claimed_slots h WHERE h.user_id = '{USER}'"
+        taken = "intake.claimed_slots"
+        again = f"INSERT INTO {taken} SELECT {elsewhere} FROM {taken} h WHERE h.user_id = '{USER}'"
         assert USER in fails(owner, again), "it is told to the client"
         assert "Failing row" in fails(owner, f"INSERT INTO intake.claimed_slots (user_id) VALUES ('{USER}')")
     log = db1.log()

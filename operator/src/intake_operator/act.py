@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from intake_operator import names
-from intake_operator.build import access
+from intake_operator.children import access
+from intake_operator.database.databases import Engines
 from intake_operator.decide import scaling
 from intake_operator.decide.steps import (
     HASTE,
@@ -31,8 +32,7 @@ from intake_operator.decide.steps import (
     StopDatabase,
     Unguard,
 )
-from intake_operator.engine.database import Engines
-from intake_operator.inventories import Inventories
+from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
 from intake_operator.kube.client import ApiError, Cluster
 from intake_operator.model.observed import Event, Manifest, Observed, owned

@@ -10,15 +10,15 @@ from intake_operator.act import Actor
 from intake_operator.admin import server as admin
 from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.desk import Desk
-from intake_operator.build.bridge import BridgeImage, Installation
-from intake_operator.engine import migrate
-from intake_operator.engine.consistency import Consistencies
-from intake_operator.engine.database import Engines
-from intake_operator.engine.ledger import Ledgers
-from intake_operator.engine.proof import Proofs
-from intake_operator.inventories import Inventories
+from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.database import migrate
+from intake_operator.database.databases import Engines
+from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier
 from intake_operator.kube.client import connect
+from intake_operator.ledger.consistency import Consistencies
+from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.proof import Proofs
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
 from intake_operator.pools import Pools

@@ -8,16 +8,16 @@ from typing import Final
 import psycopg
 
 from intake_operator import names
-from intake_operator.build import access
+from intake_operator.children import access
+from intake_operator.database.databases import Engines
+from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
-from intake_operator.engine.consistency import Consistencies, Sides
-from intake_operator.engine.database import Engines
-from intake_operator.engine.ledger import Ledgers
-from intake_operator.engine.migrate import MigrationChangedError
-from intake_operator.engine.proof import Proofs
-from intake_operator.inventories import Inventories
+from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import Cluster
+from intake_operator.ledger.consistency import Consistencies, Sides
+from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.proof import Proofs
 from intake_operator.model.observed import LEDGER_ACCEPTS, Engine, Event, Ledger, Manifest, Observed, owned
 from intake_operator.model.secrets import Flaw, fingerprint, key_flaw, text, token_flaw, without_content
 from intake_operator.model.spec import IntakeEventSpec, SecretRef

@@ -8,11 +8,11 @@ import psycopg
 
 from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, told, used_before, without
-from intake_operator.engine import ledger
-from intake_operator.engine.errors import brief
+from intake_operator.ledger import ledgers
 from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Pool
 
 # Seconds between two looks at the ledger's account of the pool and at all events.
@@ -76,7 +76,7 @@ class Pools:
                 f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
             )
         try:
-            booked = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool)
+            booked = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool)
         except (psycopg.Error, OSError) as error:
             return PoolCheck(
                 Pool.WAITING,
@@ -109,7 +109,7 @@ class Pools:
         ref = target.postgres.secret_ref
         secret = await self._cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
-        return ledger.key(uri, event.namespace, target.postgres.function) if uri else None
+        return ledgers.key(uri, event.namespace, target.postgres.function) if uri else None
 
 
 def _unchecked() -> PoolCheck:

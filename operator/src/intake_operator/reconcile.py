@@ -12,10 +12,9 @@ import psycopg
 
 from intake_operator import names
 from intake_operator.act import Actor
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import AddFinalizer, Plan, Recover, RemoveFinalizer, Step
-from intake_operator.engine.errors import brief
 from intake_operator.kube import events
 from intake_operator.kube.apply import NotOursError
 from intake_operator.kube.client import ApiError
@@ -23,6 +22,7 @@ from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.parse import parse
 from intake_operator.observe import Observer
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import ConditionType, Problem
 from intake_operator.workqueue import Key
 

@@ -49,8 +49,8 @@ REFUSED_BATCHES = {
         _LOOK,
         """        took := ARRAY(
             SELECT a.n FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-            WHERE (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no AND h.user_id = a.user_id
-                AND h.turn = a.request_id || '/1') IS NULL);
+            WHERE (SELECT h.claim_id FROM intake.claimed_slots h WHERE h.pool_no = pool.pool_no
+                AND h.user_id = a.user_id AND h.turn = a.request_id || '/1') IS NULL);
 """
         + _LOOK
         + "a.n = ANY (took) OR ",

@@ -12,17 +12,18 @@ from psycopg import AsyncConnection
 from intake_operator import names
 from intake_operator.admin.answers import RefusedError
 from intake_operator.admin.requests import Discard, Page, Replay
-from intake_operator.build import access
+from intake_operator.children import access
+from intake_operator.database import dead_letters
+from intake_operator.database.databases import UNKNOWN_POOL
 from intake_operator.decide.discard import Target, answered, discard
-from intake_operator.engine import ledger, letters
-from intake_operator.engine.consistency import Consistencies, Sides
-from intake_operator.engine.database import UNKNOWN_POOL
-from intake_operator.engine.errors import brief
 from intake_operator.kube.client import Cluster
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.model.letters import DeadLetter, Evidence, Kept
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
+from intake_operator.postgres.errors import brief
 
 logger = logging.getLogger(__name__)
 
@@ -56,24 +57,24 @@ class Desk:
     async def dead_letters(self, event: Event, page: Page) -> list[DeadLetter]:
         """Dead letters, oldest first."""
         async with self.engine(event, "monitor") as connection:
-            return await letters.page(connection, event.pool, page.limit, page.continue_ or 0)
+            return await dead_letters.page(connection, event.pool, page.limit, page.continue_ or 0)
 
     async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
         """The audit, latest first."""
         async with self.engine(event, "monitor") as connection:
-            return await letters.audit(connection, event.pool, page.limit, page.continue_)
+            return await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
 
     async def replay(self, event: Event, asked: Replay, actor: str) -> dict[str, Any]:
         """Back on the queue, state kept. A repeated call finds none, and says so."""
         async with self.engine(event, "bridge") as connection:
-            done = await letters.replay(connection, event.pool, asked.ids, actor, asked.reason)
+            done = await dead_letters.replay(connection, event.pool, asked.ids, actor, asked.reason)
         _log(event, actor, asked.reason, f"replayed {len(done)} of {len(asked.ids)} dead letters")
         return {"replayed": sorted(done), "gone": _without(asked.ids, done)}
 
     async def discard(self, event: Event, asked: Discard, actor: str) -> dict[str, Any]:
         """The ledger's word first, the slot after it. What cannot be given up stays a dead letter, with the reason."""
         async with self.engine(event, "bridge") as connection:
-            found = await letters.named(connection, event.pool, asked.ids)
+            found = await dead_letters.named(connection, event.pool, asked.ids)
             decided = await self._decide(event, found, target_checked=asked.target_checked)
             by_evidence: dict[str, list[int]] = {}
             for number, decision in decided.items():
@@ -81,7 +82,7 @@ class Desk:
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
             for words, ids in by_evidence.items():
-                done |= await letters.discard(connection, event.pool, ids, (actor, asked.reason), words)
+                done |= await dead_letters.discard(connection, event.pool, ids, (actor, asked.reason), words)
         kept = {number: decision for number, decision in decided.items() if isinstance(decision, Kept)}
         _log(event, actor, asked.reason, f"discarded {len(done)} of {len(asked.ids)} dead letters, {len(kept)} refused")
         claims = {letter.id: letter.claim_id for letter in found}
@@ -103,7 +104,7 @@ class Desk:
         """DB1 as one of its roles. Raises RefusedError 409 where there is none, 503 where it does not answer."""
         password = await self._password(event)
         try:
-            async with letters.visit(access.host(event), password, role) as connection:
+            async with dead_letters.visit(access.host(event), password, role) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
             raise RefusedError(503, "NotReady", f"DB1 is not ready: {brief(error)}", retry_after=5) from error
@@ -154,15 +155,15 @@ class Desk:
             return _without_ledger(found, Target.WEBHOOK, target_checked=target_checked)
         decided: Decisions = {}
         try:
-            async with ledger.visit(uri, event.namespace) as connection:
-                voider = await ledger.voider(connection, function)
+            async with ledgers.visit(uri, event.namespace) as connection:
+                voider = await ledgers.voider(connection, function)
                 if voider is None:
                     return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
                 for letter in found:
                     try:
-                        word = await ledger.void(connection, voider, letter.payload(event.pool))
+                        word = await ledgers.void(connection, voider, letter.payload(event.pool))
                     except psycopg.Error as error:
-                        if not ledger.of_the_claim(error):
+                        if not ledgers.of_the_claim(error):
                             raise
                         decided[letter.id] = Kept("LedgerRefused", f"void_claim failed: {brief(error)}")
                     else:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.build.database import is_going
+from intake_operator.children.database import is_going
 from intake_operator.decide import memory, room
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, was_claimable

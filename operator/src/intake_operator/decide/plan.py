@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.decide import status
 from intake_operator.decide.health import problems
 from intake_operator.decide.serve import serve

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from intake_operator import names
-from intake_operator.build.bridge import Installation
+from intake_operator.children.bridge import Installation
 from intake_operator.decide import status, wanted
 from intake_operator.decide.status import Facts
 from intake_operator.decide.steps import AddFinalizer, Plan

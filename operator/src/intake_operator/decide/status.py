@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.build import access
-from intake_operator.build.kinship import COLLECTING
+from intake_operator.children import access
+from intake_operator.children.kinship import COLLECTING
 from intake_operator.decide import memory
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.contract import ledger_ready

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.build import kinship, report
-from intake_operator.build.bridge import Installation
+from intake_operator.children import kinship, report
+from intake_operator.children.bridge import Installation
 from intake_operator.decide import account, memory, status, wanted
 from intake_operator.decide.serve import SOON, WHILE_OPEN
 from intake_operator.decide.stage import abandoned, keep_time

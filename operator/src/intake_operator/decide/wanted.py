@@ -4,8 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from intake_operator import names
-from intake_operator.build import access, bridge, database, kinship, protection
-from intake_operator.build.bridge import Installation
+from intake_operator.children import access, bridge, database, kinship, protection
+from intake_operator.children.bridge import Installation
 from intake_operator.decide import memory, pool, room, scaling
 from intake_operator.decide.health import stuck_database_pod
 from intake_operator.decide.scaling import Decision

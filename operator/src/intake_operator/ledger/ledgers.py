@@ -13,10 +13,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from intake_operator.decide.pool import LedgerKey
-from intake_operator.engine import uris
-from intake_operator.engine.connection import in_time, reach
-from intake_operator.engine.errors import brief
 from intake_operator.model.observed import Ledger
+from intake_operator.postgres import uris
+from intake_operator.postgres.connection import in_time, reach
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 # Seconds between two looks: the ledger is somebody's old database, but a person who mends something wants to see it.

@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.build import common
-from intake_operator.build.access import PORT
+from intake_operator.children import common
+from intake_operator.children.access import PORT
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.spec import Database
 

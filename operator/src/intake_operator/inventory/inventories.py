@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 import psycopg
 
-from intake_operator.engine.database import Engines
-from intake_operator.engine.errors import brief
-from intake_operator.engine.seats import CHUNK, Table
+from intake_operator.database.databases import Engines
+from intake_operator.inventory.table import CHUNK, Table
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
 from intake_operator.model.observed import Event, Inventory, Manifest
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 # Seconds between two looks. ConfigMaps are not watched, which would need leave to read every one there is.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.build import common
+from intake_operator.children import common
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.spec import IntakeEventSpec, SecretRef
 

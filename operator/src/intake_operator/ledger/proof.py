@@ -6,9 +6,8 @@ from typing import Final
 
 import psycopg
 
-from intake_operator.engine import ledger
-from intake_operator.engine.database import Engines
-from intake_operator.engine.errors import brief
+from intake_operator.database.databases import Engines
+from intake_operator.ledger import ledgers
 from intake_operator.model.observed import (
     LEDGER_AGREES,
     LEDGER_SILENT,
@@ -17,6 +16,7 @@ from intake_operator.model.observed import (
     Observed,
     Proof,
 )
+from intake_operator.postgres.errors import brief
 
 # Seconds between two proofs of something that somebody may be mending.
 WHILE_BAD: Final = 3.0
@@ -65,7 +65,7 @@ class Proofs:
         try:
             (claims, released, queued, dead), ours, violations = await self._engines.account(event.uid, event.pool)
             by_hand = await self._engines.audit(event.uid, event.pool)
-            told = await ledger.account(ledger.from_elsewhere(uri, event.namespace), event.pool) if uri else None
+            told = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
             return None, f"the account cannot be made: {brief(error)}"
         unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
@@ -76,5 +76,5 @@ class Proofs:
         elif told == ours:
             word = LEDGER_AGREES
         else:
-            word = ledger.difference(told, ours)
+            word = ledgers.difference(told, ours)
         return Proof(claims, ours.committed, ours.voided, released, queued, dead, violations, word, by_hand), ""

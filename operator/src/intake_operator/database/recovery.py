@@ -7,8 +7,8 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from intake_operator.engine import ledger
-from intake_operator.engine.compare import read_sales
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.compare import read_sales
 from intake_operator.model.consistency import Sale
 
 CREATE: Final = "create it as docs/ledger.md says (sql/ledger/0001_ledger.sql is the reference), then recover again"
@@ -33,8 +33,8 @@ async def recover(engine: AsyncConnection, uri: str, namespace: str, pool: str, 
     Raises RecoveryError, OrderError, psycopg.Error or OSError; then DB1 is as it was before.
     """
     # One transaction of DB1: half of a pool restored would sell the other half again.
-    async with ledger.visit(uri, namespace) as books, engine.transaction():
-        if not await ledger.offers(books, "ledger_claims"):
+    async with ledgers.visit(uri, namespace) as books, engine.transaction():
+        if not await ledgers.offers(books, "ledger_claims"):
             raise RecoveryError(f"the ledger offers no ledger_claims, from which DB1 is rebuilt: {CREATE}")
         async for sales in read_sales(books, pool, clock):
             await engine.execute("SELECT intake.restore(%s, %s)", (pool, Jsonb(as_page(sales))))
@@ -43,8 +43,8 @@ async def recover(engine: AsyncConnection, uri: str, namespace: str, pool: str, 
         row = await found.fetchone()
         assert row is not None
         # Asked after the last page: a bridge that is still at work has committed in between, on a page that was read.
-        told = await ledger.account(ledger.from_elsewhere(uri, namespace), pool)
-        return agreed(ledger.Account(*row), told)
+        told = await ledgers.account(ledgers.from_elsewhere(uri, namespace), pool)
+        return agreed(ledgers.Account(*row), told)
 
 
 def as_page(sales: Sequence[Sale]) -> list[dict[str, Any]]:
@@ -63,13 +63,13 @@ def as_page(sales: Sequence[Sale]) -> list[dict[str, Any]]:
     ]
 
 
-def agreed(ours: ledger.Account, told: ledger.Account | None) -> Restored:
+def agreed(ours: ledgers.Account, told: ledgers.Account | None) -> Restored:
     """What was restored, if the ledger's own account is the same. Raises RecoveryError otherwise."""
     if told is None:
         raise RecoveryError(f"the ledger offers no ledger_proof, by which a recovery is checked: {CREATE}")
     if told != ours:
         raise RecoveryError(
-            f"what was read from the ledger is not what it says it has: {ledger.difference(told, ours)}. A bridge was "
+            f"what was read from the ledger is not what it says it has: {ledgers.difference(told, ours)}. A bridge was "
             "still committing, or ledger_claims and ledger_proof contradict each other; nothing was kept"
         )
     return Restored(ours.committed, ours.voided, ours.slots)

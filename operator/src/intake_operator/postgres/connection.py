@@ -10,8 +10,8 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_attempts_async
 
 from intake_operator import names
-from intake_operator.engine import uris
-from intake_operator.engine.confirmed import WARNINGS, ConfirmedConnection
+from intake_operator.postgres import uris
+from intake_operator.postgres.confirmed import WARNINGS, ConfirmedConnection
 
 # Seconds. A pass over one event must not hang on a server that is going away.
 CONNECT_TIMEOUT: Final = 5

@@ -15,11 +15,12 @@ from typing import Final
 import psycopg
 from psycopg import AsyncConnection
 
-from intake_operator.engine import ledger, letters
-from intake_operator.engine.compare import OrderError, compare
-from intake_operator.engine.errors import brief
+from intake_operator.database import dead_letters
+from intake_operator.ledger import ledgers
+from intake_operator.ledger.compare import OrderError, compare
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Consistency
 from intake_operator.workqueue import Key
 
@@ -118,7 +119,7 @@ class Consistencies:
         try:
             async with asyncio.timeout(self._longest), self._engine(sides) as engine:
                 before = await _ends(engine, sides.event.pool)
-                told = await ledger.account(ledger.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
+                told = await ledgers.account(ledgers.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
                 if told == before:
                     return agreed(before.committed, before.voided)
                 if before != await _ends(engine, sides.event.pool):
@@ -143,12 +144,12 @@ class Consistencies:
             async with (
                 asyncio.timeout(self._longest),
                 self._engine(sides) as engine,
-                ledger.visit(sides.uri, sides.event.namespace) as books,
+                ledgers.visit(sides.uri, sides.event.namespace) as books,
             ):
-                if not await ledger.offers(books, "ledger_claims"):
+                if not await ledgers.offers(books, "ledger_claims"):
                     told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
                     return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, told)
-                voids = await ledger.voider(books, sides.function) is not None
+                voids = await ledgers.voider(books, sides.function) is not None
                 found = await compare(engine, books, sides.event.pool, voids=voids, clock=self._clock)
         except (psycopg.Error, OSError, OrderError) as error:
             return failed(error)
@@ -160,7 +161,7 @@ class Consistencies:
 
     @staticmethod
     def _engine(sides: Sides) -> AbstractAsyncContextManager[AsyncConnection]:
-        return letters.visit(sides.host, sides.password, MONITOR, STATEMENT_TIMEOUT)
+        return dead_letters.visit(sides.host, sides.password, MONITOR, STATEMENT_TIMEOUT)
 
 
 def agreed(committed: int, voided: int, on_their_way: int = 0) -> Verdict:
@@ -175,8 +176,8 @@ def failed(error: Exception) -> Verdict:
     return Verdict(None, Consistency.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
 
 
-async def _ends(engine: AsyncConnection, pool: str) -> ledger.Account:
+async def _ends(engine: AsyncConnection, pool: str) -> ledgers.Account:
     found = await engine.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
     row = await found.fetchone()
     assert row is not None
-    return ledger.Account(*row)
+    return ledgers.Account(*row)

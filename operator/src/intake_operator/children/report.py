@@ -1,7 +1,7 @@
 """What remains when DB1 is gone: a copy for people. What lets DB1 go is in the event's status."""
 
 from intake_operator import names
-from intake_operator.build import common
+from intake_operator.children import common
 from intake_operator.model.account import Account
 from intake_operator.model.observed import Event, Manifest
 

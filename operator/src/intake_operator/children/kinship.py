@@ -8,7 +8,7 @@ the event's reference away.
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.build import common
+from intake_operator.children import common
 from intake_operator.model.observed import Event, Manifest
 
 ANCHOR: Final = "NetworkPolicy"

@@ -8,8 +8,8 @@ from typing import Any, Final, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from intake_operator.engine.connection import in_time, to_engine
 from intake_operator.model.letters import DeadLetter
+from intake_operator.postgres.connection import in_time, to_engine
 
 STATEMENT_TIMEOUT: Final = "20s"
 # Seconds; frozen, DB1 does not keep to its own.

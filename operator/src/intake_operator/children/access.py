@@ -5,7 +5,7 @@ from typing import Final
 from urllib.parse import quote
 
 from intake_operator import names
-from intake_operator.build import common
+from intake_operator.children import common
 from intake_operator.model.observed import Event, Manifest
 
 PORT: Final = 5432

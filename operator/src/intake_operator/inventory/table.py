@@ -8,10 +8,10 @@ from typing import Final
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from intake_operator.engine.connection import reach
-from intake_operator.engine.errors import brief
-from intake_operator.engine.ledger import from_elsewhere
+from intake_operator.ledger.ledgers import from_elsewhere
 from intake_operator.model.inventory import InventoryError, Row, check, invalid, quoted
+from intake_operator.postgres.connection import reach
+from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 # Rows in one call of intake.stock: more make it no faster, and this is all that is in memory at a time.

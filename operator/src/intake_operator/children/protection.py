@@ -1,8 +1,8 @@
 """Who may reach DB1, and what may evict it."""
 
 from intake_operator import names
-from intake_operator.build import common
-from intake_operator.build.access import PORT
+from intake_operator.children import common
+from intake_operator.children.access import PORT
 from intake_operator.model.observed import Event, Manifest
 
 

@@ -8,14 +8,14 @@ from typing import Any, Final
 import psycopg
 from psycopg import AsyncConnection
 
+from intake_operator.database.migrate import Migration, migrate, pending
+from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide import room
-from intake_operator.engine.connection import in_time, to_engine
-from intake_operator.engine.errors import brief, no_connection_left
-from intake_operator.engine.ledger import Account
-from intake_operator.engine.migrate import Migration, migrate, pending
-from intake_operator.engine.recovery import Restored, recover
+from intake_operator.ledger.ledgers import Account
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, Engine
+from intake_operator.postgres.connection import in_time, to_engine
+from intake_operator.postgres.errors import brief, no_connection_left
 
 # Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
 OBSERVE_TIMEOUT: Final = 20.0

@@ -1,0 +1,1 @@
+"""DB1: the operator's side of its SQL functions."""

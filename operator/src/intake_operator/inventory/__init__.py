@@ -1,0 +1,1 @@
+"""The slots that a user brings along: a ConfigMap or a table, into DB1."""
