@@ -39,7 +39,7 @@ def small() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def engines(small: PostgresServer) -> AsyncIterator[Engines]:
+async def databases(small: PostgresServer) -> AsyncIterator[Engines]:
     """The operator, which has made DB1 and keeps room in it."""
     opened = Engines(load(INTAKE_SQL))
     small.create_database("intake")
@@ -54,7 +54,7 @@ async def engines(small: PostgresServer) -> AsyncIterator[Engines]:
 
 
 @pytest.fixture
-async def sale(small: PostgresServer, server: PostgresServer, engines: Engines) -> AsyncIterator[Scene]:
+async def sale(small: PostgresServer, server: PostgresServer, databases: Engines) -> AsyncIterator[Scene]:
     """A pool on sale; its ledger is on another server."""
     ledger = server.create_database("crowd_ledger")
     install_ledger(ledger)
@@ -100,7 +100,7 @@ async def cut(scene: Scene) -> None:
 
 
 async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
-    sale: Scene, small: PostgresServer, engines: Engines
+    sale: Scene, small: PostgresServer, databases: Engines
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
         assert await crowd.take() == room.LEAST
@@ -114,8 +114,8 @@ async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
             await sale.until_drained()
             async with await AsyncConnection.connect(small.uri("intake", "monitor")) as monitor:
                 await monitor.execute("SELECT intake.engine_status(%s)", (POOL,))
-            await engines.close(UID)
-            seen = await engines.observe(UID, POOL, host(small), "")
+            await databases.close(UID)
+            seen = await databases.observe(UID, POOL, host(small), "")
         assert seen.reachable
         assert seen.connections
         assert (seen.connections.limit, seen.connections.claimers) == (room.LEAST, room.LEAST)
@@ -126,20 +126,20 @@ async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
 
 
 async def test_pools_that_stay_open_after_the_close_hold_no_room_that_the_drain_needs(
-    sale: Scene, small: PostgresServer, engines: Engines
+    sale: Scene, small: PostgresServer, databases: Engines
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
         await crowd.take()
         await sale.claim(50)
         await sale.configure(closesAt=CLOSED.isoformat())
-        await engines.seal(UID, POOL, "the window closed")
+        await databases.seal(UID, POOL, "the window closed")
         async with sale.worker("one"), sale.worker("two"):
             await sale.until_drained()
         await sale.check()
 
 
 async def test_a_second_role_with_the_rights_of_claimers_leaves_what_the_server_keeps(
-    sale: Scene, small: PostgresServer, engines: Engines
+    sale: Scene, small: PostgresServer, databases: Engines
 ) -> None:
     """The limit is the role's own. What the server keeps back is kept from every role."""
     await sale.intake.execute("CREATE ROLE shop LOGIN IN ROLE claimer")
@@ -153,7 +153,7 @@ async def test_a_second_role_with_the_rights_of_claimers_leaves_what_the_server_
             assert await crowd.take() == 0
             await sale.claim(50)
             await sale.until_drained()
-        seen = await engines.observe(UID, POOL, host(small), "")
+        seen = await databases.observe(UID, POOL, host(small), "")
         assert seen.reachable
     await sale.check()
 
@@ -165,10 +165,10 @@ async def test_a_claimer_cannot_lift_its_limit(sale: Scene, small: PostgresServe
                 await claimer.execute(statement)
 
 
-async def test_more_bridges_leave_claimers_less_at_once(sale: Scene, small: PostgresServer, engines: Engines) -> None:
-    before = await engines.observe(UID, POOL, host(small), "")
+async def test_more_bridges_leave_claimers_less_at_once(sale: Scene, small: PostgresServer, databases: Engines) -> None:
+    before = await databases.observe(UID, POOL, host(small), "")
     assert before.connections
-    await engines.keep_room(UID, 0)
-    after = await engines.observe(UID, POOL, host(small), "")
+    await databases.keep_room(UID, 0)
+    after = await databases.observe(UID, POOL, host(small), "")
     assert after.connections
     assert after.connections.limit == after.connections.common > before.connections.limit

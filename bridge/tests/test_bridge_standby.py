@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from intake_bridge.adapters.engine import Engine
-from intake_bridge.ports import EngineUnavailableError
+from intake_bridge.adapters.database import Database
+from intake_bridge.ports import DatabaseUnavailableError
 
 from tests.standby import Pair
 
@@ -30,30 +30,30 @@ async def test_i8_a_read_whose_wait_for_the_standby_is_cancelled_was_not_answere
         async def uri() -> str:
             return pair.uri("bridge")
 
-        engine = Engine(POOL, uri, "test")
-        await engine.open()
+        database = Database(POOL, uri, "test")
+        await database.open()
         try:
-            before = await engine.configuration()
+            before = await database.configuration()
             pair.deafen()
-            read = asyncio.create_task(engine.read_batch("worker", 5))
+            read = asyncio.create_task(database.read_batch("worker", 5))
             await asyncio.to_thread(lambda: pair.cancel(pair.wait_until_waiting(read.done)))
-            with pytest.raises(EngineUnavailableError, match="standby"):
+            with pytest.raises(DatabaseUnavailableError, match="standby"):
                 await read
-            housekeeping = asyncio.create_task(housekeep(engine))
+            housekeeping = asyncio.create_task(housekeep(database))
             await asyncio.to_thread(lambda: pair.cancel(pair.wait_until_waiting(housekeeping.done)))
-            with pytest.raises(EngineUnavailableError, match="standby"):
+            with pytest.raises(DatabaseUnavailableError, match="standby"):
                 await housekeeping
             # The next call comes over another connection, and what is answered then counts.
-            assert await engine.configuration() == before
+            assert await database.configuration() == before
             await asyncio.to_thread(pair.hear)
-            while not (messages := await engine.read_batch("worker", 5)):
+            while not (messages := await database.read_batch("worker", 5)):
                 pass  # until the lease of the first read has run out
             assert [message.user_id for message in messages] == ["ann"]
         finally:
-            await engine.close()
+            await database.close()
 
 
-async def housekeep(engine: Engine) -> None:
+async def housekeep(database: Database) -> None:
     """What the housekeeper writes, over its own connection."""
-    async with engine.session() as session:
+    async with database.session() as session:
         await session.record_metrics()

@@ -8,9 +8,9 @@ from typing import Any
 from intake_operator import names
 from intake_operator.children import access, database, kinship, protection
 from intake_operator.children.bridge import BridgeImage, Installation
-from intake_operator.model.observed import ChildKey, Connections, Engine, Event, Manifest, Observed, PoolCheck
+from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
-from intake_operator.reasons import Pool
+from intake_operator.reasons import PoolReason
 
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
 CLOSES = OPENS + timedelta(hours=2)
@@ -54,7 +54,7 @@ def make_event(**changes: Any) -> Event:
 
 
 def make_status(**changes: Any) -> dict[str, Any]:
-    """What intake.engine_status answers for an engine in the middle of a sale."""
+    """What intake.engine_status answers for a database in the middle of a sale."""
     status: dict[str, Any] = {
         "windowState": "open",
         "sealed": False,
@@ -100,7 +100,7 @@ def make_pod(event: Event, component: str, **changes: Any) -> Manifest:
 
 
 def make_observed(event: Event, **changes: Any) -> Observed:
-    """A provisioned, seeded engine without bridges."""
+    """A provisioned, seeded database without bridges."""
     assert event.spec is not None
     guard = INSTALLATION.guard
     anchor = kinship.as_anchor(protection.network_policy(event), guard)
@@ -124,7 +124,7 @@ def make_observed(event: Event, **changes: Any) -> Observed:
         pods=(make_pod(event, "database"),),
         secret_fingerprints=secrets,
         input_fingerprints=secrets | {"core-ledger": "l"},
-        engine=Engine(
+        database=DatabaseState(
             reachable=True,
             identity="7251",
             migrated=True,
@@ -153,4 +153,4 @@ def pool_told(status: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {**(status or {}), "conditions": [told]}
 
 
-UNUSED = PoolCheck(Pool.UNUSED, "the ledger has no claim of it")
+UNUSED = PoolCheck(PoolReason.UNUSED, "the ledger has no claim of it")

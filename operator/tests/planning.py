@@ -30,4 +30,4 @@ def drained(decided: Plan) -> str:
 
 def with_status(observed: Observed, status: dict[str, Any]) -> Observed:
     """The same observation with another word from DB1."""
-    return replace(observed, engine=replace(observed.engine, status=status))
+    return replace(observed, database=replace(observed.database, status=status))

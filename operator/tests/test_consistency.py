@@ -13,7 +13,7 @@ from intake_operator.ledger import compare as reading
 from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, Consistencies, Sides
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
-from intake_operator.reasons import Consistency
+from intake_operator.reasons import ConsistencyReason
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
@@ -35,8 +35,8 @@ def server() -> Iterator[PostgresServer]:
 class Scene:
     """A DB1 and a ledger, with a bridge that does what the test says."""
 
-    def __init__(self, engine: AsyncConnection, books: AsyncConnection, sides: Sides) -> None:
-        self.engine = engine
+    def __init__(self, database: AsyncConnection, books: AsyncConnection, sides: Sides) -> None:
+        self.database = database
         self.books = books
         self.sides = sides
         self.woken: list[tuple[str, str]] = []
@@ -44,7 +44,7 @@ class Scene:
         self.consistencies = Consistencies(lambda: self.now, self.woken.append)
 
     async def read(self, count: int) -> list[tuple[int, int, dict[str, Any]]]:
-        found = await self.engine.execute(
+        found = await self.database.execute(
             "SELECT b.msg_id, b.read_ct, q.message FROM intake.read_batch(%s, 'w', %s) b"
             " JOIN pgmq.q_intake_queue q USING (msg_id)",
             (POOL, count),
@@ -57,7 +57,7 @@ class Scene:
             await self.books.execute(f"SELECT {function}(%s)".encode(), (Jsonb(message),))
             if acknowledge:
                 acknowledged = "SELECT intake.acknowledge(%s, %s, %s, %s)"
-                await self.engine.execute(acknowledged, (POOL, [msg_id], [read_ct], [outcome]))
+                await self.database.execute(acknowledged, (POOL, [msg_id], [read_ct], [outcome]))
 
     async def compare(self) -> Verdict:
         return await self.consistencies.now(self.sides)
@@ -78,20 +78,20 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
     async with (
-        await AsyncConnection.connect(uri, autocommit=True) as engine,
+        await AsyncConnection.connect(uri, autocommit=True) as database,
         await AsyncConnection.connect(ledger_uri, autocommit=True) as books,
     ):
-        await engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 10, **window})))
-        await engine.execute("SELECT intake.seed(%s)", (POOL,))
-        await engine.execute(SALE, (POOL, 8))
-        scene = Scene(engine, books, Sides(event(), socket, "", ledger_uri, "finalize_transaction"))
+        await database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 10, **window})))
+        await database.execute("SELECT intake.seed(%s)", (POOL,))
+        await database.execute(SALE, (POOL, 8))
+        scene = Scene(database, books, Sides(event(), socket, "", ledger_uri, "finalize_transaction"))
         await scene.end(5, "finalize_transaction", "committed")
         await scene.end(1, "void_claim", "voided")
         released = (
             "SELECT intake.release_claim(%s, (message ->> 'claim_id')::uuid, 'ill') FROM pgmq.q_intake_queue"
             " ORDER BY msg_id LIMIT 1"
         )
-        await engine.execute(released, (POOL,))
+        await database.execute(released, (POOL,))
         yield scene
         await scene.consistencies.close()
     server.drop_database("intake")
@@ -100,14 +100,14 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
 
 async def test_a_sale_in_which_all_is_well(scene: Scene) -> None:
     found = await scene.compare()
-    assert (found.agrees, found.reason) == (True, Consistency.LEDGER_AGREES), found
+    assert (found.agrees, found.reason) == (True, ConsistencyReason.LEDGER_AGREES), found
     assert "5 claims committed and 1 voided" in found.message
     await scene.end(1, "finalize_transaction", "committed", acknowledge=False)
     assert "1 of them still on their way" in (await scene.compare()).message
 
 
 async def test_many_pages_are_one_comparison(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "ENGINE_PAGE", 2)
+    monkeypatch.setattr(reading, "DATABASE_PAGE", 2)
     monkeypatch.setattr(reading, "LEDGER_PAGE", 2)
     assert (await scene.compare()).agrees is True
     await scene.books.execute("DELETE FROM ledger.claims WHERE user_id IN ('u1', 'u4')")
@@ -116,17 +116,17 @@ async def test_many_pages_are_one_comparison(scene: Scene, monkeypatch: pytest.M
 
 async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Claims are made, committed, voided and acknowledged all the time; small pages leave much to happen in between."""
-    monkeypatch.setattr(reading, "ENGINE_PAGE", 7)
+    monkeypatch.setattr(reading, "DATABASE_PAGE", 7)
     monkeypatch.setattr(reading, "LEDGER_PAGE", 7)
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
-    await scene.engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 400, **window})))
-    await scene.engine.execute("SELECT intake.seed(%s)", (POOL,))
+    await scene.database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 400, **window})))
+    await scene.database.execute("SELECT intake.seed(%s)", (POOL,))
 
     async def rush() -> None:
         for wave in range(20):
             users = [f"fan-{wave}-{n}" for n in range(6)]
-            await scene.engine.execute("SELECT count(*) FROM intake.claim_batch(%s, %s)", (POOL, users))
+            await scene.database.execute("SELECT count(*) FROM intake.claim_batch(%s, %s)", (POOL, users))
             await scene.end(4, "finalize_transaction", "committed")
             await scene.end(1, "void_claim", "voided")
 
@@ -160,7 +160,7 @@ async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pyt
 async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise: str, damage: str) -> None:
     await scene.books.execute(damage.encode())
     found = await scene.compare()
-    assert (found.agrees, found.reason) == (False, Consistency.LEDGER_INCONSISTENT)
+    assert (found.agrees, found.reason) == (False, ConsistencyReason.LEDGER_INCONSISTENT)
     assert promise in {each.promise for each in found.violations}, found
     await scene.end(1, "finalize_transaction", "committed")  # the queue is empty, the counts alone are compared first
     short = await scene.look()
@@ -169,7 +169,7 @@ async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise
 
 
 async def test_what_is_wrong_inside_db1_is_found_too(scene: Scene) -> None:
-    await scene.engine.execute("UPDATE intake.claimed_slots SET status = 'R' WHERE slot_no = 1")
+    await scene.database.execute("UPDATE intake.claimed_slots SET status = 'R' WHERE slot_no = 1")
     assert "I6" in {each.promise for each in (await scene.compare()).violations}
 
 
@@ -190,7 +190,7 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
     assert (found.agrees, len(found.violations), len(scene.woken)) == (False, 1, 2), (
         "claim by claim, since counts differ"
     )
-    gone = await scene.engine.execute("SELECT message FROM intake.intents WHERE message ->> 'slot_no' = '3'")
+    gone = await scene.database.execute("SELECT message FROM intake.intents WHERE message ->> 'slot_no' = '3'")
     for (message,) in await gone.fetchall():
         await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
     scene.now += WHILE_BAD
@@ -202,7 +202,7 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
 async def test_a_dead_letter_that_the_ledger_has_is_no_mistake(scene: Scene) -> None:
     for msg_id, read_ct, message in await scene.read(1):
         await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
-        await scene.engine.execute("SELECT intake.dead_letter(%s, %s, %s, '{lost}')", (POOL, [msg_id], [read_ct]))
+        await scene.database.execute("SELECT intake.dead_letter(%s, %s, %s, '{lost}')", (POOL, [msg_id], [read_ct]))
     found = await scene.look()
     assert found is not None
     assert found.agrees is True, "counts differ, claims do not contradict each other"
@@ -211,19 +211,19 @@ async def test_a_dead_letter_that_the_ledger_has_is_no_mistake(scene: Scene) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("DROP FUNCTION ledger_claims", Consistency.LEDGER_CANNOT_BE_ASKED),
+        ("DROP FUNCTION ledger_claims", ConsistencyReason.LEDGER_CANNOT_BE_ASKED),
         (
             "CREATE OR REPLACE FUNCTION ledger_claims(pool_id text, after uuid, most int)"
             " RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz,"
             " slot_nos bigint[], resource_ids uuid[]) LANGUAGE sql"
             " RETURN (SELECT s FROM (SELECT c.claim_id, c.state, c.user_id, c.request_id, c.claimed_at, '{}'::bigint[],"
             " '{}'::uuid[] FROM ledger.claims c LIMIT 1) s)",
-            Consistency.COMPARISON_FAILED,
+            ConsistencyReason.COMPARISON_FAILED,
         ),
     ],
 )
 async def test_a_ledger_that_cannot_be_compared_is_said_to_be_so(
-    scene: Scene, change: str, reason: Consistency
+    scene: Scene, change: str, reason: ConsistencyReason
 ) -> None:
     await scene.books.execute(change.encode())
     found = await scene.compare()
@@ -235,7 +235,7 @@ async def test_two_proofs_are_not_one(scene: Scene) -> None:
     await scene.books.execute("CREATE FUNCTION ledger_proof(a text, b text) RETURNS int LANGUAGE sql RETURN 1")
     found = await scene.look()
     assert found is not None
-    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "2 functions named ledger_proof" in found.message
     assert "ledger_proof(text,text)" in found.message
 
@@ -243,28 +243,28 @@ async def test_two_proofs_are_not_one(scene: Scene) -> None:
 async def test_a_database_that_is_away_is_no_mistake(scene: Scene) -> None:
     away = replace(scene.sides, uri="postgresql://ledger_writer@/ledger?host=/nowhere")
     found = await scene.consistencies.now(away)
-    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
 
 
 async def test_a_db1_that_does_not_answer_is_not_waited_for_without_end(scene: Scene) -> None:
     scene.consistencies = Consistencies(lambda: scene.now, scene.woken.append, longest=0.5)
-    async with scene.engine.transaction():
-        await scene.engine.execute("LOCK TABLE pgmq.a_intake_queue IN ACCESS EXCLUSIVE MODE")
+    async with scene.database.transaction():
+        await scene.database.execute("LOCK TABLE pgmq.a_intake_queue IN ACCESS EXCLUSIVE MODE")
         found = await scene.consistencies.now(scene.sides)
-    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "no answer in time" in found.message
 
 
 async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
     found = await scene.consistencies.now(replace(scene.sides, uri=""))
-    assert (found.agrees, found.reason) == (None, Consistency.LEDGER_CANNOT_BE_ASKED)
+    assert (found.agrees, found.reason) == (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)
 
 
 async def test_holds_that_are_being_rebuilt_are_not_taken_for_lost_claims(scene: Scene) -> None:
-    await scene.engine.execute("DELETE FROM intake.pools")
-    await scene.engine.execute("DELETE FROM intake.claimed_slots")
+    await scene.database.execute("DELETE FROM intake.pools")
+    await scene.database.execute("DELETE FROM intake.claimed_slots")
     found = await scene.compare()
-    assert (found.agrees, found.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     with pytest.raises(psycopg.Error) as caught:
-        await scene.engine.execute("SELECT intake.claims_at(%s, '{}')", (POOL,))
+        await scene.database.execute("SELECT intake.claims_at(%s, '{}')", (POOL,))
     assert caught.value.sqlstate == "IE007"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from intake_operator.decide.contract import ledger_ready
 from intake_operator.decide.health import Trouble
-from intake_operator.model.observed import Engine, Observed
-from intake_operator.reasons import Contract, Problem
+from intake_operator.model.observed import DatabaseState, Observed
+from intake_operator.reasons import LedgerReadyReason, Problem
 
 type Make[T] = Callable[..., T]
 
@@ -18,21 +18,21 @@ ALL = ["batch", "outcomes", "void"]
 def told(engine_status: Make[Any], *offers: list[str]) -> Observed:
     """Bridges that have found this."""
     workers = [{"worker": "w", "health": {"ledger": {"state": "ok", "offers": each}}} for each in offers]
-    return replace(Observed(), engine=Engine(status=engine_status(workers=workers)))
+    return replace(Observed(), database=DatabaseState(status=engine_status(workers=workers)))
 
 
 @pytest.mark.parametrize(
     ("offers", "reason", "words"),
     [
-        ([ALL], Contract.FULL, ["whole batches"]),
-        ([ALL, ALL], Contract.FULL, ["whole batches"]),
-        ([["outcomes", "void"]], Contract.WEAKER, ["no shop.finalizes(jsonb)", "row by row"]),
-        ([["void"]], Contract.WEAKER, ["row by row", "shop.finalize(jsonb) returns void"]),
-        ([ALL, ["batch", "outcomes"]], Contract.WEAKER, ["no void_claim(jsonb)"]),
+        ([ALL], LedgerReadyReason.FULL, ["whole batches"]),
+        ([ALL, ALL], LedgerReadyReason.FULL, ["whole batches"]),
+        ([["outcomes", "void"]], LedgerReadyReason.WEAKER, ["no shop.finalizes(jsonb)", "row by row"]),
+        ([["void"]], LedgerReadyReason.WEAKER, ["row by row", "shop.finalize(jsonb) returns void"]),
+        ([ALL, ["batch", "outcomes"]], LedgerReadyReason.WEAKER, ["no void_claim(jsonb)"]),
     ],
 )
 def test_each_form_that_is_weaker_is_said(
-    spec: Make[Any], engine_status: Make[Any], offers: list[list[str]], reason: Contract, words: list[str]
+    spec: Make[Any], engine_status: Make[Any], offers: list[list[str]], reason: LedgerReadyReason, words: list[str]
 ) -> None:
     target = spec(commitTarget={"postgres": {"secretRef": {"name": "l"}, "function": "shop.finalize"}}).commit_target
     value, said, message = ledger_ready(target, told(engine_status, *offers), ())
@@ -43,7 +43,7 @@ def test_each_form_that_is_weaker_is_said(
 def test_a_webhook_is_weaker(spec: Make[Any], engine_status: Make[Any]) -> None:
     target = spec(commitTarget={"webhook": {"url": "https://c"}}).commit_target
     value, reason, message = ledger_ready(target, told(engine_status, ["outcomes"]), ())
-    assert (value, reason) == (True, Contract.WEAKER)
+    assert (value, reason) == (True, LedgerReadyReason.WEAKER)
     assert "a webhook" in message
 
 
@@ -53,5 +53,5 @@ def test_a_problem_of_the_ledger_is_its_reason_and_without_bridges_nothing_is_kn
     target = spec().commit_target
     down = (Trouble(Problem.VALIDATOR_DOWN, "other"), Trouble(Problem.LEDGER_DOWN, "gone"))
     assert ledger_ready(target, told(engine_status, ALL), down) == (False, Problem.LEDGER_DOWN, "gone")
-    assert ledger_ready(target, told(engine_status), ())[:2] == (None, Contract.NOT_LOOKED_AT)
-    assert ledger_ready(target, Observed(), ())[:2] == (None, Contract.NOT_LOOKED_AT)
+    assert ledger_ready(target, told(engine_status), ())[:2] == (None, LedgerReadyReason.NOT_LOOKED_AT)
+    assert ledger_ready(target, Observed(), ())[:2] == (None, LedgerReadyReason.NOT_LOOKED_AT)

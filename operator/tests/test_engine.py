@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 import psycopg
 import pytest
 from intake_bridge.domain.outcomes import SQLSTATES
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.decide.scaling import LOOK_BACK
 from intake_operator.kube.client import Cluster
@@ -57,8 +57,8 @@ def host(uri: str) -> str:
 
 
 @pytest.fixture
-async def engines() -> AsyncIterator[Engines]:
-    opened = Engines(MIGRATIONS)
+async def databases() -> AsyncIterator[Databases]:
+    opened = Databases(MIGRATIONS)
     yield opened
     await opened.close_all()
 
@@ -118,134 +118,134 @@ class TestMigrations:
 
 
 class TestEngines:
-    async def test_db1_looks_back_as_far_as_bridges_stay(self, engines: Engines, host: str, uri: str) -> None:
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
-        await engines.configure(UID, POOL, config())
-        await engines.seed(UID, POOL)
-        assert (await engines.observe(UID, POOL, host, "")).peak_depth is None
+    async def test_db1_looks_back_as_far_as_bridges_stay(self, databases: Databases, host: str, uri: str) -> None:
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
+        await databases.configure(UID, POOL, config())
+        await databases.seed(UID, POOL)
+        assert (await databases.observe(UID, POOL, host, "")).peak_depth is None
         async with await AsyncConnection.connect(uri) as owner:
             for ago, depth in ((LOOK_BACK - timedelta(seconds=10), 7), (LOOK_BACK + timedelta(seconds=1), 9)):
                 await owner.execute(
                     "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - %s, 0, 0, 0, %s, 0, 0, 0, 0",
                     (POOL, ago, depth),
                 )
-        assert (await engines.observe(UID, POOL, host, "")).peak_depth == 7
+        assert (await databases.observe(UID, POOL, host, "")).peak_depth == 7
 
-    async def test_from_an_empty_database_to_an_answer(self, engines: Engines, host: str) -> None:
-        fresh = await engines.observe(UID, POOL, host, "")
+    async def test_from_an_empty_database_to_an_answer(self, databases: Databases, host: str) -> None:
+        fresh = await databases.observe(UID, POOL, host, "")
         assert (fresh.reachable, fresh.migrated, fresh.status) == (True, False, None)
-        await engines.migrate(UID)
-        migrated = await engines.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
+        migrated = await databases.observe(UID, POOL, host, "")
         assert (migrated.migrated, migrated.status) == (True, None)
-        await engines.configure(UID, POOL, config())
-        assert not (await engines.observe(UID, POOL, host, "")).ready
-        assert await engines.seed(UID, POOL) == 10
-        assert await engines.seed(UID, POOL) == 0
-        ready = await engines.observe(UID, POOL, host, "")
+        await databases.configure(UID, POOL, config())
+        assert not (await databases.observe(UID, POOL, host, "")).ready
+        assert await databases.seed(UID, POOL) == 10
+        assert await databases.seed(UID, POOL) == 0
+        ready = await databases.observe(UID, POOL, host, "")
         assert (ready.ready, ready.sealed, ready.depth, ready.dead_letters) == (True, False, 0, 0)
-        await engines.seal(UID, POOL, "test")
-        assert (await engines.observe(UID, POOL, host, "")).sealed
-        counts, account, violations = await engines.account(UID, POOL)
+        await databases.seal(UID, POOL, "test")
+        assert (await databases.observe(UID, POOL, host, "")).sealed
+        counts, account, violations = await databases.account(UID, POOL)
         assert (counts, account, violations) == ((0, 0, 0, 0), Account(committed=0, voided=0, slots=0, digest=0), ())
 
-    async def test_a_sealed_engine_is_still_throttled(self, engines: Engines, host: str) -> None:
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
-        await engines.configure(UID, POOL, config())
-        await engines.seal(UID, POOL, "test")
-        await engines.configure(UID, POOL, {"batchSize": 3})
+    async def test_a_sealed_engine_is_still_throttled(self, databases: Databases, host: str) -> None:
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
+        await databases.configure(UID, POOL, config())
+        await databases.seal(UID, POOL, "test")
+        await databases.configure(UID, POOL, {"batchSize": 3})
         async with await AsyncConnection.connect(host=host, dbname="intake", user="postgres") as connection:
             row = await (await connection.execute("SELECT intake.configuration(%s)", (POOL,))).fetchone()
         assert row is not None
         assert row[0]["batchSize"] == 3
 
-    async def test_a_database_that_is_not_there_is_an_observation(self, engines: Engines, tmp_path: Path) -> None:
-        seen = await engines.observe(UID, POOL, str(tmp_path), "")
+    async def test_a_database_that_is_not_there_is_an_observation(self, databases: Databases, tmp_path: Path) -> None:
+        seen = await databases.observe(UID, POOL, str(tmp_path), "")
         assert not seen.reachable
         assert seen.error
 
-    async def test_a_lost_connection_heals_on_the_next_pass(self, engines: Engines, host: str, uri: str) -> None:
-        await engines.observe(UID, POOL, host, "")
+    async def test_a_lost_connection_heals_on_the_next_pass(self, databases: Databases, host: str, uri: str) -> None:
+        await databases.observe(UID, POOL, host, "")
         with psycopg.connect(uri, autocommit=True) as other:
             other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'intake-operator'"
             )
-        assert not (await engines.observe(UID, POOL, host, "")).reachable
-        assert (await engines.observe(UID, POOL, host, "")).reachable
+        assert not (await databases.observe(UID, POOL, host, "")).reachable
+        assert (await databases.observe(UID, POOL, host, "")).reachable
 
     async def test_a_database_that_stands_still_does_not_hold_the_pass(self, host: str, uri: str) -> None:
-        engines = Engines(MIGRATIONS, patience=0.5)
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
+        databases = Databases(MIGRATIONS, patience=0.5)
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
         with psycopg.connect(uri) as other:
             other.execute("LOCK TABLE intake_operator.migrations IN ACCESS EXCLUSIVE MODE")
-            seen = await engines.observe(UID, POOL, host, "")
+            seen = await databases.observe(UID, POOL, host, "")
             assert (seen.reachable, seen.error) == (False, "no answer in time")
-        assert (await engines.observe(UID, POOL, host, "")).reachable
-        await engines.close_all()
+        assert (await databases.observe(UID, POOL, host, "")).reachable
+        await databases.close_all()
 
     async def test_roles_get_a_verifier_and_the_fingerprint_of_their_secret(
-        self, engines: Engines, host: str, uri: str
+        self, databases: Databases, host: str, uri: str
     ) -> None:
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
-        await engines.set_logins(UID, {"claimer": ("s3cret", "fingerprint-1")})
-        assert (await engines.observe(UID, POOL, host, "")).logins["claimer"] == "fingerprint-1"
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
+        await databases.set_logins(UID, {"claimer": ("s3cret", "fingerprint-1")})
+        assert (await databases.observe(UID, POOL, host, "")).logins["claimer"] == "fingerprint-1"
         with psycopg.connect(uri) as connection:
             row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'claimer'").fetchone()
         assert row is not None
         assert row[0].startswith("SCRAM-SHA-256$")
 
-    async def test_claimers_have_a_limit_that_follows_what_others_need(self, engines: Engines, host: str) -> None:
-        fresh = await engines.observe(UID, POOL, host, "")
+    async def test_claimers_have_a_limit_that_follows_what_others_need(self, databases: Databases, host: str) -> None:
+        fresh = await databases.observe(UID, POOL, host, "")
         assert fresh.connections is None
-        await engines.migrate(UID)
-        await engines.keep_room(UID, 50)
-        first = (await engines.observe(UID, POOL, host, "")).connections
+        await databases.migrate(UID)
+        await databases.keep_room(UID, 50)
+        first = (await databases.observe(UID, POOL, host, "")).connections
         assert first
         assert (first.limit, first.claimers) == (first.common - 50, 0)
-        await engines.keep_room(UID, 60)
-        second = (await engines.observe(UID, POOL, host, "")).connections
+        await databases.keep_room(UID, 60)
+        second = (await databases.observe(UID, POOL, host, "")).connections
         assert second
         assert second.limit == first.limit - 10
 
-    async def test_a_db1_whose_connections_are_all_taken_is_told_as_that(self, engines: Engines) -> None:
+    async def test_a_db1_whose_connections_are_all_taken_is_told_as_that(self, databases: Databases) -> None:
         with PostgresServer({"max_connections": "8", "max_wal_senders": "0"}) as tiny, ExitStack() as held:
             tiny.create_database("intake")
             where = unquote(urlparse(tiny.uri()).query.removeprefix("host="))
             for _ in range(8):
                 held.enter_context(psycopg.connect(tiny.uri("intake")))
-            seen = await engines.observe(UID, POOL, where, "")
+            seen = await databases.observe(UID, POOL, where, "")
         assert not seen.reachable
         assert seen.refused
         assert not seen.login_failed
 
     @pytest.mark.parametrize("password", ["PASSWORD 'mine'", "PASSWORD NULL"])
     async def test_a_password_that_a_role_gave_itself_is_seen_and_set_again(
-        self, engines: Engines, server: PostgresServer, host: str, password: str
+        self, databases: Databases, server: PostgresServer, host: str, password: str
     ) -> None:
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
         secret = {"claimer": ("s3cret", "fingerprint-1"), "bridge": ("s3cret", "fingerprint-2")}
-        await engines.set_logins(UID, secret)
+        await databases.set_logins(UID, secret)
         async with await AsyncConnection.connect(server.uri("intake", "claimer"), autocommit=True) as claimer:
             await claimer.execute(f"ALTER ROLE claimer {password}".encode())
-        assert (await engines.observe(UID, POOL, host, "")).logins == {"bridge": "fingerprint-2"}
-        await engines.set_logins(UID, {"claimer": secret["claimer"]})
-        logins = (await engines.observe(UID, POOL, host, "")).logins
+        assert (await databases.observe(UID, POOL, host, "")).logins == {"bridge": "fingerprint-2"}
+        await databases.set_logins(UID, {"claimer": secret["claimer"]})
+        logins = (await databases.observe(UID, POOL, host, "")).logins
         assert logins == {"claimer": "fingerprint-1", "bridge": "fingerprint-2"}
 
     async def test_settings_that_a_role_gave_itself_are_seen_and_taken_back(
-        self, engines: Engines, server: PostgresServer, host: str
+        self, databases: Databases, server: PostgresServer, host: str
     ) -> None:
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
         uri = server.uri("intake", "claimer")
         async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
             await owner.execute("ALTER ROLE claimer LOGIN")
         async with await AsyncConnection.connect(uri, autocommit=True) as pooled:
-            assert (await engines.observe(UID, POOL, host, "")).altered_roles == ()
+            assert (await databases.observe(UID, POOL, host, "")).altered_roles == ()
             await pooled.execute("ALTER ROLE claimer SET default_transaction_read_only = on")
             # A lost connection forgets nothing: who was there before keeps the session.
             async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
@@ -253,28 +253,28 @@ class TestEngines:
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                     " WHERE application_name = 'intake-operator'"
                 )
-            assert not (await engines.observe(UID, POOL, host, "")).reachable
+            assert not (await databases.observe(UID, POOL, host, "")).reachable
             async with await AsyncConnection.connect(uri, autocommit=True) as spoilt:
-                assert (await engines.observe(UID, POOL, host, "")).altered_roles == ("claimer",)
-                assert await engines.reset_roles(UID, ("claimer",)) == 1
+                assert (await databases.observe(UID, POOL, host, "")).altered_roles == ("claimer",)
+                assert await databases.reset_roles(UID, ("claimer",)) == 1
                 with pytest.raises(psycopg.OperationalError):
                     await spoilt.execute("SELECT 1")
-            assert (await engines.observe(UID, POOL, host, "")).altered_roles == ()
+            assert (await databases.observe(UID, POOL, host, "")).altered_roles == ()
             await pooled.execute("SELECT 1")
             async with await AsyncConnection.connect(uri) as fresh:
                 row = await (await fresh.execute("SHOW transaction_read_only")).fetchone()
             assert row == ("off",)
 
     async def test_an_operator_that_never_saw_the_roles_right_ends_all_their_sessions(
-        self, engines: Engines, server: PostgresServer, host: str
+        self, databases: Databases, server: PostgresServer, host: str
     ) -> None:
-        await engines.observe(UID, POOL, host, "")
-        await engines.migrate(UID)
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
         async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
             await owner.execute("ALTER ROLE claimer LOGIN")
         async with await AsyncConnection.connect(server.uri("intake", "claimer"), autocommit=True) as claimer:
             await claimer.execute("ALTER ROLE claimer SET statement_timeout = 1")
-            restarted = Engines(MIGRATIONS)
+            restarted = Databases(MIGRATIONS)
             assert (await restarted.observe(UID, POOL, host, "")).altered_roles == ("claimer",)
             assert await restarted.reset_roles(UID, ("claimer",)) == 1
             await restarted.close_all()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from intake_operator.postgres.connection import to_engine
+from intake_operator.postgres.connection import to_database
 
 from tests.standby import Pair
 
@@ -20,14 +20,14 @@ async def test_a_seal_whose_wait_for_the_standby_is_cancelled_was_not_answered()
             owner.execute("SELECT intake.configure('drop', %s)", (config,))
             owner.execute("SELECT intake.seed('drop')")
         host = str(pair.primary.directory / "socket")
-        async with await to_engine(host, "", "20s") as connection:
+        async with await to_database(host, "", "20s") as connection:
             pair.deafen()
             seal = asyncio.create_task(connection.execute("SELECT intake.seal('drop', 'over')"))
             await asyncio.to_thread(lambda: pair.cancel(pair.wait_until_waiting(seal.done)))
             with pytest.raises(psycopg.OperationalError, match="standby"):
                 await seal
             assert connection.closed
-        async with await to_engine(host, "", "20s") as connection:
+        async with await to_database(host, "", "20s") as connection:
             # Asked again, it waits again, and tells when the standby knows.
             seal = asyncio.create_task(connection.execute("SELECT intake.seal('drop', 'over')"))
             assert await asyncio.to_thread(pair.wait_until_waiting, seal.done)

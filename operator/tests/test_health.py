@@ -9,7 +9,7 @@ import pytest
 from given import make_connections
 from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, problems
 from intake_operator.decide.stage import Stage
-from intake_operator.model.observed import Engine, Event, Ledger, Manifest, Observed
+from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed
 from intake_operator.reasons import Problem
 
 type Make[T] = Callable[..., T]
@@ -35,7 +35,7 @@ def test_an_image_that_cannot_be_had_is_told_at_once_and_by_field(
     event: Make[Event], observed: Make[Observed], pod: Make[Manifest], opens: datetime
 ) -> None:
     broken = unready(pod(event(), "database"), reason="ErrImagePull", message="no such image")
-    seen = replace(observed(event()), pods=(broken,), engine=Engine())
+    seen = replace(observed(event()), pods=(broken,), database=DatabaseState())
     (trouble,) = problems(event(), seen, Stage.SERVE, opens)
     assert trouble.reason is Problem.IMAGE_UNAVAILABLE
     assert "spec.database.image" in trouble.message
@@ -66,11 +66,11 @@ def test_a_bridge_that_runs_and_never_reaches_db1_is_told(
     running = {"state": {"running": {"startedAt": opens.isoformat()}}}
     cut_off = pod(event(), "bridge", status={"conditions": [], "containerStatuses": [running]})
     seen = observed(event())
-    engine = replace(seen.engine, status=engine_status(workers=workers))
-    seen = replace(seen, pods=(*seen.pods, cut_off), engine=engine)
+    database = replace(seen.database, status=engine_status(workers=workers))
+    seen = replace(seen, pods=(*seen.pods, cut_off), database=database)
     assert reasons(event(), seen, opens + CUT_OFF_PATIENCE) == []
     assert reasons(event(), seen, opens + CUT_OFF_PATIENCE + SECOND) == told
-    assert reasons(event(), replace(seen, engine=Engine()), opens + CUT_OFF_PATIENCE + SECOND) == [
+    assert reasons(event(), replace(seen, database=DatabaseState()), opens + CUT_OFF_PATIENCE + SECOND) == [
         Problem.DATABASE_UNREACHABLE
     ]
 
@@ -78,7 +78,7 @@ def test_a_bridge_that_runs_and_never_reaches_db1_is_told(
 def test_a_service_gets_a_moment_before_db1_is_called_unreachable(
     event: Make[Event], observed: Make[Observed], opens: datetime
 ) -> None:
-    seen = replace(observed(event()), engine=Engine(error="timeout"))
+    seen = replace(observed(event()), database=DatabaseState(error="timeout"))
     assert reasons(event(), seen, opens + REACH_PATIENCE) == []
     assert reasons(event(), seen, opens + REACH_PATIENCE + SECOND) == [Problem.DATABASE_UNREACHABLE]
 
@@ -96,8 +96,8 @@ def test_a_bridge_s_word_on_the_ledger_beats_the_operator_s(
     seen = observed(event())
     seen = replace(
         seen,
-        engine=replace(seen.engine, status=engine_status(workers=workers)),
-        ledger=Ledger(Problem.LEDGER_UNREACHABLE, "no route"),
+        database=replace(seen.database, status=engine_status(workers=workers)),
+        ledger=LedgerState(Problem.LEDGER_UNREACHABLE, "no route"),
     )
     assert reasons(event(), seen, opens) == told
 
@@ -111,7 +111,7 @@ def test_targets_that_bridges_report_down_and_dead_letters_in_the_order_of_their
         queue={"depth": 5, "inFlight": 0, "oldestSeconds": 9, "deadLetters": 2},
     )
     seen = observed(event())
-    seen = replace(seen, engine=replace(seen.engine, status=status))
+    seen = replace(seen, database=replace(seen.database, status=status))
     found = problems(event(), seen, Stage.SERVE, opens)
     assert [t.reason for t in found] == [Problem.LEDGER_DOWN, Problem.VALIDATOR_DOWN, Problem.DEAD_LETTERS]
     assert "HTTP 500" in found[1].message
@@ -132,21 +132,23 @@ def test_connections_that_are_all_taken_are_named_instead_of_network_policies(
     cut_off = pod(event(), "bridge", status={"conditions": [], "containerStatuses": [running]})
     seen, late = observed(event()), opens + CUT_OFF_PATIENCE + SECOND
     taken = {"claimers": 230, "taken": 297}
-    full = replace(seen, pods=(*seen.pods, cut_off), engine=replace(seen.engine, connections=make_connections(**taken)))
+    full = replace(
+        seen, pods=(*seen.pods, cut_off), database=replace(seen.database, connections=make_connections(**taken))
+    )
     (trouble,) = problems(event(), full, Stage.SERVE, late)
     assert trouble.reason is Problem.CONNECTIONS_EXHAUSTED
     assert "297 of 300, 230 of them by claimers" in trouble.message
     assert "docs/tuning.md" in trouble.message
     assert "network polic" not in trouble.message
-    almost = replace(full, engine=replace(seen.engine, connections=make_connections(taken=296)))
+    almost = replace(full, database=replace(seen.database, connections=make_connections(taken=296)))
     assert reasons(event(), almost, late) == [Problem.PODS_NOT_STARTING]
 
 
 def test_a_db1_that_refuses_the_operator_for_want_of_connections_says_so_at_once(
     event: Make[Event], observed: Make[Observed], opens: datetime
 ) -> None:
-    refused = Engine(error="FATAL:  sorry, too many clients already", refused=True)
-    found = problems(event(), replace(observed(event()), engine=refused), Stage.SERVE, opens)
+    refused = DatabaseState(error="FATAL:  sorry, too many clients already", refused=True)
+    found = problems(event(), replace(observed(event()), database=refused), Stage.SERVE, opens)
     assert [trouble.reason for trouble in found] == [Problem.CONNECTIONS_EXHAUSTED]
     trouble = found[0]
     assert "too many clients" in trouble.message

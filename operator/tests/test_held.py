@@ -12,7 +12,7 @@ from intake_operator.children.bridge import Installation
 from intake_operator.children.bridge import deployment as bridge_deployment
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Apply, Delete, ScaleBridges, Seal, Unguard
-from intake_operator.model.observed import Engine, Event, Manifest, Observed
+from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed
 from planning import with_status
 
 type Make[T] = Callable[..., T]
@@ -35,7 +35,7 @@ def test_i11_everything_stays_guarded_while_claims_are_unsettled(
     queue = {"depth": 5, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0}
     seen = with_status(observed(e), engine_status(queue=queue, sealed=ending == "over"))
     if ending == "unreachable":
-        seen = replace(seen, engine=Engine(error="away"))
+        seen = replace(seen, database=DatabaseState(error="away"))
     decided = plan(e, seen, installation, closes if ending == "over" else opens)
     sent = [s.manifest for s in decided.steps if isinstance(s, Apply)]
     assert {m["kind"] for m in sent} >= {"NetworkPolicy", "StatefulSet", "PersistentVolumeClaim", "Secret", "Service"}
@@ -51,7 +51,7 @@ def test_i11_no_budget_is_lifted_where_the_pod_is_the_data(
 ) -> None:  # fmt: skip
     for database, allowed in (({"ephemeral": {}}, 0), ({}, 0 if reachable else 1)):
         e = event(spec=spec(database=database))
-        seen = observed(e) if reachable else replace(observed(e), engine=Engine(error="away"))
+        seen = observed(e) if reachable else replace(observed(e), database=DatabaseState(error="away"))
         sent = [s.manifest for s in plan(e, seen, installation, opens).steps if isinstance(s, Apply)]
         (budget,) = (m for m in sent if m["kind"] == "PodDisruptionBudget")
         assert budget["spec"]["maxUnavailable"] == allowed

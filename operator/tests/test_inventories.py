@@ -13,13 +13,13 @@ import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
 from intake_operator.model.label import as_id, composed, unseen
-from intake_operator.model.observed import Event, Inventory, Manifest
+from intake_operator.model.observed import Event, InventoryState, Manifest
 from intake_operator.reasons import Problem
 from psycopg.types.json import Jsonb
 
@@ -83,27 +83,27 @@ class Scene:
     """One event with its DB1 and the operator's look at both; `now` is only moved by the test."""
 
     event: Event
-    engines: Engines
+    databases: Databases
     objects: Objects
     host: str
     now: float = 0.0
     inventories: Inventories = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inventories = Inventories(self.objects, self.engines, lambda: self.now)
+        self.inventories = Inventories(self.objects, self.databases, lambda: self.now)
 
     async def configure(self, size: int) -> None:
         """As a pass does it, before it stocks."""
         at = datetime.now(UTC)
         window = {"opensAt": (at - timedelta(1)).isoformat(), "closesAt": (at + timedelta(1)).isoformat()}
         config = {"inventorySize": size, "batchSize": 1, "ownResources": True, **window}
-        await self.engines.configure(self.event.uid, self.event.pool, config)
+        await self.databases.configure(self.event.uid, self.event.pool, config)
 
-    async def look(self, wanted: spec.Inventory, size: int) -> Inventory:
+    async def look(self, wanted: spec.Inventory, size: int) -> InventoryState:
         """The look of one pass."""
         return await self.inventories.look(self.event, wanted, size, await self.stocked())
 
-    async def passes(self, wanted: spec.Inventory, size: int) -> Inventory:
+    async def passes(self, wanted: spec.Inventory, size: int) -> InventoryState:
         """Look, stock if that is due, and look once more."""
         if (await self.look(wanted, size)).due:
             await self.inventories.stock(self.event, wanted, size)
@@ -111,11 +111,11 @@ class Scene:
 
     async def stocked(self) -> int:
         """What an observation says of DB1."""
-        return (await self.engines.observe(self.event.uid, self.event.pool, self.host, "")).stocked
+        return (await self.databases.observe(self.event.uid, self.event.pool, self.host, "")).stocked
 
     async def seed(self) -> list[tuple[Any, ...]]:
         """Put on sale what is stocked; slot, resource and label of all that is."""
-        await self.engines.seed(self.event.uid, self.event.pool)
+        await self.databases.seed(self.event.uid, self.event.pool)
         async with await psycopg.AsyncConnection.connect(host=self.host, dbname="intake", user="postgres") as db1:
             found = await db1.execute("SELECT slot_no, resource_id, label FROM intake.allocations ORDER BY slot_no")
             return await found.fetchall()
@@ -124,13 +124,13 @@ class Scene:
 @pytest.fixture
 async def scene(event: Make[Event], db1: str) -> AsyncIterator[Scene]:
     """A migrated DB1 for five slots of the user's own, none of them stocked."""
-    engines = Engines(load(INTAKE_SQL))
-    made = Scene(event(), engines, Objects(), unquote(urlparse(db1).query.removeprefix("host=")))
+    databases = Databases(load(INTAKE_SQL))
+    made = Scene(event(), databases, Objects(), unquote(urlparse(db1).query.removeprefix("host=")))
     await made.stocked()
-    await engines.migrate(made.event.uid)
+    await databases.migrate(made.event.uid)
     await made.configure(5)
     yield made
-    await engines.close_all()
+    await databases.close_all()
 
 
 def reader(server: PostgresServer) -> str:
@@ -148,20 +148,20 @@ class TestConfigMap:
     async def test_slots_have_the_ids_and_labels_of_the_lines_in_their_order(self, scene: Scene) -> None:
         scene.objects.lines("resource_id,label", *reversed(LINES))
         assert (await scene.look(CONFIG_MAP, 5)).due
-        assert await scene.passes(CONFIG_MAP, 5) == Inventory()
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert await scene.seed() == [(6 - n, UUID(int=n), f"A-{n}") for n in range(5, 0, -1)]
 
     async def test_rows_that_stand_ready_are_taken_when_the_inventory_grows(self, scene: Scene) -> None:
         scene.objects.lines(*LINES[:4])
         await scene.passes(CONFIG_MAP, 2)
         assert await scene.stocked() == 2
-        assert await scene.passes(CONFIG_MAP, 4) == Inventory()
+        assert await scene.passes(CONFIG_MAP, 4) == InventoryState()
         short = await scene.passes(CONFIG_MAP, 5)
         assert short.problem is Problem.INVENTORY_TOO_SMALL
         assert "it has 4 rows, spec.inventorySize wants 5" in short.message
         scene.objects.lines(*LINES)
         scene.now += WHILE_BAD
-        assert await scene.passes(CONFIG_MAP, 5) == Inventory()
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert await scene.stocked() == 5
 
     async def test_what_is_missing_is_named_and_may_come_later(self, scene: Scene) -> None:
@@ -174,7 +174,7 @@ class TestConfigMap:
         assert "has no such key" in (await scene.passes(CONFIG_MAP, 5)).message
         scene.objects.lines(*LINES)
         scene.now += WHILE_BAD
-        assert await scene.passes(CONFIG_MAP, 5) == Inventory()
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
 
     async def test_one_bad_line_and_none_is_taken(self, scene: Scene) -> None:
         scene.objects.lines(*LINES[:4], "A-5")
@@ -192,7 +192,7 @@ class TestConfigMap:
         scene.objects.lines(*LINES)
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.lines(*LINES[:2], f"{UUID(int=3)},C-3", *LINES[3:])
-        assert await scene.passes(CONFIG_MAP, 5) == Inventory(), "nothing is missing, so the next look has time"
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState(), "nothing is missing, so the next look has time"
         scene.now += WHILE_GOOD
         changed = await scene.passes(CONFIG_MAP, 5)
         assert changed.problem is Problem.INVENTORY_CHANGED
@@ -203,7 +203,7 @@ class TestConfigMap:
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.lines(*LINES)
         scene.now += WHILE_REFUSED
-        assert await scene.passes(CONFIG_MAP, 5) == Inventory()
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert (await scene.seed())[2] == (3, UUID(int=3), "A-3")
 
     async def test_it_may_go_once_db1_has_its_rows(self, scene: Scene) -> None:
@@ -211,7 +211,7 @@ class TestConfigMap:
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.there.clear()
         scene.now += WHILE_GOOD
-        assert await scene.passes(CONFIG_MAP, 5) == Inventory()
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
 
 
 HALF = "0b9c8f6e-3f1d-4f1e-9d53-7a0e4c1f"
@@ -299,7 +299,7 @@ class TestTable:
     ) -> None:
         fill(hall, f"{UUID(int=9)},", f"{UUID(int=8)},", f"{UUID(int=7)},b", f"{UUID(int=6)},ä", f"{UUID(int=5)},B")
         scene.objects.uri(reader(server))
-        assert await scene.passes(TABLE, 5) == Inventory()
+        assert await scene.passes(TABLE, 5) == InventoryState()
         found = [(label, n.int) for _, n, label in await scene.seed()]
         assert found == [("B", 5), ("b", 7), ("ä", 6), (None, 8), (None, 9)]
 
@@ -308,10 +308,10 @@ class TestTable:
     ) -> None:
         fill(hall, *(f"{UUID(int=n)},{n:06}" for n in range(1, 12_346)))
         scene.objects.uri(reader(server))
-        assert await scene.passes(TABLE, 12_345) == Inventory()
+        assert await scene.passes(TABLE, 12_345) == InventoryState()
         assert await scene.stocked() == 12_345
         fill(hall, f"{UUID(int=20_000)},020000")
-        assert await scene.passes(TABLE, 12_346) == Inventory()
+        assert await scene.passes(TABLE, 12_346) == InventoryState()
         await scene.configure(12_346)
         slots = await scene.seed()
         assert [slots[0], slots[-2], slots[-1]] == [
@@ -328,7 +328,7 @@ class TestTable:
         await scene.passes(TABLE, 5)
         hall.execute("DROP TABLE seats")
         scene.now += WHILE_GOOD
-        assert await scene.passes(TABLE, 5) == Inventory()
+        assert await scene.passes(TABLE, 5) == InventoryState()
 
     async def test_what_is_missing_is_named_and_may_come_later(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
@@ -359,7 +359,7 @@ class TestTable:
         hall.execute("GRANT SELECT ON seats TO reader")
         fill(hall, *LINES)
         scene.now += WHILE_BAD
-        assert await scene.passes(TABLE, 5) == Inventory()
+        assert await scene.passes(TABLE, 5) == InventoryState()
 
     @pytest.mark.parametrize(
         ("line", "told"),
@@ -388,7 +388,7 @@ class TestTable:
         hall.execute("TRUNCATE seats")
         fill(hall, *LINES)
         scene.now += WHILE_REFUSED
-        assert await scene.passes(TABLE, 5) == Inventory()
+        assert await scene.passes(TABLE, 5) == InventoryState()
 
     async def test_ids_may_be_text_and_the_table_in_a_schema_under_a_reserved_word(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
@@ -404,7 +404,7 @@ class TestTable:
         assert "row 5, with the label 'A-5': 'x' is not a UUID in the column resource_id" in bad.message
         hall.execute('UPDATE "select"."table" SET resource_id = gen_random_uuid() WHERE label = %s', ("A-5",))
         scene.now += WHILE_REFUSED
-        assert await scene.passes(wanted, 5) == Inventory()
+        assert await scene.passes(wanted, 5) == InventoryState()
 
     async def test_a_label_in_other_code_points_is_one_label(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
@@ -415,7 +415,7 @@ class TestTable:
         hall.execute("DELETE FROM seats WHERE resource_id = %s", (UUID(int=5),))
         fill(hall, f"{UUID(int=5)},Loge B")
         scene.now += WHILE_REFUSED
-        assert await scene.passes(TABLE, 5) == Inventory()
+        assert await scene.passes(TABLE, 5) == InventoryState()
         assert [label for _, _, label in await scene.seed()][3:] == ["Loge \u00c4", "Loge B"]
 
     async def test_of_what_is_no_id_no_more_than_the_beginning_is_told(

@@ -19,7 +19,7 @@ from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.letters import DeadLetter
 from intake_operator.model.observed import Event
-from intake_operator.reasons import Consistency, Problem
+from intake_operator.reasons import ConsistencyReason, Problem
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
@@ -55,17 +55,17 @@ async def db1(server: PostgresServer, *users: str) -> AsyncIterator[tuple[AsyncC
     """A DB1 and the messages of these users' claims. Migrated, configured and no more without users."""
     server.drop_database("intake")
     uri = server.create_database("intake", "as_migrated")
-    async with await AsyncConnection.connect(uri, autocommit=True) as engine:
-        await engine.execute("SELECT intake.configure(%s, %s)", (POOL, config(50)))
+    async with await AsyncConnection.connect(uri, autocommit=True) as database:
+        await database.execute("SELECT intake.configure(%s, %s)", (POOL, config(50)))
         if users:
-            await engine.execute("SELECT intake.seed(%s)", (POOL,))
+            await database.execute("SELECT intake.seed(%s)", (POOL,))
         for user in users:
-            await engine.execute("SELECT intake.claim_resource(%s, %s, %s)", (POOL, user, f"r {user}"))
-        found = await engine.execute("SELECT message FROM pgmq.q_intake_queue ORDER BY msg_id")
-        yield engine, [message for (message,) in await found.fetchall()]
+            await database.execute("SELECT intake.claim_resource(%s, %s, %s)", (POOL, user, f"r {user}"))
+        found = await database.execute("SELECT message FROM pgmq.q_intake_queue ORDER BY msg_id")
+        yield database, [message for (message,) in await found.fetchall()]
 
 
-async def settle(engine: AsyncConnection, uri: str, messages: list[dict[str, Any]]) -> None:
+async def settle(database: AsyncConnection, uri: str, messages: list[dict[str, Any]]) -> None:
     """The first is voided by the operator, the others are committed; DB1 hears of it."""
     async with ledgers.visit(uri, "tickets") as connection:
         voider = await ledgers.voider(connection, "finalize_transaction")
@@ -73,7 +73,7 @@ async def settle(engine: AsyncConnection, uri: str, messages: list[dict[str, Any
         assert await ledgers.void(connection, voider, messages[0]) == "voided"
         for message in messages[1:]:
             await connection.execute("SELECT finalize_transaction(%s)", (json.dumps(message, ensure_ascii=False),))
-    await engine.execute(
+    await database.execute(
         "SELECT intake.acknowledge(%s, array_agg(b.msg_id), array_agg(b.read_ct),"
         " array_agg(CASE WHEN b.claim_id = %s THEN 'voided' ELSE 'committed' END))"
         " FROM intake.read_batch(%s, 'w', 100) b",
@@ -87,19 +87,21 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
 ) -> None:
     uri = books(server, case.encoding)
     users = ("plain", *case.holds)
-    async with db1(server, *users) as (engine, messages):
-        await settle(engine, uri, messages)
-        found = await engine.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (POOL,))
+    async with db1(server, *users) as (database, messages):
+        await settle(database, uri, messages)
+        found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (POOL,))
         ours = ledgers.Account(*(await found.fetchone() or ()))
         assert (ours.committed, ours.voided) == (len(case.holds), 1)
         assert await ledgers.account(uri, POOL) == ours
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", uri, "finalize_transaction")
         verdict = await Consistencies(lambda: 0.0, lambda _: None).now(sides)
-        assert (verdict.agrees, verdict.reason) == (True, Consistency.LEDGER_AGREES), verdict
-    async with db1(server) as (engine, _):
-        assert await recover(engine, uri, "tickets", POOL, lambda: 0.0) == Restored(len(case.holds), 1, len(case.holds))
-        found = await engine.execute("SELECT message ->> 'user_id', message ->> 'request_id' FROM intake.intents")
+        assert (verdict.agrees, verdict.reason) == (True, ConsistencyReason.LEDGER_AGREES), verdict
+    async with db1(server) as (database, _):
+        assert await recover(database, uri, "tickets", POOL, lambda: 0.0) == Restored(
+            len(case.holds), 1, len(case.holds)
+        )
+        found = await database.execute("SELECT message ->> 'user_id', message ->> 'request_id' FROM intake.intents")
         assert dict(await found.fetchall()) == {user: f"r {user}" for user in users}
 
 
@@ -157,7 +159,7 @@ async def test_bytes_that_are_no_utf8_are_told_and_end_nothing(
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", uri, "finalize_transaction")
         verdict = await Consistencies(lambda: 0.0, lambda _: None).now(sides)
-    assert (verdict.agrees, verdict.reason) == (None, Consistency.COMPARISON_FAILED)
+    assert (verdict.agrees, verdict.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "invalid byte sequence" in verdict.message
     async with ledgers.visit(uri, "tickets") as connection:
         with pytest.raises(psycopg.Error) as told:

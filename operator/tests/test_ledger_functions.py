@@ -7,9 +7,9 @@ import pytest
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.compare import read_sales
 from intake_operator.ledger.ledgers import AmbiguousError, Ledgers
-from intake_operator.model.observed import Event, Ledger
+from intake_operator.model.observed import Event, LedgerState
 from intake_operator.pools import Pools
-from intake_operator.reasons import Pool, Problem
+from intake_operator.reasons import PoolReason, Problem
 from psycopg import AsyncConnection
 
 from tests.postgres import PostgresServer, install_ledger
@@ -48,7 +48,7 @@ async def books(uri: str) -> AsyncIterator[AsyncConnection]:
         yield owner
 
 
-async def look(uri: str, function: str = "finalize_transaction") -> Ledger:
+async def look(uri: str, function: str = "finalize_transaction") -> LedgerState:
     return await Ledgers(lambda: 0.0).check("uid", uri, "tickets", function)
 
 
@@ -71,23 +71,23 @@ async def test_one_that_is_hidden_or_cannot_be_called_so_is_no_second_one(
     await books.execute(f"CREATE FUNCTION old.{name}{AMBIGUOUS[name]}".encode())
     if not name.startswith("ledger_"):
         await books.execute(f"CREATE FUNCTION {name}(claim_no int) RETURNS text LANGUAGE sql RETURN ''".encode())
-    assert await look(uri) == Ledger()
+    assert await look(uri) == LedgerState()
 
 
 async def test_each_schema_has_its_own(books: AsyncConnection, uri: str) -> None:
     await books.execute("CREATE SCHEMA shop")
     for name in ("finalize_transaction", "void_claim"):
         await books.execute(f"CREATE FUNCTION shop.{name}(jsonb) RETURNS text LANGUAGE sql RETURN 'voided'".encode())
-    assert await look(uri, "shop.finalize_transaction") == Ledger()
+    assert await look(uri, "shop.finalize_transaction") == LedgerState()
     await books.execute("CREATE FUNCTION shop.void_claim(a jsonb, b int DEFAULT 1) RETURNS text LANGUAGE sql RETURN ''")
     assert (await look(uri, "shop.finalize_transaction")).problem is Problem.LEDGER_FUNCTION_AMBIGUOUS
-    assert await look(uri) == Ledger()
+    assert await look(uri) == LedgerState()
 
 
 async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: AsyncConnection, uri: str) -> None:
     """The set form alone is enough; one that takes something else than a jsonb is none."""
     await books.execute("DROP FUNCTION finalize_transaction")
-    assert await look(uri) == Ledger()
+    assert await look(uri) == LedgerState()
     await books.execute("DROP FUNCTION finalize_transactions")
     await books.execute("CREATE FUNCTION finalize_transaction(text) RETURNS text LANGUAGE sql RETURN 'committed'")
     seen = await look(uri)
@@ -142,7 +142,7 @@ async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
             return []
 
     checked = await Pools(Objects(), lambda: 0.0).check(event(), uri)
-    assert (checked.reason, told in checked.message) == (Pool.WAITING, True)
+    assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 
 async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, uri: str) -> None:

@@ -12,8 +12,8 @@ from intake_operator.children.bridge import Installation
 from intake_operator.decide import memory
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Recover, ScaleBridges
-from intake_operator.model.observed import Engine, Event, Inventory, Manifest, Observed, PoolCheck
-from intake_operator.reasons import ConditionType, Drain, Phase, Pool, Problem
+from intake_operator.model.observed import DatabaseState, Event, InventoryState, Manifest, Observed, PoolCheck
+from intake_operator.reasons import ConditionType, DrainReason, Phase, PoolReason, Problem
 from planning import condition, drained, kinds, with_status
 
 type Make[T] = Callable[..., T]
@@ -24,8 +24,8 @@ ASKED = {names.RECOVER_ANNOTATION: "taylor-drop"}
 
 def empty(seen: Observed, status: dict[str, Any] | None = None) -> Observed:
     """The same event with a new, empty DB1."""
-    engine = Engine(reachable=True, identity="9999", migrated=status is not None, status=status, logins={})
-    return replace(seen, engine=engine)
+    database = DatabaseState(reachable=True, identity="9999", migrated=status is not None, status=status, logins={})
+    return replace(seen, database=database)
 
 
 @pytest.mark.parametrize("lost", ["children", "status", "nothing"])
@@ -58,7 +58,7 @@ def test_counts_stay_with_their_time_while_db1_cannot_be_asked(
     e = event()
     first = plan(e, observed(e), installation, opens).status
     assert first["countedAt"] == opens.isoformat()
-    for seen in (observed(e, engine=Engine(error="away")), empty(observed(e))):
+    for seen in (observed(e, database=DatabaseState(error="away")), empty(observed(e))):
         e = event(status=first, deleted_at=opens if deleted else None)
         later = plan(e, seen, installation, opens + timedelta(hours=1)).status
         assert [later[name] for name in (*memory.COUNTS, "countedAt")] == [
@@ -78,27 +78,36 @@ def test_counts_that_do_not_change_are_not_written_with_every_pass(
 
 
 class TestPool:
-    @pytest.mark.parametrize("reason", list(Pool))
+    @pytest.mark.parametrize("reason", list(PoolReason))
     def test_i1_slots_are_seeded_only_when_their_pool_may_be_sold(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime, reason: Pool
+        self,
+        event: Make[Event],
+        observed: Make[Observed],
+        installation: Installation,
+        opens: datetime,
+        reason: PoolReason,
     ) -> None:
         told = pool_told()
         told["conditions"][0]["reason"] = reason.value
         e = event(status=told)
-        seen = observed(e, children=only_anchor(e), engine=Engine(reachable=True, identity="7251", migrated=True))
+        seen = observed(
+            e, children=only_anchor(e), database=DatabaseState(reachable=True, identity="7251", migrated=True)
+        )
         decided = plan(e, replace(seen, pool=PoolCheck(reason, "so")), installation, opens)
-        may = reason in {Pool.UNUSED, Pool.NOT_CHECKED}
+        may = reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED}
         assert ("Seed" in kinds(decided)) is may
         assert ("database" in decided.status) is may, "an event that waits can be let go"
         assert condition(decided, ConditionType.POOL_UNUSED)["reason"] == reason
         blocked = condition(decided, ConditionType.DEGRADED)["reason"] in {"PoolUsedBefore", "PoolInUse"}
-        assert blocked is (reason in {Pool.USED_BEFORE, Pool.IN_USE})
+        assert blocked is (reason in {PoolReason.USED_BEFORE, PoolReason.IN_USE})
 
     def test_the_status_tells_it_before_the_first_slot_is_seeded(
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
     ) -> None:
         e = event()
-        seen = observed(e, children=only_anchor(e), engine=Engine(reachable=True, identity="7251", migrated=True))
+        seen = observed(
+            e, children=only_anchor(e), database=DatabaseState(reachable=True, identity="7251", migrated=True)
+        )
         first = plan(e, replace(seen, pool=UNUSED), installation, opens)
         assert "Seed" not in kinds(first)
         second = plan(replace(e, status=first.status), replace(seen, pool=UNUSED), installation, opens)
@@ -160,9 +169,9 @@ class TestRecovery:
     ) -> None:
         e = event(status=KNOWN, annotations=ASKED, spec=spec(inventory={"configMapRef": {"name": "seats"}}))
         fresh = engine_status(ready=False, restored=None)
-        seen = replace(empty(observed(e), fresh), inventory=Inventory(due=True))
+        seen = replace(empty(observed(e), fresh), inventory=InventoryState(due=True))
         assert kinds(plan(e, seen, installation, opens))[-1] == "Stock"
-        stocked = replace(seen, engine=replace(seen.engine, stocked=20_000))
+        stocked = replace(seen, database=replace(seen.database, stocked=20_000))
         assert kinds(plan(e, stocked, installation, opens))[-1] == "Recover"
 
     def test_a_webhook_ledger_cannot_be_recovered_and_says_so(
@@ -215,7 +224,7 @@ class TestRecovery:
         e = event(status=KNOWN, annotations=ASKED)
         seen = empty(observed(e), engine_status(ready=False, restored=None, windowState="closed"))
         decided = plan(e, seen, installation, closes)
-        assert drained(decided) == Drain.INTAKE_CLOSED
+        assert drained(decided) == DrainReason.INTAKE_CLOSED
         assert kinds(decided)[-1] == "Recover"
         sealed = with_status(seen, engine_status(restored=None, sealed=True, windowState="closed"))
-        assert drained(plan(event(status=KNOWN), sealed, installation, closes)) == Drain.INTAKE_CLOSED
+        assert drained(plan(event(status=KNOWN), sealed, installation, closes)) == DrainReason.INTAKE_CLOSED

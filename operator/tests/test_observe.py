@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from intake_operator import names
 from intake_operator.children import access, common
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.ledger.consistency import Consistencies
 from intake_operator.ledger.ledgers import Ledgers
@@ -45,16 +45,16 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_told_and_ends_no_p
     secret["data"] = data
     running = pod(e, "database") | {"kind": "Pod"}
     cluster: Any = Objects(secret, running)
-    engines = Engines(())
+    databases = Databases(())
     observer = Observer(
         cluster,
-        engines,
+        databases,
         Ledgers(lambda: 0.0),
-        Inventories(cluster, engines, lambda: 0.0),
+        Inventories(cluster, databases, lambda: 0.0),
         Consistencies(lambda: 0.0, lambda _: None),
-        Proofs(engines, lambda: 0.0),
+        Proofs(databases, lambda: 0.0),
         Pools(cluster, lambda: 0.0),
     )
     seen = await observer.observe(e, opens)
-    assert not seen.engine.reachable
-    assert "Secret taylor-drop-superuser has no password" in seen.engine.error
+    assert not seen.database.reachable
+    assert "Secret taylor-drop-superuser has no password" in seen.database.error

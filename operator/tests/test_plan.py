@@ -24,8 +24,8 @@ from intake_operator.decide.steps import (
     SetLogins,
     Stock,
 )
-from intake_operator.model.observed import Engine, Event, Inventory, Manifest, Observed
-from intake_operator.reasons import ConditionType, Intake, Phase, Problem
+from intake_operator.model.observed import DatabaseState, Event, InventoryState, Manifest, Observed
+from intake_operator.reasons import ConditionType, IntakeReason, Phase, Problem
 from planning import SECOND, condition, kinds, with_status
 
 type Make[T] = Callable[..., T]
@@ -64,7 +64,9 @@ class TestProvisioning:
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
     ) -> None:
         e = event(status=pool_told())
-        fresh = observed(e, children=only_anchor(e), engine=Engine(reachable=True, identity="7251"), pool=UNUSED)
+        fresh = observed(
+            e, children=only_anchor(e), database=DatabaseState(reachable=True, identity="7251"), pool=UNUSED
+        )
         decided = plan(e, fresh, installation, opens - timedelta(hours=1))
         assert decided.status["database"] == {"systemIdentifier": "7251", "sellsFrom": opens.isoformat()}
         applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
@@ -104,7 +106,7 @@ class TestProvisioning:
     ) -> None:
         e = event()
         seen = observed(e)
-        changed = replace(seen, engine=replace(seen.engine, logins={names.BRIDGE_ROLE: "b"}))
+        changed = replace(seen, database=replace(seen.database, logins={names.BRIDGE_ROLE: "b"}))
         assert SetLogins({"claimer": "taylor-drop-app"}) in plan(e, changed, installation, opens).steps
 
     @pytest.mark.parametrize("when", [-timedelta(hours=1), timedelta(0), timedelta(hours=3)])
@@ -114,7 +116,7 @@ class TestProvisioning:
         e = event()
         seen = observed(e)
         assert "SetLogins" not in kinds(plan(e, seen, installation, opens + when))
-        altered = replace(seen, engine=replace(seen.engine, altered_roles=("claimer", "monitor")))
+        altered = replace(seen, database=replace(seen.database, altered_roles=("claimer", "monitor")))
         assert SetLogins({}, ("claimer", "monitor")) in plan(e, altered, installation, opens + when).steps
 
     def test_an_engine_that_lost_its_hot_row_is_seeded_again(
@@ -129,7 +131,7 @@ class TestProvisioning:
         crashed = with_status(observed(e), engine_status(ready=False))
         decided = plan(e, crashed, installation, opens)
         assert Seed() in decided.steps
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.NOT_READY
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.NOT_READY
 
     def test_growing_the_inventory_seeds_the_new_slots(
         self, event: Make[Event], spec: Make[Any], observed: Make[Observed], installation: Installation, opens: datetime
@@ -142,7 +144,7 @@ class TestProvisioning:
     ) -> None:
         e = event()
         seen = observed(e)
-        lost = replace(seen, engine=replace(seen.engine, identity="9999", migrated=False, status=None))
+        lost = replace(seen, database=replace(seen.database, identity="9999", migrated=False, status=None))
         decided = plan(e, lost, installation, opens)
         assert not {"Migrate", "Configure", "Seed", "SetLogins"} & set(kinds(decided))
         assert condition(decided, ConditionType.DEGRADED)["reason"] == Problem.VOLUME_LOST
@@ -157,7 +159,7 @@ class TestOwnInventory:
     @staticmethod
     def stocked(observed: Observed, rows: int, status: Mapping[str, Any] | None) -> Observed:
         """DB1 has so many of the user's rows."""
-        return replace(observed, engine=replace(observed.engine, stocked=rows, status=status))
+        return replace(observed, database=replace(observed.database, stocked=rows, status=status))
 
     @staticmethod
     def configured(decided: Plan) -> int:
@@ -174,7 +176,7 @@ class TestOwnInventory:
         opens: datetime,
     ) -> None:
         e = event(spec=spec(**self.WANTED))
-        fresh = replace(self.stocked(observed(e), 0, None), inventory=Inventory(due=True))
+        fresh = replace(self.stocked(observed(e), 0, None), inventory=InventoryState(due=True))
         first = plan(e, fresh, installation, opens - timedelta(hours=1))
         assert kinds(first)[-2:] == ["Configure", "Stock"]
         assert [s.size for s in first.steps if isinstance(s, Stock)] == [20_000]
@@ -192,7 +194,7 @@ class TestOwnInventory:
         opens: datetime,
     ) -> None:
         unseeded = engine_status(ready=False, inventory={"size": 20_000, "available": 0, "reserved": 0, "consumed": 0})
-        missing = Inventory(Problem.INVENTORY_MISSING, "there is no such ConfigMap")
+        missing = InventoryState(Problem.INVENTORY_MISSING, "there is no such ConfigMap")
         e = event(spec=spec(**self.WANTED))
         waiting = replace(self.stocked(observed(e), 0, unseeded), children=only_anchor(e), inventory=missing)
         decided = plan(e, waiting, installation, opens)
@@ -215,12 +217,12 @@ class TestOwnInventory:
         opens: datetime,
     ) -> None:
         e = event(spec=spec(inventorySize=30_000, **self.WANTED))
-        short = Inventory(Problem.INVENTORY_TOO_SMALL, "it has 20000 rows")
+        short = InventoryState(Problem.INVENTORY_TOO_SMALL, "it has 20000 rows")
         selling = replace(self.stocked(observed(e), 20_000, engine_status()), inventory=short)
         decided = plan(e, selling, installation, opens)
         assert self.configured(decided) == 20_000
         assert not {"Seed", "Stock"} & set(kinds(decided))
-        ready_to_grow = replace(selling, inventory=Inventory(due=True))
+        ready_to_grow = replace(selling, inventory=InventoryState(due=True))
         assert "Stock" in kinds(plan(e, ready_to_grow, installation, opens))
         crashed = plan(e, self.stocked(ready_to_grow, 20_000, engine_status(ready=False)), installation, opens)
         assert self.configured(crashed) == 20_000
@@ -240,7 +242,7 @@ class TestOwnInventory:
         closes: datetime,
     ) -> None:
         e = event(spec=spec(**self.WANTED))
-        draining = self.stocked(observed(e), 20_000, observed(e).engine.status)
+        draining = self.stocked(observed(e), 20_000, observed(e).database.status)
         decided = plan(e, draining, installation, closes)
         assert not {"Seed", "Stock"} & set(kinds(decided))
         assert decided.status["phase"] == Phase.DRAINING
@@ -280,10 +282,10 @@ class TestServing:
     ) -> None:
         e = event()
         for moment, reason in (
-            (opens - SECOND, Intake.NOT_YET_OPEN),
-            (opens, Intake.WINDOW_OPEN),
-            (closes - SECOND, Intake.WINDOW_OPEN),
-            (closes, Intake.WINDOW_CLOSED),
+            (opens - SECOND, IntakeReason.NOT_YET_OPEN),
+            (opens, IntakeReason.WINDOW_OPEN),
+            (closes - SECOND, IntakeReason.WINDOW_OPEN),
+            (closes, IntakeReason.WINDOW_CLOSED),
         ):
             assert condition(plan(e, observed(e), installation, moment), ConditionType.INTAKE_OPEN)["reason"] == reason
 
@@ -301,7 +303,7 @@ class TestServing:
         broken["metadata"]["labels"]["controller-revision-hash"] = "old"
         key = ("StatefulSet", "taylor-drop-db")
         moved = {**seen.children[key], "status": {"updateRevision": "new"}}
-        stuck = replace(seen, pods=(broken,), engine=Engine(), children={**seen.children, key: moved})
+        stuck = replace(seen, pods=(broken,), database=DatabaseState(), children={**seen.children, key: moved})
         assert any(isinstance(s, ReplaceDatabasePod) for s in plan(e, stuck, installation, opens).steps)
         healthy = pod(e, "database")
         healthy["metadata"]["labels"]["controller-revision-hash"] = "old"
@@ -353,7 +355,7 @@ class TestServing:
         key = ("StatefulSet", "taylor-drop-db")
         moved = {**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}}
         decided = plan(e, replace(seen, children=moved), installation, opens)
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.WINDOW_OPEN
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.WINDOW_OPEN
         assert not any(isinstance(s, ReplaceDatabasePod) for s in decided.steps)
 
     def test_a_volume_that_somebody_has_grown_keeps_its_size(
@@ -394,9 +396,9 @@ class TestServing:
 
         # An upgraded operator, a probe that failed, a Secret made anew; opensAt may be moved after sales.
         assert not replaced(marked, opens - timedelta(hours=1))
-        assert not replaced(replace(marked, pods=(unready,), engine=Engine()), opens)
-        assert not replaced(replace(marked, engine=Engine(login_failed=True)), opens)
-        fresh = replace(marked, engine=Engine(), children={**moved, key: unmarked})
+        assert not replaced(replace(marked, pods=(unready,), database=DatabaseState()), opens)
+        assert not replaced(replace(marked, database=DatabaseState(login_failed=True)), opens)
+        fresh = replace(marked, database=DatabaseState(), children={**moved, key: unmarked})
         assert replaced(fresh, opens - timedelta(hours=1))
 
 
@@ -416,7 +418,7 @@ class TestInertAndInvalid:
         assert decided.steps == ()
         assert decided.requeue_after is None
         assert decided.status["phase"] == Phase.COMPLETED
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.WINDOW_PASSED
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.WINDOW_PASSED
 
     def test_a_spec_that_makes_no_sense_touches_nothing_and_says_so(
         self, event: Make[Event], installation: Installation, opens: datetime
@@ -439,7 +441,8 @@ class TestInertAndInvalid:
         seen = Observed(children=unmarked(observed(event()).children))
         told = plan(broken, seen, installation, opens).status  # what one pass says, the next one reads
         assert (
-            condition(plan(broken, seen, installation, opens), ConditionType.INTAKE_OPEN)["reason"] == Intake.NOT_READY
+            condition(plan(broken, seen, installation, opens), ConditionType.INTAKE_OPEN)["reason"]
+            == IntakeReason.NOT_READY
         )
         deleted = replace(broken, status=told, deleted_at=opens)
         assert set(kinds(plan(deleted, seen, installation, opens))) == {"Unguard"}

@@ -24,8 +24,8 @@ from intake_operator.decide.steps import (
     StopDatabase,
     Unguard,
 )
-from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Manifest, Observed
-from intake_operator.reasons import ConditionType, Drain, Intake, Phase, Problem
+from intake_operator.model.observed import LEDGER_AGREES, DatabaseState, Event, Manifest, Observed
+from intake_operator.reasons import ConditionType, DrainReason, IntakeReason, Phase, Problem
 from planning import GOOD_PROOF, condition, drained, kinds, with_status
 
 type Make[T] = Callable[..., T]
@@ -45,7 +45,7 @@ class TestDrain:
         assert not any(isinstance(s, Seal) for s in early.steps)
         late = plan(e, with_status(observed(e), engine_status(windowState="closed")), installation, closes)
         assert late.steps[-1] == Seal("the window closed")
-        assert drained(late) == Drain.INTAKE_CLOSED
+        assert drained(late) == DrainReason.INTAKE_CLOSED
 
     def test_a_sealed_engine_stays_closed_though_the_window_is_moved(
         self,
@@ -58,7 +58,7 @@ class TestDrain:
         e = event()
         decided = plan(e, with_status(observed(e), engine_status(sealed=True)), installation, opens)
         assert decided.status["phase"] == Phase.DRAINING
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == Intake.WINDOW_CLOSED
+        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.WINDOW_CLOSED
 
     def test_deletion_seals_at_once(
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
@@ -80,12 +80,12 @@ class TestDrain:
             queue = {"depth": depth, "inFlight": 0, "oldestSeconds": 0, "deadLetters": dead}
             return with_status(observed(e), engine_status(sealed=True, windowState="closed", queue=queue))
 
-        assert drained(plan(e, sealed(5, 1), installation, closes)) == Drain.QUEUE_DRAINING
-        assert drained(plan(e, sealed(0, 1), installation, closes)) == Drain.DEAD_LETTERS_BLOCK
-        assert drained(plan(e, sealed(0, 0), installation, closes)) == Drain.VERIFYING
+        assert drained(plan(e, sealed(5, 1), installation, closes)) == DrainReason.QUEUE_DRAINING
+        assert drained(plan(e, sealed(0, 1), installation, closes)) == DrainReason.DEAD_LETTERS_BLOCK
+        assert drained(plan(e, sealed(0, 0), installation, closes)) == DrainReason.VERIFYING
         for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}):
             bad = replace(sealed(0, 0), proof=replace(GOOD_PROOF, **one_less))
-            assert drained(plan(e, bad, installation, closes)) == Drain.PROOF_FAILED
+            assert drained(plan(e, bad, installation, closes)) == DrainReason.PROOF_FAILED
         good = plan(e, replace(sealed(0, 0), proof=GOOD_PROOF), installation, closes)
         assert kinds(good) == ["ConfigMap"]
         # The copy comes first. What lets DB1 go is written only when it is there.
@@ -114,7 +114,7 @@ class TestDrain:
         self, event: Make[Event], observed: Make[Observed], installation: Installation, closes: datetime
     ) -> None:
         e = event()
-        gone = replace(observed(e), engine=Engine(error="connection refused"))
+        gone = replace(observed(e), database=DatabaseState(error="connection refused"))
         decided = plan(e, gone, installation, closes)
         assert "connection refused" in condition(decided, ConditionType.DRAINED)["message"]
         assert condition(decided, ConditionType.DEGRADED)["reason"] == Problem.DATABASE_UNREACHABLE
@@ -188,7 +188,7 @@ class TestRelease:
     ) -> None:
         e = event(deleted_at=opens, annotations={names.ABANDON_ANNOTATION: "taylor-drop"})
         states, steps = to_the_end(e, observed(e), installation, opens)
-        assert states[-1] == Drain.COMPLETED
+        assert states[-1] == DrainReason.COMPLETED
         assert not any(isinstance(s, Apply) for s in steps)
 
     def test_bridges_then_db1_then_volume_then_secrets_then_the_anchor_then_the_finalizer(
@@ -212,7 +212,12 @@ class TestRelease:
         )
         now = closes + timedelta(minutes=10)
         states, steps = to_the_end(e, seen, installation, now)
-        assert states == [Drain.BRIDGES_STOPPED, Drain.DATABASE_STOPPED, Drain.VOLUMES_REMOVED, Drain.COMPLETED]
+        assert states == [
+            DrainReason.BRIDGES_STOPPED,
+            DrainReason.DATABASE_STOPPED,
+            DrainReason.VOLUMES_REMOVED,
+            DrainReason.COMPLETED,
+        ]
         gone = [s.kind for s in steps if isinstance(s, Delete)]
         assert list(dict.fromkeys(gone)) == [
             "Deployment",
@@ -243,7 +248,7 @@ class TestRelease:
         ending = pod(e, "bridge")
         ending["metadata"]["deletionTimestamp"] = closes.isoformat()
         decided = plan(e, replace(unguarded, pods=(ending,)), installation, closes + timedelta(minutes=10))
-        assert (decided.steps, drained(decided)) == ((), Drain.BRIDGES_STOPPED)
+        assert (decided.steps, drained(decided)) == ((), DrainReason.BRIDGES_STOPPED)
 
     def test_pods_that_outlived_their_workload_are_removed(
         self,
@@ -278,16 +283,16 @@ class TestRelease:
         forged = {"kind": "ConfigMap", "metadata": {"name": names.report(e.name), "labels": common.labels(e, "report")}}
         seen = replace(seen, children={**seen.children, ("ConfigMap", names.report(e.name)): forged})
         decided = plan(e, seen, installation, closes)
-        assert drained(decided) == Drain.QUEUE_DRAINING
+        assert drained(decided) == DrainReason.QUEUE_DRAINING
         assert not {"Delete", "Unguard", "StopDatabase"} & set(kinds(decided))
 
     def test_an_event_that_was_never_claimable_goes_without_a_proof(
         self, event: Make[Event], installation: Installation, observed: Make[Observed], opens: datetime
     ) -> None:
         e = event(deleted_at=opens)
-        seen = observed(e, engine=Engine())
+        seen = observed(e, database=DatabaseState())
         states, steps = to_the_end(e, replace(seen, children=unmarked(seen.children)), installation, opens)
-        assert states[-1] == Drain.COMPLETED
+        assert states[-1] == DrainReason.COMPLETED
         assert steps[-1] == RemoveFinalizer()
         assert all(isinstance(s, Delete | RemoveFinalizer | Unguard | StopDatabase) for s in steps)
 
@@ -313,7 +318,7 @@ class TestKept:
         e = released(event())
         crashed = with_status(observed(e), engine_status(sealed=True, windowState="closed", ready=False))
         decided = plan(e, crashed, installation, closes + timedelta(minutes=9))
-        assert drained(decided) == Drain.KEPT
+        assert drained(decided) == DrainReason.KEPT
         assert Seed() in decided.steps, "else claims are answered not_ready, and claim_status tells nothing"
         assert not {"Delete", "StopDatabase"} & set(kinds(decided))
         assert decided.status["nextTransitionTime"] == (closes + timedelta(minutes=10)).isoformat()
@@ -341,7 +346,7 @@ class TestKept:
         }
         e = released(event(**changes.get(end, {})))
         now = closes + timedelta(minutes=10 if end == "time" else 1)
-        assert drained(plan(e, observed(e), installation, now)) == Drain.BRIDGES_STOPPED
+        assert drained(plan(e, observed(e), installation, now)) == DrainReason.BRIDGES_STOPPED
 
 
 class TestAbandoned:
@@ -359,11 +364,13 @@ class TestAbandoned:
         counted = (closes - timedelta(minutes=1)).isoformat()
         told = {} if reachable else {**ends, "inventory": {}, "countedAt": counted}
         e = event(annotations={names.ABANDON_ANNOTATION: "taylor-drop"}, status=told)
-        seen = observed(e, engine=Engine(error="away"))
+        seen = observed(e, database=DatabaseState(error="away"))
         if reachable:
             audit = ('{"action": "replay"}',)
-            asked = Engine(reachable=True, identity="7251", migrated=True, status=engine_status(**ends), audit=audit)
-            seen = replace(seen, engine=asked)
+            asked = DatabaseState(
+                reachable=True, identity="7251", migrated=True, status=engine_status(**ends), audit=audit
+            )
+            seen = replace(seen, database=asked)
         decided = plan(e, seen, installation, closes)
         assert decided.after is not None
         account = decided.after["report"]
@@ -403,7 +410,7 @@ class TestNamespace:
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
     ) -> None:
         e = event(namespace_deleted_at=opens)
-        decided = plan(e, observed(e, engine=Engine(error="no pod"), pods=()), installation, opens)
+        decided = plan(e, observed(e, database=DatabaseState(error="no pod"), pods=()), installation, opens)
         assert "intake-engine.io/abandon: taylor-drop" in condition(decided, ConditionType.DEGRADED)["message"]
         assert not {"Delete", "RemoveFinalizer"} & set(kinds(decided))
 
@@ -419,9 +426,9 @@ class TestNamespace:
     ) -> None:
         known = {"database": {"systemIdentifier": "7251", "sellsFrom": opens.isoformat()}}
         e = event(namespace_deleted_at=opens, status=known)
-        seen = observed(e, engine=Engine(error="no pod"), pods=())
+        seen = observed(e, database=DatabaseState(error="no pod"), pods=())
         decided = plan(e, seen, installation, opens - timedelta(minutes=minutes))
-        assert (drained(decided) == Drain.BRIDGES_STOPPED) is goes
+        assert (drained(decided) == DrainReason.BRIDGES_STOPPED) is goes
 
     def test_i11_an_opening_that_was_moved_back_is_remembered(
         self, event: Make[Event], spec: Make[Any], observed: Make[Observed], installation: Installation, opens: datetime
@@ -435,8 +442,8 @@ class TestNamespace:
         told = plan(e, observed(e), installation, opens + timedelta(hours=1)).status
         assert told["database"]["sellsFrom"] == opens.isoformat()
         gone = replace(e, status=told, namespace_deleted_at=opens)
-        decided = plan(gone, observed(e, engine=Engine(), pods=()), installation, opens + timedelta(hours=1))
-        assert drained(decided) == Drain.INTAKE_CLOSED
+        decided = plan(gone, observed(e, database=DatabaseState(), pods=()), installation, opens + timedelta(hours=1))
+        assert drained(decided) == DrainReason.INTAKE_CLOSED
 
 
 @pytest.mark.parametrize("hours", [-48, -1, 0, 1, 2, 48])
@@ -449,18 +456,18 @@ def test_i2_nothing_is_removed_without_proof_once_claims_were_possible(
     hours: int,
 ) -> None:
     """Whatever DB1 says or does not say, and whether or not somebody deletes the event."""
-    engines = [
-        Engine(),
-        Engine(reachable=True),
-        Engine(reachable=True, migrated=True, status=engine_status(ready=False)),
-        Engine(reachable=True, migrated=True, status=engine_status(windowState="closed")),
-        Engine(reachable=True, migrated=True, status=engine_status(windowState="closed", sealed=True)),
+    databases = [
+        DatabaseState(),
+        DatabaseState(reachable=True),
+        DatabaseState(reachable=True, migrated=True, status=engine_status(ready=False)),
+        DatabaseState(reachable=True, migrated=True, status=engine_status(windowState="closed")),
+        DatabaseState(reachable=True, migrated=True, status=engine_status(windowState="closed", sealed=True)),
     ]
-    for engine in engines:
+    for database in databases:
         for deleted_at in (None, opens):
             for proof in (None, replace(GOOD_PROOF, ledger="the ledger differs"), replace(GOOD_PROOF, queued=1)):
                 e = event(deleted_at=deleted_at)
-                seen = replace(observed(e), engine=engine, proof=proof)
+                seen = replace(observed(e), database=database, proof=proof)
                 decided = plan(e, seen, installation, opens + timedelta(hours=hours))
                 assert not any(isinstance(s, Delete | RemoveFinalizer | StopDatabase | Unguard) for s in decided.steps)
                 assert not any(isinstance(s, Apply) and s.manifest["kind"] == "ConfigMap" for s in decided.steps)

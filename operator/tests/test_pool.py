@@ -10,7 +10,7 @@ from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
 from intake_operator.ledger.ledgers import key
 from intake_operator.model.observed import Event
-from intake_operator.reasons import Pool
+from intake_operator.reasons import PoolReason
 
 type Make[T] = Callable[..., T]
 
@@ -23,7 +23,7 @@ def test_of_two_events_with_one_pool_and_ledger_exactly_one_may_sell(event: Make
     twin = replace(younger, created_at=older.created_at)
     for one, other in ((older, younger), (older, twin)):
         first, second = in_use(one, BOOKS, [Rival(other, BOOKS)]), in_use(other, BOOKS, [Rival(one, BOOKS)])
-        assert [verdict.reason for verdict in (first, second) if verdict] == [Pool.IN_USE]
+        assert [verdict.reason for verdict in (first, second) if verdict] == [PoolReason.IN_USE]
 
 
 def test_an_event_that_was_claimable_keeps_its_pool_from_an_older_one(event: Make[Event]) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.ledger.proof import REST, WHILE_BAD, Proofs
 from intake_operator.model.observed import LEDGER_AGREES, Event, Observed, Proof
@@ -23,13 +23,13 @@ COMMIT = "SELECT finalize_transaction(%s)"
 class Drained:
     """A sealed DB1 in which one claim is committed, a ledger that knows nothing of it, and a clock."""
 
-    def __init__(self, event: Event, engines: Engines, host: str, ledger_uri: str) -> None:
+    def __init__(self, event: Event, databases: Databases, host: str, ledger_uri: str) -> None:
         self.event = event
         self.ledger_uri = ledger_uri
         self.seconds = 0.0
         self.costs = 0.0
-        self.proofs = Proofs(engines, self.clock)
-        self._engines = engines
+        self.proofs = Proofs(databases, self.clock)
+        self._engines = databases
         self._host = host
 
     def clock(self) -> float:
@@ -38,8 +38,8 @@ class Drained:
         return self.seconds
 
     async def prove(self, uri: str | None = None) -> tuple[Proof | None, str]:
-        engine = await self._engines.observe(self.event.uid, self.event.pool, self._host, "")
-        return await self.proofs.prove(self.event, Observed(engine=engine), self.ledger_uri if uri is None else uri)
+        database = await self._engines.observe(self.event.uid, self.event.pool, self._host, "")
+        return await self.proofs.prove(self.event, Observed(database=database), self.ledger_uri if uri is None else uri)
 
     async def agrees(self) -> bool:
         proof, _ = await self.prove()
@@ -63,20 +63,20 @@ def server() -> Iterator[PostgresServer]:
 async def drained(server: PostgresServer, event: Callable[..., Event]) -> AsyncIterator[Drained]:
     uri, ledger_uri = server.create_database("intake"), server.create_database("ledger")
     install_ledger(ledger_uri)
-    host, engines, made = unquote(urlparse(uri).query.removeprefix("host=")), Engines(load(INTAKE_SQL)), event()
+    host, databases, made = unquote(urlparse(uri).query.removeprefix("host=")), Databases(load(INTAKE_SQL)), event()
     now = datetime.now(UTC)
     window = {"opensAt": now - timedelta(hours=1), "closesAt": now + timedelta(hours=1)}
-    await engines.observe(made.uid, made.pool, host, "")
-    await engines.migrate(made.uid)
+    await databases.observe(made.uid, made.pool, host, "")
+    await databases.migrate(made.uid)
     limits = {name: moment.isoformat() for name, moment in window.items()}
-    await engines.configure(made.uid, made.pool, {"inventorySize": 10, "batchSize": 5} | limits)
-    await engines.seed(made.uid, made.pool)
+    await databases.configure(made.uid, made.pool, {"inventorySize": 10, "batchSize": 5} | limits)
+    await databases.seed(made.uid, made.pool)
     with psycopg.connect(uri, autocommit=True) as db1:
         db1.execute("SELECT intake.claim_resource(%s, 'somebody')", (made.pool,))
         db1.execute(ACKNOWLEDGE, {"pool": made.pool})
-    await engines.seal(made.uid, made.pool, "test")
-    yield Drained(made, engines, host, ledger_uri)
-    await engines.close_all()
+    await databases.seal(made.uid, made.pool, "test")
+    yield Drained(made, databases, host, ledger_uri)
+    await databases.close_all()
     for database in ("intake", "ledger"):
         server.drop_database(database)
 
@@ -86,7 +86,7 @@ async def test_what_does_not_add_up_is_proven_again_after_a_while(drained: Drain
     assert proof is not None
     assert (proof.claims, proof.committed, error) == (1, 1, "")
     assert proof.failures == (
-        "the ledger has 0 committed, 0 voided; the engine 1 and 0; the ledger has sold 0 slots, the engine 1;"
+        "the ledger has 0 committed, 0 voided; the database 1 and 0; the ledger has sold 0 slots, the database 1;"
         " the claims are not the same ones",
     )
     drained.mend()

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from intake_operator.database import databases
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.database.recovery import RecoveryError, Restored, as_page
 from intake_operator.ledger import compare as reading
@@ -38,18 +38,18 @@ def server() -> Iterator[PostgresServer]:
 class Lost:
     """A sale of twelve slots whose DB1 is gone, and a new DB1 that was migrated and configured."""
 
-    def __init__(self, engines: Engines, engine: AsyncConnection, books: AsyncConnection, uri: str) -> None:
-        self.engines = engines
-        self.engine = engine
+    def __init__(self, databases: Databases, database: AsyncConnection, books: AsyncConnection, uri: str) -> None:
+        self.databases = databases
+        self.database = database
         self.books = books
         self.uri = uri
         self.queued: list[dict[str, Any]] = []
 
     async def recover(self) -> Restored:
-        return await self.engines.recover(UID, NAMESPACE, POOL, self.uri)
+        return await self.databases.recover(UID, NAMESPACE, POOL, self.uri)
 
     async def value(self, query: LiteralString, *arguments: object) -> Any:  # noqa: ANN401 - whatever the query selects
-        row = await (await self.engine.execute(query, arguments)).fetchone()
+        row = await (await self.database.execute(query, arguments)).fetchone()
         assert row is not None
         return row[0]
 
@@ -66,12 +66,14 @@ def config() -> dict[str, Any]:
     return {"inventorySize": 12} | {name: at.isoformat() for name, at in window.items()}
 
 
-async def sell(engine: AsyncConnection, books: AsyncConnection) -> list[dict[str, Any]]:
+async def sell(database: AsyncConnection, books: AsyncConnection) -> list[dict[str, Any]]:
     """Seven committed, two voided; returns the messages that had not reached the ledger."""
-    await engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(config())))
-    await engine.execute("SELECT intake.seed(%s)", (POOL,))
-    await engine.execute("SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_series(1, 10) n", (POOL,))
-    found = await engine.execute("SELECT message FROM pgmq.q_intake_queue ORDER BY msg_id")
+    await database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(config())))
+    await database.execute("SELECT intake.seed(%s)", (POOL,))
+    await database.execute(
+        "SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_series(1, 10) n", (POOL,)
+    )
+    found = await database.execute("SELECT message FROM pgmq.q_intake_queue ORDER BY msg_id")
     messages = [message for (message,) in await found.fetchall()]
     for number, message in enumerate(messages[:9]):
         function = "void_claim" if number in {2, 5} else "finalize_transaction"
@@ -83,19 +85,19 @@ async def sell(engine: AsyncConnection, books: AsyncConnection) -> list[dict[str
 async def lost(server: PostgresServer) -> AsyncIterator[Lost]:
     ledger_uri = server.create_database("ledger", "as_installed")
     uri = server.create_database("intake", "as_migrated")
-    host, engines = unquote(urlparse(uri).query.removeprefix("host=")), Engines(load(INTAKE_SQL))
+    host, databases = unquote(urlparse(uri).query.removeprefix("host=")), Databases(load(INTAKE_SQL))
     async with await AsyncConnection.connect(ledger_uri, autocommit=True) as books:
-        async with await AsyncConnection.connect(uri, autocommit=True) as engine:
-            queued = await sell(engine, books)
+        async with await AsyncConnection.connect(uri, autocommit=True) as database:
+            queued = await sell(database, books)
         server.drop_database("intake")
         server.create_database("intake", "as_migrated")
-        await engines.observe(UID, POOL, host, "")
-        await engines.configure(UID, POOL, config())
-        async with await AsyncConnection.connect(uri, autocommit=True) as engine:
-            scene = Lost(engines, engine, books, ledger_uri)
+        await databases.observe(UID, POOL, host, "")
+        await databases.configure(UID, POOL, config())
+        async with await AsyncConnection.connect(uri, autocommit=True) as database:
+            scene = Lost(databases, database, books, ledger_uri)
             scene.queued = queued
             yield scene
-    await engines.close_all()
+    await databases.close_all()
     for name in ("intake", "ledger"):
         server.drop_database(name)
 
@@ -104,8 +106,8 @@ async def lost(server: PostgresServer) -> AsyncIterator[Lost]:
 async def test_all_that_the_ledger_has_is_back(lost: Lost, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     monkeypatch.setattr(reading, "LEDGER_PAGE", page)
     assert await lost.recover() == SOLD
-    await lost.engines.seed(UID, POOL)
-    _, account, violations = await lost.engines.account(UID, POOL)
+    await lost.databases.seed(UID, POOL)
+    _, account, violations = await lost.databases.account(UID, POOL)
     assert (account.committed, account.voided, account.slots, violations) == (7, 2, 7, ())
     restored = await lost.value("SELECT intake.engine_status(%s) -> 'restored'", POOL)
     assert (restored["committed"], restored["voided"]) == (7, 2)
@@ -166,7 +168,7 @@ async def test_a_claim_that_was_not_sold_from_this_inventory_undoes_all(
         await lost.recover()
     assert caught.value.sqlstate == "IE006"
     assert await lost.kept() == (0, 0)
-    assert (await lost.engines.observe(UID, POOL, "", "")).reachable, "its connection goes on"
+    assert (await lost.databases.observe(UID, POOL, "", "")).reachable, "its connection goes on"
 
 
 async def test_pages_that_never_end_are_refused(lost: Lost) -> None:
@@ -182,7 +184,7 @@ async def test_pages_that_never_end_are_refused(lost: Lost) -> None:
 
 
 async def test_a_seeded_pool_is_not_restored(lost: Lost) -> None:
-    await lost.engines.seed(UID, POOL)
+    await lost.databases.seed(UID, POOL)
     with pytest.raises(psycopg.Error) as caught:
         await lost.recover()
     assert caught.value.sqlstate == "IE003"

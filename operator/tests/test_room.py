@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from given import make_connections
-from intake_bridge.adapters import engine
+from intake_bridge.adapters import database
 from intake_operator.children.bridge import Installation
 from intake_operator.children.database import DEFAULTS, FIXED
 from intake_operator.decide import room
@@ -21,7 +21,7 @@ type Make[T] = Callable[..., T]
 
 
 def test_a_bridge_s_share_is_what_it_opens_and_a_quarter_more() -> None:
-    opens = engine._CONNECTIONS + 1  # its pool, and the housekeeper
+    opens = database._CONNECTIONS + 1  # its pool, and the housekeeper
     # A Deployment that replaces them runs a quarter more, rounded up: docs of maxSurge.
     for bridges in range(1, 101):
         assert room.BRIDGE * bridges + opens >= opens * (bridges + -(-bridges // 4))
@@ -57,8 +57,8 @@ def test_the_limit_follows_the_bridges_and_the_server(
     more = event(spec=spec(bridge={"maxReplicas": 5}))
     assert KeepRoom(67) in plan(more, seen, installation, opens).steps
     for changed in ({"most": 400}, {"limit": -1}, {"limit": 231}):
-        known = replace(seen.engine, connections=make_connections(**changed))
-        assert KeepRoom(57) in plan(event(), replace(seen, engine=known), installation, opens).steps
+        known = replace(seen.database, connections=make_connections(**changed))
+        assert KeepRoom(57) in plan(event(), replace(seen, database=known), installation, opens).steps
 
 
 @pytest.mark.parametrize(("claimers", "told"), [(229, False), (230, True), (231, True)])
@@ -71,7 +71,7 @@ def test_claimers_at_their_limit_are_told_and_not_degraded(
     told: bool,
 ) -> None:
     seen = observed(event())
-    known = replace(seen.engine, connections=make_connections(claimers=claimers, taken=claimers + 1))
-    decided = plan(event(), replace(seen, engine=known), installation, opens)
+    known = replace(seen.database, connections=make_connections(claimers=claimers, taken=claimers + 1))
+    decided = plan(event(), replace(seen, database=known), installation, opens)
     assert ("all 230 connections" in condition(decided, ConditionType.DATABASE_READY)["message"]) is told
     assert condition(decided, ConditionType.DEGRADED)["status"] == "False"

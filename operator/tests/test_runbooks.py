@@ -4,14 +4,28 @@ import re
 from pathlib import Path
 
 import pytest
-from intake_operator.reasons import Consistency, Contract, Drain, Intake, Pool, Problem, Scaling
+from intake_operator.reasons import (
+    ConsistencyReason,
+    DrainReason,
+    IntakeReason,
+    LedgerReadyReason,
+    PoolReason,
+    Problem,
+    ScalingReason,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUNBOOKS = DOCS / "runbooks.md"
 
-SINGLE = [Intake.NOT_READY, Intake.WINDOW_PASSED, Contract.WEAKER, Pool.NOT_CHECKED, Pool.WAITING]
+SINGLE = [
+    IntakeReason.NOT_READY,
+    IntakeReason.WINDOW_PASSED,
+    LedgerReadyReason.WEAKER,
+    PoolReason.NOT_CHECKED,
+    PoolReason.WAITING,
+]
 # LedgerInconsistent is a reason of two conditions.
-REASONS = sorted({*map(str, [*Problem, *Drain, *Consistency, *SINGLE])})
+REASONS = sorted({*map(str, [*Problem, *DrainReason, *ConsistencyReason, *SINGLE])})
 
 
 def sections() -> dict[str, str]:
@@ -35,6 +49,11 @@ def test_the_concepts_name_every_problem_in_its_order() -> None:
     assert re.findall(r"`(\w+)`", listed.partition(". ")[0]) == [*map(str, Problem)]
 
 
-@pytest.mark.parametrize("reason", sorted({*map(str, [*Intake, *Scaling, *Contract, *Drain, *Consistency, *Pool])}))
+@pytest.mark.parametrize(
+    "reason",
+    sorted(
+        {*map(str, [*IntakeReason, *ScalingReason, *LedgerReadyReason, *DrainReason, *ConsistencyReason, *PoolReason])}
+    ),
+)
 def test_the_concepts_name_every_other_reason(reason: str) -> None:
     assert f"`{reason}`" in (DOCS / "concepts.md").read_text(encoding="utf-8")

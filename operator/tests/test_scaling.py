@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from intake_operator.decide.scaling import COOLDOWN, LOOK_BACK, Queue, decide, rest
 from intake_operator.model.spec import Bridge
-from intake_operator.reasons import Scaling
+from intake_operator.reasons import ScalingReason
 
 NOW = datetime(2026, 12, 1, 18, tzinfo=UTC)
 POLICY = Bridge(min_replicas=1, max_replicas=8, backlog_per_replica=1000)
@@ -79,12 +79,12 @@ def test_the_rest_is_written_down_anew_where_db1_has_missed_what_is_wanted() -> 
 
 def test_an_unknown_depth_holds_what_there_is() -> None:
     decision = decide(Queue(None, 0), 5, POLICY, NOW, NOW)
-    assert (decision.replicas, decision.reason) == (5, Scaling.DEPTH_UNKNOWN)
+    assert (decision.replicas, decision.reason) == (5, ScalingReason.DEPTH_UNKNOWN)
 
 
 def test_what_nobody_has_written_down_takes_no_bridge_away() -> None:
     held = decide(Queue(0, None), 5, POLICY, NOW, NOW)
-    assert (held.replicas, held.reason) == (5, Scaling.IDLE)
+    assert (held.replicas, held.reason) == (5, ScalingReason.IDLE)
     assert "is unknown" in held.message
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from intake_bridge.adapters.credentials import keys_of, token_of
 from intake_bridge.ports import TargetDownError
 from intake_operator.kube.client import Cluster
-from intake_operator.model.observed import Event, Ledger, Manifest, Observed
+from intake_operator.model.observed import Event, LedgerState, Manifest, Observed
 from intake_operator.model.secrets import key_flaw, text, token_flaw
 from intake_operator.observe import Observer
 from intake_operator.reasons import Problem
@@ -65,7 +65,7 @@ async def test_what_the_bridge_will_refuse_is_told_before_the_sale(
     observer = Observer(Secrets(), None, None, None, None, None, None)  # type: ignore[arg-type]
     _, observed = await observer._inputs(selling, selling.spec, Observed())
     if not told:
-        assert observed.ledger == Ledger()
+        assert observed.ledger == LedgerState()
         return
     assert observed.ledger.problem is Problem.LEDGER_SECRET_KEY_MISSING
     assert observed.ledger.message.startswith(f"Secret shop cannot be used under the key value: {told}")

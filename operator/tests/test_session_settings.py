@@ -16,7 +16,7 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.ledger.ledgers import Ledgers
 from intake_operator.model.letters import DeadLetter
-from intake_operator.model.observed import Event, Ledger
+from intake_operator.model.observed import Event, LedgerState
 from psycopg.types.json import Jsonb
 
 from tests.pooler import Pooler
@@ -37,17 +37,17 @@ def server() -> Iterator[PostgresServer]:
         install_ledger(running.create_database("books"))
         hall = running.create_database("hall")
         with (
-            psycopg.connect(running.uri("intake"), autocommit=True) as engine,
+            psycopg.connect(running.uri("intake"), autocommit=True) as database,
             psycopg.connect(running.uri("books"), autocommit=True) as books,
             psycopg.connect(hall, autocommit=True) as owner,
         ):
             config = {"inventorySize": 10} | {name: at.isoformat() for name, at in window.items()}
-            engine.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(config)))
-            engine.execute("SELECT intake.seed(%s)", (POOL,))
+            database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(config)))
+            database.execute("SELECT intake.seed(%s)", (POOL,))
             claim = "SELECT intake.claim_resource(%s, 'ü' || n, 'r' || n) FROM generate_series(1, 6) n"
-            engine.execute(claim, (POOL,))
+            database.execute(claim, (POOL,))
             for number, (msg_id, read_ct, message) in enumerate(
-                engine.execute(
+                database.execute(
                     "SELECT b.msg_id, b.read_ct, q.message FROM intake.read_batch(%s, 'w', 5) b"
                     " JOIN pgmq.q_intake_queue q USING (msg_id)",
                     (POOL,),
@@ -55,12 +55,12 @@ def server() -> Iterator[PostgresServer]:
             ):
                 leased = (POOL, [msg_id], [read_ct])
                 if number == 4:
-                    engine.execute("SELECT intake.dead_letter(%s, %s, %s, '{lost}')", leased)
+                    database.execute("SELECT intake.dead_letter(%s, %s, %s, '{lost}')", leased)
                     continue
                 word = "voided" if number == 3 else "committed"
                 function = "void_claim" if number == 3 else "finalize_transaction"
                 books.execute(f"SELECT {function}(%s)".encode(), (Jsonb(message),))
-                engine.execute("SELECT intake.acknowledge(%s, %s, %s, %s)", (*leased, [word]))
+                database.execute("SELECT intake.acknowledge(%s, %s, %s, %s)", (*leased, [word]))
             for table, value in (
                 ("days", "date '2026-12-01' + n"),
                 ("rows", "n / 3.0::float8"),
@@ -116,7 +116,7 @@ async def test_no_setting_changes_what_is_read(server: PostgresServer, reading: 
     before = await reading.everything()
     dead, _, status, looked, account, verdict, labels = before
     assert (len(dead), dead[0].user_id, status["committed"]) == (1, "ü5", 3)
-    assert (looked, account.committed, verdict.agrees) == (Ledger(), 3, True)
+    assert (looked, account.committed, verdict.agrees) == (LedgerState(), 3, True)
     assert [row[1] for row in labels[0]] == ["2026-12-02", "2026-12-03", "2026-12-04"]
     with psycopg.connect(server.uri(), autocommit=True) as owner:
         try:
@@ -152,7 +152,7 @@ async def test_a_pooler_takes_every_connection_of_ours_and_gets_it_back_as_it_wa
     """It refuses parameters that it does not know, and lends one session to many."""
     async with Pooler(reading.sides.host) as pooler:
         uri = f"postgresql://postgres@127.0.0.1:{pooler.port}/books"
-        assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == Ledger()
+        assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
         assert await ledgers.account(uri, POOL) == await ledgers.account(reading.sides.uri, POOL)
         verdict = await Consistencies(lambda: 0.0, lambda _: None).now(replace(reading.sides, uri=uri))
         assert verdict.agrees is True

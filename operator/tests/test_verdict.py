@@ -21,12 +21,12 @@ from intake_operator.model.observed import (
     Proof,
 )
 from intake_operator.model.spec import IntakeEventSpec
-from intake_operator.reasons import Consistency
+from intake_operator.reasons import ConsistencyReason
 
-WELL = Verdict(True, Consistency.LEDGER_AGREES, "all is well")
+WELL = Verdict(True, ConsistencyReason.LEDGER_AGREES, "all is well")
 MISSING = Violation("I2", "claim 7 of slot 7 is committed here, and not in the ledger")
-WRONG = Verdict(False, Consistency.LEDGER_INCONSISTENT, str(MISSING), (MISSING,))
-DIFFERENT = "the ledger has 4 committed, 0 voided; the engine 5 and 0"
+WRONG = Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, str(MISSING), (MISSING,))
+DIFFERENT = "the ledger has 4 committed, 0 voided; the database 5 and 0"
 
 
 def proof(ledger: str) -> Proof:
@@ -36,17 +36,17 @@ def proof(ledger: str) -> Proof:
 @pytest.mark.parametrize(
     ("word", "known", "said"),
     [
-        (None, None, (None, Consistency.NOT_COMPARED)),
-        (None, WELL, (True, Consistency.LEDGER_AGREES)),
-        (None, WRONG, (False, Consistency.LEDGER_INCONSISTENT)),
-        (LEDGER_AGREES, None, (True, Consistency.LEDGER_AGREES)),
-        (LEDGER_AGREES, WRONG, (True, Consistency.LEDGER_AGREES)),
-        (LEDGER_SILENT, None, (None, Consistency.LEDGER_CANNOT_BE_ASKED)),
-        (LEDGER_SILENT, WRONG, (False, Consistency.LEDGER_INCONSISTENT)),
-        (f"{LEDGER_UNASKED}: gone", WELL, (None, Consistency.COMPARISON_FAILED)),
-        (DIFFERENT, None, (False, Consistency.LEDGER_INCONSISTENT)),
-        (DIFFERENT, WELL, (False, Consistency.LEDGER_INCONSISTENT)),
-        (DIFFERENT, WRONG, (False, Consistency.LEDGER_INCONSISTENT)),
+        (None, None, (None, ConsistencyReason.NOT_COMPARED)),
+        (None, WELL, (True, ConsistencyReason.LEDGER_AGREES)),
+        (None, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (LEDGER_AGREES, None, (True, ConsistencyReason.LEDGER_AGREES)),
+        (LEDGER_AGREES, WRONG, (True, ConsistencyReason.LEDGER_AGREES)),
+        (LEDGER_SILENT, None, (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)),
+        (LEDGER_SILENT, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (f"{LEDGER_UNASKED}: gone", WELL, (None, ConsistencyReason.COMPARISON_FAILED)),
+        (DIFFERENT, None, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (DIFFERENT, WELL, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (DIFFERENT, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
     ],
 )
 def test_the_newest_word_counts(
@@ -54,7 +54,7 @@ def test_the_newest_word_counts(
     observed: Callable[..., Observed],
     word: str | None,
     known: Verdict | None,
-    said: tuple[bool | None, Consistency],
+    said: tuple[bool | None, ConsistencyReason],
 ) -> None:
     made = event()
     seen = observed(made, proof=proof(word) if word else None, consistency=known)
@@ -67,15 +67,15 @@ def test_a_webhook_cannot_be_asked(
     event: Callable[..., Event], spec: Callable[..., IntakeEventSpec], observed: Callable[..., Observed]
 ) -> None:
     made = event(spec=spec(commitTarget={"webhook": {"url": "https://ledger/commit"}}))
-    assert verdict(made, observed(made), Stage.SERVE).reason is Consistency.LEDGER_CANNOT_BE_ASKED
+    assert verdict(made, observed(made), Stage.SERVE).reason is ConsistencyReason.LEDGER_CANNOT_BE_ASKED
 
 
 @pytest.mark.parametrize(
     ("last", "said"),
     [
-        (proof(LEDGER_AGREES), (True, Consistency.LEDGER_AGREES)),
-        (proof(LEDGER_SILENT), (None, Consistency.LEDGER_CANNOT_BE_ASKED)),
-        (None, (None, Consistency.NOT_COMPARED)),
+        (proof(LEDGER_AGREES), (True, ConsistencyReason.LEDGER_AGREES)),
+        (proof(LEDGER_SILENT), (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)),
+        (None, (None, ConsistencyReason.NOT_COMPARED)),
     ],
 )
 def test_after_the_end_the_report_knows(
@@ -83,7 +83,7 @@ def test_after_the_end_the_report_knows(
     observed: Callable[..., Observed],
     closes: datetime,
     last: Proof | None,
-    said: tuple[bool | None, Consistency],
+    said: tuple[bool | None, ConsistencyReason],
 ) -> None:
     made = event()
     facts = Facts(made, observed(made, proof=last), Stage.DRAIN, closes)
@@ -102,7 +102,7 @@ def test_a_contradiction_degrades_and_is_named_where_the_proof_fails(
     made = event()
     seen = observed(made, proof=proof(DIFFERENT), consistency=WRONG)
     sealed = engine_status(sealed=True, windowState="closed", claims=5, committed=5)
-    seen = replace(seen, engine=replace(seen.engine, status=sealed))
+    seen = replace(seen, database=replace(seen.database, status=sealed))
     said = {c["type"]: c for c in plan(made, seen, installation, closes).status["conditions"]}
     assert (said["Drained"]["reason"], MISSING.detail in said["Drained"]["message"]) == ("ProofFailed", True)
     assert said["Degraded"]["reason"] == said["Ready"]["reason"] == said["LedgerConsistent"]["reason"]

@@ -10,7 +10,7 @@ from intake_operator import names
 from intake_operator.children.bridge import Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Apply, Plan, ReplaceDatabasePod, Seal
-from intake_operator.model.observed import Engine, Event, Manifest, Observed
+from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed
 from planning import kinds
 
 type Make[T] = Callable[..., T]
@@ -34,7 +34,7 @@ def test_i11_the_volume_claim_is_held_as_soon_as_claims_may_exist(
     event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
 ) -> None:
     e = event(status=pool_told())
-    seen = observed(e, engine=Engine(reachable=True, identity="7251"), pool=UNUSED)
+    seen = observed(e, database=DatabaseState(reachable=True, identity="7251"), pool=UNUSED)
     fresh = replace(seen, children=unmarked(seen.children))
     assert sent(plan(e, fresh, installation, opens))["metadata"].get("finalizers") == [names.FINALIZER]
     waits = plan(e, replace(fresh, pool=None), installation, opens)
@@ -58,7 +58,7 @@ def test_i11_nothing_is_sold_from_a_volume_whose_claim_is_being_deleted_and_both
     event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
 ) -> None:
     e = event(status=pool_told())
-    seen = observed(e, engine=Engine(reachable=True, identity="7251"), pool=UNUSED)
+    seen = observed(e, database=DatabaseState(reachable=True, identity="7251"), pool=UNUSED)
     going = terminating(replace(seen, children=unmarked(seen.children)), ["kubernetes.io/pvc-protection"])
     decided = plan(e, going, installation, opens - timedelta(hours=1))
     assert "Seed" not in kinds(decided)

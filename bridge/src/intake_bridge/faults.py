@@ -18,7 +18,7 @@ from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.meter import TokenAnswer
 from intake_bridge.domain.outcomes import Outcome, Transport, of_sqlstate, of_transport
 from intake_bridge.pipeline import Targets
-from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Meter, Offer, Queue, Validator
+from intake_bridge.ports import DatabaseUnavailableError, Gate, GiveBack, Ledger, Meter, Offer, Queue, Validator
 
 log = logging.getLogger(__name__)
 
@@ -123,13 +123,13 @@ class Faults:
         return {each.position: each.action for each in self._faults if (each.step, each.nth) == (step, nth)}
 
     async def around[T](self, step: Step, effect: Callable[[], Awaitable[T]]) -> T:
-        """One call of DB1 with its points; EngineUnavailableError when its reply is lost."""
+        """One call of DB1 with its points; DatabaseUnavailableError when its reply is lost."""
         actions = self.enter(step)
         if self.loses(step, Position.BEFORE, actions.get(Position.BEFORE)):
-            raise EngineUnavailableError(_LOST)
+            raise DatabaseUnavailableError(_LOST)
         result = await effect()
         if self.loses(step, Position.AFTER, actions.get(Position.AFTER)):
-            raise EngineUnavailableError(_LOST)
+            raise DatabaseUnavailableError(_LOST)
         return result
 
     def loses(self, step: Step, position: Position, action: Action | None) -> bool:

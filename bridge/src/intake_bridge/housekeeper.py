@@ -3,9 +3,9 @@
 import asyncio
 import logging
 
-from intake_bridge.adapters.engine import Engine, EngineSession
+from intake_bridge.adapters.database import Database, DatabaseSession
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
+from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError
 from intake_bridge.settings import MissingSettingError
 
 log = logging.getLogger(__name__)
@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 class Housekeeper:
     """Runs in every worker; works in the one whose connection holds the advisory lock."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, every_seconds: float) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, metrics: Metrics, every_seconds: float) -> None:
+        self._database = database
         self._metrics = metrics
         self._every = every_seconds
 
@@ -24,16 +24,16 @@ class Housekeeper:
         said = ""
         while True:
             try:
-                async with self._engine.session() as session:
+                async with self._database.session() as session:
                     await self._keep(session)
-            except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
+            except (DatabaseUnavailableError, DatabaseRefusedError, MissingSettingError) as error:
                 if said != (said := str(error)):  # once, not once a second for the length of an outage
                     log.warning("housekeeping interrupted: %s", error)
             finally:
                 self._metrics.housekeeper.set(0)
             await asyncio.sleep(min(1.0, self._every))
 
-    async def _keep(self, session: EngineSession) -> None:
+    async def _keep(self, session: DatabaseSession) -> None:
         while True:
             if await session.try_lock():
                 break

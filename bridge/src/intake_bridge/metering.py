@@ -13,7 +13,7 @@ from intake_bridge.domain.meter import Appetite, Grant, Monotonic, TokenAnswer, 
 from intake_bridge.domain.outcomes import Blame, Outcome
 from intake_bridge.domain.throttle import Throttle
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.ports import EngineRefusedError, EngineUnavailableError, Meter
+from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError, Meter
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Passage:
         if error is None and self._grant.lease is not None and self._grant.stands():
             try:
                 await self._meter.return_tokens(self._grant.lease, self._grant.tokens - self._unended)
-            except (EngineUnavailableError, EngineRefusedError) as refusal:
+            except (DatabaseUnavailableError, DatabaseRefusedError) as refusal:
                 log.warning("tokens are not settled and will run out: %s", refusal)
 
     def stands(self) -> bool:
@@ -75,7 +75,7 @@ class Passage:
                     self._grant.renewed(asked_at)
                 else:
                     self._grant.lost()
-            except (EngineUnavailableError, EngineRefusedError) as error:
+            except (DatabaseUnavailableError, DatabaseRefusedError) as error:
                 log.warning("tokens are not renewed: %s", error)
 
 
@@ -84,8 +84,8 @@ class Metering:
 
     I10, for the claims that all workers of a pool send, by DB1's clock and for the instants at which the ledger acts on
     them: in any window at most maxPerSecond x window + capacity (sql/intake/0008_rate_limit.sql). Tokens are leased
-    right before a call, once for each claim: a statement that the ledger rolled back is not charged again when it is
-    sent in halves. What is not covered: a call that the ledger still works on when its worker has been dead or cut off from
+    right before a call, once for each claim: a statement that the ledger rolled back costs no more when it is sent in
+    halves. What is not covered: a call that the ledger still works on when its worker has been dead or cut off from
     DB1 for longer than a lease (1 s), or that leaves a worker which was frozen for as long between its last look at the
     clock and the call: one portion for each such worker.
     """

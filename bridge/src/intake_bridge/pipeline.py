@@ -17,7 +17,7 @@ from intake_bridge.domain.target import Target
 from intake_bridge.domain.trial import ENOUGH, refuses
 from intake_bridge.metering import Metering, Passage
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.ports import EngineUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
+from intake_bridge.ports import DatabaseUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
 
 log = logging.getLogger(__name__)
 
@@ -344,7 +344,7 @@ class Pipeline:
         while held := [message for message in messages if batch.lease.holds(message.msg_id)]:
             try:
                 changed = await call(held)
-            except EngineUnavailableError as error:
+            except DatabaseUnavailableError as error:
                 # It may have taken effect: then the second try changes nothing and says so as `stale`.
                 log.warning("DB1 is away, result not written yet: %s", error)
                 await asyncio.sleep(min(pause, batch.lease.remaining()))
@@ -387,7 +387,7 @@ class Pipeline:
                 messages = list(batch.open.values())
                 try:
                     extended = await self._queue.extend(messages)
-                except EngineUnavailableError as error:
+                except DatabaseUnavailableError as error:
                     log.warning("DB1 is away, lease not extended: %s", error)
                     continue
                 batch.lease.lose(message.msg_id for message in messages if message.msg_id not in extended)

@@ -13,11 +13,11 @@ from intake_bridge.domain.meter import TokenAnswer
 from intake_bridge.domain.outcomes import Outcome, Transport
 
 
-class EngineUnavailableError(Exception):
+class DatabaseUnavailableError(Exception):
     """DB1 cannot be reached, or went away during the call: whether it took effect is unknown."""
 
 
-class EngineRefusedError(Exception):
+class DatabaseRefusedError(Exception):
     """DB1 answered with an error: pool unknown, not migrated, no permission."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from intake_bridge.adapters.engine import Engine
+from intake_bridge.adapters.database import Database
 from intake_bridge.domain.backoff import Backoff, Uniform
 from intake_bridge.domain.batch import Batch
 from intake_bridge.domain.breaker import BreakerTuning
@@ -23,7 +23,7 @@ from intake_bridge.observability.health import ProbeServer
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.observability.tracing import NoTracing, Tracing
 from intake_bridge.pipeline import Pipeline, Targets
-from intake_bridge.ports import EngineRefusedError, EngineUnavailableError
+from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError
 from intake_bridge.redaction import one_line
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
 from intake_bridge.targets import TargetBoard
@@ -67,15 +67,15 @@ class Worker:
         self._uniform: Uniform = random.uniform
         self._tracing: Tracing = tracing or NoTracing()
         self.metrics = Metrics(settings.worker, self._tracing)
-        self._engine = Engine(
+        self._database = Database(
             settings.pool, lambda: secrets.required("INTAKE_DATABASE_URI"), f"intake-bridge/{settings.worker}"[:63]
         )
         self._faults = Faults(settings.faults)
-        self._queue = self._faults.queue(self._engine)
+        self._queue = self._faults.queue(self._database)
         name = f"intake-bridge/{settings.pool}"[:63]
         self._board = TargetBoard(secrets, name, self._clock, self._tuning.breaker, self._tracing.http)
         self._metering = Metering(
-            self._faults.meter(self._engine),
+            self._faults.meter(self._database),
             self._clock,
             Throttle(self._clock, self._tuning.throttle),
             self.metrics,
@@ -90,8 +90,8 @@ class Worker:
         self._releases_at = self._clock()
         self._sale_owed = False
         self._had_loner = False
-        self._seen_engine_at: float | None = None
-        self._engine_error = "not connected yet"
+        self._database_seen_at: float | None = None
+        self._database_error = "not connected yet"
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._probes = ProbeServer(self.metrics, self._why_not_ready, self._refresh_metrics)
 
@@ -110,9 +110,9 @@ class Worker:
         """Work until `stop`."""
         port = await self._probes.start(self._settings.http_port)
         self._port.set_result(port)
-        await self._engine.open()
+        await self._database.open()
         log.info("started", extra={"pool_id": self._settings.pool, "http_port": port})
-        housekeeper = Housekeeper(self._engine, self.metrics, self._tuning.housekeeping_seconds)
+        housekeeper = Housekeeper(self._database, self.metrics, self._tuning.housekeeping_seconds)
         beside = [
             asyncio.create_task(self._control(), name="control"),
             asyncio.create_task(housekeeper.run(), name="housekeeper"),
@@ -131,7 +131,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._board.close()
-            await self._engine.close()
+            await self._database.close()
             await self._probes.stop()
             log.info("stopped")
 
@@ -154,7 +154,7 @@ class Worker:
             try:
                 moved = await self._turn()
                 said = ""
-            except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
+            except (DatabaseUnavailableError, DatabaseRefusedError, MissingSettingError) as error:
                 if said != (said := str(error)):  # once, not once a turn for the length of an outage
                     log.warning("nothing can be read: %s", error)
                 moved = False
@@ -184,7 +184,7 @@ class Worker:
         self._under_way -= ended
         errors = [error for task in ended if (error := task.exception()) is not None]
         # The lane hears of one; a defect rather than an outage.
-        errors.sort(key=lambda error: isinstance(error, EngineUnavailableError))
+        errors.sort(key=lambda error: isinstance(error, DatabaseUnavailableError))
         for error in errors[1:]:
             log.warning("another batch was abandoned: %s", one_line(error))
         if errors:
@@ -340,7 +340,7 @@ class Worker:
         reported_at, reported_generation = float("-inf"), None
         while True:
             try:
-                configuration = await self._engine.configuration()
+                configuration = await self._database.configuration()
                 if configuration != self._configuration:
                     self._configuration = configuration
                     self._metering.follow(configuration)
@@ -350,30 +350,30 @@ class Worker:
                 due = acting is not None and acting.generation != reported_generation
                 if acting is not None and (due or self._clock() >= reported_at + self._tuning.heartbeat_seconds):
                     reported_at, reported_generation = self._clock(), acting.generation
-                    await self._engine.report_worker(
+                    await self._database.report_worker(
                         self._settings.worker, acting, self._metering.batch, self._board.health()
                     )
                 self._engine_answers()
-            except (EngineUnavailableError, EngineRefusedError, MissingSettingError) as error:
-                if str(error) != self._engine_error:
+            except (DatabaseUnavailableError, DatabaseRefusedError, MissingSettingError) as error:
+                if str(error) != self._database_error:
                     log.warning("DB1: %s", error)
-                self._engine_error = str(error)
+                self._database_error = str(error)
             await asyncio.sleep(self._tuning.configuration_seconds)
 
     def _engine_answers(self) -> None:
-        if self._engine_error:
+        if self._database_error:
             log.info("DB1 answers")
-        self._engine_error = ""
-        self._seen_engine_at = self._clock()
+        self._database_error = ""
+        self._database_seen_at = self._clock()
 
     def _why_not_ready(self) -> str | None:
-        seen = self._seen_engine_at
+        seen = self._database_seen_at
         if seen is not None and self._clock() - seen <= self._tuning.silence_seconds:
             return None
-        return f"DB1: {self._engine_error or 'silent'}"
+        return f"DB1: {self._database_error or 'silent'}"
 
     def _refresh_metrics(self) -> None:
-        self.metrics.engine_up.set(0 if self._why_not_ready() else 1)
+        self.metrics.database_up.set(0 if self._why_not_ready() else 1)
         self.metrics.batch_size.set(self._metering.batch)
         self.metrics.share.set(self._metering.throttle.share)
         if self._board.targets is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
-from intake_bridge.adapters.engine import Engine
+from intake_bridge.adapters.database import Database
 from intake_bridge.domain.outcomes import Outcome, Result, Transport, of_transport
 from intake_bridge.domain.throttle import Throttle
 from intake_bridge.metering import Metering
@@ -93,18 +93,18 @@ async def test_i10_tokens_of_a_worker_that_was_frozen_are_not_used(
 
 async def test_i10_a_call_without_an_end_keeps_its_token(scene: Scene) -> None:
     await scene.configure(maxPerSecond=RATE)
-    engine = Engine(POOL, lambda: _uri(scene), "test")
-    await engine.open()
+    database = Database(POOL, lambda: _uri(scene), "test")
+    await database.open()
     clock = asyncio.get_running_loop().time
-    metering = Metering(engine, clock, Throttle(clock), Metrics("test", NoTracing()))
-    metering.follow(await engine.configuration())
+    metering = Metering(database, clock, Throttle(clock), Metrics("test", NoTracing()))
+    metering.follow(await database.configuration())
     passage = await metering.passage(8, lambda: True)
     assert passage is not None
     async with passage:
         lost = of_transport(Transport.TIMEOUT, "no answer")
         passage.answered([Outcome(Result.COMMITTED)] * (passage.size - 3) + [lost] * 3)
     assert await scene.rows("SELECT l.tokens FROM intake.token_buckets, unnest(leases) l") == [{"tokens": 3}]
-    await engine.close()
+    await database.close()
 
 
 async def test_i10_a_webhook_call_is_a_commit(scene: Scene, webhook: WebhookServer) -> None:

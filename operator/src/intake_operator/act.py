@@ -8,7 +8,7 @@ from typing import Any
 
 from intake_operator import names
 from intake_operator.children import access
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.decide import scaling
 from intake_operator.decide.steps import (
     HASTE,
@@ -16,8 +16,8 @@ from intake_operator.decide.steps import (
     Apply,
     Configure,
     CreateCredentials,
+    DatabaseStep,
     Delete,
-    EngineStep,
     KeepRoom,
     Migrate,
     Recover,
@@ -47,7 +47,7 @@ class Actor:
     """Everything that can be changed."""
 
     cluster: Cluster
-    engines: Engines
+    databases: Databases
     inventories: Inventories
     applier: Applier
 
@@ -57,7 +57,7 @@ class Actor:
             case AddFinalizer():
                 await self._set_finalizers(event, [*event.finalizers, names.FINALIZER])
             case RemoveFinalizer():
-                await self.engines.close(event.uid)
+                await self.databases.close(event.uid)
                 await self._set_finalizers(event, [f for f in event.finalizers if f != names.FINALIZER])
             case CreateCredentials(secret, role):
                 await self._create_credentials(event, secret, role)
@@ -77,26 +77,26 @@ class Actor:
             case Delete(kind, name):
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
             case _:
-                await self._in_engine(step, event)
+                await self._in_database(step, event)
 
-    async def _in_engine(self, step: EngineStep, event: Event) -> None:
+    async def _in_database(self, step: DatabaseStep, event: Event) -> None:
         match step:
             case Migrate():
-                await self.engines.migrate(event.uid)
+                await self.databases.migrate(event.uid)
             case KeepRoom(others):
-                await self.engines.keep_room(event.uid, others)
+                await self.databases.keep_room(event.uid, others)
             case SetLogins(wanted, altered):
                 await self._set_logins(event, dict(wanted), altered)
             case Configure(config):
-                await self.engines.configure(event.uid, event.pool, config)
+                await self.databases.configure(event.uid, event.pool, config)
             case Stock(inventory, size):
                 await self.inventories.stock(event, inventory, size)
             case Seed():
-                await self.engines.seed(event.uid, event.pool)
+                await self.databases.seed(event.uid, event.pool)
             case Recover(ledger):
                 await self._recover(event, ledger)
             case Seal(reason):
-                await self.engines.seal(event.uid, event.pool, reason)
+                await self.databases.seal(event.uid, event.pool, reason)
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
         """Only if they, and the object, are what was seen: others may own finalizers, too."""
@@ -142,7 +142,7 @@ class Actor:
         await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
 
     async def _stop_database(self, event: Event, observed: Observed) -> None:
-        await self.engines.close(event.uid)
+        await self.databases.close(event.uid)
         # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes,
         # and the kubelet is slow to hurry one that its controller has given that time. So this comes first.
         pod = f"{names.database(event.name)}-0"
@@ -152,7 +152,7 @@ class Actor:
 
     async def _recover(self, event: Event, ref: SecretRef) -> None:
         secret = await self.cluster.get("Secret", event.namespace, ref.name)
-        await self.engines.recover(event.uid, event.namespace, event.pool, text(secret, ref.key) if secret else "")
+        await self.databases.recover(event.uid, event.namespace, event.pool, text(secret, ref.key) if secret else "")
 
     async def _set_logins(self, event: Event, wanted: dict[str, str], altered: tuple[str, ...]) -> None:
         passwords = {}
@@ -160,9 +160,9 @@ class Actor:
             secret = await self.cluster.get("Secret", event.namespace, name)
             if secret is not None:
                 passwords[role] = (value(secret, "password"), fingerprint(secret))
-        await self.engines.set_logins(event.uid, passwords)
+        await self.databases.set_logins(event.uid, passwords)
         if altered:
-            ended = await self.engines.reset_roles(event.uid, altered)
+            ended = await self.databases.reset_roles(event.uid, altered)
             logger.warning(
                 "somebody changed the settings of role %s in DB1: they are set again, and %d sessions that may have "
                 "begun with the wrong ones are ended",

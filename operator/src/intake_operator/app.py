@@ -12,7 +12,7 @@ from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.desk import Desk
 from intake_operator.children.bridge import BridgeImage, Installation
 from intake_operator.database import migrate
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier
 from intake_operator.kube.client import connect
@@ -30,8 +30,8 @@ from intake_operator.workqueue import Key, WorkQueue
 async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step is safe to abandon, so nothing is waited for."""
     cluster = await connect()
-    engines = Engines(migrate.load(settings.sql_dir / "intake"))
-    inventories = Inventories(cluster, engines, monotonic)
+    databases = Databases(migrate.load(settings.sql_dir / "intake"))
+    inventories = Inventories(cluster, databases, monotonic)
     queue = WorkQueue(monotonic)
     metrics = Metrics()
 
@@ -43,14 +43,14 @@ async def run(settings: Settings) -> None:
     reconciler = Reconciler(
         observer=Observer(
             cluster,
-            engines,
+            databases,
             Ledgers(monotonic),
             inventories,
             consistencies,
-            Proofs(engines, monotonic),
+            Proofs(databases, monotonic),
             Pools(cluster, monotonic, settings.namespaces),
         ),
-        actor=Actor(cluster, engines, inventories, Applier(cluster)),
+        actor=Actor(cluster, databases, inventories, Applier(cluster)),
         installation=Installation(
             BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
             settings.guard,
@@ -79,6 +79,6 @@ async def run(settings: Settings) -> None:
         await asyncio.gather(*workers, return_exceptions=True)
         await counter.cleanup()
         await consistencies.close()
-        await engines.close_all()
+        await databases.close_all()
         await cluster.close()
         await server.cleanup()

@@ -18,8 +18,8 @@ GUARD_LABEL: Final = f"{GROUP}/guarded-by"
 FINALIZER: Final = f"{GROUP}/drain"
 
 # On DB1's StatefulSet and volume; the value is the identity of the database cluster (Postgres' system identifier). A
-# child that carries this mark belongs to an engine whose claims may have been acknowledged: from then on only the drain
-# proof, or the abandon annotation, lets it go.
+# child that carries this mark belongs to a database whose claims may have been acknowledged: from then on only the
+# drain's proof, or the abandon annotation, lets the operator remove it.
 CLAIMABLE_ANNOTATION: Final = f"{GROUP}/claimable"
 # Value: the event's own name. The only way past a drain that cannot be proven.
 ABANDON_ANNOTATION: Final = f"{GROUP}/abandon"
@@ -79,5 +79,5 @@ def bridge(event: str) -> str:
 
 
 def report(event: str) -> str:
-    """The ConfigMap that outlives the engine."""
+    """The ConfigMap that outlives the database."""
     return f"{event}-report"

@@ -9,7 +9,7 @@ import psycopg
 
 from intake_operator import names
 from intake_operator.children import access
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
@@ -18,7 +18,7 @@ from intake_operator.kube.client import Cluster
 from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.ledger.ledgers import Ledgers
 from intake_operator.ledger.proof import Proofs
-from intake_operator.model.observed import LEDGER_ACCEPTS, Engine, Event, Ledger, Manifest, Observed, owned
+from intake_operator.model.observed import LEDGER_ACCEPTS, DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import Flaw, fingerprint, key_flaw, text, token_flaw, without_content
 from intake_operator.model.spec import IntakeEventSpec, SecretRef
 from intake_operator.pools import Pools
@@ -39,7 +39,7 @@ class Observer:
     """Everything that can be looked at."""
 
     cluster: Cluster
-    engines: Engines
+    databases: Databases
     ledgers: Ledgers
     inventories: Inventories
     consistencies: Consistencies
@@ -52,9 +52,9 @@ class Observer:
         stage = stage_of(event, observed, now)
         if stage not in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}:
             return observed
-        observed = replace(observed, engine=await self._engine(event, observed, superuser))
+        observed = replace(observed, database=await self._database(event, observed, superuser))
         if abandoned(event):
-            return replace(observed, engine=await self._with_audit(event, observed.engine))
+            return replace(observed, database=await self._with_audit(event, observed.database))
         if event.spec is None:
             return observed
         target, observed = await self._inputs(event, event.spec, observed)
@@ -62,8 +62,8 @@ class Observer:
         observed = await self._rows(event, event.spec, observed, stage)
         if stage is Stage.SERVE and not was_claimable(event, observed):
             observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else target))
-        engine = observed.engine
-        drained = engine.sealed and engine.ready and engine.depth == 0 and not engine.dead_letters
+        database = observed.database
+        drained = database.sealed and database.ready and database.depth == 0 and not database.dead_letters
         if drained and stage is Stage.DRAIN:
             proof, error = await self.proofs.prove(event, observed, target)
             observed = replace(observed, proof=proof, proof_error=error)
@@ -103,23 +103,23 @@ class Observer:
     async def _rows(self, event: Event, spec: IntakeEventSpec, observed: Observed, stage: Stage) -> Observed:
         """The user's own inventory, where DB1 has yet to take it."""
         # A DB1 that was claimable has its rows: as long as it cannot be asked, nothing is missing.
-        asked = observed.engine.status is not None or not was_claimable(event, observed)
+        asked = observed.database.status is not None or not was_claimable(event, observed)
         wanted = stage is Stage.SERVE or memory.volume_lost(event, observed)
         if spec.inventory is None or not asked or not wanted:
             return observed
-        found = await self.inventories.look(event, spec.inventory, spec.inventory_size, observed.engine.stocked)
+        found = await self.inventories.look(event, spec.inventory, spec.inventory_size, observed.database.stocked)
         return replace(observed, inventory=found)
 
-    async def _with_audit(self, event: Event, engine: Engine) -> Engine:
+    async def _with_audit(self, event: Event, database: DatabaseState) -> DatabaseState:
         """What people did by hand, for the report of an event that is given up, as far as DB1 can still tell."""
-        if engine.status is None:
-            return engine
+        if database.status is None:
+            return database
         try:
-            return replace(engine, audit=await self.engines.audit(event.uid, event.pool))
+            return replace(database, audit=await self.databases.audit(event.uid, event.pool))
         except (psycopg.Error, OSError):
-            return engine
+            return database
 
-    async def _engine(self, event: Event, observed: Observed, superuser: Manifest | None) -> Engine:
+    async def _database(self, event: Event, observed: Observed, superuser: Manifest | None) -> DatabaseState:
         serving = any(
             pod["metadata"]["labels"].get("app.kubernetes.io/component") == "database"
             and "deletionTimestamp" not in pod["metadata"]
@@ -129,15 +129,15 @@ class Observer:
             for pod in observed.pods
         )
         if not serving or superuser is None:
-            return Engine()
+            return DatabaseState()
         password = text(superuser, "password")
         if not password:
             secret = superuser["metadata"]["name"]
-            return Engine(error=f"Secret {secret} has no password any more: delete it, and it is made anew")
+            return DatabaseState(error=f"Secret {secret} has no password any more: delete it, and it is made anew")
         try:
-            return await self.engines.observe(event.uid, event.pool, access.host(event), password)
+            return await self.databases.observe(event.uid, event.pool, access.host(event), password)
         except MigrationChangedError as error:
-            return Engine(error=str(error))
+            return DatabaseState(error=str(error))
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
         """The user's Secrets and the ledger behind them. Answers the ledger's URI too, empty without one."""
@@ -148,7 +148,7 @@ class Observer:
                 refs += [(webhook.secret_ref, token_flaw), (webhook.signing_secret_ref, key_flaw)]
                 refs.append((webhook.ca_secret_ref, None))
         fingerprints, uri = dict(observed.secret_fingerprints), ""
-        state = Ledger()
+        state = LedgerState()
         for ref, flaw in refs:
             if ref is None:
                 continue
@@ -166,23 +166,23 @@ class Observer:
 
 def _to_compare(observed: Observed) -> bool:
     """There is peace, something has ended, and no proof has just said that the ledger agrees."""
-    engine = observed.engine
-    at_peace = engine.ready and engine.status is not None and engine.depth == 0
-    ended = engine.status is not None and (engine.status["committed"] or engine.status["voided"])
+    database = observed.database
+    at_peace = database.ready and database.status is not None and database.depth == 0
+    ended = database.status is not None and (database.status["committed"] or database.status["voided"])
     return bool(at_peace and ended and not (observed.proof and observed.proof.ledger in LEDGER_ACCEPTS))
 
 
-def _usable(ref: SecretRef, secret: Manifest | None, flaw: Flaw | None) -> Ledger:
+def _usable(ref: SecretRef, secret: Manifest | None, flaw: Flaw | None) -> LedgerState:
     if secret is None:
         message = f"Secret {ref.name} does not exist in this namespace. Create it with the key {ref.key}."
-        return Ledger(Problem.LEDGER_SECRET_MISSING, message)
+        return LedgerState(Problem.LEDGER_SECRET_MISSING, message)
     if ref.key not in (secret.get("data") or {}):
         message = f"Secret {ref.name} has no key {ref.key}. Add it, or name another key in the spec."
-        return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
+        return LedgerState(Problem.LEDGER_SECRET_KEY_MISSING, message)
     if not text(secret, ref.key):
         message = f"Secret {ref.name} has nothing but blanks, or no text in UTF-8, under the key {ref.key}. Correct it."
-        return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
+        return LedgerState(Problem.LEDGER_SECRET_KEY_MISSING, message)
     if flaw and (found := flaw(text(secret, ref.key))):
         message = f"Secret {ref.name} cannot be used under the key {ref.key}: {found}. Write it anew."
-        return Ledger(Problem.LEDGER_SECRET_KEY_MISSING, message)
-    return Ledger()
+        return LedgerState(Problem.LEDGER_SECRET_KEY_MISSING, message)
+    return LedgerState()

@@ -13,7 +13,7 @@ from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
 from intake_operator.postgres.errors import brief
-from intake_operator.reasons import Pool
+from intake_operator.reasons import PoolReason
 
 # Seconds between two looks at the ledger's account of the pool and at all events.
 REST: Final = 3.0
@@ -69,22 +69,26 @@ class Pools:
             return found
         assert event.spec is not None
         if event.spec.commit_target.postgres is None:
-            return PoolCheck(Pool.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before")
+            return PoolCheck(
+                PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
+            )
         if not uri:
             return PoolCheck(
-                Pool.WAITING,
+                PoolReason.WAITING,
                 f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
             )
         try:
             booked = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool)
         except (psycopg.Error, OSError) as error:
             return PoolCheck(
-                Pool.WAITING,
+                PoolReason.WAITING,
                 f"the ledger does not say whether the pool was sold before: {brief(error)}. Slots are seeded when it "
                 f"does; {without(event)}",
             )
         if booked is None:
-            return PoolCheck(Pool.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool")
+            return PoolCheck(
+                PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
+            )
         return used_before(event, booked.committed, booked.voided)
 
     async def _rivals(self, event: Event) -> list[Rival]:
@@ -114,5 +118,5 @@ class Pools:
 
 def _unchecked() -> PoolCheck:
     return PoolCheck(
-        Pool.NOT_CHECKED, f"not asked: the annotation {names.POOL_UNCHECKED_ANNOTATION} opens the pool without it"
+        PoolReason.NOT_CHECKED, f"not asked: the annotation {names.POOL_UNCHECKED_ANNOTATION} opens the pool without it"
     )

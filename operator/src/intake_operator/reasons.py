@@ -17,7 +17,7 @@ class ConditionType(StrEnum):
     POOL_UNUSED = "PoolUnused"
 
 
-class Database(StrEnum):
+class DatabaseReason(StrEnum):
     """Reasons of DatabaseReady."""
 
     NOT_CREATED = "NotCreated"
@@ -29,7 +29,7 @@ class Database(StrEnum):
     REMOVED = "Removed"
 
 
-class Intake(StrEnum):
+class IntakeReason(StrEnum):
     """Reasons of IntakeOpen."""
 
     NOT_YET_OPEN = "NotYetOpen"
@@ -41,7 +41,7 @@ class Intake(StrEnum):
     NOT_READY = "NotReady"
 
 
-class Scaling(StrEnum):
+class ScalingReason(StrEnum):
     """Reasons of ScalingActive."""
 
     IDLE = "Idle"
@@ -50,7 +50,7 @@ class Scaling(StrEnum):
     STOPPED = "Stopped"
 
 
-class Contract(StrEnum):
+class LedgerReadyReason(StrEnum):
     """Reasons of LedgerReady; where it is False, the reason is that of the problem."""
 
     FULL = "FullContract"
@@ -58,7 +58,7 @@ class Contract(StrEnum):
     NOT_LOOKED_AT = "NotLookedAt"
 
 
-class Pool(StrEnum):
+class PoolReason(StrEnum):
     """Reasons of PoolUnused: whether the pool's slots may have been sold before."""
 
     UNUSED = "PoolUnused"
@@ -68,7 +68,7 @@ class Pool(StrEnum):
     IN_USE = "PoolInUse"
 
 
-class Drain(StrEnum):
+class DrainReason(StrEnum):
     """Reasons of Drained: the states of the teardown in their order, then the two that block it."""
 
     NOT_STARTED = "NotStarted"
@@ -84,7 +84,7 @@ class Drain(StrEnum):
     PROOF_FAILED = "ProofFailed"
 
 
-class Consistency(StrEnum):
+class ConsistencyReason(StrEnum):
     """Reasons of LedgerConsistent."""
 
     LEDGER_AGREES = "LedgerAgrees"

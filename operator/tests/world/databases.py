@@ -8,8 +8,8 @@ from typing import Any
 from given import make_connections, make_status
 from intake_operator import names
 from intake_operator.decide import room
-from intake_operator.model.observed import LEDGER_AGREES, Engine, Event, Ledger, Observed, PoolCheck, Proof
-from intake_operator.reasons import Pool, Problem
+from intake_operator.model.observed import LEDGER_AGREES, DatabaseState, Event, LedgerState, Observed, PoolCheck, Proof
+from intake_operator.reasons import PoolReason, Problem
 
 SLOTS = 12
 
@@ -88,7 +88,7 @@ class Volume:
 
 
 class Databases:
-    """What the operator uses instead of Engines, Ledgers, Proofs, Pools and Consistencies.
+    """What the operator uses instead of Databases, Ledgers, Proofs, Pools and Consistencies.
 
     `running` answers the volume of the DB1 that can be spoken to, `now` its clock.
     """
@@ -105,15 +105,15 @@ class Databases:
             raise OSError("connection refused")
         return found
 
-    # Engines
+    # Databases
 
-    async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
+    async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
         """Look at DB1."""
         found = self._running()
         if found is None:
-            return Engine(error="connection refused")
+            return DatabaseState(error="connection refused")
         status = found.status(self._now()) if found.config else None
-        return Engine(
+        return DatabaseState(
             reachable=True,
             identity=found.identity,
             migrated=found.migrated,
@@ -171,17 +171,17 @@ class Databases:
 
     # Ledgers, Pools, Proofs, Consistencies
 
-    async def ledger(self, uid: str, uri: str, namespace: str, function: str) -> Ledger:
+    async def ledger(self, uid: str, uri: str, namespace: str, function: str) -> LedgerState:
         """Ledgers.check."""
-        return Ledger(Problem.LEDGER_UNREACHABLE, "away") if self._books.away else Ledger()
+        return LedgerState(Problem.LEDGER_UNREACHABLE, "away") if self._books.away else LedgerState()
 
     async def pool(self, event: Event, uri: str) -> PoolCheck:
         """Pools.check."""
         if event.says(names.POOL_UNCHECKED_ANNOTATION):
-            return PoolCheck(Pool.NOT_CHECKED, "not asked")
+            return PoolCheck(PoolReason.NOT_CHECKED, "not asked")
         if not uri or self._books.away:
-            return PoolCheck(Pool.WAITING, "the ledger is away")
-        return PoolCheck(Pool.USED_BEFORE if self._books.sold else Pool.UNUSED, "asked")
+            return PoolCheck(PoolReason.WAITING, "the ledger is away")
+        return PoolCheck(PoolReason.USED_BEFORE if self._books.sold else PoolReason.UNUSED, "asked")
 
     async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
         """DB1's account, and the ledger's word on it."""

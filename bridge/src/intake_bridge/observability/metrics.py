@@ -43,7 +43,7 @@ class Metrics:
         self.window = Gauge(
             f"{_P}_calls_allowed", "Calls to a webhook that may go side by side", ["step"], registry=registry
         )
-        self.engine_up = Gauge(f"{_P}_engine_up", "1 while DB1 answers", registry=registry)
+        self.database_up = Gauge(f"{_P}_engine_up", "1 while DB1 answers", registry=registry)
         self.housekeeper = Gauge(f"{_P}_housekeeper", "1 in the worker that keeps house", registry=registry)
 
         Info(f"{_P}_worker", "Which worker this is, in logs and leases as well", registry=registry).info(

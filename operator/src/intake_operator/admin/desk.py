@@ -56,24 +56,24 @@ class Desk:
 
     async def dead_letters(self, event: Event, page: Page) -> list[DeadLetter]:
         """Dead letters, oldest first."""
-        async with self.engine(event, "monitor") as connection:
+        async with self.database(event, "monitor") as connection:
             return await dead_letters.page(connection, event.pool, page.limit, page.continue_ or 0)
 
     async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
         """The audit, latest first."""
-        async with self.engine(event, "monitor") as connection:
+        async with self.database(event, "monitor") as connection:
             return await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
 
     async def replay(self, event: Event, asked: Replay, actor: str) -> dict[str, Any]:
         """Back on the queue, state kept. A repeated call finds none, and says so."""
-        async with self.engine(event, "bridge") as connection:
+        async with self.database(event, "bridge") as connection:
             done = await dead_letters.replay(connection, event.pool, asked.ids, actor, asked.reason)
         _log(event, actor, asked.reason, f"replayed {len(done)} of {len(asked.ids)} dead letters")
         return {"replayed": sorted(done), "gone": _without(asked.ids, done)}
 
     async def discard(self, event: Event, asked: Discard, actor: str) -> dict[str, Any]:
         """The ledger's word first, the slot after it. What cannot be given up stays a dead letter, with the reason."""
-        async with self.engine(event, "bridge") as connection:
+        async with self.database(event, "bridge") as connection:
             found = await dead_letters.named(connection, event.pool, asked.ids)
             decided = await self._decide(event, found, target_checked=asked.target_checked)
             by_evidence: dict[str, list[int]] = {}
@@ -100,7 +100,7 @@ class Desk:
         return verdict.shown()
 
     @asynccontextmanager
-    async def engine(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
+    async def database(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
         """DB1 as one of its roles. Raises RefusedError 409 where there is none, 503 where it does not answer."""
         password = await self._password(event)
         try:

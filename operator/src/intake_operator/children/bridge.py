@@ -76,7 +76,7 @@ def deployment(event: Event, spec: IntakeEventSpec, by: Installation, fingerprin
 
 
 def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
-    found = [_Input("INTAKE_DATABASE_URI", "engine", SecretRef(name=names.bridge_secret(event.name), key="uri"))]
+    found = [_Input("INTAKE_DATABASE_URI", "database", SecretRef(name=names.bridge_secret(event.name), key="uri"))]
     target = spec.commit_target
     if target.postgres:
         found.append(_Input("INTAKE_LEDGER_URI", "ledger", target.postgres.secret_ref))

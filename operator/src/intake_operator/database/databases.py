@@ -13,8 +13,8 @@ from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide import room
 from intake_operator.ledger.ledgers import Account
 from intake_operator.model.inventory import Row
-from intake_operator.model.observed import Connections, Engine
-from intake_operator.postgres.connection import in_time, to_engine
+from intake_operator.model.observed import Connections, DatabaseState
+from intake_operator.postgres.connection import in_time, to_database
 from intake_operator.postgres.errors import brief, no_connection_left
 
 # Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
@@ -28,7 +28,7 @@ RECOVERY_TIMEOUT: Final = 5400.0
 UNKNOWN_POOL: Final = "IE001"
 
 
-class Engines:
+class Databases:
     """One connection for each event's DB1, kept between passes, closed with the event."""
 
     def __init__(self, migrations: Sequence[Migration], patience: float = OBSERVE_TIMEOUT) -> None:
@@ -38,7 +38,7 @@ class Engines:
         self._right_at: dict[str, object] = {}
         """When the roles were last seen with their own settings, by DB1's clock."""
 
-    async def observe(self, uid: str, pool: str, host: str, password: str) -> Engine:
+    async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
         """Look at DB1. Not being able to is an observation, too."""
         try:
             async with in_time(self._patience):
@@ -54,12 +54,12 @@ class Engines:
                 stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
-            return Engine(
+            return DatabaseState(
                 error=brief(error),
                 login_failed="password authentication failed" in str(error),
                 refused=no_connection_left(error),
             )
-        return Engine(
+        return DatabaseState(
             reachable=True,
             identity=identity,
             migrated=not missing,
@@ -139,7 +139,7 @@ class Engines:
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
     async def account(self, uid: str, pool: str) -> tuple[Sequence[int], Account, tuple[str, ...]]:
-        """(claims, released, queued, dead) of a sealed engine, what the ledger must have too, and its violations."""
+        """(claims, released, queued, dead) of a sealed database, what the ledger must have too, and its violations."""
         connection = self._connections[uid]
         found = await connection.execute(
             "SELECT claims, released, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)", (pool,)
@@ -180,7 +180,7 @@ class Engines:
         known = self._connections.get(uid)
         if known is not None and not known.closed:
             return known
-        self._connections[uid] = await to_engine(host, password, STATEMENT_TIMEOUT)
+        self._connections[uid] = await to_database(host, password, STATEMENT_TIMEOUT)
         return self._connections[uid]
 
     async def _identity(self, connection: AsyncConnection) -> str:

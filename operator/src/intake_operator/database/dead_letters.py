@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from intake_operator.model.letters import DeadLetter
-from intake_operator.postgres.connection import in_time, to_engine
+from intake_operator.postgres.connection import in_time, to_database
 
 STATEMENT_TIMEOUT: Final = "20s"
 # Seconds; frozen, DB1 does not keep to its own.
@@ -26,7 +26,7 @@ async def visit(
     host: str, password: str, role: str, statement_timeout: str = STATEMENT_TIMEOUT
 ) -> AsyncIterator[AsyncConnection]:
     """DB1 as one of its roles. Apart from the operator's own connection, which may be seeding for minutes."""
-    async with await to_engine(host, password, statement_timeout, role) as connection:
+    async with await to_database(host, password, statement_timeout, role) as connection:
         yield connection
 
 

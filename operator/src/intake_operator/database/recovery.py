@@ -27,19 +27,21 @@ class Restored:
     slots: int
 
 
-async def recover(engine: AsyncConnection, uri: str, namespace: str, pool: str, clock: Callable[[], float]) -> Restored:
+async def recover(
+    database: AsyncConnection, uri: str, namespace: str, pool: str, clock: Callable[[], float]
+) -> Restored:
     """Restore a pool that was configured (and stocked) and never seeded. `clock` is in seconds.
 
     Raises RecoveryError, OrderError, psycopg.Error or OSError; then DB1 is as it was before.
     """
     # One transaction of DB1: half of a pool restored would sell the other half again.
-    async with ledgers.visit(uri, namespace) as books, engine.transaction():
+    async with ledgers.visit(uri, namespace) as books, database.transaction():
         if not await ledgers.offers(books, "ledger_claims"):
             raise RecoveryError(f"the ledger offers no ledger_claims, from which DB1 is rebuilt: {CREATE}")
         async for sales in read_sales(books, pool, clock):
-            await engine.execute("SELECT intake.restore(%s, %s)", (pool, Jsonb(as_page(sales))))
-        await engine.execute("SELECT intake.end_restore(%s)", (pool,))
-        found = await engine.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
+            await database.execute("SELECT intake.restore(%s, %s)", (pool, Jsonb(as_page(sales))))
+        await database.execute("SELECT intake.end_restore(%s)", (pool,))
+        found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
         row = await found.fetchone()
         assert row is not None
         # Asked after the last page: a bridge that is still at work has committed in between, on a page that was read.

@@ -27,7 +27,7 @@ def abandoned(facts: Facts) -> Account:
         open_claims = {"queued": int(queue["depth"]), "deadLetters": int(queue["deadLetters"])}
         counts = {"claims": sum(ends.values()) + sum(open_claims.values()), **ends, **open_claims}
     told = "not asked: the event was abandoned by annotation"
-    return Account(False, told, _now(facts), counts, str(last.get("countedAt", "")), observed.engine.audit)
+    return Account(False, told, _now(facts), counts, str(last.get("countedAt", "")), observed.database.audit)
 
 
 def _now(facts: Facts) -> str:

@@ -5,7 +5,7 @@ from typing import Final
 from intake_operator.decide.health import Trouble
 from intake_operator.model.observed import Observed
 from intake_operator.model.spec import CommitTarget
-from intake_operator.reasons import Contract, Problem
+from intake_operator.reasons import LedgerReadyReason, Problem
 
 _LEDGER_PROBLEMS: Final = frozenset(
     {
@@ -37,16 +37,16 @@ def ledger_ready(
     trouble = next((each for each in problems if each.reason in _LEDGER_PROBLEMS), None)
     if trouble is not None:
         return False, trouble.reason, trouble.message
-    workers = observed.engine.status["workers"] if observed.engine.status else []
+    workers = observed.database.status["workers"] if observed.database.status else []
     told = [
         health["ledger"]["offers"] for w in workers if "offers" in (health := w.get("health") or {}).get("ledger", {})
     ]
     if not told or target is None:
-        return None, Contract.NOT_LOOKED_AT, "no bridge that runs now has looked at it"
+        return None, LedgerReadyReason.NOT_LOOKED_AT, "no bridge that runs now has looked at it"
     if target.postgres is None:
-        return True, Contract.WEAKER, _WEBHOOK
+        return True, LedgerReadyReason.WEAKER, _WEBHOOK
     function = target.postgres.function
     lacks = [words.format(function=function) for offer, words in _MISSING.items() if any(offer not in o for o in told)]
     if lacks:
-        return True, Contract.WEAKER, "; ".join(lacks)
-    return True, Contract.FULL, "it takes whole batches, tells duplicates and conflicts, and voids claims"
+        return True, LedgerReadyReason.WEAKER, "; ".join(lacks)
+    return True, LedgerReadyReason.FULL, "it takes whole batches, tells duplicates and conflicts, and voids claims"

@@ -11,7 +11,7 @@ from intake_operator.decide import memory, room
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model.observed import Event, Manifest, Observed
-from intake_operator.reasons import Pool, Problem
+from intake_operator.reasons import PoolReason, Problem
 
 # Longer than a start on a healthy node takes, image present (DB1 4 s, bridge 2 s, measured), and short enough for a
 # person who has just applied a file and is looking.
@@ -47,7 +47,7 @@ def problems(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     """Everything wrong at this moment, in the order of `reasons.Problem`."""
     if stage in {Stage.INERT, Stage.KEEP, Stage.RELEASE}:
         return ()
-    found = [*_spec(event), *_pods(observed, now), *_engine(event, observed, now), *_ledger(observed)]
+    found = [*_spec(event), *_pods(observed, now), *_database(event, observed, now), *_ledger(observed)]
     found += [*_volume_claim(event, observed), *_namespace(event, observed), *_pool(observed)]
     found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, stage, now)]
     found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now), *_connections(event, observed)]
@@ -72,7 +72,7 @@ def stuck_database_pod(event: Event, observed: Observed, now: datetime) -> tuple
     claim = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
     if is_going(claim) and not was_claimable(event, observed):
         return pod["metadata"]["name"], "its volume claim is being deleted, and nothing was sold from it"
-    if observed.engine.login_failed:
+    if observed.database.login_failed:
         return pod["metadata"]["name"], "its superuser password is not the one in the Secret; it takes it at start"
     revision = (wanted.get("status") or {}).get("updateRevision")
     outdated = revision and pod["metadata"]["labels"].get("controller-revision-hash") != revision
@@ -105,19 +105,19 @@ def _pods(observed: Observed, now: datetime) -> Iterator[Trouble]:
             yield Trouble(Problem.PODS_NOT_STARTING, f"pod {name} does not start: {why}")
 
 
-def _engine(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
+def _database(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
     if memory.volume_lost(event, observed):
         yield Trouble(Problem.VOLUME_LOST, _volume_lost(event))
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
-    if observed.engine.refused:
+    if observed.database.refused:
         yield Trouble(
             Problem.CONNECTIONS_EXHAUSTED,
-            f"DB1 refuses even the operator: {observed.engine.error}. {_SHARE_CONNECTIONS}",
+            f"DB1 refuses even the operator: {observed.database.error}. {_SHARE_CONNECTIONS}",
         )
-    elif since and now - since[0] > REACH_PATIENCE and not observed.engine.reachable:
+    elif since and now - since[0] > REACH_PATIENCE and not observed.database.reachable:
         yield Trouble(
             Problem.DATABASE_UNREACHABLE,
-            f"DB1 runs but cannot be spoken to: {observed.engine.error}. Check network policies between the operator "
+            f"DB1 runs but cannot be spoken to: {observed.database.error}. Check network policies between the operator "
             f"and {event.namespace}/{names.service(event.name)}.",
         )
 
@@ -156,7 +156,7 @@ def _namespace(event: Event, observed: Observed) -> Iterator[Trouble]:
     told = (
         f"namespace {event.namespace} is being deleted, so the sale was ended and drains; nothing new can be made here"
     )
-    if not observed.engine.reachable or observed.ledger.problem:
+    if not observed.database.reachable or observed.ledger.problem:
         told += (
             ". What cannot be drained any more, because DB1's pod, the bridges or the ledger are gone, is given up "
             f"with the annotation {names.ABANDON_ANNOTATION}: {event.name}"
@@ -165,7 +165,7 @@ def _namespace(event: Event, observed: Observed) -> Iterator[Trouble]:
 
 
 def _pool(observed: Observed) -> Iterator[Trouble]:
-    problems = {Pool.USED_BEFORE: Problem.POOL_USED_BEFORE, Pool.IN_USE: Problem.POOL_IN_USE}
+    problems = {PoolReason.USED_BEFORE: Problem.POOL_USED_BEFORE, PoolReason.IN_USE: Problem.POOL_IN_USE}
     if observed.pool and observed.pool.blocks:
         yield Trouble(problems[observed.pool.reason], observed.pool.message)
 
@@ -173,9 +173,9 @@ def _pool(observed: Observed) -> Iterator[Trouble]:
 def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
     """Bridges that run, while DB1 has not heard of any: nothing would be committed, and nothing else would say so."""
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
-    if not since or observed.engine.status is None or observed.engine.status["workers"]:
+    if not since or observed.database.status is None or observed.database.status["workers"]:
         return
-    if observed.engine.connections and observed.engine.connections.exhausted:
+    if observed.database.connections and observed.database.connections.exhausted:
         return  # that is why, and it is told
     for pod in observed.pods:
         states = [s.get("state") or {} for s in _containers(pod)]
@@ -192,7 +192,7 @@ def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Troubl
 
 
 def _connections(event: Event, observed: Observed) -> Iterator[Trouble]:
-    known = observed.engine.connections
+    known = observed.database.connections
     if known is None or event.spec is None:
         return
     if known.exhausted:
@@ -212,7 +212,7 @@ def _connections(event: Event, observed: Observed) -> Iterator[Trouble]:
 
 def _ledger(observed: Observed) -> Iterator[Trouble]:
     # A bridge's word beats the operator's, which looks from another namespace, perhaps through other network policies.
-    workers = observed.engine.status["workers"] if observed.engine.status else []
+    workers = observed.database.status["workers"] if observed.database.status else []
     answers = any((w.get("health") or {}).get("ledger", {}).get("state") == "ok" for w in workers)
     if observed.ledger.problem and not (answers and observed.ledger.problem is Problem.LEDGER_UNREACHABLE):
         yield Trouble(observed.ledger.problem, observed.ledger.message)
@@ -224,7 +224,7 @@ def _inventory(observed: Observed) -> Iterator[Trouble]:
 
 
 def _workers(observed: Observed) -> Iterator[Trouble]:
-    workers = observed.engine.status["workers"] if observed.engine.status else []
+    workers = observed.database.status["workers"] if observed.database.status else []
     for target, reason, cure in (
         ("ledger", Problem.LEDGER_DOWN, "Claims wait in the queue; commits go on with the first that succeeds."),
         (
@@ -240,7 +240,7 @@ def _workers(observed: Observed) -> Iterator[Trouble]:
 
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Trouble]:
-    if count := observed.engine.dead_letters:
+    if count := observed.database.dead_letters:
         yield Trouble(
             Problem.DEAD_LETTERS,
             f"{count} claims gave up and hold their slots. `intake-admin dead-letters list {event.name}` tells why; "

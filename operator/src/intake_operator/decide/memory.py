@@ -32,7 +32,7 @@ def identity(event: Event, observed: Observed) -> str:
     rebuilt from the ledger on a person's word takes the place of the one that was lost.
     """
     if rebuilt(event, observed):
-        return observed.engine.identity
+        return observed.database.identity
     if known := (event.status.get("database") or {}).get("systemIdentifier"):
         return str(known)
     children = (
@@ -47,13 +47,13 @@ def identity(event: Event, observed: Observed) -> str:
 
 def rebuilt(event: Event, observed: Observed) -> bool:
     """DB1 was rebuilt from the ledger, as somebody asked."""
-    return observed.engine.restored is not None and event.says(names.RECOVER_ANNOTATION)
+    return observed.database.restored is not None and event.says(names.RECOVER_ANNOTATION)
 
 
 def volume_lost(event: Event, observed: Observed) -> bool:
     """DB1 answers, and it is not the one that acknowledged claims."""
     before = identity(event, observed)
-    return bool(before and observed.engine.identity and observed.engine.identity != before)
+    return bool(before and observed.database.identity and observed.database.identity != before)
 
 
 def never_open(event: Event, observed: Observed, now: datetime) -> bool:
@@ -62,7 +62,7 @@ def never_open(event: Event, observed: Observed, now: datetime) -> bool:
     Only of use where DB1 cannot be asked; one that answers is sealed, and tells.
     """
     sells_from = (event.status.get("database") or {}).get("sellsFrom")
-    if observed.engine.reachable or not sells_from:
+    if observed.database.reachable or not sells_from:
         return False
     return now + SAFELY_BEFORE < datetime.fromisoformat(sells_from)
 
@@ -90,7 +90,7 @@ def counts(event: Event, observed: Observed, now: datetime) -> dict[str, Any]:
     """DB1's counts, or the last ones that it gave while it cannot be asked or is not the one that was claimed from."""
     before = {name: event.status[name] for name in COUNTS if name in event.status}
     at = event.status.get("countedAt")
-    status = observed.engine.status
+    status = observed.database.status
     if status is None or volume_lost(event, observed):
         return before | ({"countedAt": at} if at else {})
     fresh = {name: status[name] for name in COUNTS}
@@ -105,7 +105,7 @@ def recovery(event: Event, observed: Observed) -> dict[str, Any] | None:
     By the last counts before the loss: claims that came after them are not known to anybody.
     """
     known: dict[str, Any] | None = event.status.get("recovery")
-    restored = observed.engine.restored
+    restored = observed.database.restored
     if restored is None or not rebuilt(event, observed) or (known and known["at"] == restored["at"]):
         return known
     inventory = event.status.get("inventory") or {}

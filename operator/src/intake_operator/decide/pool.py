@@ -6,7 +6,7 @@ from datetime import datetime
 
 from intake_operator import names
 from intake_operator.model.observed import Event, Manifest, PoolCheck
-from intake_operator.reasons import ConditionType, Pool
+from intake_operator.reasons import ConditionType, PoolReason
 
 type LedgerKey = tuple[str, ...]
 """Hosts with their ports (commas between them), database and function of a ledger; or "webhook" and its URL."""
@@ -43,7 +43,7 @@ def in_use(event: Event, ledger: LedgerKey | None, rivals: Iterable[Rival]) -> P
         if _same(rival.ledger, ledger) and _first(rival.event, event):
             other = f"{rival.event.namespace}/{rival.event.name}"
             return PoolCheck(
-                Pool.IN_USE,
+                PoolReason.IN_USE,
                 f"IntakeEvent {other} sells pool {event.pool} into the same ledger. Nothing is opened. Let it end "
                 f"first, or give this event another pool; {without(event)}.",
             )
@@ -53,9 +53,9 @@ def in_use(event: Event, ledger: LedgerKey | None, rivals: Iterable[Rival]) -> P
 def used_before(event: Event, committed: int, voided: int) -> PoolCheck:
     """The verdict on what the ledger has of the pool."""
     if not committed and not voided:
-        return PoolCheck(Pool.UNUSED, f"the ledger has no claim of pool {event.pool}")
+        return PoolCheck(PoolReason.UNUSED, f"the ledger has no claim of pool {event.pool}")
     return PoolCheck(
-        Pool.USED_BEFORE,
+        PoolReason.USED_BEFORE,
         f"the ledger has {committed} committed and {voided} voided claims of pool {event.pool}, so its slots were sold "
         f"before. Nothing is opened. Give each sale a pool of its own; {without(event)}.",
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 from intake_operator.model.observed import Manifest
 from intake_operator.model.spec import Bridge
-from intake_operator.reasons import Scaling
+from intake_operator.reasons import ScalingReason
 
 # Bridges go in to the highest number that was wanted in the last five minutes, as many as Kubernetes' own autoscaler
 # takes; `intake.engine_status` remembers as long. It is also the longest pause that a target may ask for, after which
@@ -29,7 +29,7 @@ class Decision:
     """The wanted number of bridges, and why."""
 
     replicas: int
-    reason: Scaling
+    reason: ScalingReason
     message: str
     rests: bool = False
     """The rest begins anew, though the number stays."""
@@ -47,9 +47,9 @@ class Queue:
 def decide(queue: Queue, current: int, policy: Bridge, rests_until: datetime | None, now: datetime) -> Decision:
     """Follow the queue within the policy's bounds; hold what there is while the depth is unknown."""
     if queue.depth is None:
-        return Decision(current, Scaling.DEPTH_UNKNOWN, f"the depth of the queue is unknown: holding {current}")
+        return Decision(current, ScalingReason.DEPTH_UNKNOWN, f"the depth of the queue is unknown: holding {current}")
     wanted = _for(queue.depth, policy.backlog_per_replica, policy)
-    reason = Scaling.FOLLOWING_QUEUE if queue.depth else Scaling.IDLE
+    reason = ScalingReason.FOLLOWING_QUEUE if queue.depth else ScalingReason.IDLE
     message = f"{queue.depth} queued at {policy.backlog_per_replica} a bridge: {wanted} wanted"
     if wanted >= current:
         known = queue.peak is not None and _for(queue.peak, policy.backlog_per_replica, policy) >= current

@@ -28,14 +28,14 @@ def serve(facts: Facts, by: Installation) -> Plan:
     if names.FINALIZER not in event.finalizers:
         return Plan((AddFinalizer(),), status.build(facts), SOON)
     facts = replace(facts, claimable=wanted.claimable(event, event.spec, observed))
-    steps = [*wanted.children(facts, by), *wanted.engine(facts)]
+    steps = [*wanted.children(facts, by), *wanted.database_steps(facts)]
     # Added to now: Go's zero time, 0001-01-01, is a way to say `at once`, and nothing can be taken from it.
-    warm = now + WARM_UP >= event.spec.window.opens_at or bool(observed.engine.depth)
-    if observed.engine.ready and warm:
+    warm = now + WARM_UP >= event.spec.window.opens_at or bool(observed.database.depth)
+    if observed.database.ready and warm:
         decision, bridges = wanted.bridges(facts, by)
         facts = replace(facts, scaling=decision)
         steps += bridges
-    if not observed.engine.ready:
+    if not observed.database.ready:
         again = SOON
     elif now >= event.spec.window.opens_at:
         again = WHILE_OPEN

@@ -36,7 +36,7 @@ def stage_of(event: Event, observed: Observed, now: datetime) -> Stage:
     if memory.report(event) is not None:
         kept = is_kept(event, now) and ("StatefulSet", names.database(event.name)) in observed.children
         return Stage.KEEP if kept else Stage.RELEASE
-    sealed = observed.engine.sealed  # for good: moving closesAt does not reopen it
+    sealed = observed.database.sealed  # for good: moving closesAt does not reopen it
     over = event.deleting or sealed or (event.spec is not None and now >= event.spec.window.closes_at)
     if not over:
         return Stage.SERVE if event.spec else Stage.INVALID

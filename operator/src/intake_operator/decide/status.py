@@ -14,10 +14,19 @@ from intake_operator.decide.health import Trouble
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage, has_to_be_proven, keep_time, was_claimable
 from intake_operator.model.observed import Event, Observed
-from intake_operator.reasons import ALL_GOOD, ConditionType, Database, Drain, Intake, Phase, Pool, Scaling
+from intake_operator.reasons import (
+    ALL_GOOD,
+    ConditionType,
+    DatabaseReason,
+    DrainReason,
+    IntakeReason,
+    Phase,
+    PoolReason,
+    ScalingReason,
+)
 
 # What a reason of PoolUnused says; the others say that nobody knows.
-_POOL_WORDS: Final = {Pool.UNUSED: True, Pool.USED_BEFORE: False, Pool.IN_USE: False}
+_POOL_WORDS: Final = {PoolReason.UNUSED: True, PoolReason.USED_BEFORE: False, PoolReason.IN_USE: False}
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Facts:
     stage: Stage
     now: datetime
     problems: tuple[Trouble, ...] = ()
-    drain: Drain = Drain.NOT_STARTED
+    drain: DrainReason = DrainReason.NOT_STARTED
     scaling: Decision | None = None
     claimable: str = ""
 
@@ -87,7 +96,7 @@ def phase(facts: Facts) -> Phase:
         case Stage.INVALID:
             return Phase.FAILED
         case Stage.RELEASE:
-            return Phase.COMPLETED if facts.drain is Drain.COMPLETED else Phase.DRAINING
+            return Phase.COMPLETED if facts.drain is DrainReason.COMPLETED else Phase.DRAINING
         case Stage.DRAIN | Stage.KEEP:
             return Phase.DRAINING
         case Stage.SERVE:
@@ -98,7 +107,7 @@ def _serving_phase(facts: Facts) -> Phase:
     assert facts.event.spec is not None
     if not facts.observed.children:
         return Phase.PENDING
-    if not facts.observed.engine.ready:
+    if not facts.observed.database.ready:
         return Phase.PROVISIONING
     return Phase.OPEN if facts.now >= facts.event.spec.window.opens_at else Phase.SCHEDULED
 
@@ -110,87 +119,91 @@ def _ready(facts: Facts) -> Condition:
     if facts.problems:
         first = facts.problems[0]
         return ready(False, first.reason, first.message)
-    if facts.stage is Stage.SERVE and not facts.observed.engine.ready:
+    if facts.stage is Stage.SERVE and not facts.observed.database.ready:
         return ready(False, "Provisioning", "DB1 is being made ready")
     return ready(True, phase(facts).value, "everything is as it should be at this time")
 
 
 def _database_ready(facts: Facts) -> Condition:
-    def database(value: bool, reason: Database, message: str) -> Condition:
+    def ready(value: bool, reason: DatabaseReason, message: str) -> Condition:
         return Condition(ConditionType.DATABASE_READY, value, reason, message)
 
-    engine = facts.observed.engine
+    database = facts.observed.database
     if facts.stage in {Stage.INERT, Stage.RELEASE}:
-        return database(False, Database.REMOVED, "DB1 is not needed any more")
+        return ready(False, DatabaseReason.REMOVED, "DB1 is not needed any more")
     if ("StatefulSet", names.database(facts.event.name)) not in facts.observed.children:
-        return database(False, Database.NOT_CREATED, "DB1 is about to be created")
-    if not engine.reachable:
-        return database(False, Database.STARTING, engine.error or "waiting for DB1's pod")
-    if not engine.migrated:
-        return database(False, Database.MIGRATING, "installing pgmq and the intake schema")
-    if not engine.ready:
-        return database(False, Database.SEEDING, "seeding slots; after a crash also the holds")
-    if (known := engine.connections) and known.claimers_at_limit:
+        return ready(False, DatabaseReason.NOT_CREATED, "DB1 is about to be created")
+    if not database.reachable:
+        return ready(False, DatabaseReason.STARTING, database.error or "waiting for DB1's pod")
+    if not database.migrated:
+        return ready(False, DatabaseReason.MIGRATING, "installing pgmq and the intake schema")
+    if not database.ready:
+        return ready(False, DatabaseReason.SEEDING, "seeding slots; after a crash also what was claimed")
+    if (known := database.connections) and known.claimers_at_limit:
         told = f"claimers have all {known.limit} connections that they may have, and more are refused"
-        return database(True, Database.SEEDED, f"DB1 answers claims; {told}: docs/tuning.md")
-    return database(True, Database.SEEDED, "DB1 answers claims")
+        return ready(True, DatabaseReason.SEEDED, f"DB1 answers claims; {told}: docs/tuning.md")
+    return ready(True, DatabaseReason.SEEDED, "DB1 answers claims")
 
 
 def _intake_open(facts: Facts) -> Condition:
-    def intake(value: bool, reason: Intake, message: str) -> Condition:
+    def intake(value: bool, reason: IntakeReason, message: str) -> Condition:
         return Condition(ConditionType.INTAKE_OPEN, value, reason, message)
 
     spec = facts.event.spec
     if facts.stage is Stage.INERT:
-        return intake(False, Intake.WINDOW_PASSED, "the window had passed before anything was made; nothing is created")
+        return intake(
+            False, IntakeReason.WINDOW_PASSED, "the window had passed before anything was made; nothing is created"
+        )
     if (
         facts.stage is Stage.RELEASE
         and memory.report(facts.event) is None
         and not has_to_be_proven(facts.event, facts.observed, facts.now)
     ):
-        return intake(False, Intake.NEVER_OPENED, "no claim was ever possible")
+        return intake(False, IntakeReason.NEVER_OPENED, "no claim was ever possible")
     if facts.stage is Stage.INVALID and not was_claimable(facts.event, facts.observed):
-        return intake(False, Intake.NOT_READY, "the spec cannot be understood, and nothing was ever for sale")
+        return intake(False, IntakeReason.NOT_READY, "the spec cannot be understood, and nothing was ever for sale")
     if spec is None or facts.stage in {Stage.DRAIN, Stage.KEEP, Stage.RELEASE}:
-        return intake(False, Intake.WINDOW_CLOSED, "no more claims are accepted")
-    if not facts.observed.engine.ready:
-        return intake(False, Intake.NOT_READY, "DB1 is not ready to answer claims")
+        return intake(False, IntakeReason.WINDOW_CLOSED, "no more claims are accepted")
+    if not facts.observed.database.ready:
+        return intake(False, IntakeReason.NOT_READY, "DB1 is not ready to answer claims")
     if facts.now < spec.window.opens_at:
-        return intake(False, Intake.NOT_YET_OPEN, f"opens at {spec.window.opens_at.isoformat()}")
+        return intake(False, IntakeReason.NOT_YET_OPEN, f"opens at {spec.window.opens_at.isoformat()}")
     if spec.paused:
-        return intake(False, Intake.PAUSED, "spec.paused is true")
-    return intake(True, Intake.WINDOW_OPEN, f"open until {spec.window.closes_at.isoformat()}")
+        return intake(False, IntakeReason.PAUSED, "spec.paused is true")
+    return intake(True, IntakeReason.WINDOW_OPEN, f"open until {spec.window.closes_at.isoformat()}")
 
 
 def _scaling_active(facts: Facts) -> Condition:
     decision = facts.scaling
     if decision is None:
-        return Condition(ConditionType.SCALING_ACTIVE, False, Scaling.STOPPED, "no bridges are wanted at this time")
-    value = None if decision.reason is Scaling.DEPTH_UNKNOWN else True
+        return Condition(
+            ConditionType.SCALING_ACTIVE, False, ScalingReason.STOPPED, "no bridges are wanted at this time"
+        )
+    value = None if decision.reason is ScalingReason.DEPTH_UNKNOWN else True
     return Condition(ConditionType.SCALING_ACTIVE, value, decision.reason, decision.message)
 
 
 def _drained(facts: Facts) -> Condition:
     if facts.stage is Stage.INERT:
-        return Condition(ConditionType.DRAINED, True, Drain.COMPLETED, "there was nothing to drain")
-    engine, proof = facts.observed.engine, facts.observed.proof
-    account = facts.observed.proof_error or "the account of this engine is being made"
+        return Condition(ConditionType.DRAINED, True, DrainReason.COMPLETED, "there was nothing to drain")
+    database, proof = facts.observed.database, facts.observed.proof
+    account = facts.observed.proof_error or "the account of this database is being made"
     messages = {
-        Drain.NOT_STARTED: "the sale is not over",
-        Drain.INTAKE_CLOSED: "closing the intake"
-        + ("" if engine.reachable else f"; DB1 is out of reach: {engine.error}")
+        DrainReason.NOT_STARTED: "the sale is not over",
+        DrainReason.INTAKE_CLOSED: "closing the intake"
+        + ("" if database.reachable else f"; DB1 is out of reach: {database.error}")
         + _collecting(facts),
-        Drain.QUEUE_DRAINING: f"{engine.depth} intents are left to commit{_paused(facts)}{_collecting(facts)}",
-        Drain.VERIFYING: account,
-        Drain.DEAD_LETTERS_BLOCK: f"{engine.dead_letters} dead letters must be replayed or discarded first",
-        Drain.PROOF_FAILED: "; ".join([*proof.failures, *_contradictions(facts)])[:1500] if proof else "",
-        Drain.KEPT: f"every claim is accounted for; DB1 is kept, sealed, until {_kept(facts)}",
-        Drain.BRIDGES_STOPPED: "removing the bridges",
-        Drain.DATABASE_STOPPED: "removing DB1",
-        Drain.VOLUMES_REMOVED: "removing volume, Services and Secrets",
-        Drain.COMPLETED: "nothing is left but the report" if memory.report(facts.event) else "nothing is left",
+        DrainReason.QUEUE_DRAINING: f"{database.depth} intents are left to commit{_paused(facts)}{_collecting(facts)}",
+        DrainReason.VERIFYING: account,
+        DrainReason.DEAD_LETTERS_BLOCK: f"{database.dead_letters} dead letters must be replayed or discarded first",
+        DrainReason.PROOF_FAILED: "; ".join([*proof.failures, *_contradictions(facts)])[:1500] if proof else "",
+        DrainReason.KEPT: f"every claim is accounted for; DB1 is kept, sealed, until {_kept(facts)}",
+        DrainReason.BRIDGES_STOPPED: "removing the bridges",
+        DrainReason.DATABASE_STOPPED: "removing DB1",
+        DrainReason.VOLUMES_REMOVED: "removing volume, Services and Secrets",
+        DrainReason.COMPLETED: "nothing is left but the report" if memory.report(facts.event) else "nothing is left",
     }
-    done = facts.drain is Drain.COMPLETED
+    done = facts.drain is DrainReason.COMPLETED
     return Condition(ConditionType.DRAINED, done, facts.drain, messages[facts.drain])
 
 
@@ -237,7 +250,9 @@ def _pool_unused(facts: Facts) -> Condition:
         (c for c in facts.event.status.get("conditions") or () if c["type"] == ConditionType.POOL_UNUSED), None
     )
     if before is None:
-        return Condition(ConditionType.POOL_UNUSED, None, Pool.NOT_CHECKED, "the ledger was not asked about the pool")
+        return Condition(
+            ConditionType.POOL_UNUSED, None, PoolReason.NOT_CHECKED, "the ledger was not asked about the pool"
+        )
     value = {"True": True, "False": False}.get(before["status"])
     return Condition(ConditionType.POOL_UNUSED, value, before["reason"], before["message"])
 
@@ -269,11 +284,11 @@ def _numbers(facts: Facts) -> dict[str, Any]:
         "connection": _connection(facts),
         **memory.counts(event, observed, facts.now),
     }
-    if (engine := observed.engine.status) is not None and not memory.volume_lost(event, observed):
+    if (database := observed.database.status) is not None and not memory.volume_lost(event, observed):
         numbers |= {
-            "claimsPerSecond": engine["claimsPerSecond"],
-            "commitsPerSecond": engine["commitsPerSecond"],
-            "effectiveBatchSize": min((w["batchSize"] for w in engine["workers"]), default=None),
+            "claimsPerSecond": database["claimsPerSecond"],
+            "commitsPerSecond": database["commitsPerSecond"],
+            "effectiveBatchSize": min((w["batchSize"] for w in database["workers"]), default=None),
         }
     return {name: value for name, value in numbers.items() if value is not None}
 

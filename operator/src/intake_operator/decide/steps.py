@@ -97,7 +97,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Seed:
-    """Slots, and after a crash the holds; the engine is ready when it returns."""
+    """Slots, and after a crash the holds; the database is ready when it returns."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Delete:
     name: str
 
 
-type EngineStep = Migrate | KeepRoom | SetLogins | Configure | Stock | Seed | Recover | Seal
+type DatabaseStep = Migrate | KeepRoom | SetLogins | Configure | Stock | Seed | Recover | Seal
 """In DB1."""
 
 type Step = (
@@ -144,7 +144,7 @@ type Step = (
     | ReplaceDatabasePod
     | Unguard
     | Delete
-    | EngineStep
+    | DatabaseStep
 )
 
 

@@ -23,7 +23,7 @@ from intake_operator.decide.steps import (
     Unguard,
 )
 from intake_operator.model.observed import ChildKey, Manifest
-from intake_operator.reasons import Drain
+from intake_operator.reasons import DrainReason
 
 # Seconds. DB1 is looked at while it is kept, because a crash empties what answers `closed`.
 WHILE_KEPT: Final = 5.0
@@ -36,40 +36,40 @@ def drain(facts: Facts, by: Installation) -> Plan:
     """No more claims; what was claimed gets its end, and the proof is made."""
     event, observed = facts.event, facts.observed
     if abandoned(event):
-        return _finish(replace(facts, drain=Drain.VERIFYING), proven=False)
+        return _finish(replace(facts, drain=DrainReason.VERIFYING), proven=False)
     steps: list[Step] = []
     lost = memory.volume_lost(event, observed)
     if event.spec is not None:
         facts = replace(facts, claimable=memory.identity(event, observed))
-        steps += [*wanted.children(facts, by), *wanted.engine(facts)]
+        steps += [*wanted.children(facts, by), *wanted.database_steps(facts)]
         if not lost:
             decision, bridges = wanted.bridges(facts, by)
             facts = replace(facts, scaling=decision)
-            steps += bridges if observed.engine.reachable else []
+            steps += bridges if observed.database.reachable else []
     state, again = drain_state(facts)
-    if not (observed.engine.sealed or observed.engine.status is None or lost) and (
-        event.deleting or observed.engine.window_closed
+    if not (observed.database.sealed or observed.database.status is None or lost) and (
+        event.deleting or observed.database.window_closed
     ):
         # Without a deletion the window's end is DB1's to declare; its clock and ours need not agree.
         steps.append(Seal("deleted" if event.deleting else "the window closed"))
     facts = replace(facts, drain=state)
-    if state is Drain.VERIFYING and observed.proof is not None:
+    if state is DrainReason.VERIFYING and observed.proof is not None:
         return _finish(facts, proven=True)
     return Plan(tuple(steps), status.build(facts), again)
 
 
-def drain_state(facts: Facts) -> tuple[Drain, float]:
+def drain_state(facts: Facts) -> tuple[DrainReason, float]:
     """Where the drain stands, and in how many seconds to look again."""
-    engine, proof = facts.observed.engine, facts.observed.proof
-    if not engine.sealed or memory.volume_lost(facts.event, facts.observed):
-        return Drain.INTAKE_CLOSED, SOON
-    if engine.depth:
-        return Drain.QUEUE_DRAINING, SOON
-    if engine.dead_letters:
-        return Drain.DEAD_LETTERS_BLOCK, WHILE_OPEN
+    database, proof = facts.observed.database, facts.observed.proof
+    if not database.sealed or memory.volume_lost(facts.event, facts.observed):
+        return DrainReason.INTAKE_CLOSED, SOON
+    if database.depth:
+        return DrainReason.QUEUE_DRAINING, SOON
+    if database.dead_letters:
+        return DrainReason.DEAD_LETTERS_BLOCK, WHILE_OPEN
     if proof is not None and proof.failures:
-        return Drain.PROOF_FAILED, WHILE_OPEN
-    return Drain.VERIFYING, SOON
+        return DrainReason.PROOF_FAILED, WHILE_OPEN
+    return DrainReason.VERIFYING, SOON
 
 
 def _finish(facts: Facts, *, proven: bool) -> Plan:
@@ -88,8 +88,8 @@ def keep(facts: Facts, by: Installation) -> Plan:
     """DB1 answers `closed` and tells what became of a claim. The bridges have nothing left to do."""
     event, observed = facts.event, facts.observed
     assert event.spec is not None
-    facts = replace(facts, claimable=memory.identity(event, observed), drain=Drain.KEPT)
-    steps = [*wanted.no_bridges(observed, event), *wanted.children(facts, by), *wanted.engine(facts)]
+    facts = replace(facts, claimable=memory.identity(event, observed), drain=DrainReason.KEPT)
+    steps = [*wanted.no_bridges(observed, event), *wanted.children(facts, by), *wanted.database_steps(facts)]
     left = (event.spec.window.closes_at - (facts.now - keep_time(event.spec))).total_seconds()
     return Plan(tuple(steps), status.build(facts), min(WHILE_KEPT, left))
 
@@ -97,24 +97,27 @@ def keep(facts: Facts, by: Installation) -> Plan:
 def release(facts: Facts) -> Plan:
     """Remove everything, the anchor last: until then it keeps the rest through a foreground deletion."""
     state, steps = _next_to_go(facts)
-    done = state is Drain.COMPLETED
+    done = state is DrainReason.COMPLETED
     return Plan(tuple(steps), status.build(replace(facts, drain=state)), None if done else SOON)
 
 
-def _next_to_go(facts: Facts) -> tuple[Drain, list[Step]]:
+def _next_to_go(facts: Facts) -> tuple[DrainReason, list[Step]]:
     event, children = facts.event, facts.observed.children
     bridges, database = names.bridge(event.name), names.database(event.name)
     guarded = [Unguard(*key) for key, child in children.items() if names.GUARD_LABEL in _labels(child)]
     if guarded or _present(facts, ("Deployment", bridges), "bridge"):
-        return Drain.BRIDGES_STOPPED, [*guarded, *_stop(facts, ("Deployment", bridges), "bridge", ScaleBridges(0))]
+        return DrainReason.BRIDGES_STOPPED, [
+            *guarded,
+            *_stop(facts, ("Deployment", bridges), "bridge", ScaleBridges(0)),
+        ]
     if _present(facts, ("StatefulSet", database), "database"):
-        return Drain.DATABASE_STOPPED, _stop(facts, ("StatefulSet", database), "database", StopDatabase())
+        return DrainReason.DATABASE_STOPPED, _stop(facts, ("StatefulSet", database), "database", StopDatabase())
     for kind in REMAINS:
         if found := [key for key in children if key[0] == kind]:
-            return Drain.VOLUMES_REMOVED, [step for key in found for step in _remove(key, children[key])]
+            return DrainReason.VOLUMES_REMOVED, [step for key in found for step in _remove(key, children[key])]
     if anchor := children.get((kinship.ANCHOR, database)):
-        return Drain.VOLUMES_REMOVED, _remove((kinship.ANCHOR, database), anchor)
-    return Drain.COMPLETED, [RemoveFinalizer()] if names.FINALIZER in event.finalizers else []
+        return DrainReason.VOLUMES_REMOVED, _remove((kinship.ANCHOR, database), anchor)
+    return DrainReason.COMPLETED, [RemoveFinalizer()] if names.FINALIZER in event.finalizers else []
 
 
 def _present(facts: Facts, key: ChildKey, component: str) -> bool:

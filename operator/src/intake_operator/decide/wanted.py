@@ -27,21 +27,22 @@ from intake_operator.decide.steps import (
     Stock,
     Unguard,
 )
-from intake_operator.model.observed import Engine, Event, Manifest, Observed
+from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 
 
 def claimable(event: Event, spec: IntakeEventSpec, observed: Observed) -> str:
     """The identity of the DB1 that is claimable from this pass on; empty as long as none is.
 
-    Known in the pass that seeds it, and not before: an engine that waits for its inventory, or for the ledger's word on
-    its pool, can be let go as it is. None is while its volume claim is being deleted: nothing could hold its bytes.
+    Known in the pass that seeds it, and not before: a DB1 that waits for its inventory, or for the ledger's answer
+    about its pool, can be removed as it is. It stays empty while its volume claim is being deleted: nothing could keep
+    its data.
     """
     if known := memory.identity(event, observed):
         return known
     if database.is_going(observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))):
         return ""
-    return observed.engine.identity if _stocked(spec, observed.engine) and _pool_told(event, observed) else ""
+    return observed.database.identity if _stocked(spec, observed.database) and _pool_told(event, observed) else ""
 
 
 def children(facts: Facts, by: Installation) -> list[Step]:
@@ -62,7 +63,7 @@ def children(facts: Facts, by: Installation) -> list[Step]:
 
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
     held = bool(facts.claimable) and not facts.settled
-    serves = not facts.settled and (observed.engine.ready or facts.stage is Stage.DRAIN)
+    serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
     manifests = [
         *access.services(event),
         # Without a volume its pod is the data.
@@ -117,11 +118,11 @@ def _possible(facts: Facts, steps: list[Step]) -> list[Step]:
     return [step for step in steps if possible(step)]
 
 
-def engine(facts: Facts) -> list[Step]:
+def database_steps(facts: Facts) -> list[Step]:
     """A DB1 that answers claims: schema, logins, configuration, rows, slots."""
     event, observed = facts.event, facts.observed
     assert event.spec is not None
-    known, spec = observed.engine, event.spec
+    known, spec = observed.database, event.spec
     if not known.reachable:
         return []
     lost = memory.volume_lost(event, observed)
@@ -141,13 +142,13 @@ def engine(facts: Facts) -> list[Step]:
         steps.append(SetLogins(stale, known.altered_roles))
     config = spec.engine_config() | {"inventorySize": _size(spec, known)}
     if known.sealed:
-        # The window and the inventory of a sealed engine are history; the throttle is not.
+        # The window and the inventory of a sealed database are history; the throttle is not.
         config = {name: value for name, value in config.items() if name not in {"opensAt", "closesAt", "inventorySize"}}
     steps.append(Configure(config))
     return steps + (_recovered(spec, known) if lost else _seeded(facts, spec, known))
 
 
-def _seeded(facts: Facts, spec: IntakeEventSpec, known: Engine) -> list[Step]:
+def _seeded(facts: Facts, spec: IntakeEventSpec, known: DatabaseState) -> list[Step]:
     inventory = known.status["inventory"] if known.status else {}
     seeded = sum(inventory.get(part, 0) for part in ("available", "reserved", "consumed"))
     grows = seeded < _size(spec, known) and not known.sealed
@@ -159,7 +160,7 @@ def _seeded(facts: Facts, spec: IntakeEventSpec, known: Engine) -> list[Step]:
     return []
 
 
-def _recovered(spec: IntakeEventSpec, known: Engine) -> list[Step]:
+def _recovered(spec: IntakeEventSpec, known: DatabaseState) -> list[Step]:
     """The ledger's claims into an empty DB1, once it has the rows that they stand on."""
     assert spec.commit_target.postgres is not None
     if known.status is None:
@@ -186,7 +187,7 @@ def bridges(facts: Facts, by: Installation) -> tuple[Decision, list[Step]]:
     annotations = (existing or {}).get("metadata", {}).get("annotations") or {}
     stamp = annotations.get(names.SCALE_IN_AFTER_ANNOTATION)
     rests_until = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
-    queue = scaling.Queue(observed.engine.depth, observed.engine.peak_depth)
+    queue = scaling.Queue(observed.database.depth, observed.database.peak_depth)
     decision = scaling.decide(queue, current, event.spec.bridge, rests_until, facts.now)
     if anchor is None or (existing is None and decision.replicas == 0):
         return decision, []
@@ -225,14 +226,14 @@ def _pool_told(event: Event, observed: Observed) -> bool:
     return observed.pool is not None and observed.pool.allows and pool.told(event) == observed.pool.reason
 
 
-def _size(spec: IntakeEventSpec, known: Engine) -> int:
+def _size(spec: IntakeEventSpec, known: DatabaseState) -> int:
     """The inventory to configure: growth waits for its rows, so that a crash meanwhile can be repaired."""
     if spec.inventory is None or known.status is None or known.stocked >= spec.inventory_size:
         return spec.inventory_size
     return int(known.status["inventory"]["size"])
 
 
-def _stocked(spec: IntakeEventSpec, known: Engine) -> bool:
+def _stocked(spec: IntakeEventSpec, known: DatabaseState) -> bool:
     """DB1 has a row for each slot that it is configured for, or needs none."""
     return spec.inventory is None or known.stocked >= _size(spec, known)
 

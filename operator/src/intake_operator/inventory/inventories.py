@@ -9,11 +9,11 @@ from typing import Final, Protocol
 
 import psycopg
 
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.inventory.table import CHUNK, Table
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
-from intake_operator.model.observed import Event, Inventory, Manifest
+from intake_operator.model.observed import Event, InventoryState, Manifest
 from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
@@ -74,28 +74,28 @@ class _Memory:
 
     wish: object = None
     until: float = 0.0
-    found: Inventory = field(default_factory=Inventory)
-    refusal: Inventory = field(default_factory=Inventory)
+    found: InventoryState = field(default_factory=InventoryState)
+    refusal: InventoryState = field(default_factory=InventoryState)
     taken: str = ""
 
 
 class Inventories:
     """Looks at the user's rows, seldom, and gives them to DB1. `clock` is in seconds."""
 
-    def __init__(self, cluster: Objects, engines: Engines, clock: Callable[[], float]) -> None:
+    def __init__(self, cluster: Objects, databases: Databases, clock: Callable[[], float]) -> None:
         self._cluster = cluster
-        self._engines = engines
+        self._engines = databases
         self._clock = clock
         self._memory: dict[str, _Memory] = {}
 
-    async def look(self, event: Event, wanted: spec.Inventory, size: int, stocked: int) -> Inventory:
+    async def look(self, event: Event, wanted: spec.Inventory, size: int, stocked: int) -> InventoryState:
         """Whether `size` rows can be had, and whether DB1, which has `stocked` of them, should take them.
 
         What is on sale is in DB1. So a table is left in peace once DB1 has the rows, and a ConfigMap may go; one that
         is there is compared, because somebody may have edited it.
         """
         if wanted.table and stocked >= size:
-            return Inventory()
+            return InventoryState()
         memory, wish = self._memory.setdefault(event.uid, _Memory()), (wanted, size, stocked)
         if memory.wish == wish and self._clock() < memory.until:
             return memory.found
@@ -105,17 +105,17 @@ class Inventories:
                 raise _too_small(rows, size)
         except InventoryError as error:
             gone = error.problem is Problem.INVENTORY_MISSING and stocked >= size
-            found = Inventory() if gone else _told(wanted, error.problem, str(error))
+            found = InventoryState() if gone else _told(wanted, error.problem, str(error))
         else:
             due = stocked < size or version != memory.taken
-            found = replace(memory.refusal, due=True) if due else Inventory()
+            found = replace(memory.refusal, due=True) if due else InventoryState()
         memory.wish, memory.found = wish, found
         memory.until = self._clock() + (WHILE_BAD if found.problem else WHILE_GOOD)
         return found
 
     async def stock(self, event: Event, wanted: spec.Inventory, size: int) -> None:
         """Give DB1 the first `size` rows. Should they be refused, the next look says so."""
-        memory, refusal = self._memory.setdefault(event.uid, _Memory()), Inventory()
+        memory, refusal = self._memory.setdefault(event.uid, _Memory()), InventoryState()
         try:
             source, version = await self._open(event, wanted)
             async with aclosing(_enough(source, size)) as chunks:
@@ -186,10 +186,10 @@ def _too_small(rows: int, size: int) -> InventoryError:
     return InventoryError(Problem.INVENTORY_TOO_SMALL, f"it has {rows} rows, spec.inventorySize wants {size}")
 
 
-def _told(wanted: spec.Inventory, problem: Problem, what: str) -> Inventory:
+def _told(wanted: spec.Inventory, problem: Problem, what: str) -> InventoryState:
     if ref := wanted.config_map_ref:
         where = f"ConfigMap {ref.name}, key {ref.key}"
     else:
         assert wanted.table is not None
         where = f"table {wanted.table.name} behind Secret {wanted.table.secret_ref.name}"
-    return Inventory(problem, f"spec.inventory: {where}: {what}. {CURES[problem]}.")
+    return InventoryState(problem, f"spec.inventory: {where}: {what}. {CURES[problem]}.")

@@ -13,7 +13,7 @@ from intake_operator.model.consistency import Placed, Sale
 from intake_operator.postgres.connection import in_time
 
 # Rows of one read: a few milliseconds of either database.
-ENGINE_PAGE: Final = 5000
+DATABASE_PAGE: Final = 5000
 LEDGER_PAGE: Final = 1000
 # The types are named on both sides: what comes is read in binary, which no DateStyle and no TimeZone changes.
 LEDGER_CLAIMS: Final = """
@@ -29,35 +29,35 @@ class OrderError(Exception):
 
 
 async def compare(
-    engine: AsyncConnection, books: AsyncConnection, pool: str, *, voids: bool, clock: Callable[[], float]
+    database: AsyncConnection, books: AsyncConnection, pool: str, *, voids: bool, clock: Callable[[], float]
 ) -> Comparison:
     """Compare a pool. Raises psycopg.Error, OSError, OrderError. `clock` is in seconds."""
     comparison = Comparison(voids=voids)
-    async for ended in _ended(engine, pool):
+    async for ended in _ended(database, pool):
         comparison.ended(ended)
     async for sales in read_sales(books, pool, clock):
         ids = [sale.claim_id for sale in sales]
-        found = await engine.execute("SELECT * FROM intake.claims_at(%s, %s)", (pool, ids))
+        found = await database.execute("SELECT * FROM intake.claims_at(%s, %s)", (pool, ids))
         comparison.page(sales, {claim.claim_id: claim for claim in (Placed(*row) for row in await found.fetchall())})
     for number, key in enumerate(comparison.missing()):
         if number >= NAMED:
             comparison.broken("I2", "and another claim that the ledger does not have")
             continue
-        found = await engine.execute("SELECT * FROM intake.ended_claims(%s, %s, 1)", (pool, key - 1))
+        found = await database.execute("SELECT * FROM intake.ended_claims(%s, %s, 1)", (pool, key - 1))
         row = await found.fetchone()
         assert row is not None
         comparison.absent(Placed(*row))
-    internal = await engine.execute(INTERNAL, (pool, NAMED))
+    internal = await database.execute(INTERNAL, (pool, NAMED))
     for invariant, detail in await internal.fetchall():
         comparison.broken(invariant, detail)
     return comparison
 
 
-async def _ended(engine: AsyncConnection, pool: str) -> AsyncIterator[list[Placed]]:
+async def _ended(database: AsyncConnection, pool: str) -> AsyncIterator[list[Placed]]:
     after: int | None = None
     while True:
         query = "SELECT * FROM intake.ended_claims(%s, %s, %s)"
-        rows = await (await engine.execute(query, (pool, after, ENGINE_PAGE))).fetchall()
+        rows = await (await database.execute(query, (pool, after, DATABASE_PAGE))).fetchall()
         if not rows:
             return
         yield [Placed(*row) for row in rows]

@@ -21,7 +21,7 @@ from intake_operator.ledger.compare import OrderError, compare
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.postgres.errors import brief
-from intake_operator.reasons import Consistency
+from intake_operator.reasons import ConsistencyReason
 from intake_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
@@ -115,52 +115,54 @@ class Consistencies:
         self._keep(sides, verdict)
 
     async def _short(self, sides: Sides) -> Verdict | None:
-        """By counts and digest. None when the engine was not at peace after all."""
+        """By counts and digest. None when the database was not at peace after all."""
         try:
-            async with asyncio.timeout(self._longest), self._engine(sides) as engine:
-                before = await _ends(engine, sides.event.pool)
+            async with asyncio.timeout(self._longest), self._database(sides) as database:
+                before = await _ends(database, sides.event.pool)
                 told = await ledgers.account(ledgers.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
                 if told == before:
                     return agreed(before.committed, before.voided)
-                if before != await _ends(engine, sides.event.pool):
+                if before != await _ends(database, sides.event.pool):
                     return None
         except (psycopg.Error, OSError) as error:
             return failed(error)
         if told is None:
-            return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, f"{NOT_OFFERED} ledger_proof (docs/ledger.md)")
+            return Verdict(
+                None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, f"{NOT_OFFERED} ledger_proof (docs/ledger.md)"
+            )
         whole = await self._whole(sides)
         if whole.agrees is None:
             theirs, ours = (f"{side.committed} committed and {side.voided} voided" for side in (told, before))
             counts = f"the ledger has {theirs}, DB1 {ours}"
-            return Verdict(False, Consistency.LEDGER_INCONSISTENT, f"{counts}; which claims: {whole.message}")
+            return Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, f"{counts}; which claims: {whole.message}")
         return whole
 
     async def _whole(self, sides: Sides) -> Verdict:
         if not sides.uri:
             return Verdict(
-                None, Consistency.LEDGER_CANNOT_BE_ASKED, "a webhook ledger offers no way to ask what it holds"
+                None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, "a webhook ledger offers no way to ask what it holds"
             )
         try:
             async with (
                 asyncio.timeout(self._longest),
-                self._engine(sides) as engine,
+                self._database(sides) as database,
                 ledgers.visit(sides.uri, sides.event.namespace) as books,
             ):
                 if not await ledgers.offers(books, "ledger_claims"):
                     told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
-                    return Verdict(None, Consistency.LEDGER_CANNOT_BE_ASKED, told)
+                    return Verdict(None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, told)
                 voids = await ledgers.voider(books, sides.function) is not None
-                found = await compare(engine, books, sides.event.pool, voids=voids, clock=self._clock)
+                found = await compare(database, books, sides.event.pool, voids=voids, clock=self._clock)
         except (psycopg.Error, OSError, OrderError) as error:
             return failed(error)
         if not found.found:
             return agreed(found.committed, found.voided, found.on_their_way)
         more = f" and {found.found - 5} more" if found.found > 5 else ""
         message = "; ".join(map(str, found.violations[:5])) + more
-        return Verdict(False, Consistency.LEDGER_INCONSISTENT, message, tuple(found.violations))
+        return Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, message, tuple(found.violations))
 
     @staticmethod
-    def _engine(sides: Sides) -> AbstractAsyncContextManager[AsyncConnection]:
+    def _database(sides: Sides) -> AbstractAsyncContextManager[AsyncConnection]:
         return dead_letters.visit(sides.host, sides.password, MONITOR, STATEMENT_TIMEOUT)
 
 
@@ -168,16 +170,16 @@ def agreed(committed: int, voided: int, on_their_way: int = 0) -> Verdict:
     """Both sides say the same."""
     rest = f", {on_their_way} of them still on their way here" if on_their_way else ""
     told = f"the ledger has {committed} claims committed and {voided} voided{rest}, and nothing contradicts DB1"
-    return Verdict(True, Consistency.LEDGER_AGREES, told)
+    return Verdict(True, ConsistencyReason.LEDGER_AGREES, told)
 
 
 def failed(error: Exception) -> Verdict:
     """One of the two did not answer as it should."""
-    return Verdict(None, Consistency.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
+    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
 
 
-async def _ends(engine: AsyncConnection, pool: str) -> ledgers.Account:
-    found = await engine.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
+async def _ends(database: AsyncConnection, pool: str) -> ledgers.Account:
+    found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
     row = await found.fetchone()
     assert row is not None
     return ledgers.Account(*row)

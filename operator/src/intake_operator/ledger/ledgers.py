@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from intake_operator.decide.pool import LedgerKey
-from intake_operator.model.observed import Ledger
+from intake_operator.model.observed import LedgerState
 from intake_operator.postgres import uris
 from intake_operator.postgres.connection import in_time, reach
 from intake_operator.postgres.errors import brief
@@ -72,9 +72,9 @@ class Ledgers:
     def __init__(self, clock: Callable[[], float], patience: float = LOOK_TIMEOUT) -> None:
         self._clock = clock
         self._patience = patience
-        self._seen: dict[str, tuple[float, tuple[str, str], Ledger]] = {}
+        self._seen: dict[str, tuple[float, tuple[str, str], LedgerState]] = {}
 
-    async def check(self, uid: str, uri: str, namespace: str, function: str) -> Ledger:
+    async def check(self, uid: str, uri: str, namespace: str, function: str) -> LedgerState:
         """Whether the ledger answers and has the function. A changed URI or function is looked at once."""
         wish = (uri, function)
         if seen := self._seen.get(uid):
@@ -85,7 +85,7 @@ class Ledgers:
         try:
             reachable = from_elsewhere(uri, namespace)
         except psycopg.Error as error:
-            ledger = Ledger(Problem.LEDGER_UNREACHABLE, brief(error))
+            ledger = LedgerState(Problem.LEDGER_UNREACHABLE, brief(error))
         else:
             ledger = await self._look(reachable, function)
         self._seen[uid] = (self._clock(), wish, ledger)
@@ -95,7 +95,7 @@ class Ledgers:
         """Drop what is remembered of an event."""
         self._seen.pop(uid, None)
 
-    async def _look(self, uri: str, function: str) -> Ledger:
+    async def _look(self, uri: str, function: str) -> LedgerState:
         try:
             async with in_time(self._patience), await _connect(uri) as connection:
                 one = await _callable(connection, function)
@@ -104,20 +104,22 @@ class Ledgers:
                 for read in ("ledger_proof", "ledger_claims"):
                     await offers(connection, read)
         except AmbiguousError as error:
-            return Ledger(Problem.LEDGER_FUNCTION_AMBIGUOUS, f"{error}. Drop or rename the others, or name a schema.")
+            return LedgerState(
+                Problem.LEDGER_FUNCTION_AMBIGUOUS, f"{error}. Drop or rename the others, or name a schema."
+            )
         except (psycopg.Error, OSError) as error:
-            return Ledger(
+            return LedgerState(
                 Problem.LEDGER_UNREACHABLE,
                 f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
                 "database.",
             )
         if one is None and not (many and many.set_based):
-            return Ledger(
+            return LedgerState(
                 Problem.LEDGER_FUNCTION_MISSING,
                 f"the ledger has no function {function}(jsonb). Create it (sql/ledger is the reference), or correct "
                 "spec.commitTarget.postgres.function.",
             )
-        return Ledger()
+        return LedgerState()
 
 
 class AmbiguousError(psycopg.ProgrammingError):
@@ -191,8 +193,8 @@ def difference(told: Account, ours: Account) -> str:
     """What the ledger says, and what DB1 says, in words."""
     return (
         f"the ledger has {told.committed} committed, {told.voided} voided;"
-        f" the engine {ours.committed} and {ours.voided}"
-        + ("" if told.slots == ours.slots else f"; the ledger has sold {told.slots} slots, the engine {ours.slots}")
+        f" the database {ours.committed} and {ours.voided}"
+        + ("" if told.slots == ours.slots else f"; the ledger has sold {told.slots} slots, the database {ours.slots}")
         + ("" if told.digest == ours.digest else "; the claims are not the same ones")
     )
 

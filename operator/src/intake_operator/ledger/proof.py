@@ -1,4 +1,4 @@
-"""The account of a sealed engine and the ledger's word on it, made again while it does not add up."""
+"""The account of a sealed database and the ledger's word on it, made again while it does not add up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Final
 
 import psycopg
 
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.ledger import ledgers
 from intake_operator.model.observed import (
     LEDGER_AGREES,
@@ -36,16 +36,16 @@ class _Made:
 class Proofs:
     """Proves, and remembers what did not add up for a while. `clock` is in seconds."""
 
-    def __init__(self, engines: Engines, clock: Callable[[], float]) -> None:
-        self._engines = engines
+    def __init__(self, databases: Databases, clock: Callable[[], float]) -> None:
+        self._engines = databases
         self._clock = clock
         self._made: dict[str, _Made] = {}
 
     async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
         """The proof, or why it cannot be made. `uri` is the Postgres ledger's, empty without one that can be used."""
-        status = observed.engine.status or {}
+        status = observed.database.status or {}
         ends = [status.get(name) for name in ("claims", "committed", "voided", "released")]
-        subject = (uri, observed.ledger, observed.engine.identity, ends)
+        subject = (uri, observed.ledger, observed.database.identity, ends)
         made = self._made.get(event.uid)
         if made is None or made.subject != subject or self._clock() >= made.until:
             began = self._clock()

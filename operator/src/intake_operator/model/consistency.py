@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from intake_operator.reasons import Consistency
+from intake_operator.reasons import ConsistencyReason
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Verdict:
     """Does the ledger hold what DB1 says it does? `agrees` is None where nobody can tell."""
 
     agrees: bool | None
-    reason: Consistency
+    reason: ConsistencyReason
     message: str
     violations: tuple[Violation, ...] = ()
 

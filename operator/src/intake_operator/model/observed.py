@@ -8,7 +8,7 @@ from typing import Any
 from intake_operator import names
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.spec import IntakeEventSpec
-from intake_operator.reasons import Pool, Problem
+from intake_operator.reasons import PoolReason, Problem
 
 type Manifest = dict[str, Any]
 type ChildKey = tuple[str, str]
@@ -80,7 +80,7 @@ class Connections:
 
 
 @dataclass(frozen=True)
-class Engine:
+class DatabaseState:
     """DB1 as its own SQL describes it."""
 
     reachable: bool = False
@@ -142,7 +142,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Proof:
-    """The account of a sealed engine, and the ledger's word on it."""
+    """The account of a sealed database, and the ledger's word on it."""
 
     claims: int
     committed: int
@@ -177,7 +177,7 @@ LEDGER_ACCEPTS = frozenset({LEDGER_AGREES, LEDGER_SILENT})
 
 
 @dataclass(frozen=True)
-class Ledger:
+class LedgerState:
     """What the operator saw when it looked at the commit target; no problem means it can be used."""
 
     problem: Problem | None = None
@@ -185,7 +185,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Inventory:
+class InventoryState:
     """What the operator saw of the user's own rows; no problem means that there are enough of them."""
 
     problem: Problem | None = None
@@ -198,18 +198,18 @@ class Inventory:
 class PoolCheck:
     """What is known about earlier sales of the event's pool."""
 
-    reason: Pool
+    reason: PoolReason
     message: str
 
     @property
     def blocks(self) -> bool:
         """Nothing may be seeded, and a person has to decide."""
-        return self.reason in {Pool.USED_BEFORE, Pool.IN_USE}
+        return self.reason in {PoolReason.USED_BEFORE, PoolReason.IN_USE}
 
     @property
     def allows(self) -> bool:
         """The slots may be seeded."""
-        return self.reason in {Pool.UNUSED, Pool.NOT_CHECKED}
+        return self.reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED}
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,9 @@ class Observed:
     """Our own Secrets: name to a word that changes with the content. A Secret that is not there is not here."""
     input_fingerprints: Mapping[str, str] = field(default_factory=dict)
     """The same for every Secret that a bridge mounts, the user's included."""
-    engine: Engine = Engine()
-    ledger: Ledger = Ledger()
-    inventory: Inventory = Inventory()
+    database: DatabaseState = DatabaseState()
+    ledger: LedgerState = LedgerState()
+    inventory: InventoryState = InventoryState()
     proof: Proof | None = None
     proof_error: str = ""
     consistency: Verdict | None = None

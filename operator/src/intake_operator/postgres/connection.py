@@ -49,7 +49,7 @@ async def in_time(seconds: float) -> AsyncIterator[None]:
         yield
 
 
-async def to_engine(host: str, password: str, statement_timeout: str, role: str = names.SUPERUSER) -> AsyncConnection:
+async def to_database(host: str, password: str, statement_timeout: str, role: str = names.SUPERUSER) -> AsyncConnection:
     """DB1 with the rights of one of its roles. Raises psycopg.Error or OSError when it cannot be reached.
 
     What goes wrong is ours to tell: DB1's log, which an error may quote a value to, does not get it.

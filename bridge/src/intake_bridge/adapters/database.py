@@ -17,7 +17,7 @@ from intake_bridge.adapters.postgres import CONNECTION, PINNED, UriSource, reada
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.meter import TokenAnswer
-from intake_bridge.ports import EngineRefusedError, EngineUnavailableError, GiveBack
+from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError, GiveBack
 from intake_bridge.redaction import one_line
 
 # Lane, its lease extension, the renewal of its tokens, configuration and heartbeat.
@@ -41,12 +41,12 @@ async def translated() -> AsyncIterator[None]:
     try:
         yield
     except _TRANSIENT as error:
-        raise EngineUnavailableError(one_line(error)) from error
+        raise DatabaseUnavailableError(one_line(error)) from error
     except psycopg.Error as error:
-        raise EngineRefusedError(one_line(error)) from error
+        raise DatabaseRefusedError(one_line(error)) from error
 
 
-class EngineSession:
+class DatabaseSession:
     """One connection to DB1 with the calls of the housekeeper."""
 
     def __init__(self, connection: AsyncConnection[Any], pool_id: str) -> None:
@@ -72,7 +72,7 @@ class EngineSession:
         return None if row is None else row[0]
 
 
-class Engine:
+class Database:
     """The ports Queue, Meter and Control over a pool of connections that comes back by itself, for ever."""
 
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
@@ -152,7 +152,7 @@ class Engine:
         try:
             return Configuration.model_validate(rows[0]["configuration"])
         except ValidationError as error:
-            raise EngineRefusedError(f"configuration is not understood: {one_line(error)}") from error
+            raise DatabaseRefusedError(f"configuration is not understood: {one_line(error)}") from error
 
     async def lease_tokens(self, wanted: int) -> TokenAnswer:
         """Ask the fleet's meter."""
@@ -174,14 +174,14 @@ class Engine:
         )
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[EngineSession]:
+    async def session(self) -> AsyncIterator[DatabaseSession]:
         """A connection of its own, for what a session holds: the housekeeper's lock. No statement timeout: seeding."""
         try:
             connection = await ConfirmedConnection.connect(await self._uri(), **self._kwargs)
         except (psycopg.Error, OSError) as error:
-            raise EngineUnavailableError(one_line(error)) from error
+            raise DatabaseUnavailableError(one_line(error)) from error
         async with connection:
-            yield EngineSession(connection, self._pool_id)
+            yield DatabaseSession(connection, self._pool_id)
 
     async def _lease(self, statement: LiteralString, worker: str, limit: int) -> list[Message]:
         rows = await self._rows(statement, (self._pool_id, worker, limit))
@@ -206,7 +206,7 @@ class Engine:
         try:
             async with translated():
                 yield
-        except EngineUnavailableError:
+        except DatabaseUnavailableError:
             # After a restart of DB1 every pooled connection is dead: one look instead of one failure each.
             await self._pool.check()
             raise
