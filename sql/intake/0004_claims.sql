@@ -218,7 +218,7 @@ BEGIN
                 intake.turn_of(made + u.n, u.n::int, claim_slots.request_id), 'R', at
             FROM unnest(hand) WITH ORDINALITY AS u (slot_no, n) WHERE u.n <= quantity
             ON CONFLICT DO NOTHING
-            RETURNING holds.slot_no)
+            RETURNING claimed_slots.slot_no)
         SELECT coalesce(array_agg(h.slot_no), '{}') INTO took FROM holding h;
         IF cardinality(took) = quantity THEN
             IF named IS NOT NULL THEN
@@ -304,7 +304,7 @@ BEGIN
                     intake.new_claim_id(claim_resource.slot_no), claim_resource.user_id, claim_resource.request_id, 1,
                     first_turn, 'R', at)
                 ON CONFLICT DO NOTHING
-                RETURNING holds.claim_id, holds.msg_id INTO claim_id, msg_id;
+                RETURNING claimed_slots.claim_id, claimed_slots.msg_id INTO claim_id, msg_id;
                 IF FOUND THEN
                     IF by_name THEN
                         PERFORM intake.strike(in_pool, ARRAY[claim_resource.slot_no]);
@@ -456,7 +456,7 @@ BEGIN
             FROM ticketed t WHERE (SELECT max(l.slot_no) FROM ticketed l) <= pool.capacity
             ORDER BY t.user_id, t.turn, t.n
             ON CONFLICT DO NOTHING
-            RETURNING holds.*),
+            RETURNING claimed_slots.*),
         claimed AS MATERIALIZED (
             -- resource_at() by hand: a function with a subquery is not inlined.
             SELECT h.*, coalesce(intake.resource_of(pool.series, h.slot_no), (SELECT s.resource_id FROM intake.slots s

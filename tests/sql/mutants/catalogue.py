@@ -39,22 +39,22 @@ MUTANTS = {
     "batch by position without a look": Mutant(
         CLAIMS,
         """            ON CONFLICT DO NOTHING
-            RETURNING holds.*)""",
+            RETURNING claimed_slots.*)""",
         "            "
         + OVERWRITE
         + """
-            RETURNING holds.*)""",
+            RETURNING claimed_slots.*)""",
         "test_a_batch_passes_by_numbers_that_are_held",
     ),
     # And for seats by name, where everybody wants the same position.
     "named seat overwritten": Mutant(
         CLAIMS,
         """            ON CONFLICT DO NOTHING
-            RETURNING holds.slot_no)""",
+            RETURNING claimed_slots.slot_no)""",
         "            "
         + OVERWRITE
         + """
-            RETURNING holds.slot_no)""",
+            RETURNING claimed_slots.slot_no)""",
         "test_a_named_seat_in_a_running_claim_is_waited_for",
     ),
     "queue write decoupled": Mutant(
