@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 import psycopg
 import pytest
 from intake_operator.children.database import settings
-from intake_operator.database.databases import Engines
+from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.decide import room
 from intake_operator.model.spec import Database, IntakeEventSpec
@@ -39,9 +39,9 @@ def small() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def databases(small: PostgresServer) -> AsyncIterator[Engines]:
+async def databases(small: PostgresServer) -> AsyncIterator[Databases]:
     """The operator, which has made DB1 and keeps room in it."""
-    opened = Engines(load(INTAKE_SQL))
+    opened = Databases(load(INTAKE_SQL))
     small.create_database("intake")
     await opened.observe(UID, POOL, host(small), "")
     await opened.migrate(UID)
@@ -54,7 +54,7 @@ async def databases(small: PostgresServer) -> AsyncIterator[Engines]:
 
 
 @pytest.fixture
-async def sale(small: PostgresServer, server: PostgresServer, databases: Engines) -> AsyncIterator[Scene]:
+async def sale(small: PostgresServer, server: PostgresServer, databases: Databases) -> AsyncIterator[Scene]:
     """A pool on sale; its ledger is on another server."""
     ledger = server.create_database("crowd_ledger")
     install_ledger(ledger)
@@ -100,7 +100,7 @@ async def cut(scene: Scene) -> None:
 
 
 async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
-    sale: Scene, small: PostgresServer, databases: Engines
+    sale: Scene, small: PostgresServer, databases: Databases
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
         assert await crowd.take() == room.LEAST
@@ -126,7 +126,7 @@ async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
 
 
 async def test_pools_that_stay_open_after_the_close_hold_no_room_that_the_drain_needs(
-    sale: Scene, small: PostgresServer, databases: Engines
+    sale: Scene, small: PostgresServer, databases: Databases
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
         await crowd.take()
@@ -139,7 +139,7 @@ async def test_pools_that_stay_open_after_the_close_hold_no_room_that_the_drain_
 
 
 async def test_a_second_role_with_the_rights_of_claimers_leaves_what_the_server_keeps(
-    sale: Scene, small: PostgresServer, databases: Engines
+    sale: Scene, small: PostgresServer, databases: Databases
 ) -> None:
     """The limit is the role's own. What the server keeps back is kept from every role."""
     await sale.intake.execute("CREATE ROLE shop LOGIN IN ROLE claimer")
@@ -165,7 +165,7 @@ async def test_a_claimer_cannot_lift_its_limit(sale: Scene, small: PostgresServe
                 await claimer.execute(statement)
 
 
-async def test_more_bridges_leave_claimers_less_at_once(sale: Scene, small: PostgresServer, databases: Engines) -> None:
+async def test_more_bridges_leave_claimers_less_at_once(sale: Scene, small: PostgresServer, databases: Databases) -> None:
     before = await databases.observe(UID, POOL, host(small), "")
     assert before.connections
     await databases.keep_room(UID, 0)
