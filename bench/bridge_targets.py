@@ -7,7 +7,7 @@ from bench.figures import Measurement, Spread, ratio
 from bench.results import Results
 from bench.targets import Verdict
 
-# What one lease holds, in seconds of the rate: half of intake.bucket_capacity().
+# What one lease holds, in seconds of the rate: half of intake_private.bucket_capacity().
 _LEASE: Final = 0.05
 
 

@@ -184,7 +184,7 @@ class Intake:
 
 
 def empty(uri: str) -> None:
-    """DB1 as migrated: nobody connected, every table empty, no tickets."""
+    """DB1 as migrated: nobody connected, every table empty, no sequences."""
     with psycopg.connect(uri, autocommit=True) as owner:
         owner.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
@@ -195,8 +195,10 @@ def empty(uri: str) -> None:
             " WHERE schemaname = 'intake' OR schemaname = 'pgmq' AND tablename ~ '^[aq]_'"
         ).fetchall()
         truncate(owner, tables, sql.SQL("RESTART IDENTITY"))
-        for ticket in owner.execute("SELECT sequencename FROM pg_sequences WHERE sequencename ~ '^ticket_'").fetchall():
-            owner.execute(sql.SQL("DROP SEQUENCE {}").format(sql.Identifier("intake", *ticket)))
+        for sequence in owner.execute(
+            "SELECT sequencename FROM pg_sequences WHERE sequencename ~ '^numbers_'"
+        ).fetchall():
+            owner.execute(sql.SQL("DROP SEQUENCE {}").format(sql.Identifier("intake", *sequence)))
 
 
 def truncate(owner: psycopg.Connection, tables: Iterable[tuple[str, str]], more: sql.SQL = NOTHING) -> None:

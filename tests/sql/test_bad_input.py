@@ -187,7 +187,7 @@ def everything(intake: Intake) -> dict[str, object]:
     """What stands in every table, and how many tickets were drawn."""
     relations = intake.rows(
         "SELECT n.nspname, c.relname, c.relkind = 'S' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname IN ('intake', 'pgmq') AND (c.relkind = 'r' OR c.relname ~ '^ticket_[0-9]+$')"
+        " WHERE n.nspname IN ('intake', 'pgmq') AND (c.relkind = 'r' OR c.relname ~ '^numbers_[0-9]+$')"
     )
     table = sql.SQL("SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM {} t")
     sequence = sql.SQL("SELECT last_value, is_called FROM {}")
@@ -199,7 +199,7 @@ def everything(intake: Intake) -> dict[str, object]:
     }
 
 
-def test_every_function_is_asked(intake: Intake) -> None:
+def test_every_function_is_tested(intake: Intake) -> None:
     called = intake.column(
         "SELECT DISTINCT p.proname FROM pg_proc p, aclexplode(p.proacl) a"
         " WHERE p.pronamespace = 'intake'::regnamespace AND a.grantee <> p.proowner"

@@ -24,7 +24,7 @@ def test_a_claim_takes_the_next_slot_and_queues_its_intent(intake: Intake) -> No
         "pool_id": POOL,
         "user_id": "ann",
         "request_id": "r1",
-        "seat": 1,
+        "part_no": 1,
         "slot_no": 1,
         "resource_id": str(answer.resource_id),
         "state": "queued",
@@ -71,7 +71,7 @@ def test_i7_a_retry_of_a_voided_claim_does_not_claim_again(intake: Intake, limit
     assert intake.claim("ann", "r2").outcome == "claimed", "a new request is a new claim"
 
 
-def test_a_retry_burns_no_ticket_and_writes_nothing(intake: Intake) -> None:
+def test_a_retry_burns_no_number_and_writes_nothing(intake: Intake) -> None:
     intake.open(10)
     intake.claim("ann", "r1")
     before = intake.value("SELECT pg_current_wal_insert_lsn()")
@@ -119,9 +119,9 @@ def test_sold_out_only_after_the_last_slot_and_open_again_when_one_returns(intak
 def test_sold_out_is_answered_without_writing_anything(intake: Intake) -> None:
     intake.open(1, claimsPerUser=1)
     assert [intake.claim(f"u{n}").outcome for n in range(2)] == ["claimed", "sold_out"]
-    before = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.ticket_1")
+    before = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.numbers_1")
     assert intake.claim("late", "r1") == refused("sold_out")
-    after = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.ticket_1")
+    after = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.numbers_1")
     assert after == before
 
 
@@ -151,7 +151,7 @@ def test_not_ready_until_seeded_and_after_the_hot_row_is_gone(intake: Intake) ->
     intake.seed()
     assert intake.claim("ann", "r1").outcome == "claimed"
     intake.connection.execute(
-        "TRUNCATE intake.pools, intake.claimed_slots, intake.slots, intake.free_numbers, intake.tails"
+        "TRUNCATE intake.pools, intake.claimed_slots, intake.slots, intake.free_numbers, intake.number_progress"
     )
     assert intake.claim("ann", "r1") == refused("not_ready")
     assert intake.status()["ready"] is False
@@ -237,7 +237,7 @@ def test_claim_status_follows_a_claim(intake: Intake) -> None:
     assert intake.value("SELECT state FROM intake.claim_status(%s, uuidv7())", POOL) == "unknown"
 
 
-def test_claim_status_is_told_in_a_transaction_that_only_reads(intake: Intake) -> None:
+def test_claim_status_works_in_a_transaction_that_only_reads(intake: Intake) -> None:
     claim = intake.open(10).claim("ann", "r1")
     intake.connection.execute("SET default_transaction_read_only = on")
     assert intake.claim_status(claim.claim_id)["state"] == "queued"

@@ -109,7 +109,9 @@ async def test_another_answer_to_the_same_press_is_a_contradiction(
 
         async def _press(self, fan: Fan) -> dict[str, object]:
             answer = await super()._press(fan)
-            sale.connection.execute("UPDATE intake.claimed_slots SET request_id = 'forgotten', turn = 'z' || turn")
+            sale.connection.execute(
+                "UPDATE intake.claimed_slots SET request_id = 'forgotten', unique_key = 'z' || unique_key"
+            )
             return answer
 
     crowd = Forgetful(server.uri(sale.connection.info.dbname, "claimer"), POOL, 1, time.monotonic() + 60)

@@ -74,7 +74,7 @@ async def test_i1_slots_that_return_during_the_sell_out_are_sold_once_more(intak
     assert intake.reconcile() == []
 
 
-async def test_the_limit_per_user_holds_against_the_users_own_crowd(intake: Intake, uri: str) -> None:
+async def test_the_limit_per_user_is_kept_under_many_claims_of_one_user(intake: Intake, uri: str) -> None:
     intake.open(500, claimsPerUser=3)
     calls = [(f"u{n % 20}", f"r{n}") for n in range(400)]
     history = await crowd(uri, FANS, calls)
@@ -83,7 +83,7 @@ async def test_the_limit_per_user_holds_against_the_users_own_crowd(intake: Inta
     consistent(intake, history, 500)
 
 
-async def test_the_limit_holds_while_claims_of_the_user_are_voided(intake: Intake, uri: str) -> None:
+async def test_the_limit_is_kept_while_claims_of_the_user_are_voided(intake: Intake, uri: str) -> None:
     intake.open(500, claimsPerUser=2)
     stop = asyncio.Event()
     most = 0
@@ -182,11 +182,11 @@ def test_a_running_claims_number_is_not_burnt(intake: Intake, uri: str) -> None:
     assert intake.reconcile() == []
 
 
-def test_a_number_that_is_held_already_is_never_sold_again(intake: Intake) -> None:
+def test_a_number_that_is_claimed_already_is_never_sold_again(intake: Intake) -> None:
     """Tickets that start over, as after a restore of an older sequence, hit held slots and pass them by."""
     intake.open(5)
     first = [intake.claim(f"u{n}") for n in range(3)]
-    intake.value("SELECT setval('intake.ticket_1', 1, false)")
+    intake.value("SELECT setval('intake.numbers_1', 1, false)")
     assert [intake.claim(f"v{n}").slot_no for n in range(3)] == [4, 5, None]
     held = intake.column("SELECT claim_id FROM intake.claimed_slots")
     assert {answer.claim_id for answer in first} < set(held)

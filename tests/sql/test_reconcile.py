@@ -49,7 +49,7 @@ def sale(intake: Intake) -> Intake:
         ("I6", "UPDATE intake.claimed_slots SET status = 'C' WHERE slot_no = 4"),
         ("I6", "INSERT INTO intake.free_numbers VALUES (1, 4)"),
         ("I6", "DELETE FROM intake.slots WHERE slot_no = 7"),
-        ("I6", "UPDATE intake.tails SET frontier = 2; DELETE FROM intake.free_numbers"),
+        ("I6", "UPDATE intake.number_progress SET frontier = 2; DELETE FROM intake.free_numbers"),
         ("I7", DUPLICATE_MESSAGE.format("""|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "slot_no": 9}'""")),
     ],
 )
@@ -60,7 +60,7 @@ def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: s
     assert all(detail for _, detail in found)
 
 
-def test_reconcile_is_quiet_while_claims_run(sale: Intake, uri: str) -> None:
+def test_reconcile_reports_nothing_while_claims_run(sale: Intake, uri: str) -> None:
     with Intake(uri) as fan, fan.connection.transaction():
         fan.claim("ann")
         assert sale.reconcile() == []
@@ -193,12 +193,12 @@ def test_housekeeping_forgets_workers_that_are_long_gone(sale: Intake) -> None:
 
 
 def test_claims_are_placed_for_the_comparison_with_the_ledger(sale: Intake) -> None:
-    ended = sale.dicts("SELECT * FROM intake.ended_claims(%s, NULL, 10)", POOL)
+    ended = sale.dicts("SELECT * FROM intake.settled_claims(%s, NULL, 10)", POOL)
     assert [(claim["key"] < 0, claim["slot_no"], claim["state"]) for claim in ended] == [
         (True, 2, "voided"),
         (False, 1, "committed"),
     ]
-    assert sale.dicts("SELECT * FROM intake.ended_claims(%s, %s, 10)", POOL, ended[0]["key"]) == ended[1:]
+    assert sale.dicts("SELECT * FROM intake.settled_claims(%s, %s, 10)", POOL, ended[0]["key"]) == ended[1:]
     every = sale.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents")
     placed = sale.dicts("SELECT * FROM intake.claims_at(%s, %s)", POOL, [*every, sale.value("SELECT uuidv7()")])
     assert sorted((claim["slot_no"], claim["user_id"], claim["state"]) for claim in placed) == [

@@ -60,7 +60,7 @@ REFUSED: dict[str, Callable[[Intake], Any]] = {
 
 @pytest.mark.parametrize("limit", [None, 2])
 @pytest.mark.parametrize("outcome", REFUSED)
-def test_a_crowd_of_newcomers_is_answered_by_one_look(intake: Intake, outcome: str, limit: int | None) -> None:
+def test_a_refused_batch_of_new_users_is_answered_by_one_query(intake: Intake, outcome: str, limit: int | None) -> None:
     sold_out(intake, claimsPerUser=limit)
     REFUSED[outcome](intake)
     assert one_by_one(intake, CROWD) == ([refused(outcome)] * len(CROWD), 0, False)
@@ -68,7 +68,9 @@ def test_a_crowd_of_newcomers_is_answered_by_one_look(intake: Intake, outcome: s
 
 @pytest.mark.parametrize("limit", [None, 2])
 @pytest.mark.parametrize("outcome", [each for each in REFUSED if each != "not_ready"])
-def test_i7_a_winner_who_asks_again_hears_so_among_the_losers(intake: Intake, outcome: str, limit: int | None) -> None:
+def test_i7_a_caller_with_a_claim_gets_it_again_in_a_sold_out_batch(
+    intake: Intake, outcome: str, limit: int | None
+) -> None:
     first, second, third = sold_out(intake, claimsPerUser=limit)
     intake.acknowledge(intake.read(1), "committed")
     REFUSED[outcome](intake)
@@ -115,7 +117,7 @@ def test_the_last_slot_and_its_new_owner_are_seen_at_one_instant(intake: Intake)
         assert answers.result() == [replayed, refused("sold_out")]
 
 
-async def test_sold_out_is_told_to_a_batch_only_while_nothing_is_free(
+async def test_sold_out_is_answered_to_a_batch_only_while_nothing_is_free(
     intake: Intake, server: PostgresServer, migrated: str
 ) -> None:
     """Slots come back all the time. One that was free from before a call until after it is not sold out."""

@@ -63,7 +63,7 @@ async def test_i1_several_seats_against_single_ones(intake: Intake, fans: str) -
     check_history(intake, history)
 
 
-async def test_i7_a_party_that_asks_many_times_at_once_sits_once(intake: Intake, fans: str) -> None:
+async def test_i7_a_request_for_several_seats_sent_many_times_at_once_is_one_claim(intake: Intake, fans: str) -> None:
     intake.open(500)
     calls = [(Wish(f"u{n // 15}", f"r{n // 15}", quantity=4),) for n in range(300)]
     # busy is honest: those who race for one request have all the numbers in their hands for a moment.
@@ -73,7 +73,7 @@ async def test_i7_a_party_that_asks_many_times_at_once_sits_once(intake: Intake,
     check_history(intake, history)
 
 
-async def test_the_limit_holds_for_parties_of_one_user(intake: Intake, fans: str) -> None:
+async def test_the_limit_is_kept_for_requests_for_several_seats(intake: Intake, fans: str) -> None:
     intake.open(500, claimsPerUser=5)
     calls = [(Wish(f"u{n % 20}", f"r{n}", quantity=1 + n % 3),) for n in range(400)]
     history = await insist(fans, FANS, calls)
@@ -99,7 +99,7 @@ async def test_batches_against_singles_of_the_same_users(intake: Intake, fans: s
     check_history(intake, history)
 
 
-async def test_a_seat_that_everybody_wants_is_sold_once(intake: Intake, fans: str) -> None:
+async def test_a_seat_that_all_users_want_is_sold_once(intake: Intake, fans: str) -> None:
     stocked(intake, 30)
     ids = {label: str(resource) for label, resource in intake.rows("SELECT label, resource_id FROM intake.slots")}
     labels = [f"seat {n % 10 + 1}" for n in range(600)]
@@ -122,7 +122,7 @@ async def test_named_seats_against_the_next_one(intake: Intake, fans: str) -> No
     check_history(intake, history)
 
 
-async def test_the_next_seat_is_found_behind_any_number_of_named_ones(intake: Intake, fans: str) -> None:
+async def test_the_next_slot_is_found_after_any_number_of_named_seats(intake: Intake, fans: str) -> None:
     stocked(intake, 200)
     history = await rush(fans, 8, [(Wish(f"n{n}", seat=f"seat {n}"),) for n in range(1, 200)])
     (last,) = await rush(fans, 1, [(Wish("ann"),)])

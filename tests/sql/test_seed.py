@@ -17,7 +17,7 @@ def test_seeding_twice_adds_nothing(intake: Intake) -> None:
     assert intake.value("SELECT count(DISTINCT resource_id) FROM intake.slots") == 100
 
 
-def test_everybody_may_seed_at_once(intake: Intake, uri: str) -> None:
+def test_concurrent_seeds_do_the_work_once(intake: Intake, uri: str) -> None:
     intake.configure(2000)
 
     def seed(_: int) -> int:
@@ -64,7 +64,7 @@ def test_an_interrupted_seeding_leaves_nothing_and_the_next_does_it_all(intake: 
     assert intake.seed() == 1000
 
 
-def test_i6_a_rebuild_restores_every_hold_and_every_resource_id(intake: Intake) -> None:
+def test_i6_a_rebuild_restores_every_claimed_slot_and_every_resource_id(intake: Intake) -> None:
     intake.open(20, claimsPerUser=2)
     for n in range(10):
         intake.claim(f"u{n}", f"r{n}")

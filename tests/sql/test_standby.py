@@ -103,7 +103,7 @@ def test_i7_a_retry_is_answered_when_the_standby_has_its_claim(
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_i2_where_a_claim_stands_is_told_when_the_standby_knows(
+def test_i2_claim_status_answers_when_the_standby_has_the_claim(
     pair: Pair, threads: ThreadPoolExecutor, look: str
 ) -> None:
     before, tell, told = LOOKS[look]
@@ -173,7 +173,7 @@ def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pai
             assert owner.claim(setting).outcome == "claimed"
 
 
-def test_claim_status_is_told_in_a_transaction_that_only_reads(pair: Pair) -> None:
+def test_claim_status_works_in_a_transaction_that_only_reads(pair: Pair) -> None:
     with Intake(pair.uri()) as owner:
         claim = stocked(owner).claim("ann", "r1")
     with Intake(pair.uri("claimer")) as fan:

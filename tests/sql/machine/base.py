@@ -60,7 +60,9 @@ class Ground(RuleBasedStateMachine):
         """The resource id of a slot, and its label."""
         if self.own:
             return self.stocked[slot - 1]
-        return self.intake.value("SELECT intake.resource_of(intake.series_of(%s), %s)", POOL, slot), None
+        return self.intake.value(
+            "SELECT intake_private.resource_of(intake_private.resource_prefix_of(%s), %s)", POOL, slot
+        ), None
 
     def configure(self) -> None:
         """Make the configuration what the model says."""
@@ -112,10 +114,10 @@ class Ground(RuleBasedStateMachine):
     def crash(self, lost: int) -> None:
         self.end_slow()
         # A sequence is logged 32 numbers ahead: that many tickets may be gone.
-        ticket = "intake.ticket_1"
-        last = self.intake.value("SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)", ticket)
+        sequence = "intake.numbers_1"
+        last = self.intake.value("SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)", sequence)
         if last + lost:
-            self.intake.value("SELECT setval(%s, %s)", ticket, last + lost)
+            self.intake.value("SELECT setval(%s, %s)", sequence, last + lost)
         lose_unlogged(self.intake.connection)
         self.model.crash()
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.sql.intake import POOL
-from tests.sql.machine.fans import Fans
 from tests.sql.machine.model import Claim, Lease
+from tests.sql.machine.users import Users
 
 picks = st.lists(st.integers(0, 60), min_size=1, max_size=4)
 
@@ -17,7 +17,7 @@ def has_leases(machine: "Bridges") -> bool:
     return bool(machine.model.leases)
 
 
-class Bridges(Fans):
+class Bridges(Users):
     """Messages, the ledger, dead letters."""
 
     @rule(limit=st.integers(1, 4), releases=st.booleans())
@@ -31,7 +31,7 @@ class Bridges(Fans):
         messages = self.intake.read(limit)
         taken = {message["claim_id"] for message in messages}
         alone = dict(
-            self.intake.rows("SELECT (message ->> 'claim_id')::uuid, headers ? 'alone' FROM pgmq.q_intake_queue")
+            self.intake.rows("SELECT (message ->> 'claim_id')::uuid, headers ? 'quarantined' FROM pgmq.q_intake_queue")
         )
         apart = [claim for claim in due if alone[claim.claim_id]]
         seen = taken | {claim.claim_id for claim in apart}
@@ -107,7 +107,7 @@ class Bridges(Fans):
         for claim, message in zip(due, messages, strict=True):
             claim.leased = True
             claim.reads += 1
-            claim.unended += claim.named
+            claim.unfinished += claim.named
             claim.named = True
             assert (message["read_ct"], message["failures"], message["state"]) == (
                 claim.reads, claim.failures, claim.state

@@ -43,7 +43,7 @@ class Claim:
     failures: int = 0
     named: bool = False
     """It names the worker of a delivery that has not ended."""
-    unended: int = 0
+    unfinished: int = 0
     """Deliveries in a row that had no end."""
     alone: bool = False
     """Read alone."""
@@ -133,15 +133,15 @@ class Model:
 
     def ended(self, claim: Claim) -> None:
         """A delivery had an end."""
-        claim.named, claim.unended, claim.alone = False, 0, False
+        claim.named, claim.unfinished, claim.alone = False, 0, False
 
     def never_ended(self, claim: Claim) -> bool:
         """Three deliveries in a row."""
-        return claim.named and claim.unended >= 2
+        return claim.named and claim.unfinished >= 2
 
     def quarantine_messages(self, claim: Claim) -> None:
         """Read alone from now on."""
-        claim.hand, claim.named, claim.unended, claim.alone = None, False, 0, True
+        claim.hand, claim.named, claim.unfinished, claim.alone = None, False, 0, True
 
     def recall(self, claim: Claim) -> None:
         """Out of the bridges' hands, to be voided."""

@@ -43,7 +43,7 @@ async def compare(
         if number >= NAMED:
             comparison.broken("I2", "and another claim that the ledger does not have")
             continue
-        found = await database.execute("SELECT * FROM intake.ended_claims(%s, %s, 1)", (pool, key - 1))
+        found = await database.execute("SELECT * FROM intake.settled_claims(%s, %s, 1)", (pool, key - 1))
         row = await found.fetchone()
         assert row is not None
         comparison.absent(Placed(*row))
@@ -56,7 +56,7 @@ async def compare(
 async def _ended(database: AsyncConnection, pool: str) -> AsyncIterator[list[Placed]]:
     after: int | None = None
     while True:
-        query = "SELECT * FROM intake.ended_claims(%s, %s, %s)"
+        query = "SELECT * FROM intake.settled_claims(%s, %s, %s)"
         rows = await (await database.execute(query, (pool, after, DATABASE_PAGE))).fetchall()
         if not rows:
             return

@@ -10,7 +10,7 @@ from intake_operator.reasons import ConsistencyReason
 
 @dataclass(frozen=True)
 class Placed:
-    """A claim in DB1: `intake.placed_claim`."""
+    """A claim in DB1: `intake.compared_claim`."""
 
     key: int
     claim_id: UUID

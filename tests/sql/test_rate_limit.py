@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from tests.sql.intake import POOL, Intake, lose_unlogged, wait_until_blocked
 
-DRAW = "SELECT lease, granted, wait_seconds FROM intake.draw_tokens(intake.config_of(%s), %s, %s)"
-CAPACITY = "SELECT intake.bucket_capacity(%s::float8, m.call_seconds) FROM intake.token_buckets m"
-RETURN = "SELECT intake.take_back_tokens(intake.config_of(%s), %s, %s, %s)"
+DRAW = "SELECT lease, granted, wait_seconds FROM intake_private.lease_tokens_at(intake_private.config_of(%s), %s, %s)"
+CAPACITY = "SELECT intake_private.bucket_capacity(%s::float8, m.call_seconds) FROM intake.token_buckets m"
+RETURN = "SELECT intake_private.return_tokens_at(intake_private.config_of(%s), %s, %s, %s)"
 START = datetime(2026, 12, 1, 18, tzinfo=UTC)
 LEASE_SECONDS = 1.0
 
@@ -142,7 +142,7 @@ def test_i10_the_fleet_gets_its_rate_and_no_more(intake: Intake, rate: int, work
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_i10_holds_while_workers_die_with_tokens_in_hand(meter: Meter, workers: int) -> None:
+def test_i10_the_rate_is_kept_while_workers_die_with_tokens(meter: Meter, workers: int) -> None:
     crowd = Crowd(meter, random.Random(workers), 0.01, deadly=0.05)
     sent = crowd.run(workers, 20.0)
     meter.check()
@@ -151,7 +151,7 @@ def test_i10_holds_while_workers_die_with_tokens_in_hand(meter: Meter, workers: 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_i10_whatever_workers_do(intake: Intake, data: st.DataObject) -> None:
+def test_i10_the_rate_is_kept_whatever_workers_do(intake: Intake, data: st.DataObject) -> None:
     """Leases, renewals, endings in parts and deaths at any instants, under a rate that people change meanwhile."""
     intake.connection.execute("TRUNCATE intake.token_buckets, intake.engine_config")
     rate = data.draw(st.integers(1, 300), label="rate")
@@ -207,7 +207,7 @@ def test_i10_a_slow_call_keeps_the_bucket_from_filling(meter: Meter) -> None:
     assert meter.draw()[1] > 5, "and has become larger, because calls are long"
 
 
-def test_i10_what_has_not_ended_stays_out_for_another_lease(meter: Meter) -> None:
+def test_i10_calls_that_have_not_finished_stay_on_lease(meter: Meter) -> None:
     meter.now = 10.0
     first, second = meter.draw()[0], meter.draw()[0]
     assert meter.settle(second)
@@ -219,7 +219,7 @@ def test_i10_what_has_not_ended_stays_out_for_another_lease(meter: Meter) -> Non
     assert not meter.settle(first)
 
 
-def test_i10_two_who_ask_at_once_share_one_bucket(meter: Meter) -> None:
+def test_i10_two_workers_that_ask_at_once_share_one_bucket(meter: Meter) -> None:
     meter.now = 10.0
     with Intake(meter.intake.uri) as watcher, Intake(meter.intake.uri) as other, ThreadPoolExecutor(1) as background:
         rival = Meter(other, meter.rate, meter.now)
@@ -239,7 +239,7 @@ def test_i10_a_crash_gives_nothing_away(meter: Meter) -> None:
     assert meter.intake.value(asked, POOL) == 0
     (row,) = meter.intake.dicts("SELECT *, now() AS now FROM intake.token_buckets")
     started = row["counted_at"]
-    rest = "SELECT granted FROM intake.draw_tokens(intake.config_of(%s), 100, %s)"
+    rest = "SELECT granted FROM intake_private.lease_tokens_at(intake_private.config_of(%s), 100, %s)"
     # What was out before the crash may still be under way for as long as a lease lasts.
     assert meter.intake.value(rest, POOL, started + timedelta(seconds=0.9)) == 0
     assert meter.intake.value(rest, POOL, started + timedelta(seconds=1.1)) == 0
@@ -290,7 +290,7 @@ def test_a_lease_is_at_most_half_of_the_bucket(meter: Meter) -> None:
     assert [meter.draw(3)[1], meter.draw(100)[1], meter.draw(100)[1]] == [3, 5, 0]
 
 
-def test_settling_without_a_limit_or_with_too_much_is_harmless(intake: Intake) -> None:
+def test_returning_tokens_without_a_limit_or_too_many_is_harmless(intake: Intake) -> None:
     intake.configure(10)
     assert intake.value("SELECT intake.return_tokens(%s, gen_random_uuid(), 5)", POOL)
     assert intake.rows("SELECT * FROM intake.token_buckets") == []

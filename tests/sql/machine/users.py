@@ -9,7 +9,7 @@ from tests.sql.machine.base import Ground, requests, users
 SLOW = "slow"
 
 
-class Fans(Ground):
+class Users(Ground):
     """Claims."""
 
     @rule(user=users, request=requests)

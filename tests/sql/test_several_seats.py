@@ -34,11 +34,11 @@ def test_i7_a_batch_answers_a_request_as_it_did_before(intake: Intake, limit: in
     assert intake.reconcile() == []
 
 
-def test_a_batch_passes_by_numbers_that_are_held(intake: Intake) -> None:
+def test_a_batch_skips_numbers_that_are_claimed_already(intake: Intake) -> None:
     """Tickets that start over, as after a restore of an older sequence."""
     intake.open(5)
     first = intake.claim_batch([(f"u{n}", None) for n in range(3)])
-    intake.value("SELECT setval('intake.ticket_1', 1, false)")
+    intake.value("SELECT setval('intake.numbers_1', 1, false)")
     second = intake.claim_batch([(f"v{n}", None) for n in range(3)])
     assert sorted(answer.outcome for answer in second) == ["claimed", "claimed", "sold_out"]
     assert {answer.claim_id for answer in first} < set(intake.column("SELECT claim_id FROM intake.claimed_slots"))
@@ -56,7 +56,7 @@ def test_a_named_seat_leaves_the_free_list(intake: Intake) -> None:
     assert intake.reconcile() == []
 
 
-def test_i6_a_seat_given_back_before_its_ticket_came_is_free_once(intake: Intake) -> None:
+def test_i6_a_seat_given_back_before_the_sequence_reached_it_is_free_once(intake: Intake) -> None:
     intake.open(9)
     for slot_no in (2, 5, 8):
         seat = intake.value("SELECT resource_id::text FROM intake.slots WHERE slot_no = %s", slot_no)
@@ -71,7 +71,7 @@ def test_i6_a_seat_given_back_before_its_ticket_came_is_free_once(intake: Intake
     assert intake.claim("late").outcome == "sold_out"
 
 
-def test_i6_housekeeping_strikes_what_is_held_from_the_free_list(intake: Intake) -> None:
+def test_i6_housekeeping_drops_claimed_numbers_from_the_free_list(intake: Intake) -> None:
     intake.open(2).claim("ann")
     # What is left when somebody who had the number in hand gives up just as another takes it.
     intake.connection.execute("INSERT INTO intake.free_numbers SELECT pool_no, slot_no FROM intake.claimed_slots")
