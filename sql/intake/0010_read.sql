@@ -164,9 +164,9 @@ COMMENT ON FUNCTION intake.read_releases IS
 CREATE FUNCTION intake.read_quarantined(pool_id text, worker text) RETURNS SETOF intake.leased_message
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    config intake.engine_config := intake_private.reader_config(read_quarantined.pool_id, read_quarantined.worker, 1);
-    at     timestamptz := clock_timestamp();
-    found  record;
+    config    intake.engine_config := intake_private.reader_config(read_quarantined.pool_id, read_quarantined.worker, 1);
+    at        timestamptz := clock_timestamp();
+    candidate record;
 BEGIN
     IF config.paused THEN
         RETURN;
@@ -174,19 +174,19 @@ BEGIN
     LOOP
         SELECT q.msg_id, intake_private.unfinished_three_times(q.headers) AS suspect, q.message ? 'release' AS release,
             q.message ->> 'state' AS state
-        INTO found FROM intake.quarantine l JOIN pgmq.q_intake_queue q USING (msg_id)
+        INTO candidate FROM intake.quarantine l JOIN pgmq.q_intake_queue q USING (msg_id)
         WHERE l.pool_no = config.pool_no AND q.vt <= at
         ORDER BY l.msg_id LIMIT 1
         FOR UPDATE OF q SKIP LOCKED;
         EXIT WHEN NOT FOUND;
-        IF found.suspect THEN
-            PERFORM intake_private.move_to_dead_letters(ARRAY[found.msg_id], ARRAY[
+        IF candidate.suspect THEN
+            PERFORM intake_private.move_to_dead_letters(ARRAY[candidate.msg_id], ARRAY[
                 'it was read alone 3 times, and each time its bridge stopped before the end; before that, 3 times in a '
                 'batch. Find the cause in the logs of the bridges, fix it, then replay'
-                || CASE found.state WHEN 'committing' THEN '. It may be committed: ask the ledger' ELSE '' END]);
+                || CASE candidate.state WHEN 'committing' THEN '. It may be committed: ask the ledger' ELSE '' END]);
         ELSE
             RETURN QUERY SELECT * FROM intake_private.lease_messages(config, read_quarantined.worker,
-                ARRAY[found.msg_id], config.validation IS NULL AND NOT found.release, found.release);
+                ARRAY[candidate.msg_id], config.validation IS NULL AND NOT candidate.release, candidate.release);
             EXIT;
         END IF;
     END LOOP;

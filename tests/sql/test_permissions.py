@@ -111,7 +111,8 @@ def test_a_role_calls_its_functions_and_no_other(
 ) -> None:
     functions = intake.rows(
         "SELECT n.nspname, p.proname, p.oid::regprocedure::text, p.proargtypes::regtype[]::text[] FROM pg_proc p"
-        " JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('intake', 'intake_private', 'pgmq') AND p.prokind = 'f'"
+        " JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('intake', 'intake_private', 'pgmq')"
+        " AND p.prokind = 'f'"
     )
     assert {name for schema, name, *_ in functions if schema == "intake"} == FUNCTIONS.keys(), "who may call it?"
     wrong = []
@@ -153,7 +154,8 @@ def test_a_role_reads_its_views_and_touches_no_table(
     relations = intake.rows(
         "SELECT n.nspname, c.relname, c.oid::regclass::text, c.relkind::text FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname IN ('intake', 'intake_private', 'pgmq', 'public') AND c.relkind IN ('r', 'v', 'm', 'f', 'S', 'p')"
+        " WHERE n.nspname IN ('intake', 'intake_private', 'pgmq', 'public')"
+        " AND c.relkind IN ('r', 'v', 'm', 'f', 'S', 'p')"
     )
     assert "intake.numbers_1" in {name for _, _, name, _ in relations}
     known = {relation for schema, relation, _, kind in relations if schema == "intake" and kind != "S"}
@@ -178,7 +180,7 @@ def test_a_role_reads_its_views_and_touches_no_table(
     assert may == {("SELECT FROM {}", f"intake.{name}") for name, roles in RELATIONS.items() if role in roles}
 
 
-@pytest.mark.parametrize("role", (C, B, M))
+@pytest.mark.parametrize("role", [C, B, M])
 def test_no_role_reaches_the_internal_functions(
     intake: Intake, server: PostgresServer, migrated: str, role: str
 ) -> None:
