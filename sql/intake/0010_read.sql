@@ -164,7 +164,8 @@ COMMENT ON FUNCTION intake.read_releases IS
 CREATE FUNCTION intake.read_quarantined(pool_id text, worker text) RETURNS SETOF intake.leased_message
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    config    intake.engine_config := intake_private.reader_config(read_quarantined.pool_id, read_quarantined.worker, 1);
+    config    intake.engine_config := intake_private.reader_config(read_quarantined.pool_id,
+        read_quarantined.worker, 1);
     at        timestamptz := clock_timestamp();
     candidate record;
 BEGIN
