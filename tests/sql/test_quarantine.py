@@ -79,7 +79,7 @@ def test_the_dead_letter_of_a_message_that_may_be_committed_says_so(queue: Intak
     assert [m["user_id"] for m in queue.read_quarantined()] == ["u2"]
     (letter,) = letters(queue)
     assert letter["state"] == "committing"
-    assert letter["reason"].endswith("It may be committed: the target knows")
+    assert letter["reason"].endswith("It may be committed: ask the ledger")
     assert queue.reconcile() == []
 
 
