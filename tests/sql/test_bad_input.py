@@ -10,7 +10,7 @@ UNKNOWN, BAD, MISSING, DIFFERENT = "IE001", "IE002", "IE005", "IE006"
 LONG = "repeat('x', 201)"
 ANY_ID = "'00000000-0000-7000-8000-000000000001'::uuid"
 
-# Nobody touches dead letters without a name and a reason.
+# Replay and discard need an actor and a reason.
 NAMELESS = [
     ("'{1}', '', 'why'", BAD),
     ("'{1}', NULL, 'why'", BAD),
@@ -184,7 +184,7 @@ def sale(intake: Intake) -> Intake:
 
 
 def everything(intake: Intake) -> dict[str, object]:
-    """What stands in every table, and how many tickets were drawn."""
+    """The rows of every table, and how many numbers were drawn."""
     relations = intake.rows(
         "SELECT n.nspname, c.relname, c.relkind = 'S' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname IN ('intake', 'pgmq') AND (c.relkind = 'r' OR c.relname ~ '^numbers_[0-9]+$')"

@@ -97,7 +97,7 @@ def test_i9_a_stale_worker_changes_nothing(queue: Intake, function: str, argumen
     before = queue.rows(everything)
     assert queue.change(function, stale[:2], *([argument] * 2 for argument in arguments)) == []
     assert queue.rows(everything) == before
-    # The same call by the owner works, and those that nobody else has read are still the first worker's.
+    # The same call with valid leases works, and messages that were not read again still belong to the first worker.
     assert queue.change(function, owner, *([argument] * 2 for argument in arguments)) == [m["msg_id"] for m in owner]
     assert queue.change(function, stale[2:], *([argument] * 3 for argument in arguments)) == [
         m["msg_id"] for m in stale[2:]

@@ -1,4 +1,4 @@
-"""Names of seats: what is written in two ways is one, look-alikes are refused, and no name means two seats."""
+"""Labels: two spellings of one label are one, invisible characters are refused, no name means two seats."""
 
 from uuid import UUID
 
@@ -45,7 +45,7 @@ def refused(hall: Intake, first: int, *rows: tuple[UUID, str | None]) -> str:
 
 
 def found(hall: Intake, seat: str) -> int | str | None:
-    """The slot that somebody gets who asks for a seat; IE005 if there is none."""
+    """The slot that a claim of this seat gets; IE005 if there is none."""
     with hall.connection.transaction(force_rollback=True):
         try:
             return hall.claim_seat("ann", seat).slot_no

@@ -133,7 +133,7 @@ def test_where_no_row_can_be_written_the_error_says_why(
         owner.execute("ALTER TABLE ledger.claims ADD CONSTRAINT closed CHECK (user_id = 'u9') NOT VALID")
         with pytest.raises(psycopg.errors.CheckViolation, match='"closed"'):
             ledger.commit_all(*map(sale, range(1, sales + 1)))
-        # With one that can be, the others are for somebody to look at.
+        # If one row can be written, the others are conflicts.
         words = list(ledger.commit_all(sale(1), sale(9)).values())
         owner.execute("ALTER TABLE ledger.claims DROP CONSTRAINT closed")
         assert words == ["conflict", "committed"]
@@ -173,7 +173,7 @@ def test_a_user_sees_only_their_own_sale(ledger: Ledger, server: PostgresServer,
                 return slots
 
         everything = "SELECT claim_id FROM ledger.claims UNION ALL SELECT claim_id FROM ledger.sold_slots"
-        assert back_end.execute(everything).fetchall() == [], "for nobody, nothing"
+        assert back_end.execute(everything).fetchall() == [], "no user, no rows"
         assert (seen_by("ann"), seen_by("bob"), seen_by("eve"), seen_by("")) == ([1, 2], [3], [], [])
         assert back_end.execute(everything).fetchall() == [], "the next in this session is not the one before"
         for statement in (
@@ -214,7 +214,7 @@ def test_a_page_has_everything_about_a_claim(ledger: Ledger) -> None:
 
 
 def test_a_page_splits_no_claim(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    """Of several slots, too: nothing sells them yet, and whoever reads is ready."""
+    """Claims of several slots too: nothing sells them yet, and readers are ready for them."""
     ledger.commit_all(sale(1), sale(2))
     with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
         owner.execute("UPDATE ledger.sold_slots SET slot_no = 9 WHERE slot_no = 1")

@@ -63,7 +63,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "set_login": set(),
     "stock": set(),
 }
-# Tables and views of intake, and who may read them; nobody writes, and nobody touches a sequence or anything of pgmq.
+# Tables and views of intake, and who may read them. No role writes, or uses a sequence or anything of pgmq.
 RELATIONS: dict[str, set[str]] = {
     "allocations": {M},
     "audit": set(),

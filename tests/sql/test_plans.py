@@ -26,7 +26,7 @@ def planned(intake: Intake) -> "Planned":
 
 
 class Planned:
-    """A connection that records the plans it runs, once it is told to."""
+    """A connection that records the plans it runs after watch()."""
 
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
@@ -283,7 +283,7 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
 def test_a_proof_uses_parallel_workers(
     intake: Intake, server: PostgresServer, ledger_migrated: str, ledger_uri: str, proof: str
 ) -> None:
-    """A hash of every claim: the one long look of a sale, on both sides."""
+    """A hash of every claim: the one long query of a sale, on both sides."""
     # Rows on both sides: a table known to be empty, as autovacuum leaves a truncated one, is not worth a worker.
     fill(intake, 30)
     (claims,) = intake.column("SELECT jsonb_agg(message) FROM pgmq.q_intake_queue")

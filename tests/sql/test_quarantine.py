@@ -1,4 +1,4 @@
-"""Deliveries without an end: whoever ends its bridges is read alone, and then no more."""
+"""Unfinished deliveries: a message that stops its bridges is read alone, and then becomes a dead letter."""
 
 from typing import Any
 
@@ -110,7 +110,7 @@ def test_i9_a_worker_whose_message_was_quarantined_changes_nothing(queue: Intake
 
 
 def test_a_release_is_the_end_of_a_delivery(queue: Intake) -> None:
-    """A fan who gives a claim up ends no bridge."""
+    """A released claim does not count as an unfinished delivery."""
     die(queue, 2)
     for message in queue.read():
         assert queue.release(message["claim_id"]) == "releasing"

@@ -61,8 +61,8 @@ def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: s
 
 
 def test_reconcile_reports_nothing_while_claims_run(sale: Intake, uri: str) -> None:
-    with Intake(uri) as fan, fan.connection.transaction():
-        fan.claim("ann")
+    with Intake(uri) as buyer, buyer.connection.transaction():
+        buyer.claim("ann")
         assert sale.reconcile() == []
     assert sale.reconcile() == []
 
@@ -135,7 +135,7 @@ def test_rates_come_from_the_metrics(sale: Intake) -> None:
         sale.claim(f"v{n}")
     sale.connection.execute("UPDATE intake.engine_metrics SET at = clock_timestamp() - interval '4 s'")
     status = sale.status()
-    # Five were free. The look goes back 15 s: whatever the machine, it was one or the other.
+    # Five were free. The rate looks back 15 s: on any machine it was one or the other.
     assert 5 / 15 <= status["claimsPerSecond"] <= 5 / 4
     assert status["commitsPerSecond"] == 0
 
@@ -150,7 +150,7 @@ def recorded(sale: Intake, *rows: tuple[str, int]) -> None:
 
 
 def test_the_status_has_the_deepest_queue_of_five_minutes(sale: Intake) -> None:
-    assert sale.status()["peakDepth"] is None, "nobody has written anything down"
+    assert sale.status()["peakDepth"] is None, "no metrics were written"
     recorded(sale, ("301 s", 900), ("295 s", 700), ("100 s", 400), ("5 s", 10))
     with Intake(sale.uri, "other") as other:
         other.open(1)
@@ -167,7 +167,7 @@ def test_housekeeping_keeps_the_metrics_of_an_hour(sale: Intake) -> None:
 
 
 def test_an_event_of_weeks_has_no_more_rows_than_one_of_an_hour(sale: Intake) -> None:
-    """Five weeks, in which somebody had switched housekeeping off, are gone a thousand at a time, the oldest first."""
+    """Rows of five weeks without housekeeping are deleted a thousand at a time, the oldest first."""
     sale.connection.execute(
         "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - n * interval '20 minutes',"
         " 0, 0, 0, n, 0, 0, 0, 0 FROM generate_series(1, 2500) n",

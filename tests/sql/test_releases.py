@@ -1,4 +1,4 @@
-"""Claims that end early, released or expired: a slot comes back only when nobody can commit it any more."""
+"""Claims that are released or time out: a slot comes back only when its claim cannot be committed any more."""
 
 import pytest
 

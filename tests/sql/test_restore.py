@@ -42,7 +42,7 @@ class Sale:
             self.engine.stock(1, LABELS)
 
     def claim(self, user: str, request: str, quantity: int = 1, seat: str | None = None) -> list[Answer]:
-        """What a buyer is told; asked again, the same."""
+        """What a buyer is answered; asked again, the same."""
         if seat:
             told = [self.engine.claim_seat(user, seat, request)]
         else:
@@ -56,7 +56,7 @@ class Sale:
         self.end(lambda user: "committed" if user in users else "voided")
 
     def end(self, fate: Callable[[str], str]) -> None:
-        """The ledger's word on all that is queued, as a bridge asks for it."""
+        """The answer of the ledger for everything that is queued, as a bridge asks for it."""
         for message in [*self.engine.read(), *self.engine.read_releases()]:
             payload = self.engine.value("SELECT message FROM pgmq.q_intake_queue WHERE msg_id = %s", message["msg_id"])
             function = "finalize_transaction" if fate(payload["user_id"]) == "committed" else "void_claim"
@@ -146,7 +146,7 @@ def test_i7_a_repeated_request_gets_the_first_answer_after_a_restore(sale: Sale)
         assert states == {"voided" if user == "cy" else "committed"}
         for answer in before:
             assert sale.engine.claim_status(answer.claim_id)["state"] == ("voided" if user == "cy" else "committed")
-    # Whose claim was not in the ledger yet is answered as if he had never asked.
+    # A request whose claim was not in the ledger yet is new.
     assert sale.claim("fay", "r6")[0].outcome == "claimed"
 
 
@@ -200,7 +200,9 @@ def test_the_status_tells_of_a_restored_pool(sale: Sale) -> None:
     restored = sale.engine.status()["restored"]
     assert restored.pop("at")
     assert restored == {"committed": 4, "voided": 1}
-    assert sale.engine.value("SELECT by_name FROM intake.pools"), "a number can be held before its ticket comes"
+    assert sale.engine.value("SELECT by_name FROM intake.pools"), (
+        "a slot can be claimed before the sequence reaches its number"
+    )
     entries = sale.engine.rows("SELECT action, reason, detail FROM intake.audit_log(%s)", POOL)
     assert entries == [("restore", "rebuilt from the ledger", {"committed": 4, "voided": 1})]
 
@@ -361,7 +363,7 @@ def test_an_id_without_a_time_and_a_claim_without_one_are_restored(intake: Intak
     ],
 )
 def test_numbers_begin_after_what_is_sold(intake: Intake, held: list[int], passed: int) -> None:
-    """Nobody walks over thousands of held numbers, and nobody waits until thousands of free ones are listed."""
+    """No claim skips thousands of claimed numbers, or waits until thousands of free ones are listed."""
     restore_slots(intake, held)
     assert intake.value("SELECT coalesce(pg_sequence_last_value('intake.numbers_1'), 0)") == passed
     free = set(range(1, 101)) - set(held)

@@ -1,4 +1,4 @@
-"""A role may change its own settings and password: PostgreSQL asks nobody. Here it is noticed, and set right."""
+"""A role may change its own settings and password. The operator notices it, and sets them right."""
 
 from collections.abc import Iterator
 
