@@ -131,7 +131,8 @@ DECLARE
     setting text;
 BEGIN
     PERFORM intake_private.end_sessions_locking('pg_db_role_setting', true);
-    -- A session that logs in before this commits waits and gets the right settings. Nobody can change them meanwhile.
+    -- A session that logs in before this commits waits and gets the right settings. No session can change them
+    -- meanwhile.
     LOCK TABLE pg_db_role_setting IN ACCESS EXCLUSIVE MODE;
     EXECUTE format('ALTER ROLE %I RESET ALL', reset_role.role_name);
     FOR db_name IN SELECT d.datname FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase

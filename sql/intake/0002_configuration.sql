@@ -17,7 +17,7 @@ CREATE TABLE intake.engine_config (
     max_retries                int         NOT NULL CHECK (max_retries BETWEEN 0 AND 100),
     paused                     boolean     NOT NULL,
     claims_per_user            int         CHECK (claims_per_user BETWEEN 1 AND 1000),
-    claim_timeout_seconds       int         CHECK (claim_timeout_seconds > 0),
+    claim_timeout_seconds      int         CHECK (claim_timeout_seconds > 0),
     max_per_second             int         CHECK (max_per_second > 0),
     latency_budget_ms          int         NOT NULL CHECK (latency_budget_ms BETWEEN 1 AND 60000),
     validation                 jsonb,
@@ -46,7 +46,7 @@ CREATE UNLOGGED TABLE intake.pools (
     sealed          boolean     NOT NULL,
     sold_out        boolean     NOT NULL DEFAULT false,
     by_name         boolean     NOT NULL,
-    resource_prefix          text,
+    resource_prefix text,
     number_seq      regclass    NOT NULL
 ) WITH (fillfactor = 50); -- room for new versions on the same page, so that updates do not touch the indexes
 COMMENT ON TABLE intake.pools IS

@@ -16,8 +16,8 @@
 -- pile up with later ones: while they are out, less flows in. Only the clock of this database counts.
 --
 -- UNLOGGED: a lease costs no fsync, and a crash empties the table. The row that is then created is full of a lease that
--- no bridge has, because nobody knows which calls were under way. A change of maxPerSecond takes effect with the next
--- call.
+-- no bridge has, because DB1 does not know which calls were under way. A change of maxPerSecond takes effect with the
+-- next call.
 
 CREATE TYPE intake.token_lease AS (lease uuid, tokens int, taken_at timestamptz, until timestamptz);
 
@@ -46,16 +46,16 @@ LANGUAGE sql IMMUTABLE
 -- The burst: two leases. While one call is out the next lease has to fill, so a bridge gets its rate only from twice
 -- what flows in during a call, plus half of that because calls are not equally long. A tenth of a second covers calls
 -- of 40 ms; the row is then updated some 20 times a second, whatever the number of bridges and the rate. Calls longer
--- than 0.4 s slow the fleet down: a burst of more than a second is not what a ledger asks for.
+-- than 0.4 s slow all bridges down: a burst of more than a second is not what a ledger asks for.
 RETURN 1 + rate * least(1.0, greatest(0.1, 2.5 * call_seconds));
 COMMENT ON FUNCTION intake_private.bucket_capacity IS
     'The most tokens that are in the bucket and on lease together, for a rate per second and an average call in '
     'seconds.';
 
-CREATE FUNCTION intake_private.open_bucket(config intake.engine_config, nothing_is_out boolean) RETURNS void
+CREATE FUNCTION intake_private.open_bucket(config intake.engine_config, no_call_under_way boolean) RETURNS void
 LANGUAGE sql AS $$
     INSERT INTO intake.token_buckets (pool_no, tokens, counted_at, leases)
-    SELECT config.pool_no, 0, clock_timestamp(), CASE WHEN nothing_is_out THEN '{}' ELSE
+    SELECT config.pool_no, 0, clock_timestamp(), CASE WHEN no_call_under_way THEN '{}' ELSE
         ARRAY[ROW(gen_random_uuid(), ceil(intake_private.bucket_capacity(config.max_per_second, 0))::int,
             clock_timestamp(),
             clock_timestamp() + make_interval(secs => intake_private.token_lease_seconds()))::intake.token_lease] END

@@ -39,8 +39,8 @@ BEGIN
     RETURN config;
 END $$;
 COMMENT ON FUNCTION intake_private.restorable_config IS
-    'The configuration of a pool that may be restored; nobody can seed it until the transaction ends. Raises IE001 for '
-    'an unknown pool, IE003 if it was seeded or restored before.';
+    'The configuration of a pool that may be restored; no session can seed it until the transaction ends. Raises IE001 '
+    'for an unknown pool, IE003 if it was seeded or restored before.';
 
 CREATE FUNCTION intake_private.ledger_page(config intake.engine_config, claims jsonb)
 RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz, slots int,
@@ -52,8 +52,7 @@ LANGUAGE sql STABLE AS $$
         n.slot_no, c.resource_ids[1],
         -- Not resource_at(): there are no slots before seed().
         coalesce(intake_private.resource_of(CASE WHEN NOT config.own_resources
-            THEN intake_private.resource_prefix_of(config.pool_id) END,
-                n.slot_no),
+            THEN intake_private.resource_prefix_of(config.pool_id) END, n.slot_no),
             (SELECT v.resource_id FROM intake.inventory v WHERE v.pool_no = config.pool_no AND v.slot_no = n.slot_no))
     FROM jsonb_to_recordset(claims) AS c (claim_id uuid, state text, user_id text, request_id text,
         claimed_at timestamptz, slot_nos bigint[], resource_ids uuid[])

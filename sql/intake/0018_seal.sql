@@ -58,7 +58,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake_private.lock_exclusively IS
-    'Lock a table in ACCESS EXCLUSIVE mode until the transaction ends, in attempts of 100 ms, so that nobody waits '
+    'Lock a table in ACCESS EXCLUSIVE mode until the transaction ends, in attempts of 100 ms, so that no session waits '
     'behind it for longer. Ends sessions of claimers that keep it locked for longer than `claimers`, and returns them '
     'as a JSON array of {role, pid, seconds}. Raises IE008 if other sessions keep it locked for longer than `others`, '
     'or a prepared transaction does.';
