@@ -5,19 +5,20 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, LiteralString
 
+from intake_shared.connections import bounded
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, dict_row
 
+from intake_operator.database.connection import to_database
 from intake_operator.model.letters import DeadLetter
-from intake_operator.postgres.connection import in_time, to_database
 
 STATEMENT_TIMEOUT: Final = "20s"
 # Seconds; frozen, DB1 does not keep to its own.
 CALL_TIMEOUT: Final = 25.0
 
 _LIST: Final = (
-    "SELECT msg_id, claim_id, user_id, slot_no, resource_id, request_id, state, failures, reason, last_error, dead_at,"
-    " claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
+    "SELECT msg_id AS id, claim_id, user_id, slot_no, resource_id, request_id, state, failures, reason, last_error,"
+    " dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
 )
 
 
@@ -32,12 +33,12 @@ async def visit(
 
 async def page(connection: AsyncConnection, pool: str, most: int, after: int) -> list[DeadLetter]:
     """Some of the dead letters, oldest first."""
-    return [DeadLetter(*row) for row in await _rows(connection, _LIST, pool, most, after, None)]
+    return await _letters(connection, pool, most, after, None)
 
 
 async def named(connection: AsyncConnection, pool: str, ids: Sequence[int]) -> list[DeadLetter]:
     """Those of these ids that are dead letters."""
-    return [DeadLetter(*row) for row in await _rows(connection, _LIST, pool, len(ids), 0, list(ids))]
+    return await _letters(connection, pool, len(ids), 0, list(ids))
 
 
 async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str) -> set[int]:
@@ -60,8 +61,14 @@ async def audit(connection: AsyncConnection, pool: str, most: int, before: int |
     return [_entry(*row) for row in await _rows(connection, query, pool, most, before)]
 
 
+async def _letters(connection: AsyncConnection, pool: str, *arguments: object) -> list[DeadLetter]:
+    async with bounded(CALL_TIMEOUT):
+        cursor = await connection.cursor(row_factory=dict_row).execute(_LIST, (pool, *arguments))
+        return [DeadLetter(pool_id=pool, **row) for row in await cursor.fetchall()]
+
+
 async def _rows(connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[TupleRow]:
-    async with in_time(CALL_TIMEOUT):
+    async with bounded(CALL_TIMEOUT):
         return await (await connection.execute(query, arguments)).fetchall()
 
 
