@@ -13,6 +13,7 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.ledgers import LOOK_TIMEOUT, Ledgers
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import LedgerState
+from intake_operator.model.proof import Account
 from intake_operator.reasons import Problem
 from intake_shared import uris
 from intake_shared.redaction import one_line
@@ -72,7 +73,7 @@ async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case)
 async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
     uri = f"postgresql://postgres@{place}/postgres"
     assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == ledgers.Account(0, 0, 0, 0)
+    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == Account(0, 0, 0, 0)
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 

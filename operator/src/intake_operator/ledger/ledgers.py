@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from intake_operator import names
 from intake_operator.decide.pool import LedgerKey
 from intake_operator.model.observed import LedgerState
+from intake_operator.model.proof import Account
 from intake_operator.reasons import Problem
 
 # Seconds between two looks: the ledger is somebody's old database, but a person who mends something wants to see it.
@@ -51,16 +52,6 @@ NAMED: Final = """
 KEEPS: Final = "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERATOR(pg_catalog.=) %s::pg_catalog.bytea"
 # As numbers, whatever type the ledger counts in.
 PROOF: Final = "SELECT committed::bigint, voided::bigint, slots::bigint, digest::bigint FROM ledger_proof(%s)"
-
-
-@dataclass(frozen=True)
-class Account:
-    """What one side holds of a pool: claims, claims, sold slots, and a digest of them all (docs/ledger.md)."""
-
-    committed: int
-    voided: int
-    slots: int
-    digest: int
 
 
 class Ledgers:
