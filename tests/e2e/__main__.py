@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import stage
+from tests.e2e import release
 from tests.e2e.kube import Kube
 
 HERE: Final = str(Path(__file__).parent)
@@ -23,13 +23,13 @@ ONE_BY_ONE: Final = ("-m", "alone")
 def main(arguments: list[str]) -> int:
     """Run both parts, and return the worse of their exit codes."""
     kube = Kube.connect()
-    was_installed = stage.operator_installed(kube)
-    stage.install_operator(kube)
+    was_installed = release.is_installed(kube)
+    release.install(kube)
     try:
         codes = {int(pytest.main([HERE, *part, *arguments])) for part in (SIDE_BY_SIDE, ONE_BY_ONE)}
     finally:
         if not was_installed:
-            stage.remove_operator(kube)
+            release.remove(kube)
     # A selection may leave one of the parts without a test, but not both.
     nothing = int(pytest.ExitCode.NO_TESTS_COLLECTED)
     return max(codes - {nothing}, default=nothing)

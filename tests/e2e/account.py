@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e import stage
+from tests.e2e import sql
 from tests.e2e.kube import Kube
 
 QUERIES = Path(__file__).with_name("account.sql")
@@ -64,7 +64,7 @@ def violations_with(psql: Psql, pool: str, answers: Answers) -> str:
 
 def ledger_counts(kube: Kube, pool: str) -> tuple[int, int]:
     """Committed and voided rows of a pool, whoever was told of them."""
-    states = stage.ledger(kube, f"SELECT state FROM ledger.claims WHERE pool_id = '{pool}'").splitlines()
+    states = sql.in_ledger(kube, f"SELECT state FROM ledger.claims WHERE pool_id = '{pool}'").splitlines()
     return states.count("committed"), states.count("voided")
 
 
@@ -74,7 +74,7 @@ def outcomes(answers: Answers) -> Counter[object]:
 
 
 def _psql(kube: Kube) -> Psql:
-    return lambda script: stage.ledger(kube, script)
+    return lambda script: sql.in_ledger(kube, script)
 
 
 def _script(pool: str, answers: Answers, query: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import stage
-from tests.e2e.kube import Kube
+from tests.e2e import namespaces, release, services
+from tests.e2e.kube import Kube, await_rollout
 
 FAILED = pytest.StashKey[bool]()
 
@@ -32,7 +32,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def cluster() -> Kube:
     """A cluster that may be used, with the operator in it."""
     kube = Kube.connect()
-    assert stage.operator_installed(kube), "the operator is not installed: run the tests with `make e2e`"
+    assert release.is_installed(kube), "the operator is not installed: run the tests with `make e2e`"
     return kube
 
 
@@ -61,20 +61,20 @@ def shared_theatre(shared: Kube) -> Kube:
 
 
 def _furnish(kube: Kube) -> Kube:
-    stage.start_ledger(kube)
-    stage.start_validator(kube)
-    stage.await_rollout(kube, "statefulset/core-ledger", "deployment/validator")
+    services.start_ledger(kube)
+    services.start_validator(kube)
+    await_rollout(kube, "statefulset/core-ledger", "deployment/validator")
     return kube
 
 
 def _namespace(cluster: Kube, node: pytest.Item | pytest.Module) -> Iterator[Kube]:
     name = re.sub(r"[^a-z0-9]+", "-", Path(node.name).stem.lower()).removeprefix("test-")
-    kube = stage.create_namespace(cluster, f"e2e-{name[:40].strip('-')}-{secrets.token_hex(2)}")
+    kube = cluster.create_namespace(f"e2e-{name[:40].strip('-')}-{secrets.token_hex(2)}")
     yield kube
     if node.stash.get(FAILED, False):
         artefacts = Path(os.environ.get("INTAKE_ARTEFACTS") or Path(tempfile.gettempdir()) / "intake-e2e")
         artefacts.mkdir(parents=True, exist_ok=True)
         file = artefacts / f"{kube.namespace}.txt"
-        file.write_text(stage.dump(kube))
+        file.write_text(namespaces.dump(kube))
         print(f"\nartefacts: {file}")
-    stage.clear(kube)
+    namespaces.abandon_events_and_delete(kube)

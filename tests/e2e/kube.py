@@ -22,6 +22,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.25
 # A single kubectl call that takes longer than this hangs.
 CALL_SECONDS = SLOWER * 60.0
+# A pod starts within three seconds on an idle node; this is for a loaded one.
+POD_SECONDS = 90.0
+
+RESTRICTED = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/enforce-version": "latest",
+}
 
 type Object = dict[str, Any]
 """A Kubernetes object, or a part of one."""
@@ -56,6 +63,11 @@ class Kube:
     def within(self, namespace: str) -> "Kube":
         """The same cluster, another namespace."""
         return Kube(self.context, namespace)
+
+    def create_namespace(self, name: str) -> "Kube":
+        """Create a namespace that enforces Pod Security `restricted`."""
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+        return self.within(name)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = CALL_SECONDS) -> str:
         """Run kubectl and return what it printed."""
@@ -153,6 +165,13 @@ def run(*command: str, stdin: str | None = None, timeout: float = CALL_SECONDS) 
     if done.returncode != 0:
         raise CommandError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def await_rollout(kube: Kube, *workloads: str) -> None:
+    """Return when each workload (`kind/name`) runs as its manifest says."""
+    for workload in workloads:
+        seconds = SLOWER * POD_SECONDS
+        kube.kubectl("rollout", "status", workload, f"--timeout={seconds:.0f}s", timeout=seconds + 10)
 
 
 def eventually[Result](look: Callable[[], Result], deadline: float, what: str) -> Result:

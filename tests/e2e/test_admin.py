@@ -9,9 +9,9 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.e2e import stage
-from tests.e2e.kube import Kube, condition, eventually
-from tests.e2e.people import People, person
+from tests.e2e import events, release, services, sql
+from tests.e2e.admin_users import AdminUsers, create_admin_user
+from tests.e2e.kube import Kube, await_rollout, condition, eventually
 
 EVENT: Final = "letters"
 POOL: Final = "letters-pool"
@@ -20,13 +20,13 @@ REFUSED: Final = 6
 
 LEDGER: Final = "LedgerConsistent"
 
-OPERATOR: Final = ("-n", stage.OPERATOR_NAMESPACE)
+OPERATOR: Final = ("-n", release.NAMESPACE)
 
 
 @contextmanager
 def admin_api(kube: Kube) -> Iterator[str]:
     """The URL of the admin API, through `kubectl port-forward`."""
-    command = ["kubectl", f"--context={kube.context}", *OPERATOR, "port-forward", f"deploy/{stage.RELEASE}", ":8081"]
+    command = ["kubectl", f"--context={kube.context}", *OPERATOR, "port-forward", f"deploy/{release.RELEASE}", ":8081"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
         try:
             assert forward.stdout is not None
@@ -39,17 +39,17 @@ def admin_api(kube: Kube) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def books(shared: Kube) -> Kube:
     """A namespace with a ledger in it."""
-    stage.start_ledger(shared)
-    stage.await_rollout(shared, "statefulset/core-ledger")
+    services.start_ledger(shared)
+    await_rollout(shared, "statefulset/core-ledger")
     return shared
 
 
 @pytest.fixture(scope="module")
-def people(books: Kube, tmp_path_factory: pytest.TempPathFactory) -> People:
+def people(books: Kube, tmp_path_factory: pytest.TempPathFactory) -> AdminUsers:
     """An editor, a viewer and a stranger."""
     folder = tmp_path_factory.mktemp("tokens")
     roles = {"editor": "edit", "viewer": "view", "stranger": ""}
-    return {name: person(books, folder, name, role) for name, role in roles.items()}
+    return {name: create_admin_user(books, folder, name, role) for name, role in roles.items()}
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def refused(books: Kube) -> Kube:
     )
     # After the opening: a pool that the ledger knows already is not opened.
     open_sale(books, EVENT)
-    stage.ledger(books, by_hand)
+    sql.in_ledger(books, by_hand)
     buy(books, EVENT, REFUSED)
     eventually(lambda: dead(books) == REFUSED, 60, "six claims gave up")
     eventually(lambda: reason(books, EVENT, "Degraded") == "DeadLetters", 60, "it is said")
     return books
 
 
-def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube, people: People) -> None:
+def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube, people: AdminUsers) -> None:
     editor, viewer, stranger = people["editor"], people["viewer"], people["stranger"]
 
     with admin_api(refused) as url, httpx.Client(base_url=url) as http:
@@ -117,7 +117,7 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
     assert (code, "forbidden" in told) == (3, True), told
     code, told = editor.command("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--reason=a bot")
     assert (code, told.splitlines()) == (1, ["1 discarded", f"not dead letters (any more): {ids[0]}"])
-    assert stage.ledger(refused, "SELECT claim_id FROM ledger.claims WHERE state = 'voided'") == letters[1]["claimId"]
+    assert sql.in_ledger(refused, "SELECT claim_id FROM ledger.claims WHERE state = 'voided'") == letters[1]["claimId"]
     code, told = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger mended")
     assert (code, told) == (0, f"{REFUSED - 2} replayed\n")
     eventually(lambda: len(sold(refused)) == REFUSED - 1, 60, "all the others are committed")
@@ -135,7 +135,9 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
     ]
 
 
-def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(books: Kube, people: People) -> None:
+def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
+    books: Kube, people: AdminUsers
+) -> None:
     open_sale(books, "proven")
     buy(books, "proven", 3)
     eventually(lambda: len(sold(books, "proven-pool")) == 3, 60, "three claims are committed")
@@ -151,13 +153,15 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
     assert (code, violation["promise"], victim in violation["detail"]) == (1, "I2", True), told
     eventually(lambda: reason(books, "proven", "Degraded") == "LedgerInconsistent", 60, "the event says so")
 
-    books.patch("intakeevent", "proven", {"spec": {"window": {"closesAt": stage.window(0, 0)["closesAt"]}}})
+    books.patch("intakeevent", "proven", {"spec": {"window": {"closesAt": events.window(0, 0)["closesAt"]}}})
     eventually(lambda: reason(books, "proven", "Drained") == "ProofFailed", 60, "nothing is removed without a proof")
     assert victim in condition(books.get("intakeevent", "proven"), "Drained")["message"]
 
-    claim = stage.engine(books, "proven", f"SELECT message FROM intake.intents WHERE message->>'claim_id' = '{victim}'")
-    assert stage.ledger(books, f"SELECT finalize_transaction('{claim}')") == "committed"
-    done = stage.await_phase(books, "proven", "Completed", 60)
+    claim = sql.in_database(
+        books, "proven", f"SELECT message FROM intake.intents WHERE message->>'claim_id' = '{victim}'"
+    )
+    assert sql.in_ledger(books, f"SELECT finalize_transaction('{claim}')") == "committed"
+    done = events.await_phase(books, "proven", "Completed", 60)
     assert (condition(done, LEDGER)["status"], condition(done, "Degraded")["reason"]) == ("True", "AsExpected")
     report = books.get("configmap", "proven-report")["data"]
     assert [json.loads(line)["action"] for line in report["audit"].splitlines()] == ["seal"], "it outlives DB1"
@@ -167,8 +171,8 @@ def test_a_sale_that_somebody_removes_from_the_ledger_is_named_until_it_is_back(
 
 def open_sale(kube: Kube, event: str) -> None:
     """A small open sale."""
-    kube.apply(stage.event(event, stage.window(opens_in=0, lasts=3600), inventorySize=SEATS, batchSize=5))
-    stage.await_phase(kube, event, "Open", 60)
+    kube.apply(events.event(event, events.window(opens_in=0, lasts=3600), inventorySize=SEATS, batchSize=5))
+    events.await_phase(kube, event, "Open", 60)
 
 
 def buy(kube: Kube, event: str, fans: int) -> None:
@@ -177,12 +181,12 @@ def buy(kube: Kube, event: str, fans: int) -> None:
         f"SELECT count(*) FROM generate_series(1, {fans}) n,"
         f" intake.claim_resource('{event}-pool', 'fan-' || n, 'r' || n)"
     )
-    stage.engine(kube, event, claims)
+    sql.in_database(kube, event, claims)
 
 
 def _remove(kube: Kube, user: str, pool: str) -> str:
     """What a hand does: the claims of a user are gone from the ledger, with their slots. Returns their ids."""
-    return stage.ledger(
+    return sql.in_ledger(
         kube,
         f"WITH gone AS (DELETE FROM ledger.claims WHERE user_id = '{user}' AND pool_id = '{pool}' RETURNING claim_id)"
         " DELETE FROM ledger.sold_slots s USING gone g WHERE s.claim_id = g.claim_id RETURNING s.claim_id",
@@ -194,9 +198,9 @@ def reason(kube: Kube, event: str, kind: str) -> str:
 
 
 def dead(kube: Kube) -> int:
-    return int(stage.engine(kube, EVENT, f"SELECT count(*) FROM intake.dead_letters('{POOL}')"))
+    return int(sql.in_database(kube, EVENT, f"SELECT count(*) FROM intake.dead_letters('{POOL}')"))
 
 
 def sold(kube: Kube, pool: str = POOL) -> list[str]:
     query = f"SELECT claim_id FROM ledger.claims WHERE state = 'committed' AND pool_id = '{pool}'"
-    return stage.ledger(kube, query).splitlines()
+    return sql.in_ledger(kube, query).splitlines()

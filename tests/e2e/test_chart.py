@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e import stage
+from tests.e2e import release
 from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, run
 
-CHART = REPOSITORY / stage.CHART
+CHART = REPOSITORY / release.CHART
 EVERYWHERE: tuple[str, ...] = ()
 TWO_NAMESPACES = ("--set", "watchNamespaces={north,south}")
 WITH_TLS = ("--set", "admin.tlsSecretName=admin-tls")
@@ -51,8 +51,8 @@ def test_a_list_of_namespaces_gives_the_operator_rights_there_and_nowhere_else(*
     cluster_wide = [("ClusterRoleBinding", None, "system:auth-delegator")] if api else []
     assert bindings == [
         *cluster_wide,
-        ("RoleBinding", "north", stage.RELEASE),
-        ("RoleBinding", "south", stage.RELEASE),
+        ("RoleBinding", "north", release.RELEASE),
+        ("RoleBinding", "south", release.RELEASE),
     ]
     assert environment(rendered)["INTAKE_NAMESPACES"] == "north,south"
     assert environment(rendered)["INTAKE_ADMIN_PORT"] == ("8081" if api else "0")
@@ -78,7 +78,7 @@ def test_the_operator_s_settings_are_the_chart_s_and_not_those_of_services_besid
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
     rendered = render()
     bound = [obj["roleRef"]["name"] for obj in rendered if "roleRef" in obj]
-    assert sorted(bound) == [stage.RELEASE, "system:auth-delegator"]
+    assert sorted(bound) == [release.RELEASE, "system:auth-delegator"]
     assert environment(rendered)["INTAKE_NAMESPACES"] == ""
 
 
@@ -107,7 +107,7 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
     ],
 )
 def test_what_the_installed_operator_may_do(shared: Kube, verb: str, resource: str, *, allowed: bool) -> None:
-    account = f"system:serviceaccount:{stage.OPERATOR_NAMESPACE}:{stage.RELEASE}"
+    account = f"system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -120,7 +120,7 @@ def test_what_the_installed_operator_may_do(shared: Kube, verb: str, resource: s
 def test_a_role_is_enough_to_look_whether_its_namespace_is_being_deleted(shared: Kube) -> None:
     rendered = render("--set", f"watchNamespaces={{{shared.namespace}}}", release="narrow")
     shared.apply(*(obj for obj in rendered if obj["kind"] in {"Role", "RoleBinding"}))
-    account = f"--as=system:serviceaccount:{stage.OPERATOR_NAMESPACE}:narrow-{stage.RELEASE}"
+    account = f"--as=system:serviceaccount:{release.NAMESPACE}:narrow-{release.RELEASE}"
     shared.kubectl("get", "namespace", shared.namespace, account)
     with pytest.raises(CommandError, match="forbidden"):
         shared.kubectl("get", "namespace", "default", account)
@@ -178,13 +178,16 @@ def test_what_looks_events_up_refuses_nothing_where_their_crd_is_missing() -> No
 def test_without_protection_there_is_no_guard_and_the_label_stays_the_same() -> None:
     rendered = render("--set", "protection.enabled=false")
     assert not any(obj["kind"].startswith("ValidatingAdmissionPolicy") for obj in rendered)
-    assert environment(rendered)["INTAKE_GUARD"] == environment(render())["INTAKE_GUARD"] == stage.GUARD
+    assert environment(rendered)["INTAKE_GUARD"] == environment(render())["INTAKE_GUARD"] == release.GUARD
 
 
 def test_the_operator_that_is_let_through_is_the_one_that_is_installed() -> None:
     rendered = render("--set", "serviceAccount.create=false,serviceAccount.name=theirs")
-    let_through = [policy for policy in guards(rendered) if f"{stage.OPERATOR_NAMESPACE}:theirs'" in str(policy)]
-    assert [policy["metadata"]["name"].removeprefix(stage.GUARD) for policy in let_through] == ["-children", "-secrets"]
+    let_through = [policy for policy in guards(rendered) if f"{release.NAMESPACE}:theirs'" in str(policy)]
+    assert [policy["metadata"]["name"].removeprefix(release.GUARD) for policy in let_through] == [
+        "-children",
+        "-secrets",
+    ]
 
 
 LONG = "a" * 63
@@ -280,7 +283,7 @@ def test_lint_finds_nothing() -> None:
     assert "0 chart(s) failed" in run("helm", "lint", "--strict", str(CHART))
 
 
-def render(*flags: str, release: str = stage.RELEASE, namespace: str = stage.OPERATOR_NAMESPACE) -> list[Object]:
+def render(*flags: str, release: str = release.RELEASE, namespace: str = release.NAMESPACE) -> list[Object]:
     """The objects of the chart as they would be installed."""
     text = run("helm", "template", release, str(CHART), "--namespace", namespace, *flags)
     return [obj for obj in yaml.safe_load_all(text) if obj]

@@ -1,16 +1,16 @@
 """`kubectl delete` at any time takes the same way down: no claims any more, drain, proof, nothing left."""
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, services, sql
 from tests.e2e.kube import Kube, condition, eventually
 
 
 def test_deleting_an_event_before_its_window_removes_all_of_it(namespace: Kube) -> None:
-    sale = stage.window(opens_in=3600, lasts=3600)
-    namespace.apply(stage.unchecked(stage.event("early", sale)), stage.event("half", sale))
+    sale = events.window(opens_in=3600, lasts=3600)
+    namespace.apply(events.unchecked(events.event("early", sale)), events.event("half", sale))
     # One while it is being provisioned, one when it stands ready.
     eventually(lambda: namespace.find("statefulset", "half-db"), 20, "provisioning has begun")
     namespace.delete("intakeevent", "half")
-    stage.await_phase(namespace, "early", "Scheduled", 60)
+    events.await_phase(namespace, "early", "Scheduled", 60)
     namespace.delete("intakeevent", "early")
     for name in ("half", "early"):
         _await_gone(namespace, name, 60)
@@ -18,13 +18,13 @@ def test_deleting_an_event_before_its_window_removes_all_of_it(namespace: Kube) 
 
 def test_deleting_an_event_during_its_window_drains_what_was_sold_first(theatre: Kube) -> None:
     # The validator fails, so that there is something left to drain.
-    stage.validator(theatre, "/faults?mode=500")
-    webhook = {"url": stage.VALIDATOR_URL}
-    sale = stage.window(opens_in=2, lasts=3600)
-    theatre.apply(stage.event("open", sale, maxRetries=100, validation={"webhook": webhook}))
-    stage.await_phase(theatre, "open", "Open", 60)
-    stage.start_crowd(theatre, "open", "open-pool", stage.CrowdPlan(fans=50))
-    answers = stage.crowd_record(theatre, 40)
+    services.validator(theatre, "/faults?mode=500")
+    webhook = {"url": services.VALIDATOR_URL}
+    sale = events.window(opens_in=2, lasts=3600)
+    theatre.apply(events.event("open", sale, maxRetries=100, validation={"webhook": webhook}))
+    events.await_phase(theatre, "open", "Open", 60)
+    crowd.start(theatre, "open", "open-pool", crowd.Plan(fans=50))
+    answers = crowd.answers(theatre, 40)
     assert account.outcomes(answers)["claimed"] > 0
 
     theatre.delete("intakeevent", "open")
@@ -36,9 +36,9 @@ def test_deleting_an_event_during_its_window_drains_what_was_sold_first(theatre:
 
     eventually(draining, 30, "it drains, and holds on to the event meanwhile")
     late = "SELECT outcome FROM intake.claim_resource('open-pool', 'late', 'late')"
-    assert stage.engine(theatre, "open", late) == "closed"
+    assert sql.in_database(theatre, "open", late) == "closed"
 
-    stage.validator(theatre, "/faults?mode=ok")
+    services.validator(theatre, "/faults?mode=ok")
     _await_gone(theatre, "open", 90)
     settled = account.settle(theatre, "open-pool", answers)
     assert (settled.acknowledged, settled.lost, settled.duplicated) == (50, 0, 0), settled.line()
@@ -47,4 +47,4 @@ def test_deleting_an_event_during_its_window_drains_what_was_sold_first(theatre:
 
 def _await_gone(kube: Kube, name: str, deadline: float) -> None:
     eventually(lambda: kube.find("intakeevent", name) is None, deadline, f"{name} is gone")
-    assert stage.leftovers(kube, name) == []
+    assert events.leftovers(kube, name) == []

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any, Final
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, sql
 from tests.e2e.kube import Kube, eventually
 
 POOL: Final = "live-pool"
@@ -35,9 +35,9 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
     # 300 claims at 2 a second: a backlog that outlasts every look on a slow machine, and two bridges by 100 each.
     target = {"postgres": {"secretRef": {"name": "core-ledger"}}, "maxPerSecond": 2}
     bridge = {"minReplicas": 0, "maxReplicas": 2, "backlogPerReplica": 100}
-    sale = stage.window(**stage.LATER)
-    theatre.apply(stage.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
-    stage.await_phase(theatre, "live", "Scheduled", 60)
+    sale = events.window(**events.LATER)
+    theatre.apply(events.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
+    events.await_phase(theatre, "live", "Scheduled", 60)
     assert _bridges(theatre) == [], "nothing is queued and minReplicas is 0"
     # As docs/tuning.md counts them, from the 300 that DB1 has; without a restart.
     assert _limit_of_claimers(theatre) == 250
@@ -45,16 +45,16 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
     eventually(lambda: _limit_of_claimers(theatre) == 240, 20, "more bridges leave claimers fewer connections")
     theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
 
-    stage.open_now(theatre, "live")
-    stage.await_phase(theatre, "live", "Open", 60)
-    stage.start_crowd(theatre, "live", POOL, stage.CrowdPlan(fans=300))
+    events.open_now(theatre, "live")
+    events.await_phase(theatre, "live", "Open", 60)
+    crowd.start(theatre, "live", POOL, crowd.Plan(fans=300))
     eventually(lambda: _ready_bridges(theatre) == 2, 60, "the queue has called two bridges")
-    answers = stage.crowd_record(theatre, 60)
+    answers = crowd.answers(theatre, 60)
     before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)}
     eventually(lambda: _reported(theatre) == [20, 20], 20, "both bridges report the batch size they started with")
 
     with ThreadPoolExecutor(1) as background:
-        waiting = background.submit(stage.engine, theatre, "live", WHEN_REPORTED.format(pool=POOL, size=7))
+        waiting = background.submit(sql.in_database, theatre, "live", WHEN_REPORTED.format(pool=POOL, size=7))
         theatre.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
         edited = time.time()  # kubectl ends when the API server has taken the edit
         reached = float(waiting.result())
@@ -78,8 +78,8 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
 
 def _let_five_minutes_pass(kube: Kube) -> None:
     """For what bridges go in by: the depths that DB1 has written down, and the rest since the last bridge was added."""
-    stage.engine(kube, "live", "UPDATE intake.engine_metrics SET at = at - interval '5 minutes'")
-    past = f"intake-engine.io/scale-in-after={stage.instant(datetime.now(UTC))}"
+    sql.in_database(kube, "live", "UPDATE intake.engine_metrics SET at = at - interval '5 minutes'")
+    past = f"intake-engine.io/scale-in-after={events.instant(datetime.now(UTC))}"
     kube.kubectl("annotate", "deployment/live-bridge", past, "--overwrite")
 
 
@@ -99,11 +99,11 @@ def _status(kube: Kube) -> dict[str, Any]:
 
 
 def _limit_of_claimers(kube: Kube) -> int:
-    return int(stage.engine(kube, "live", "SELECT claimer_limit FROM intake.connections()"))
+    return int(sql.in_database(kube, "live", "SELECT claimer_limit FROM intake.connections()"))
 
 
 def _bridges(kube: Kube) -> list[dict[str, Any]]:
-    return kube.items("pods", f"{stage.EVENT_LABEL}=live,app.kubernetes.io/component=bridge")
+    return kube.items("pods", f"{events.EVENT_LABEL}=live,app.kubernetes.io/component=bridge")
 
 
 def _ready_bridges(kube: Kube) -> int:
@@ -118,4 +118,4 @@ def _restarts(pod: dict[str, Any]) -> int:
 
 def _reported(kube: Kube) -> list[int]:
     query = f"SELECT w->>'batchSize' FROM jsonb_array_elements(intake.engine_status('{POOL}')->'workers') w"
-    return sorted(int(line) for line in stage.engine(kube, "live", query).splitlines())
+    return sorted(int(line) for line in sql.in_database(kube, "live", query).splitlines())

@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, services, sql
 from tests.e2e.kube import CommandError, Kube, condition, eventually
 
 POOL: Final = "drop-pool"
@@ -25,35 +25,35 @@ COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "
 
 
 def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theatre: Kube) -> None:
-    webhook = {"url": stage.VALIDATOR_URL}
-    sale = stage.window(**stage.LATER)
-    theatre.apply(stage.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
+    webhook = {"url": services.VALIDATOR_URL}
+    sale = events.window(**events.LATER)
+    theatre.apply(events.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
     with (
         theatre.watch("intakeevent", "drop", "{.status.phase}") as phases,
         theatre.watch("intakeevent", "drop", '{.status.conditions[?(@.type=="Drained")].reason}') as reasons,
     ):
-        stage.await_phase(theatre, "drop", "Scheduled", 60)
+        events.await_phase(theatre, "drop", "Scheduled", 60)
         assert condition(theatre.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
-        stage.start_crowd(theatre, "drop", POOL, stage.CrowdPlan(fans=SEATS + 60, rate=25))
-        stage.open_now(theatre, "drop")
-        opened = stage.await_phase(theatre, "drop", "Open", 60)
+        crowd.start(theatre, "drop", POOL, crowd.Plan(fans=SEATS + 60, rate=25))
+        events.open_now(theatre, "drop")
+        opened = events.await_phase(theatre, "drop", "Open", 60)
         assert opened["status"]["connection"] == {
             "secretName": "drop-app",
             "host": f"drop-rw.{theatre.namespace}.svc",
         }
 
-        answers = stage.crowd_record(theatre, 60)
+        answers = crowd.answers(theatre, 60)
         assert account.outcomes(answers)["sold_out"] > 0
-        assert stage.engine(theatre, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
+        assert sql.in_database(theatre, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
 
-        stage.close_now(theatre, "drop")
-        stage.await_phase(theatre, "drop", "Completed", 90)
+        events.close_now(theatre, "drop")
+        events.await_phase(theatre, "drop", "Completed", 90)
     assert _first_seen(phases)[-4:] == ["Scheduled", "Open", "Draining", "Completed"]
     seen = _first_seen(reasons)
     assert seen == [reason for reason in TEARDOWN if reason in seen]
     assert {"BridgesStopped", "DatabaseStopped", "VolumesRemoved", "Completed"} <= set(seen)
 
-    assert stage.leftovers(theatre, "drop") == []
+    assert events.leftovers(theatre, "drop") == []
     eventually(lambda: not _volumes(theatre), 30, "the volume itself is gone")
 
     settled = account.settle(theatre, POOL, answers)
@@ -62,7 +62,7 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theat
     assert settled.voided > 0, "the validator declines three in a hundred: some of this crowd"
     assert account.violations(theatre, POOL, answers) == ""
 
-    effects = stage.validator(theatre, "/effects")
+    effects = services.validator(theatre, "/effects")
     assert effects["repeated"] == []
     assert (effects["approved"], effects["declined"]) == account.ledger_counts(theatre, POOL)
     report = theatre.get("configmap", "drop-report")["data"]
@@ -78,13 +78,13 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theat
 
 
 def test_a_window_that_has_passed_creates_nothing_and_says_so(namespace: Kube) -> None:
-    namespace.apply(stage.event("late", stage.window(opens_in=-7200, lasts=3600)))
-    late = stage.await_phase(namespace, "late", "Completed", 20)
+    namespace.apply(events.event("late", events.window(opens_in=-7200, lasts=3600)))
+    late = events.await_phase(namespace, "late", "Completed", 20)
     said = condition(late, "IntakeOpen")
     assert (said["status"], said["reason"]) == ("False", "WindowPassed")
     assert "nothing is created" in said["message"]
     assert late["metadata"].get("finalizers", []) == []
-    assert stage.leftovers(namespace, "late") == []
+    assert events.leftovers(namespace, "late") == []
     namespace.kubectl("delete", "intakeevent", "late", "--timeout=60s")
 
 

@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 import yaml
 
-from tests.e2e import stage
-from tests.e2e.kube import REPOSITORY, Kube, condition, eventually
+from tests.e2e import events, services, sql
+from tests.e2e.kube import REPOSITORY, Kube, await_rollout, condition, eventually
 
 EXAMPLE: Final = "examples/seated.yaml"
 KILL: Final = ("--grace-period=0", "--force")
@@ -18,8 +18,8 @@ HEALED_SECONDS: Final = 60.0
 @pytest.fixture(scope="module")
 def hall(shared: Kube) -> Kube:
     """A namespace with a ledger, which is also where a table of seats may be."""
-    stage.start_ledger(shared)
-    stage.await_rollout(shared, "statefulset/core-ledger")
+    services.start_ledger(shared)
+    await_rollout(shared, "statefulset/core-ledger")
     return shared
 
 
@@ -27,22 +27,22 @@ def test_the_example_sells_seats_by_name_and_keeps_their_ids_through_crash_and_g
     seats, event = yaml.safe_load_all((REPOSITORY / EXAMPLE).read_text())
     _, *lines = seats["data"]["seats.csv"].split()
     wanted = {label: resource_id for resource_id, label in (line.split(",") for line in lines)}
-    small = stage.event("chamber", stage.window(opens_in=2, lasts=3600))["spec"]
+    small = events.event("chamber", events.window(opens_in=2, lasts=3600))["spec"]
     event["spec"] |= {name: small[name] for name in ("window", "bridge", "database")}
     hall.apply(seats, event)
-    stage.await_phase(hall, "chamber", "Open", 60)
+    events.await_phase(hall, "chamber", "Open", 60)
     assert _slots(hall, "chamber") == list(wanted.items())[:8]
 
     assert _claim_seat(hall, "ann", "A-3") == f"claimed|{wanted['A-3']}|3"
     assert _claim_seat(hall, "bob", "A-3") == "taken||"
-    first = stage.engine(
+    first = sql.in_database(
         hall, "chamber", "SELECT resource_id FROM intake.claim_resource('chamber-night-1', 'bob', 'r')"
     )
     assert first in wanted.values()
 
     # Postgres answers the SIGKILL of any of its processes with a restart that empties the UNLOGGED tables.
     hall.delete("configmap", "chamber-seats")
-    victim = stage.engine(hall, "chamber", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    victim = sql.in_database(hall, "chamber", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
     hall.execute("chamber-db-0", "sh", "-c", f"kill -9 {victim}")
     eventually(lambda: _slots(hall, "chamber") == list(wanted.items())[:8], 60, "the same seats are back")
     pod = hall.get("pod", "chamber-db-0")["metadata"]["uid"]
@@ -62,13 +62,17 @@ def test_the_example_sells_seats_by_name_and_keeps_their_ids_through_crash_and_g
         "SELECT c.user_id, s.resource_id FROM ledger.claims c JOIN ledger.sold_slots s USING (claim_id)"
         " WHERE c.pool_id = 'chamber-night-1' ORDER BY 1"
     )
-    assert stage.ledger(hall, query).splitlines() == [f"ann|{wanted['A-3']}", f"bob|{first}", f"cy|{wanted['B-5']}"]
+    assert sql.in_ledger(hall, query).splitlines() == [
+        f"ann|{wanted['A-3']}",
+        f"bob|{first}",
+        f"cy|{wanted['B-5']}",
+    ]
 
 
 def test_what_is_wrong_with_a_config_map_is_told_and_heals_when_it_is_mended(hall: Kube) -> None:
     source = {"configMapRef": {"name": "late", "key": "hall.csv"}}
-    sale = stage.window(opens_in=2, lasts=3600)
-    hall.apply(stage.event("late", sale, inventorySize=4, batchSize=4, inventory=source))
+    sale = events.window(opens_in=2, lasts=3600)
+    hall.apply(events.event("late", sale, inventorySize=4, batchSize=4, inventory=source))
     rows = [f"{UUID(int=n)},{n}" for n in range(1, 7)]
     _await_degraded(hall, "late", "InventoryMissing", "ConfigMap late, key hall.csv: there is no such ConfigMap")
     _config_map(hall, rows[:3])
@@ -76,7 +80,7 @@ def test_what_is_wrong_with_a_config_map_is_told_and_heals_when_it_is_mended(hal
     _config_map(hall, [*rows[:3], "seat-4,4"])
     _await_degraded(hall, "late", "InventoryInvalid", "line 5: 'seat-4' is not a UUID")
     _config_map(hall, rows[:4])
-    stage.await_phase(hall, "late", "Open", HEALED_SECONDS)
+    events.await_phase(hall, "late", "Open", HEALED_SECONDS)
     _await_healed(hall, "late")
 
     # A row that is on sale is exchanged, and slots are to be added after it.
@@ -92,12 +96,12 @@ def test_what_is_wrong_with_a_config_map_is_told_and_heals_when_it_is_mended(hal
 
 def test_seats_from_a_table_and_an_event_that_never_got_its_seats_can_be_deleted(hall: Kube) -> None:
     source = {"table": {"secretRef": {"name": "core-ledger"}, "name": "hall.seats"}}
-    sale = stage.window(opens_in=2, lasts=3600)
-    hall.apply(stage.event("tabled", sale, inventorySize=3, batchSize=3, inventory=source))
+    sale = events.window(opens_in=2, lasts=3600)
+    hall.apply(events.event("tabled", sale, inventorySize=3, batchSize=3, inventory=source))
     never = {"table": {"secretRef": {"name": "core-ledger"}, "name": "hall.nobody_makes_this"}}
-    hall.apply(stage.event("never", sale, inventorySize=3, batchSize=3, inventory=never))
+    hall.apply(events.event("never", sale, inventorySize=3, batchSize=3, inventory=never))
     _await_degraded(hall, "tabled", "InventoryMissing", 'relation "hall.seats" does not exist')
-    stage.ledger(
+    sql.in_ledger(
         hall,
         """
         CREATE SCHEMA hall;
@@ -106,10 +110,10 @@ def test_seats_from_a_table_and_an_event_that_never_got_its_seats_can_be_deleted
         """,
     )
     _await_degraded(hall, "tabled", "InventoryMissing", "permission denied")
-    stage.ledger(hall, "GRANT USAGE ON SCHEMA hall TO ledger_writer; GRANT SELECT ON hall.seats TO ledger_writer;")
-    stage.await_phase(hall, "tabled", "Open", HEALED_SECONDS)
+    sql.in_ledger(hall, "GRANT USAGE ON SCHEMA hall TO ledger_writer; GRANT SELECT ON hall.seats TO ledger_writer;")
+    events.await_phase(hall, "tabled", "Open", HEALED_SECONDS)
     _await_healed(hall, "tabled")
-    theirs = stage.ledger(hall, "SELECT label, resource_id FROM hall.seats ORDER BY label").splitlines()
+    theirs = sql.in_ledger(hall, "SELECT label, resource_id FROM hall.seats ORDER BY label").splitlines()
     assert [f"{label}|{resource_id}" for label, resource_id in _slots(hall, "tabled")] == theirs
 
     _await_degraded(hall, "never", "InventoryMissing", "hall.nobody_makes_this")
@@ -124,7 +128,7 @@ def _config_map(kube: Kube, rows: list[str]) -> None:
 
 def _claim_seat(kube: Kube, user: str, seat: str) -> str:
     claim = f"SELECT outcome, resource_id, slot_no FROM intake.claim_seat('chamber-night-1', '{user}', '{seat}', 'r1')"
-    return stage.engine(kube, "chamber", claim)
+    return sql.in_database(kube, "chamber", claim)
 
 
 def _slots(kube: Kube, event: str) -> list[tuple[Any, ...]]:
@@ -133,7 +137,7 @@ def _slots(kube: Kube, event: str) -> list[tuple[Any, ...]]:
         SELECT a.label, a.resource_id FROM intake.allocations a JOIN intake.pools p USING (pool_id)
         WHERE a.slot_no <= p.capacity ORDER BY a.slot_no
     """
-    return [tuple(line.split("|")) for line in stage.engine(kube, event, query).splitlines()]
+    return [tuple(line.split("|")) for line in sql.in_database(kube, event, query).splitlines()]
 
 
 def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
@@ -158,4 +162,4 @@ def _await_healed(kube: Kube, name: str) -> None:
 def _go(kube: Kube, name: str) -> None:
     kube.delete("intakeevent", name)
     eventually(lambda: kube.find("intakeevent", name) is None, 60, f"{name} is gone")
-    assert stage.leftovers(kube, name) == []
+    assert events.leftovers(kube, name) == []

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import account, stage
+from tests.e2e import account, events, namespaces, release, services, sql
 from tests.e2e.kube import Kube, Object, condition, eventually
 
 pytestmark = pytest.mark.alone
@@ -49,7 +49,7 @@ class Sale:
             f" CROSS JOIN LATERAL intake.claim_batch('{self.pool}', a.users, a.users) c"
             f" CROSS JOIN LATERAL (SELECT a.users[c.n] AS u) n"
         )
-        self.answers += [json.loads(line) for line in stage.engine(self.kube, self.name, script).splitlines()]
+        self.answers += [json.loads(line) for line in sql.in_database(self.kube, self.name, script).splitlines()]
 
     def event(self) -> Object:
         """As the API server has it."""
@@ -61,12 +61,12 @@ class Sale:
 
     def running(self) -> dict[str, str]:
         """Name and uid of every pod of DB1 and of the bridges that is not on its way out."""
-        found = self.kube.items("pods", f"{stage.EVENT_LABEL}={self.name}")
+        found = self.kube.items("pods", f"{events.EVENT_LABEL}={self.name}")
         return {p["metadata"]["name"]: p["metadata"]["uid"] for p in found if "deletionTimestamp" not in p["metadata"]}
 
     def queued(self) -> int:
         """Claims on DB1's queue."""
-        return int(stage.engine(self.kube, self.name, "SELECT count(*) FROM pgmq.q_intake_queue"))
+        return int(sql.in_database(self.kube, self.name, "SELECT count(*) FROM pgmq.q_intake_queue"))
 
 
 type Sales = dict[str, Sale]
@@ -76,25 +76,25 @@ type Sales = dict[str, Sale]
 def sales(shared_theatre: Kube) -> Iterator[Sales]:
     """An open sale for each case, with its claims on the queue."""
     books = shared_theatre
-    stage.validator(books, "/faults?mode=500")
+    services.validator(books, "/faults?mode=500")
     made = {name: open_sale(books, name) for name in SALES}
     for sale in made.values():
-        stage.await_phase(sale.kube, sale.name, "Open", OPEN_SECONDS)
+        events.await_phase(sale.kube, sale.name, "Open", OPEN_SECONDS)
         sale.claim()
         assert {answer["outcome"] for answer in sale.answers} == {"claimed"}
     for sale in made.values():
         eventually(lambda sale=sale: len(sale.running()) == 2, 60, "DB1 and a bridge run")  # type: ignore[misc]
         sale.pods = sale.running()
     yield made
-    stage.validator(books, "/faults?mode=ok")
+    services.validator(books, "/faults?mode=ok")
     for sale in made.values():
-        stage.clear(sale.kube)
+        namespaces.abandon_events_and_delete(sale.kube)
 
 
 @pytest.fixture(scope="module")
 def mended(sales: Sales, shared_theatre: Kube) -> Sales:
     """The same sales, and the validator approves."""
-    stage.validator(shared_theatre, "/faults?mode=ok")
+    services.validator(shared_theatre, "/faults?mode=ok")
     return sales
 
 
@@ -141,7 +141,7 @@ def test_i11_a_namespace_that_is_deleted_in_mid_sale_waits_for_the_drain(sales: 
 def test_i11_a_config_map_called_like_the_report_lets_nothing_go(sales: Sales) -> None:
     sale = sales["forged"]
     uid = sale.event()["metadata"]["uid"]
-    labels = {stage.EVENT_LABEL: sale.name, "intake-engine.io/event-uid": uid}
+    labels = {events.EVENT_LABEL: sale.name, "intake-engine.io/event-uid": uid}
     owner = {"apiVersion": "intake-engine.io/v1alpha1", "kind": "IntakeEvent", "name": sale.name, "uid": uid}
     said = {"verified": "true", "ledger": "the ledger agrees", "claims": "50", "committed": "50", "voided": "0"}
     meta = {
@@ -152,7 +152,7 @@ def test_i11_a_config_map_called_like_the_report_lets_nothing_go(sales: Sales) -
     }
     forged = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": said | {"released": "0"}}
     sale.kube.apply(forged)
-    stage.close_now(sale.kube, sale.name)
+    events.close_now(sale.kube, sale.name)
     eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "the window has closed")
     passed = sale.event()["metadata"]["resourceVersion"]
     eventually(lambda: sale.event()["metadata"]["resourceVersion"] != passed, 90, "another pass has been made")
@@ -163,7 +163,7 @@ def test_i11_a_config_map_called_like_the_report_lets_nothing_go(sales: Sales) -
 
 def test_i11_a_dropped_status_forgets_no_claim(sales: Sales) -> None:
     sale = sales["status"]
-    with stage.operator_away(sale.kube):
+    with release.scaled_to_zero(sale.kube):
         empty = {"metadata": {"name": sale.name}, "status": None}
         sale.kube.kubectl(
             "patch", "intakeevent", sale.name, "--subresource=status", "--type=merge", "-p", json.dumps(empty)
@@ -185,7 +185,7 @@ def test_i11_an_anchor_that_was_removed_by_force_is_made_anew_and_keeps_the_chil
     sale = sales["anchor"]
     anchor = f"{sale.name}-db"
     before = sale.kube.get("networkpolicy", anchor)["metadata"]["uid"]
-    stage.delete_as_operator(sale.kube, "networkpolicy", anchor)
+    release.delete_as_operator(sale.kube, "networkpolicy", anchor)
 
     def anchored() -> bool:
         found = sale.kube.get("networkpolicy", anchor)["metadata"]
@@ -206,7 +206,7 @@ def test_i11_an_anchor_that_was_removed_by_force_is_made_anew_and_keeps_the_chil
 def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, shared_theatre: Kube, name: str) -> None:
     sale = mended[name]
     if name == "forged":
-        found = stage.await_phase(sale.kube, name, "Completed", GONE_SECONDS)
+        found = events.await_phase(sale.kube, name, "Completed", GONE_SECONDS)
         report = found["status"]["report"]
         assert (report["verified"], report["committed"] + report["voided"], report["claims"]) == (True, CLAIMS, CLAIMS)
         assert sale.kube.get("configmap", f"{name}-report")["data"]["writtenAt"] == report["writtenAt"]
@@ -215,7 +215,7 @@ def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, s
     settled = account.settle(shared_theatre, sale.pool, sale.answers)
     assert (settled.acknowledged, settled.lost, settled.duplicated) == (CLAIMS, 0, 0), settled.line()
     assert account.violations(shared_theatre, sale.pool, sale.answers) == ""
-    assert stage.leftovers(sale.kube, name) == []
+    assert events.leftovers(sale.kube, name) == []
 
 
 def test_the_namespace_follows(mended: Sales, cluster: Kube) -> None:
@@ -225,37 +225,37 @@ def test_the_namespace_follows(mended: Sales, cluster: Kube) -> None:
 
 
 def test_a_namespace_with_an_event_that_only_waits_goes_at_once(cluster: Kube) -> None:
-    kube = stage.create_namespace(cluster, f"e2e-waiting-{secrets.token_hex(2)}")
-    kube.apply(stage.unchecked(stage.event("waiting", stage.window(opens_in=3600, lasts=3600))))
-    stage.await_phase(kube, "waiting", "Scheduled", 60)
+    kube = cluster.create_namespace(f"e2e-waiting-{secrets.token_hex(2)}")
+    kube.apply(events.unchecked(events.event("waiting", events.window(opens_in=3600, lasts=3600))))
+    events.await_phase(kube, "waiting", "Scheduled", 60)
     kube.delete("namespace", kube.namespace)
     eventually(lambda: cluster.find("namespace", kube.namespace) is None, GONE_SECONDS, "event and namespace are gone")
 
 
 def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(theatre: Kube) -> None:
     """DB1's pod dies in a namespace that is being deleted, and nothing can be made there any more."""
-    stage.validator(theatre, "/faults?mode=500")
-    webhook = {"url": stage.VALIDATOR_URL}
+    services.validator(theatre, "/faults?mode=500")
+    webhook = {"url": services.VALIDATOR_URL}
     sale = Sale(theatre, "inside")
-    theatre.apply(stage.event("inside", stage.window(opens_in=1, lasts=3600), validation={"webhook": webhook}))
-    stage.await_phase(theatre, "inside", "Open", 60)
+    theatre.apply(events.event("inside", events.window(opens_in=1, lasts=3600), validation={"webhook": webhook}))
+    events.await_phase(theatre, "inside", "Open", 60)
     sale.claim()
     eventually(lambda: len(sale.running()) == 2, 60, "DB1 and a bridge run")
     sale.pods = sale.running()
     theatre.delete("namespace", theatre.namespace)
     eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "the sale is sealed and drains")
     assert_untouched(sale)
-    assert theatre.find("pod", stage.LEDGER_POD) is not None, "the ledger beside it is needed for the drain"
+    assert theatre.find("pod", services.LEDGER_POD) is not None, "the ledger beside it is needed for the drain"
     theatre.delete("pod", "inside-db-0", "--grace-period=0", "--force")
 
     def told() -> bool:
         degraded = sale.told("Degraded")
         assert degraded["reason"] == "NamespaceTerminating", degraded
-        assert f"{stage.ABANDON_ANNOTATION}: inside" in degraded["message"], degraded
+        assert f"{events.ABANDON_ANNOTATION}: inside" in degraded["message"], degraded
         return True
 
     eventually(told, 90, "it says what to do")
-    theatre.kubectl("annotate", "intakeevent", "inside", f"{stage.ABANDON_ANNOTATION}=inside")
+    theatre.kubectl("annotate", "intakeevent", "inside", f"{events.ABANDON_ANNOTATION}=inside")
     eventually(lambda: theatre.find("intakeevent", "inside") is None, GONE_SECONDS, "the event is given up")
 
 
@@ -264,13 +264,13 @@ def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
 ) -> None:
     """Its finalizer taken off by hand, deleted, and applied again from Git, while the operator was away."""
     sale = open_sale(shared_theatre, "again")
-    stage.await_phase(sale.kube, "again", "Open", OPEN_SECONDS)
+    events.await_phase(sale.kube, "again", "Open", OPEN_SECONDS)
     sale.claim()
     settled = "the claims are in the ledger"
     eventually(lambda: account.settle(shared_theatre, sale.pool, sale.answers).lost == 0, 60, settled)
     sale.pods = sale.running()
     manifest = {key: sale.event()[key] for key in ("apiVersion", "kind", "spec")}
-    with stage.operator_away(sale.kube):
+    with release.scaled_to_zero(sale.kube):
         sale.kube.patch("intakeevent", "again", {"metadata": {"finalizers": None}})
         sale.kube.kubectl("delete", "intakeevent", "again", "--timeout=120s")
         sale.kube.apply(manifest | {"metadata": {"name": "again"}})
@@ -287,24 +287,24 @@ def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
     sale.kube.delete("intakeevent", "again")
     eventually(lambda: sale.kube.find("intakeevent", "again") is None, 60, "the new event goes, it has nothing")
     assert sale.running() == sale.pods
-    stage.let_go(sale.kube, "again")
-    stage.clear(sale.kube)
+    events.remove_by_hand(sale.kube, "again")
+    namespaces.abandon_events_and_delete(sale.kube)
 
 
 def open_sale(books: Kube, name: str) -> Sale:
     """A namespace with an event, whose ledger and validator are elsewhere."""
-    kube = stage.create_namespace(books, f"e2e-{name}-{secrets.token_hex(2)}")
+    kube = books.create_namespace(f"e2e-{name}-{secrets.token_hex(2)}")
     uri = f"postgresql://ledger_writer:example-writer@core-ledger.{books.namespace}.svc:5432/ledger"
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "core-ledger"}, "stringData": {"uri": uri}}
     webhook = {"url": f"http://validator.{books.namespace}.svc:8080/validate"}
-    sale = stage.window(opens_in=1, lasts=3600)
-    kube.apply(secret, stage.event(name, sale, maxRetries=100, validation={"webhook": webhook}))
+    sale = events.window(opens_in=1, lasts=3600)
+    kube.apply(secret, events.event(name, sale, maxRetries=100, validation={"webhook": webhook}))
     return Sale(kube, name)
 
 
 def identity(sale: Sale) -> str:
     """Postgres' system identifier of DB1."""
-    return stage.engine(sale.kube, sale.name, "SELECT system_identifier FROM pg_control_system()")
+    return sql.in_database(sale.kube, sale.name, "SELECT system_identifier FROM pg_control_system()")
 
 
 def assert_untouched(sale: Sale) -> None:
@@ -312,4 +312,4 @@ def assert_untouched(sale: Sale) -> None:
     assert sale.running() == sale.pods
     assert sale.queued() == CLAIMS
     late = f"SELECT outcome FROM intake.claim_resource('{sale.pool}', 'late', 'late')"
-    assert stage.engine(sale.kube, sale.name, late) == "closed"
+    assert sql.in_database(sale.kube, sale.name, late) == "closed"

@@ -4,71 +4,71 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, release, services, sql
 from tests.e2e.kube import Kube, condition, eventually
 
-WEBHOOK: Final = {"url": stage.VALIDATOR_URL, "timeoutSeconds": 5}
+WEBHOOK: Final = {"url": services.VALIDATOR_URL, "timeoutSeconds": 5}
 KILL: Final = ("--grace-period=0", "--force")
 
 
 @pytest.mark.alone
 def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(theatre: Kube) -> None:
     # The validator fails, so that the queue is still full when the window is closed.
-    stage.validator(theatre, "/faults?mode=500")
-    sale = stage.window(opens_in=5, lasts=3600)
-    theatre.apply(stage.event("killed", sale, maxRetries=100, validation={"webhook": WEBHOOK}))
+    services.validator(theatre, "/faults?mode=500")
+    sale = events.window(opens_in=5, lasts=3600)
+    theatre.apply(events.event("killed", sale, maxRetries=100, validation={"webhook": WEBHOOK}))
     eventually(lambda: theatre.find("statefulset", "killed-db"), 20, "provisioning has begun")
     _kill_operator(theatre)
-    stage.await_phase(theatre, "killed", "Open", 60)
-    stage.start_crowd(theatre, "killed", "killed-pool", stage.CrowdPlan(fans=60))
-    answers = stage.crowd_record(theatre, 40)
+    events.await_phase(theatre, "killed", "Open", 60)
+    crowd.start(theatre, "killed", "killed-pool", crowd.Plan(fans=60))
+    answers = crowd.answers(theatre, 40)
 
-    stage.close_now(theatre, "killed")
+    events.close_now(theatre, "killed")
     eventually(lambda: _drained(theatre, "killed") == "QueueDraining", 60, "draining has begun")
     _kill_operator(theatre)
-    stage.validator(theatre, "/faults?mode=ok")
+    services.validator(theatre, "/faults?mode=ok")
     eventually(
         lambda: _drained(theatre, "killed") in {"DatabaseStopped", "VolumesRemoved", "Completed"}, 90, "released"
     )
     _kill_operator(theatre)
-    stage.await_phase(theatre, "killed", "Completed", 90)
-    assert stage.leftovers(theatre, "killed") == []
+    events.await_phase(theatre, "killed", "Completed", 90)
+    assert events.leftovers(theatre, "killed") == []
     _assert_all_accounted_for(theatre, "killed-pool", answers, sold=60)
 
 
 def test_a_bridge_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(theatre: Kube) -> None:
     # The first replies are lost after they took effect, the next ones do not come: the worst moment to die.
-    stage.validator(theatre, "/faults?mode=lost")
-    sale = stage.window(opens_in=8, lasts=3600)
+    services.validator(theatre, "/faults?mode=lost")
+    sale = events.window(opens_in=8, lasts=3600)
     patient = {"visibilityTimeoutSeconds": 6, "maxRetries": 100, "validation": {"webhook": WEBHOOK}}
     bridge = {"minReplicas": 2, "maxReplicas": 2}
-    theatre.apply(stage.event("torn", sale, bridge=bridge, **patient))
-    stage.await_phase(theatre, "torn", "Open", 60)
-    stage.start_crowd(theatre, "torn", "torn-pool", stage.CrowdPlan(fans=120))
-    answers = stage.crowd_record(theatre, 40)
-    eventually(lambda: stage.validator(theatre, "/effects")["effects"] > 0, 30, "a validation has taken effect")
-    stage.validator(theatre, "/faults?mode=timeout")
+    theatre.apply(events.event("torn", sale, bridge=bridge, **patient))
+    events.await_phase(theatre, "torn", "Open", 60)
+    crowd.start(theatre, "torn", "torn-pool", crowd.Plan(fans=120))
+    answers = crowd.answers(theatre, 40)
+    eventually(lambda: services.validator(theatre, "/effects")["effects"] > 0, 30, "a validation has taken effect")
+    services.validator(theatre, "/faults?mode=timeout")
     eventually(lambda: _in_flight(theatre, "torn") > 0, 30, "a batch is in flight")
-    for pod in theatre.items("pods", f"{stage.EVENT_LABEL}=torn,app.kubernetes.io/component=bridge"):
+    for pod in theatre.items("pods", f"{events.EVENT_LABEL}=torn,app.kubernetes.io/component=bridge"):
         theatre.delete("pod", pod["metadata"]["name"], *KILL)
-    stage.validator(theatre, "/faults?mode=ok")
+    services.validator(theatre, "/faults?mode=ok")
 
     theatre.delete("intakeevent", "torn")
     eventually(lambda: theatre.find("intakeevent", "torn") is None, 120, "the event is drained and gone")
     _assert_all_accounted_for(theatre, "torn-pool", answers, sold=120)
-    assert stage.validator(theatre, "/effects")["repeated"] == []
+    assert services.validator(theatre, "/effects")["repeated"] == []
 
 
 def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(theatre: Kube) -> None:
-    sale = stage.window(opens_in=8, lasts=3600)
-    theatre.apply(stage.event("crash", sale, inventorySize=400))
-    stage.await_phase(theatre, "crash", "Open", 60)
-    plan = stage.CrowdPlan(fans=300, rate=12, patience=120)
-    stage.start_crowd(theatre, "crash", "crash-pool", plan)
+    sale = events.window(opens_in=8, lasts=3600)
+    theatre.apply(events.event("crash", sale, inventorySize=400))
+    events.await_phase(theatre, "crash", "Open", 60)
+    plan = crowd.Plan(fans=300, rate=12, patience=120)
+    crowd.start(theatre, "crash", "crash-pool", plan)
 
     eventually(lambda: _claims(theatre, "crash") >= 30, 40, "the sale is under way")
     # Postgres answers the SIGKILL of any of its processes with a restart that empties the UNLOGGED tables.
-    victim = stage.engine(theatre, "crash", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    victim = sql.in_database(theatre, "crash", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
     theatre.execute("crash-db-0", "sh", "-c", f"kill -9 {victim}")
     crashed_at = _claims_when_back(theatre, "crash")
     eventually(lambda: _claims(theatre, "crash") >= crashed_at + 30, 40, "the sale goes on after the crash")
@@ -76,8 +76,8 @@ def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(theatre: Ku
     lost_at = _claims_when_back(theatre, "crash")
     eventually(lambda: _claims(theatre, "crash") >= lost_at + 30, 60, "the sale goes on in the new pod")
 
-    answers = stage.crowd_record(theatre, 90)
-    assert stage.engine(theatre, "crash", "SELECT * FROM intake.reconcile('crash-pool')") == ""
+    answers = crowd.answers(theatre, 90)
+    assert sql.in_database(theatre, "crash", "SELECT * FROM intake.reconcile('crash-pool')") == ""
     theatre.delete("intakeevent", "crash")
     eventually(lambda: theatre.find("intakeevent", "crash") is None, 90, "the event is drained and gone")
     _assert_all_accounted_for(theatre, "crash-pool", answers, sold=300)
@@ -90,8 +90,8 @@ def _assert_all_accounted_for(kube: Kube, pool: str, answers: list[dict[str, obj
 
 
 def _kill_operator(kube: Kube) -> None:
-    operator = kube.within(stage.OPERATOR_NAMESPACE)
-    for pod in stage.operator_pods(kube):
+    operator = kube.within(release.NAMESPACE)
+    for pod in release.pods(kube):
         operator.delete("pod", pod["metadata"]["name"], *KILL)
 
 
@@ -101,16 +101,16 @@ def _drained(kube: Kube, event: str) -> str:
 
 
 def _in_flight(kube: Kube, event: str) -> int:
-    return int(stage.engine(kube, event, f"SELECT intake.engine_status('{event}-pool')->'queue'->>'inFlight'"))
+    return int(sql.in_database(kube, event, f"SELECT intake.engine_status('{event}-pool')->'queue'->>'inFlight'"))
 
 
 def _claims(kube: Kube, event: str) -> int:
-    return int(stage.engine(kube, event, f"SELECT intake.engine_status('{event}-pool')->>'claims'"))
+    return int(sql.in_database(kube, event, f"SELECT intake.engine_status('{event}-pool')->>'claims'"))
 
 
 def _claims_when_back(kube: Kube, event: str) -> int:
     def look() -> int | None:
-        ready = stage.engine(kube, event, f"SELECT intake.engine_status('{event}-pool')->>'ready'")
+        ready = sql.in_database(kube, event, f"SELECT intake.engine_status('{event}-pool')->>'ready'")
         assert ready == "true", "DB1 answers, but its hot row is not there yet"
         return _claims(kube, event)
 

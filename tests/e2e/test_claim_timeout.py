@@ -4,7 +4,7 @@ import base64
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, services, sql
 from tests.e2e.kube import Kube, condition, eventually
 
 POOL: Final = "hold-pool"
@@ -19,20 +19,20 @@ ASK: Final = (
 
 
 def test_given_up_claims_end_in_the_ledger_and_their_seats_are_sold_again(theatre: Kube) -> None:
-    stage.validator(theatre, "/faults?mode=500")
-    webhook = {"url": stage.VALIDATOR_URL}
-    sale = stage.window(opens_in=5, lasts=3600)
+    services.validator(theatre, "/faults?mode=500")
+    webhook = {"url": services.VALIDATOR_URL}
+    sale = events.window(opens_in=5, lasts=3600)
     # Small batches: the validator's breaker opens before every claim has been read once.
-    theatre.apply(stage.event("hold", sale, inventorySize=SEATS, batchSize=5, validation={"webhook": webhook}))
-    stage.await_phase(theatre, "hold", "Open", 60)
-    stage.start_crowd(theatre, "hold", POOL, stage.CrowdPlan(fans=SEATS + 5, hang_up_percent=0))
-    answers = stage.crowd_record(theatre, 60)
+    theatre.apply(events.event("hold", sale, inventorySize=SEATS, batchSize=5, validation={"webhook": webhook}))
+    events.await_phase(theatre, "hold", "Open", 60)
+    crowd.start(theatre, "hold", POOL, crowd.Plan(fans=SEATS + 5, hang_up_percent=0))
+    answers = crowd.answers(theatre, 60)
     assert account.outcomes(answers)["sold_out"] > 0
     eventually(lambda: _degraded(theatre) == "ValidatorDown", 60, "the validator is said to be down")
 
     for queued, told in (("read_ct = 0 ORDER BY msg_id DESC", "released"), ("read_ct > 0", "releasing")):
         pick = f"SELECT message ->> 'claim_id' FROM pgmq.q_intake_queue WHERE {queued} LIMIT 1"
-        claim_id = stage.engine(theatre, "hold", pick)
+        claim_id = sql.in_database(theatre, "hold", pick)
         assert _as_claimer(theatre, "SELECT intake.release_claim(%s, %s, 'ill')", POOL, claim_id) == told
         answers.append({"claim_id": claim_id, "outcome": told})
 
@@ -42,16 +42,16 @@ def test_given_up_claims_end_in_the_ledger_and_their_seats_are_sold_again(theatr
     eventually(lambda: _available(theatre) == SEATS, 20, "every seat is free again")
     assert _degraded(theatre) == "ValidatorDown", "a void needs no validator"
 
-    stage.validator(theatre, "/faults?mode=ok")
-    again = stage.CrowdPlan(fans=SEATS, prefix="second", hang_up_percent=0)
-    stage.start_crowd(theatre, "hold", POOL, again, pod="second-crowd")
-    second = stage.crowd_record(theatre, 60, pod="second-crowd")
+    services.validator(theatre, "/faults?mode=ok")
+    again = crowd.Plan(fans=SEATS, prefix="second", hang_up_percent=0)
+    crowd.start(theatre, "hold", POOL, again, pod="second-crowd")
+    second = crowd.answers(theatre, 60, pod="second-crowd")
     assert len({answer["claim_id"] for answer in second if answer["outcome"] == "claimed"}) == SEATS
     answers += second
 
     closes = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5)
-    theatre.patch("intakeevent", "hold", {"spec": {"window": {"closesAt": stage.instant(closes)}}})
-    stage.await_phase(theatre, "hold", "Completed", 90)
+    theatre.patch("intakeevent", "hold", {"spec": {"window": {"closesAt": events.instant(closes)}}})
+    events.await_phase(theatre, "hold", "Completed", 90)
     report = {key: value for key, value in theatre.get("configmap", "hold-report")["data"].items() if value.isdigit()}
     ends = {key: int(report[key]) for key in ("committed", "voided", "released")}
     assert (int(report["claims"]), ends["released"]) == (sum(ends.values()), 1)

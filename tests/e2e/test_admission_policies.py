@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e import stage
-from tests.e2e.kube import CommandError, Kube, Object, condition, eventually
+from tests.e2e import events, release
+from tests.e2e.kube import POD_SECONDS, CommandError, Kube, Object, await_rollout, condition, eventually
 
 CONTROLLERS: Final = "system:serviceaccount:kube-system:"
 PERSON: Final = ""
-OPERATOR: Final = f"system:serviceaccount:{stage.OPERATOR_NAMESPACE}:{stage.RELEASE}"
+OPERATOR: Final = f"system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
 NAMESPACE_CONTROLLER: Final = f"{CONTROLLERS}namespace-controller"
 COLLECTOR: Final = f"{CONTROLLERS}generic-garbage-collector"
 
@@ -49,18 +49,18 @@ STAYS: Final = f"{ALL_KINDS},replicasets,controllerrevisions,configmaps,servicea
 @pytest.fixture(scope="module")
 def sale(shared: Kube) -> Iterator[Kube]:
     """Each kind in each state, once the policies act."""
-    labels = {stage.GUARD_LABEL: stage.GUARD, stage.EVENT_LABEL: "drop"}
+    labels = {release.GUARD_LABEL: release.GUARD, events.EVENT_LABEL: "drop"}
     shared.apply(
         *objects(GUARDED, labels),
         *objects(UNGUARDED, {}),
-        *objects(OTHERS, labels | {stage.GUARD_LABEL: f"other.{stage.RELEASE}"}),
+        *objects(OTHERS, labels | {release.GUARD_LABEL: f"other.{release.RELEASE}"}),
         *(secret(name, labels | {BROKEN_LABEL: ""}, data) for name, data in BROKEN_SECRETS.items()),
     )
     eventually(lambda: acting(shared) == len(KINDS), POLICY_SECONDS, "the policies act on each kind")
-    eventually(lambda: node_of(shared, GUARDED), stage.POD_SECONDS, "the pod is bound to a node")
+    eventually(lambda: node_of(shared, GUARDED), POD_SECONDS, "the pod is bound to a node")
     yield shared
     # Or the namespace would never go.
-    shared.kubectl("label", ALL_KINDS, "--all", f"{stage.GUARD_LABEL}-")
+    shared.kubectl("label", ALL_KINDS, "--all", f"{release.GUARD_LABEL}-")
 
 
 @pytest.mark.parametrize("who", [NAMESPACE_CONTROLLER, COLLECTOR], ids=["namespace", "collector"])
@@ -127,21 +127,21 @@ def test_a_collection_is_refused_for_the_one_in_it_that_is_guarded(sale: Kube) -
     pods = f"/api/v1/namespaces/{sale.namespace}/pods"
     claims = f"/api/v1/namespaces/{sale.namespace}/persistentvolumeclaims"
     for path in (pods, claims):
-        with pytest.raises(CommandError, match=stage.GUARD):
+        with pytest.raises(CommandError, match=release.GUARD):
             delete(path, "")
-        delete(path, f"{stage.GUARD_LABEL}!={stage.GUARD}")
+        delete(path, f"{release.GUARD_LABEL}!={release.GUARD}")
 
 
 def test_a_person_who_deletes_by_label_is_refused_object_by_object(sale: Kube) -> None:
     with pytest.raises(CommandError) as refusal:
-        sale.kubectl("delete", ALL_KINDS, "--selector", f"{stage.EVENT_LABEL}=drop", "--dry-run=server")
+        sale.kubectl("delete", ALL_KINDS, "--selector", f"{events.EVENT_LABEL}=drop", "--dry-run=server")
     assert str(refusal.value).count("denied request") == len(CHILDREN)
 
 
 @pytest.mark.parametrize("policy", ["pods", "children", "secrets", "namespaces"])
 def test_the_api_server_finds_no_fault_with_the_expressions(sale: Kube, policy: str) -> None:
     def checked() -> Object | None:
-        found = sale.get("validatingadmissionpolicy", f"{stage.GUARD}-{policy}")
+        found = sale.get("validatingadmissionpolicy", f"{release.GUARD}-{policy}")
         status: Object = found.get("status", {})
         return status if status.get("observedGeneration") == found["metadata"]["generation"] else None
 
@@ -153,12 +153,12 @@ def test_the_api_server_finds_no_fault_with_the_expressions(sale: Kube, policy: 
 @pytest.fixture(scope="module")
 def without_operator(cluster: Kube) -> Iterator[None]:
     """The operator is gone, and its policies are still there."""
-    operator = cluster.within(stage.OPERATOR_NAMESPACE)
-    operator.kubectl("scale", f"deployment/{stage.RELEASE}", "--replicas=0")
-    eventually(lambda: not stage.operator_pods(cluster), stage.POD_SECONDS, "the operator is gone")
+    operator = cluster.within(release.NAMESPACE)
+    operator.kubectl("scale", f"deployment/{release.RELEASE}", "--replicas=0")
+    eventually(lambda: not release.pods(cluster), POD_SECONDS, "the operator is gone")
     yield
-    operator.kubectl("scale", f"deployment/{stage.RELEASE}", "--replicas=1")
-    stage.await_rollout(operator, f"deployment/{stage.RELEASE}")
+    operator.kubectl("scale", f"deployment/{release.RELEASE}", "--replicas=1")
+    await_rollout(operator, f"deployment/{release.RELEASE}")
 
 
 @pytest.mark.alone
@@ -166,7 +166,7 @@ def without_operator(cluster: Kube) -> Iterator[None]:
 def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespace: Kube) -> None:
     namespace.apply(*abandoned_event("taylor-drop"), *objects(UNGUARDED, {}))
     namespace.kubectl("create", "role", "theirs", "--verb=get", "--resource=pods")
-    eventually(lambda: len(namespace.items("endpointslices")) == 2, stage.POD_SECONDS, "Services have addresses")
+    eventually(lambda: len(namespace.items("endpointslices")) == 2, POD_SECONDS, "Services have addresses")
     before = names(namespace)
     namespace.delete("namespace", namespace.namespace)
 
@@ -178,7 +178,7 @@ def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespac
     eventually(refused, NAMESPACE_SECONDS, "the namespace controller has tried, and deleted the event")
     assert names(namespace) == before
 
-    stage.let_go(namespace, "taylor-drop")
+    events.remove_by_hand(namespace, "taylor-drop")
     eventually(lambda: namespace.find("namespace", namespace.namespace) is None, NAMESPACE_SECONDS, "it is gone")
 
 
@@ -188,9 +188,9 @@ def test_without_an_operator_the_documented_commands_let_go_of_an_event(namespac
     namespace.apply(*abandoned_event("taylor-drop"))
     eventually(lambda: acting(namespace) == len(KINDS), POLICY_SECONDS, "all is guarded")
     namespace.delete("intakeevent", "taylor-drop")
-    stage.let_go(namespace, "taylor-drop")
+    events.remove_by_hand(namespace, "taylor-drop")
     assert namespace.find("intakeevent", "taylor-drop") is None
-    eventually(lambda: not stage.leftovers(namespace, "taylor-drop"), stage.POD_SECONDS, "nothing is left")
+    eventually(lambda: not events.leftovers(namespace, "taylor-drop"), POD_SECONDS, "nothing is left")
 
 
 def names(kube: Kube) -> list[str]:
@@ -203,7 +203,7 @@ def refusal(kube: Kube, kind: str, name: str, who: str) -> str:
     try:
         kube.kubectl("delete", kind, name, "--dry-run=server", *impersonating(who))
     except CommandError as error:
-        _, ours, said = str(error).partition(f"ValidatingAdmissionPolicy '{stage.GUARD}-")
+        _, ours, said = str(error).partition(f"ValidatingAdmissionPolicy '{release.GUARD}-")
         if not ours:
             raise
         return said
@@ -220,7 +220,7 @@ def assert_says_what_why_and_what_to_do(said: str, kind: str) -> None:
 
 def acting(kube: Kube) -> int:
     """How many guarded objects a policy refuses to the namespace controller."""
-    selector = f"{stage.GUARD_LABEL}={stage.GUARD},!{BROKEN_LABEL}"
+    selector = f"{release.GUARD_LABEL}={release.GUARD},!{BROKEN_LABEL}"
     who = impersonating(NAMESPACE_CONTROLLER)
     try:
         kube.kubectl("delete", ALL_KINDS, "--selector", selector, "--dry-run=server", *who)
@@ -260,13 +260,13 @@ def objects(name: str, labels: dict[str, str]) -> list[Object]:
 
 def abandoned_event(name: str) -> list[Object]:
     """An event in mid-sale, as an operator that will not come back leaves it: finalizers, guards and all."""
-    labels = {stage.GUARD_LABEL: stage.GUARD, stage.EVENT_LABEL: name}
+    labels = {release.GUARD_LABEL: release.GUARD, events.EVENT_LABEL: name}
     children = objects(f"{name}-db", labels)
     held = [obj for obj in children if obj["kind"] == "NetworkPolicy"]
     claim = volume_claim(f"data-{name}-db-0", labels)
-    event = stage.event(name, stage.window(opens_in=3600, lasts=3600))
+    event = events.event(name, events.window(opens_in=3600, lasts=3600))
     for obj in (event, claim, *held):
-        obj["metadata"]["finalizers"] = [stage.FINALIZER]
+        obj["metadata"]["finalizers"] = [events.FINALIZER]
     return [event, *(obj for obj in children if obj["kind"] != "PersistentVolumeClaim"), claim]
 
 

@@ -1,4 +1,4 @@
-"""People who use intake-admin: service accounts, each with one of Kubernetes' own roles or none."""
+"""AdminUsers who use intake-admin: service accounts, each with one of Kubernetes' own roles or none."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ COMMAND: Final = Path(sys.executable).with_name("intake-admin")
 
 
 @dataclass(frozen=True)
-class Person:
+class AdminUser:
     """A service account with one of Kubernetes' own roles, or none; its token is good for the admin API only."""
 
     kube: Kube
@@ -32,7 +32,7 @@ class Person:
         return done.returncode, done.stdout + done.stderr
 
 
-def person(kube: Kube, folder: Path, name: str, role: str = "") -> Person:
+def create_admin_user(kube: Kube, folder: Path, name: str, role: str = "") -> AdminUser:
     """Make one; the token goes into the folder."""
     kube.kubectl("create", "serviceaccount", name)
     if role:
@@ -40,8 +40,8 @@ def person(kube: Kube, folder: Path, name: str, role: str = "") -> Person:
         kube.kubectl("create", "rolebinding", name, f"--clusterrole={role}", account)
     token = folder / name
     token.write_text(kube.kubectl("create", "token", name, "--audience=intake-engine.io"))
-    return Person(kube, token)
+    return AdminUser(kube, token)
 
 
-type People = dict[str, Person]
+type AdminUsers = dict[str, AdminUser]
 """By name."""

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e import account, stage
-from tests.e2e.kube import Kube, Object, condition, eventually
-from tests.e2e.people import person
+from tests.e2e import account, crowd, events, services, sql
+from tests.e2e.admin_users import create_admin_user
+from tests.e2e.kube import Kube, Object, await_rollout, condition, eventually
 
 # Twelve times the visibility timeout that the event has, and some probes of the breaker.
 OUTAGE_SECONDS: Final = 60.0
@@ -17,15 +17,15 @@ PROBED_SECONDS: Final = 30.0
 
 def test_a_ledger_that_is_away_costs_no_claim_and_is_said(shared_theatre: Kube) -> None:
     kube = shared_theatre
-    kube.apply(stage.event("away", stage.window(opens_in=3, lasts=3600), visibilityTimeoutSeconds=5, maxRetries=0))
-    stage.await_phase(kube, "away", "Open", 60)
+    kube.apply(events.event("away", events.window(opens_in=3, lasts=3600), visibilityTimeoutSeconds=5, maxRetries=0))
+    events.await_phase(kube, "away", "Open", 60)
     eventually(lambda: _said(kube, "away", "LedgerReady")["reason"] == "FullContract", 30, "the ledger was looked at")
 
     kube.kubectl("scale", "statefulset/core-ledger", "--replicas=0")
-    eventually(lambda: kube.find("pod", stage.LEDGER_POD) is None, 40, "the ledger is gone")
+    eventually(lambda: kube.find("pod", services.LEDGER_POD) is None, 40, "the ledger is gone")
     gone = time.monotonic()
-    stage.start_crowd(kube, "away", "away-pool", stage.CrowdPlan(fans=40, hang_up_percent=0))
-    answers = stage.crowd_record(kube, 60)
+    crowd.start(kube, "away", "away-pool", crowd.Plan(fans=40, hang_up_percent=0))
+    answers = crowd.answers(kube, 60)
     assert account.outcomes(answers)["claimed"] >= 40, "claims are taken while the ledger is away"
     eventually(lambda: _said(kube, "away", "LedgerReady")["status"] == "False", 30, "the outage is said")
     reason = _said(kube, "away", "Degraded")["reason"]
@@ -35,12 +35,12 @@ def test_a_ledger_that_is_away_costs_no_claim_and_is_said(shared_theatre: Kube) 
     assert _queue(kube, "away") == {"depth": 40, "deadLetters": 0}
 
     kube.kubectl("scale", "statefulset/core-ledger", "--replicas=1")
-    stage.await_rollout(kube, "statefulset/core-ledger")
+    await_rollout(kube, "statefulset/core-ledger")
     eventually(lambda: account.ledger_counts(kube, "away-pool") == (40, 0), PROBED_SECONDS, "all are sold")
     eventually(lambda: _said(kube, "away", "Degraded")["status"] == "False", 30, "nothing is wrong any more")
     assert _said(kube, "away", "LedgerReady")["status"] == "True"
     failures = "SELECT count(*) FROM pgmq.a_intake_queue WHERE (message ->> 'failures')::int > 0"
-    assert stage.engine(kube, "away", failures) == "0"
+    assert sql.in_database(kube, "away", failures) == "0"
     _settle(kube, "away", answers)
 
 
@@ -48,38 +48,40 @@ def test_a_validator_that_answers_500_or_400_or_nothing_is_said_and_a_claim_that
     shared_theatre: Kube,
 ) -> None:
     kube = shared_theatre
-    stage.validator(kube, "/faults?mode=500")
-    webhook = {"url": stage.VALIDATOR_URL, "timeoutSeconds": 30}
-    sale = stage.window(opens_in=3, lasts=3600)
-    kube.apply(stage.event("faulty", sale, maxRetries=1, validation={"webhook": webhook}))
-    stage.await_phase(kube, "faulty", "Open", 60)
-    stage.start_crowd(kube, "faulty", "faulty-pool", stage.CrowdPlan(fans=20, hang_up_percent=0), pod="fans")
-    answers = stage.crowd_record(kube, 60, pod="fans")
+    services.validator(kube, "/faults?mode=500")
+    webhook = {"url": services.VALIDATOR_URL, "timeoutSeconds": 30}
+    sale = events.window(opens_in=3, lasts=3600)
+    kube.apply(events.event("faulty", sale, maxRetries=1, validation={"webhook": webhook}))
+    events.await_phase(kube, "faulty", "Open", 60)
+    crowd.start(kube, "faulty", "faulty-pool", crowd.Plan(fans=20, hang_up_percent=0), pod="fans")
+    answers = crowd.answers(kube, 60, pod="fans")
     # A validation that was changed is tried at once: no fault waits for the next probe.
     for number, (mode, words) in enumerate(
         [("500", "answers 500"), ("400", "answers 400"), ("timeout", "gave no answer within 3 s")]
     ):
-        stage.validator(kube, f"/faults?mode={mode}")
-        _edit(kube, "faulty", webhook | {"timeoutSeconds": 3, "url": f"{stage.VALIDATOR_URL}?{number}"})
+        services.validator(kube, f"/faults?mode={mode}")
+        _edit(kube, "faulty", webhook | {"timeoutSeconds": 3, "url": f"{services.VALIDATOR_URL}?{number}"})
         eventually(lambda words=words: words in _degraded(kube, "faulty", "ValidatorDown"), PROBED_SECONDS, words)  # type: ignore[misc]
     assert _queue(kube, "faulty") == {"depth": 20, "deadLetters": 0}
 
     # Two of them fail, and everybody else goes well: it is theirs.
-    stage.validator(kube, "/faults?mode=400&users=sick")
+    services.validator(kube, "/faults?mode=400&users=sick")
     _edit(kube, "faulty", webhook)
     eventually(lambda: _queue(kube, "faulty") == {"depth": 0, "deadLetters": 0}, PROBED_SECONDS, "all of them went on")
-    ill = stage.CrowdPlan(fans=2, prefix="sick", hang_up_percent=0, twice_percent=0)
-    stage.start_crowd(kube, "faulty", "faulty-pool", ill, pod="sick")
-    answers += stage.crowd_record(kube, 60, pod="sick")
+    ill = crowd.Plan(fans=2, prefix="sick", hang_up_percent=0, twice_percent=0)
+    crowd.start(kube, "faulty", "faulty-pool", ill, pod="sick")
+    answers += crowd.answers(kube, 60, pod="sick")
     eventually(lambda: "2 claims" in _degraded(kube, "faulty", "DeadLetters"), PROBED_SECONDS, "two dead letters")
-    reasons = stage.engine(kube, "faulty", "SELECT DISTINCT reason FROM intake.dead_letters('faulty-pool')")
+    reasons = sql.in_database(kube, "faulty", "SELECT DISTINCT reason FROM intake.dead_letters('faulty-pool')")
     assert reasons == "validate: answers 400 (after 2 failures)"
 
-    stage.validator(kube, "/faults?mode=ok")
+    services.validator(kube, "/faults?mode=ok")
     letters = "ARRAY(SELECT msg_id FROM intake.dead_letters('faulty-pool'))"
-    stage.engine(kube, "faulty", f"SELECT intake.replay('faulty-pool', {letters}, 'test', 'the validator is mended')")
+    sql.in_database(
+        kube, "faulty", f"SELECT intake.replay('faulty-pool', {letters}, 'test', 'the validator is mended')"
+    )
     eventually(lambda: _queue(kube, "faulty") == {"depth": 0, "deadLetters": 0}, PROBED_SECONDS, "they went on as well")
-    assert stage.validator(kube, "/effects")["repeated"] == []
+    assert services.validator(kube, "/effects")["repeated"] == []
     _settle(kube, "faulty", answers)
 
 
@@ -89,26 +91,26 @@ def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter
     kube = shared_theatre
     _start_shop(kube)
     target = {"webhook": {"url": "http://shop:8080/commit", "signingSecretRef": {"name": "shop", "key": "key"}}}
-    kube.apply(stage.event("shop", stage.window(opens_in=3, lasts=3600), commitTarget=target))
-    stage.await_phase(kube, "shop", "Open", 60)
-    stage.start_crowd(kube, "shop", "shop-pool", stage.CrowdPlan(fans=10, hang_up_percent=0), pod="buyers")
-    assert account.outcomes(stage.crowd_record(kube, 60, pod="buyers"))["claimed"] >= 10
+    kube.apply(events.event("shop", events.window(opens_in=3, lasts=3600), commitTarget=target))
+    events.await_phase(kube, "shop", "Open", 60)
+    crowd.start(kube, "shop", "shop-pool", crowd.Plan(fans=10, hang_up_percent=0), pod="buyers")
+    assert account.outcomes(crowd.answers(kube, 60, pod="buyers"))["claimed"] >= 10
     eventually(lambda: _sold(kube) == 10, PROBED_SECONDS, "the shop has sold what was signed")
     ready = _said(kube, "shop", "LedgerReady")
     assert (ready["status"], ready["reason"]) == ("True", "WeakerContract")
     assert "a webhook" in ready["message"]
 
-    ill = stage.CrowdPlan(fans=1, prefix="sick", hang_up_percent=0, twice_percent=0)
-    stage.start_crowd(kube, "shop", "shop-pool", ill, pod="ill")
-    stage.crowd_record(kube, 60, pod="ill")
+    ill = crowd.Plan(fans=1, prefix="sick", hang_up_percent=0, twice_percent=0)
+    crowd.start(kube, "shop", "shop-pool", ill, pod="ill")
+    crowd.answers(kube, 60, pod="ill")
     eventually(lambda: "1 claims" in _degraded(kube, "shop", "DeadLetters"), PROBED_SECONDS, "one dead letter")
-    reason = stage.engine(kube, "shop", "SELECT reason FROM intake.dead_letters('shop-pool')")
+    reason = sql.in_database(kube, "shop", "SELECT reason FROM intake.dead_letters('shop-pool')")
     assert reason == "commit: sold over the counter"
     assert _sold(kube) == 10
 
     # It was called, so nobody can promise that it has not sold it: somebody has to look.
-    editor = person(kube, tmp_path, "editor", "edit")
-    letter = stage.engine(kube, "shop", "SELECT msg_id FROM intake.dead_letters('shop-pool')")
+    editor = create_admin_user(kube, tmp_path, "editor", "edit")
+    letter = sql.in_database(kube, "shop", "SELECT msg_id FROM intake.dead_letters('shop-pool')")
     discard = ("dead-letters", "discard", "shop", letter, "--reason=sold over the counter")
     code, told = editor.command(*discard)
     assert (code, "MayBeCommitted" in told) == (1, True), told
@@ -119,12 +121,12 @@ def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter
 
 def _start_shop(kube: Kube) -> None:
     kube.kubectl("create", "secret", "generic", "shop", "--from-literal=key=only the bridge and we know")
-    kube.config_map("shop", "tests/e2e/shop.py")
+    kube.config_map("shop", "tests/e2e/commit_webhook.py")
     labels = {"app.kubernetes.io/name": "shop"}
     pod = kube.get("deployment", "validator")["spec"]["template"]
     container: dict[str, Any] = pod["spec"]["containers"][0] | {
         "name": "shop",
-        "command": ["python", "/app/shop.py"],
+        "command": ["python", "/app/commit_webhook.py"],
         "env": [{"name": "SIGNING_KEY", "value": "/key/key"}],
         "readinessProbe": {"httpGet": {"path": "/sold", "port": "http"}, "periodSeconds": 1},
     }
@@ -145,7 +147,7 @@ def _start_shop(kube: Kube) -> None:
             "spec": {"selector": {"matchLabels": labels}, "template": template},
         },
     )
-    stage.await_rollout(kube, "deployment/shop")
+    await_rollout(kube, "deployment/shop")
 
 
 def _sold(kube: Kube) -> int:
@@ -167,7 +169,7 @@ def _degraded(kube: Kube, name: str, reason: str) -> str:
 
 
 def _queue(kube: Kube, name: str) -> Object:
-    queue: Object = json.loads(stage.engine(kube, name, f"SELECT intake.engine_status('{name}-pool') -> 'queue'"))
+    queue: Object = json.loads(sql.in_database(kube, name, f"SELECT intake.engine_status('{name}-pool') -> 'queue'"))
     return {key: queue[key] for key in ("depth", "deadLetters")}
 
 

@@ -1,30 +1,34 @@
 """After the close DB1 stays for a while: late fans hear `closed`, and shops can ask what became of a claim."""
 
-from tests.e2e import stage
+from tests.e2e import events, release, sql
 from tests.e2e.kube import Kube, condition, eventually
 
 
 def test_db1_is_kept_sealed_after_the_close_until_the_event_is_deleted(theatre: Kube) -> None:
     kube = theatre
-    sale = stage.window(opens_in=1, lasts=3600)
-    kube.apply(stage.event("kept", sale, teardown={"keepMinutes": 30}))
-    stage.await_phase(kube, "kept", "Open", 60)
-    claim_id = stage.engine(kube, "kept", "SELECT claim_id FROM intake.claim_resource('kept-pool', 'ann', 'r')")
-    stage.close_now(kube, "kept")
+    sale = events.window(opens_in=1, lasts=3600)
+    kube.apply(events.event("kept", sale, teardown={"keepMinutes": 30}))
+    events.await_phase(kube, "kept", "Open", 60)
+    claim_id = sql.in_database(kube, "kept", "SELECT claim_id FROM intake.claim_resource('kept-pool', 'ann', 'r')")
+    events.close_now(kube, "kept")
     eventually(lambda: drained(kube) == "Kept", 60, "it has drained, and DB1 is kept")
     eventually(
-        lambda: not kube.items("pods", f"{stage.EVENT_LABEL}=kept,app.kubernetes.io/component=bridge"), 60, "no bridges"
+        lambda: not kube.items("pods", f"{events.EVENT_LABEL}=kept,app.kubernetes.io/component=bridge"),
+        60,
+        "no bridges",
     )
 
-    assert stage.engine(kube, "kept", "SELECT outcome FROM intake.claim_resource('kept-pool', 'eve', 'r')") == "closed"
+    assert (
+        sql.in_database(kube, "kept", "SELECT outcome FROM intake.claim_resource('kept-pool', 'eve', 'r')") == "closed"
+    )
     asked = f"SELECT state FROM intake.claim_status('kept-pool', '{claim_id}'::uuid)"
-    assert stage.engine(kube, "kept", asked) == "committed"
+    assert sql.in_database(kube, "kept", asked) == "committed"
     assert kube.find("secret", "kept-app") is not None
 
     # Every claim is accounted for: nothing is guarded any more, and the report is there.
     def unguarded() -> bool:
         for kind, name in (("statefulset", "kept-db"), ("pvc", "data-kept-db-0"), ("secret", "kept-app")):
-            assert stage.GUARD_LABEL not in kube.get(kind, name)["metadata"]["labels"], name
+            assert release.GUARD_LABEL not in kube.get(kind, name)["metadata"]["labels"], name
         return True
 
     eventually(unguarded, 30, "the guard is off")
@@ -32,7 +36,7 @@ def test_db1_is_kept_sealed_after_the_close_until_the_event_is_deleted(theatre: 
 
     kube.delete("intakeevent", "kept")
     eventually(lambda: kube.find("intakeevent", "kept") is None, 60, "a deletion ends it at once")
-    assert stage.leftovers(kube, "kept") == []
+    assert events.leftovers(kube, "kept") == []
 
 
 def drained(kube: Kube) -> str:

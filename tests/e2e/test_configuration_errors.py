@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e import stage
-from tests.e2e.kube import Kube, Object, condition, eventually
+from tests.e2e import events, services, sql
+from tests.e2e.kube import Kube, Object, await_rollout, condition, eventually
 
 GOOD_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/ledger"
 # A database beside the ledger, in which nobody has created the function.
@@ -24,7 +24,7 @@ HEALED_SECONDS: Final = 60.0
 def broken(shared_theatre: Kube) -> Iterator[Kube]:
     """Every broken event, its window open; healed ones go the ordinary way at the end."""
     kube = shared_theatre
-    stage.ledger(kube, "CREATE DATABASE bare;")
+    sql.in_ledger(kube, "CREATE DATABASE bare;")
     _secret(kube, "wrong-uri", uri=GOOD_URI.replace("core-ledger:", "no-such-host:"))
     _secret(kube, "wrong-key", url=GOOD_URI)
     _secret(kube, "bare-ledger", uri=BARE_URI)
@@ -33,7 +33,9 @@ def broken(shared_theatre: Kube) -> Iterator[Kube]:
         _event("no-key", ledger="wrong-key"),
         _event("no-host", ledger="wrong-uri"),
         _event("no-function", ledger="bare-ledger"),
-        _event("no-webhook", validation={"webhook": {"url": stage.VALIDATOR_URL, "timeoutSeconds": 2}}, maxRetries=100),
+        _event(
+            "no-webhook", validation={"webhook": {"url": services.VALIDATOR_URL, "timeoutSeconds": 2}}, maxRetries=100
+        ),
         _event("no-image", image="postgres:18-no-such-tag"),
     )
     yield kube
@@ -62,18 +64,18 @@ def test_a_ledger_without_the_function(broken: Kube) -> None:
     _await_degraded(broken, "no-function", "LedgerFunctionMissing", "finalize_transaction")
     psql = "psql -q -v ON_ERROR_STOP=1 -U postgres -d bare -f"
     create = f"for file in /docker-entrypoint-initdb.d/*.sql; do {psql} $file; done"
-    broken.execute(stage.LEDGER_POD, "sh", "-ec", create)
+    broken.execute(services.LEDGER_POD, "sh", "-ec", create)
     _await_healed_and_selling(broken, "no-function")
 
 
 def test_a_validation_webhook_that_is_down(broken: Kube) -> None:
-    stage.await_phase(broken, "no-webhook", "Open", DEGRADED_SECONDS)
+    events.await_phase(broken, "no-webhook", "Open", DEGRADED_SECONDS)
     broken.kubectl("scale", "deployment/validator", "--replicas=0")
     eventually(lambda: not broken.items("pods", "app.kubernetes.io/name=validator"), 30, "the validator is down")
     _buy(broken, "no-webhook")
     _await_degraded(broken, "no-webhook", "ValidatorDown", "spec.validation.webhook")
     broken.kubectl("scale", "deployment/validator", "--replicas=1")
-    stage.await_rollout(broken, "deployment/validator")
+    await_rollout(broken, "deployment/validator")
     _await_healed_and_selling(broken, "no-webhook")
 
 
@@ -91,11 +93,11 @@ def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     _await_degraded(namespace, "never", "ImageUnavailable", "image")
     _await_degraded(namespace, "nowhere", "LedgerSecretMissing", "nobody-makes-this")
     namespace.kubectl("delete", "intakeevent", "never", "nowhere", "--timeout=240s", timeout=280)
-    assert stage.leftovers(namespace, "never") + stage.leftovers(namespace, "nowhere") == []
+    assert events.leftovers(namespace, "never") + events.leftovers(namespace, "nowhere") == []
 
 
 def _event(name: str, ledger: str = "core-ledger", image: str = "postgres:18", **spec: Any) -> Object:
-    event = stage.event(name, stage.window(opens_in=2, lasts=3600), **spec)
+    event = events.event(name, events.window(opens_in=2, lasts=3600), **spec)
     event["spec"]["commitTarget"] = {"postgres": {"secretRef": {"name": ledger}}}
     event["spec"]["bridge"] |= {"maxReplicas": 1}
     event["spec"]["database"] |= {"image": image}
@@ -118,7 +120,7 @@ def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
 
 def _buy(kube: Kube, name: str) -> str:
     claim = f"SELECT outcome FROM intake.claim_resource('{name}-pool', 'somebody', 'request')"
-    return stage.engine(kube, name, claim)
+    return sql.in_database(kube, name, claim)
 
 
 def _await_healed_and_selling(kube: Kube, name: str) -> None:
