@@ -127,7 +127,7 @@ def play(kube: Kube) -> tuple[account.Account, str]:
         print(f"    answers: {dict(account.outcomes(answers))}")
         status = kube.get("intakeevent", name)["status"]
         dead = status.get("queue", {}).get("deadLetters", 0)
-        settled = account.settle(kube, pool, answers, dead)
+        settled = account.of_pool(kube, pool, answers, dead)
         committed, voided = account.ledger_counts(kube, pool)
         print(f"    acknowledged claims: {settled.acknowledged}; ledger rows: {committed} committed, {voided} voided")
         print(f"    left of the event: the report, {len(events.leftovers(kube, name))} other objects")

@@ -40,9 +40,9 @@ class Account:
         )
 
 
-def settle(kube: Kube, pool: str, answers: Answers, dead: int = 0) -> Account:
+def of_pool(kube: Kube, pool: str, answers: Answers, dead: int = 0) -> Account:
     """The account of a pool. `dead` counts its dead letters: only DB1 knows of them."""
-    return settle_with(_psql(kube), pool, answers, dead)
+    return of_pool_with(_psql(kube), pool, answers, dead)
 
 
 def violations(kube: Kube, pool: str, answers: Answers) -> str:
@@ -50,7 +50,7 @@ def violations(kube: Kube, pool: str, answers: Answers) -> str:
     return violations_with(_psql(kube), pool, answers)
 
 
-def settle_with(psql: Psql, pool: str, answers: Answers, dead: int = 0) -> Account:
+def of_pool_with(psql: Psql, pool: str, answers: Answers, dead: int = 0) -> Account:
     """`settle`, for a ledger that is reached in another way."""
     query = "SELECT acknowledged, committed, voided, released, duplicated FROM settlement;"
     acknowledged, committed, voided, released, duplicated = map(int, psql(_script(pool, answers, query)).split("|"))

@@ -43,21 +43,21 @@ def namespace(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
 
 
 @pytest.fixture(scope="module")
-def shared(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+def shared_namespace(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """A namespace that the tests of a module share, each with events of its own."""
     yield from _namespace(cluster, request.node)
 
 
 @pytest.fixture
-def theatre(namespace: Kube) -> Kube:
+def kube(namespace: Kube) -> Kube:
     """A namespace with a ledger and a validator in it."""
     return _furnish(namespace)
 
 
 @pytest.fixture(scope="module")
-def shared_theatre(shared: Kube) -> Kube:
+def shared_kube(shared_namespace: Kube) -> Kube:
     """The same, for all tests of a module."""
-    return _furnish(shared)
+    return _furnish(shared_namespace)
 
 
 def _furnish(kube: Kube) -> Kube:

@@ -71,7 +71,7 @@ def test_a_sale_in_which_every_answer_was_kept(ledger: PostgresServer, psql: acc
     # The fourth hung up before the answer, and may have a claim that he knows nothing of.
     _sell(ledger, _answer(4))
     assert _broken(psql, answers) == []
-    settled = account.settle_with(psql, POOL, answers)
+    settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=2 committed=1 voided=1 released=0 dead=0 lost=0 duplicated=0"
 
 
@@ -79,13 +79,13 @@ def test_an_acknowledged_claim_that_is_nowhere_is_lost(ledger: PostgresServer, p
     answers = [_answer(1), _answer(2)]
     _sell(ledger, answers[0])
     assert _broken(psql, answers) == ["I2 lost"]
-    settled = account.settle_with(psql, POOL, answers)
+    settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=2 committed=1 voided=0 released=0 dead=0 lost=1 duplicated=0"
 
 
 def test_a_released_claim_is_not_lost_and_not_in_the_ledger(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(1, outcome="released", claim_id=str(UUID(int=1)))]
-    settled = account.settle_with(psql, POOL, answers)
+    settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=1 committed=0 voided=0 released=1 dead=0 lost=0 duplicated=0"
     assert _broken(psql, answers) == []
     _sell(ledger, answers[0], "voided")
@@ -93,7 +93,7 @@ def test_a_released_claim_is_not_lost_and_not_in_the_ledger(ledger: PostgresServ
 
 
 def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:
-    assert account.settle_with(psql, POOL, [_answer(1)], dead=1).lost == 0
+    assert account.of_pool_with(psql, POOL, [_answer(1)], dead=1).lost == 0
 
 
 def test_a_seat_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
@@ -103,7 +103,7 @@ def test_a_seat_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.P
     for answer in answers:
         _sell(ledger, answer)
     assert _broken(psql, answers) == ["I1 oversell"]
-    assert account.settle_with(psql, POOL, answers).duplicated == 1
+    assert account.of_pool_with(psql, POOL, answers).duplicated == 1
 
 
 def test_one_request_with_two_claims_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
@@ -111,7 +111,7 @@ def test_one_request_with_two_claims_is_duplicated(ledger: PostgresServer, psql:
     for answer in answers:
         _sell(ledger, answer)
     assert _broken(psql, answers) == ["I7 two claims for one request"]
-    assert account.settle_with(psql, POOL, answers).duplicated == 1
+    assert account.of_pool_with(psql, POOL, answers).duplicated == 1
 
 
 def test_a_ledger_row_that_is_not_what_was_acknowledged(ledger: PostgresServer, psql: account.Psql) -> None:

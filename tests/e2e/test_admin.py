@@ -37,11 +37,11 @@ def admin_api(kube: Kube) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def books(shared: Kube) -> Kube:
+def books(shared_namespace: Kube) -> Kube:
     """A namespace with a ledger in it."""
-    services.start_ledger(shared)
-    await_rollout(shared, "statefulset/core-ledger")
-    return shared
+    services.start_ledger(shared_namespace)
+    await_rollout(shared_namespace, "statefulset/core-ledger")
+    return shared_namespace
 
 
 @pytest.fixture(scope="module")

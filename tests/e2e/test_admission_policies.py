@@ -47,20 +47,20 @@ STAYS: Final = f"{ALL_KINDS},replicasets,controllerrevisions,configmaps,servicea
 
 
 @pytest.fixture(scope="module")
-def sale(shared: Kube) -> Iterator[Kube]:
+def sale(shared_namespace: Kube) -> Iterator[Kube]:
     """Each kind in each state, once the policies act."""
     labels = {release.GUARD_LABEL: release.GUARD, events.EVENT_LABEL: "drop"}
-    shared.apply(
+    shared_namespace.apply(
         *objects(GUARDED, labels),
         *objects(UNGUARDED, {}),
         *objects(OTHERS, labels | {release.GUARD_LABEL: f"other.{release.RELEASE}"}),
         *(secret(name, labels | {BROKEN_LABEL: ""}, data) for name, data in BROKEN_SECRETS.items()),
     )
-    eventually(lambda: acting(shared) == len(KINDS), POLICY_SECONDS, "the policies act on each kind")
-    eventually(lambda: node_of(shared, GUARDED), POD_SECONDS, "the pod is bound to a node")
-    yield shared
+    eventually(lambda: acting(shared_namespace) == len(KINDS), POLICY_SECONDS, "the policies act on each kind")
+    eventually(lambda: node_of(shared_namespace, GUARDED), POD_SECONDS, "the pod is bound to a node")
+    yield shared_namespace
     # Or the namespace would never go.
-    shared.kubectl("label", ALL_KINDS, "--all", f"{release.GUARD_LABEL}-")
+    shared_namespace.kubectl("label", ALL_KINDS, "--all", f"{release.GUARD_LABEL}-")
 
 
 @pytest.mark.parametrize("who", [NAMESPACE_CONTROLLER, COLLECTOR], ids=["namespace", "collector"])

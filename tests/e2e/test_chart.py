@@ -20,14 +20,14 @@ MODES = pytest.mark.parametrize(
 
 
 @MODES
-def test_every_pod_passes_pod_security_restricted(shared: Kube, mode: tuple[str, ...]) -> None:
+def test_every_pod_passes_pod_security_restricted(shared_namespace: Kube, mode: tuple[str, ...]) -> None:
     templates = [obj["spec"]["template"] for obj in render(*mode) if "template" in obj.get("spec", {})]
     assert templates
     for template in templates:
         # The namespace enforces `restricted`, so the API server itself is the judge. Its account is not there.
         spec = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "judged"}, "spec": spec}
-        shared.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+        shared_namespace.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
         assert all(container["securityContext"]["readOnlyRootFilesystem"] for container in spec["containers"])
 
 
@@ -106,24 +106,24 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
         ("create", "subjectaccessreviews.authorization.k8s.io", True),
     ],
 )
-def test_what_the_installed_operator_may_do(shared: Kube, verb: str, resource: str, *, allowed: bool) -> None:
+def test_what_the_installed_operator_may_do(shared_namespace: Kube, verb: str, resource: str, *, allowed: bool) -> None:
     account = f"system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
-        "spec": {"user": account, "resourceAttributes": attributes(shared.namespace, verb, resource)},
+        "spec": {"user": account, "resourceAttributes": attributes(shared_namespace.namespace, verb, resource)},
     }
-    status = json.loads(shared.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(review)))["status"]
+    status = json.loads(shared_namespace.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(review)))["status"]
     assert status["allowed"] is allowed
 
 
-def test_a_role_is_enough_to_look_whether_its_namespace_is_being_deleted(shared: Kube) -> None:
-    rendered = render("--set", f"watchNamespaces={{{shared.namespace}}}", release="narrow")
-    shared.apply(*(obj for obj in rendered if obj["kind"] in {"Role", "RoleBinding"}))
+def test_a_role_is_enough_to_look_whether_its_namespace_is_being_deleted(shared_namespace: Kube) -> None:
+    rendered = render("--set", f"watchNamespaces={{{shared_namespace.namespace}}}", release="narrow")
+    shared_namespace.apply(*(obj for obj in rendered if obj["kind"] in {"Role", "RoleBinding"}))
     account = f"--as=system:serviceaccount:{release.NAMESPACE}:narrow-{release.RELEASE}"
-    shared.kubectl("get", "namespace", shared.namespace, account)
+    shared_namespace.kubectl("get", "namespace", shared_namespace.namespace, account)
     with pytest.raises(CommandError, match="forbidden"):
-        shared.kubectl("get", "namespace", "default", account)
+        shared_namespace.kubectl("get", "namespace", "default", account)
 
 
 @pytest.mark.parametrize(

@@ -18,47 +18,47 @@ ASK: Final = (
 )
 
 
-def test_given_up_claims_end_in_the_ledger_and_their_seats_are_sold_again(theatre: Kube) -> None:
-    services.validator(theatre, "/faults?mode=500")
+def test_given_up_claims_end_in_the_ledger_and_their_seats_are_sold_again(kube: Kube) -> None:
+    services.validator(kube, "/faults?mode=500")
     webhook = {"url": services.VALIDATOR_URL}
     sale = events.window(opens_in=5, lasts=3600)
     # Small batches: the validator's breaker opens before every claim has been read once.
-    theatre.apply(events.event("hold", sale, inventorySize=SEATS, batchSize=5, validation={"webhook": webhook}))
-    events.await_phase(theatre, "hold", "Open", 60)
-    crowd.start(theatre, "hold", POOL, crowd.Plan(fans=SEATS + 5, hang_up_percent=0))
-    answers = crowd.answers(theatre, 60)
+    kube.apply(events.event("hold", sale, inventorySize=SEATS, batchSize=5, validation={"webhook": webhook}))
+    events.await_phase(kube, "hold", "Open", 60)
+    crowd.start(kube, "hold", POOL, crowd.Plan(fans=SEATS + 5, hang_up_percent=0))
+    answers = crowd.answers(kube, 60)
     assert account.outcomes(answers)["sold_out"] > 0
-    eventually(lambda: _degraded(theatre) == "ValidatorDown", 60, "the validator is said to be down")
+    eventually(lambda: _degraded(kube) == "ValidatorDown", 60, "the validator is said to be down")
 
     for queued, told in (("read_ct = 0 ORDER BY msg_id DESC", "released"), ("read_ct > 0", "releasing")):
         pick = f"SELECT message ->> 'claim_id' FROM pgmq.q_intake_queue WHERE {queued} LIMIT 1"
-        claim_id = sql.in_database(theatre, "hold", pick)
-        assert _as_claimer(theatre, "SELECT intake.release_claim(%s, %s, 'ill')", POOL, claim_id) == told
+        claim_id = sql.in_database(kube, "hold", pick)
+        assert _as_claimer(kube, "SELECT intake.release_claim(%s, %s, 'ill')", POOL, claim_id) == told
         answers.append({"claim_id": claim_id, "outcome": told})
 
-    theatre.patch("intakeevent", "hold", {"spec": {"claimTimeoutSeconds": 30}})
+    kube.patch("intakeevent", "hold", {"spec": {"claimTimeoutSeconds": 30}})
     voided = (0, SEATS - 1)  # all but the one that nobody had read
-    eventually(lambda: account.ledger_counts(theatre, POOL) == voided, 90, "the ledger has voided what was held")
-    eventually(lambda: _available(theatre) == SEATS, 20, "every seat is free again")
-    assert _degraded(theatre) == "ValidatorDown", "a void needs no validator"
+    eventually(lambda: account.ledger_counts(kube, POOL) == voided, 90, "the ledger has voided what was held")
+    eventually(lambda: _available(kube) == SEATS, 20, "every seat is free again")
+    assert _degraded(kube) == "ValidatorDown", "a void needs no validator"
 
-    services.validator(theatre, "/faults?mode=ok")
+    services.validator(kube, "/faults?mode=ok")
     again = crowd.Plan(fans=SEATS, prefix="second", hang_up_percent=0)
-    crowd.start(theatre, "hold", POOL, again, pod="second-crowd")
-    second = crowd.answers(theatre, 60, pod="second-crowd")
+    crowd.start(kube, "hold", POOL, again, pod="second-crowd")
+    second = crowd.answers(kube, 60, pod="second-crowd")
     assert len({answer["claim_id"] for answer in second if answer["outcome"] == "claimed"}) == SEATS
     answers += second
 
     closes = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5)
-    theatre.patch("intakeevent", "hold", {"spec": {"window": {"closesAt": events.instant(closes)}}})
-    events.await_phase(theatre, "hold", "Completed", 90)
-    report = {key: value for key, value in theatre.get("configmap", "hold-report")["data"].items() if value.isdigit()}
+    kube.patch("intakeevent", "hold", {"spec": {"window": {"closesAt": events.instant(closes)}}})
+    events.await_phase(kube, "hold", "Completed", 90)
+    report = {key: value for key, value in kube.get("configmap", "hold-report")["data"].items() if value.isdigit()}
     ends = {key: int(report[key]) for key in ("committed", "voided", "released")}
     assert (int(report["claims"]), ends["released"]) == (sum(ends.values()), 1)
-    assert (ends["committed"], ends["voided"]) == account.ledger_counts(theatre, POOL)
-    settled = account.settle(theatre, POOL, answers)
+    assert (ends["committed"], ends["voided"]) == account.ledger_counts(kube, POOL)
+    settled = account.of_pool(kube, POOL, answers)
     assert (settled.acknowledged, settled.released, settled.lost, settled.duplicated) == (2 * SEATS, 1, 0, 0)
-    assert account.violations(theatre, POOL, answers) == ""
+    assert account.violations(kube, POOL, answers) == ""
 
 
 def _degraded(kube: Kube) -> str:

@@ -21,9 +21,9 @@ HEALED_SECONDS: Final = 60.0
 
 
 @pytest.fixture(scope="module")
-def broken(shared_theatre: Kube) -> Iterator[Kube]:
+def broken(shared_kube: Kube) -> Iterator[Kube]:
     """Every broken event, its window open; healed ones go the ordinary way at the end."""
-    kube = shared_theatre
+    kube = shared_kube
     sql.in_ledger(kube, "CREATE DATABASE bare;")
     _secret(kube, "wrong-uri", uri=GOOD_URI.replace("core-ledger:", "no-such-host:"))
     _secret(kube, "wrong-key", url=GOOD_URI)

@@ -12,79 +12,77 @@ KILL: Final = ("--grace-period=0", "--force")
 
 
 @pytest.mark.alone
-def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(theatre: Kube) -> None:
+def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(kube: Kube) -> None:
     # The validator fails, so that the queue is still full when the window is closed.
-    services.validator(theatre, "/faults?mode=500")
+    services.validator(kube, "/faults?mode=500")
     sale = events.window(opens_in=5, lasts=3600)
-    theatre.apply(events.event("killed", sale, maxRetries=100, validation={"webhook": WEBHOOK}))
-    eventually(lambda: theatre.find("statefulset", "killed-db"), 20, "provisioning has begun")
-    _kill_operator(theatre)
-    events.await_phase(theatre, "killed", "Open", 60)
-    crowd.start(theatre, "killed", "killed-pool", crowd.Plan(fans=60))
-    answers = crowd.answers(theatre, 40)
+    kube.apply(events.event("killed", sale, maxRetries=100, validation={"webhook": WEBHOOK}))
+    eventually(lambda: kube.find("statefulset", "killed-db"), 20, "provisioning has begun")
+    _kill_operator(kube)
+    events.await_phase(kube, "killed", "Open", 60)
+    crowd.start(kube, "killed", "killed-pool", crowd.Plan(fans=60))
+    answers = crowd.answers(kube, 40)
 
-    events.close_now(theatre, "killed")
-    eventually(lambda: _drained(theatre, "killed") == "QueueDraining", 60, "draining has begun")
-    _kill_operator(theatre)
-    services.validator(theatre, "/faults?mode=ok")
-    eventually(
-        lambda: _drained(theatre, "killed") in {"DatabaseStopped", "VolumesRemoved", "Completed"}, 90, "released"
-    )
-    _kill_operator(theatre)
-    events.await_phase(theatre, "killed", "Completed", 90)
-    assert events.leftovers(theatre, "killed") == []
-    _assert_all_accounted_for(theatre, "killed-pool", answers, sold=60)
+    events.close_now(kube, "killed")
+    eventually(lambda: _drained(kube, "killed") == "QueueDraining", 60, "draining has begun")
+    _kill_operator(kube)
+    services.validator(kube, "/faults?mode=ok")
+    eventually(lambda: _drained(kube, "killed") in {"DatabaseStopped", "VolumesRemoved", "Completed"}, 90, "released")
+    _kill_operator(kube)
+    events.await_phase(kube, "killed", "Completed", 90)
+    assert events.leftovers(kube, "killed") == []
+    _assert_all_accounted_for(kube, "killed-pool", answers, sold=60)
 
 
-def test_a_bridge_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(theatre: Kube) -> None:
+def test_a_bridge_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(kube: Kube) -> None:
     # The first replies are lost after they took effect, the next ones do not come: the worst moment to die.
-    services.validator(theatre, "/faults?mode=lost")
+    services.validator(kube, "/faults?mode=lost")
     sale = events.window(opens_in=8, lasts=3600)
     patient = {"visibilityTimeoutSeconds": 6, "maxRetries": 100, "validation": {"webhook": WEBHOOK}}
     bridge = {"minReplicas": 2, "maxReplicas": 2}
-    theatre.apply(events.event("torn", sale, bridge=bridge, **patient))
-    events.await_phase(theatre, "torn", "Open", 60)
-    crowd.start(theatre, "torn", "torn-pool", crowd.Plan(fans=120))
-    answers = crowd.answers(theatre, 40)
-    eventually(lambda: services.validator(theatre, "/effects")["effects"] > 0, 30, "a validation has taken effect")
-    services.validator(theatre, "/faults?mode=timeout")
-    eventually(lambda: _in_flight(theatre, "torn") > 0, 30, "a batch is in flight")
-    for pod in theatre.items("pods", f"{events.EVENT_LABEL}=torn,app.kubernetes.io/component=bridge"):
-        theatre.delete("pod", pod["metadata"]["name"], *KILL)
-    services.validator(theatre, "/faults?mode=ok")
+    kube.apply(events.event("torn", sale, bridge=bridge, **patient))
+    events.await_phase(kube, "torn", "Open", 60)
+    crowd.start(kube, "torn", "torn-pool", crowd.Plan(fans=120))
+    answers = crowd.answers(kube, 40)
+    eventually(lambda: services.validator(kube, "/effects")["effects"] > 0, 30, "a validation has taken effect")
+    services.validator(kube, "/faults?mode=timeout")
+    eventually(lambda: _in_flight(kube, "torn") > 0, 30, "a batch is in flight")
+    for pod in kube.items("pods", f"{events.EVENT_LABEL}=torn,app.kubernetes.io/component=bridge"):
+        kube.delete("pod", pod["metadata"]["name"], *KILL)
+    services.validator(kube, "/faults?mode=ok")
 
-    theatre.delete("intakeevent", "torn")
-    eventually(lambda: theatre.find("intakeevent", "torn") is None, 120, "the event is drained and gone")
-    _assert_all_accounted_for(theatre, "torn-pool", answers, sold=120)
-    assert services.validator(theatre, "/effects")["repeated"] == []
+    kube.delete("intakeevent", "torn")
+    eventually(lambda: kube.find("intakeevent", "torn") is None, 120, "the event is drained and gone")
+    _assert_all_accounted_for(kube, "torn-pool", answers, sold=120)
+    assert services.validator(kube, "/effects")["repeated"] == []
 
 
-def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(theatre: Kube) -> None:
+def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(kube: Kube) -> None:
     sale = events.window(opens_in=8, lasts=3600)
-    theatre.apply(events.event("crash", sale, inventorySize=400))
-    events.await_phase(theatre, "crash", "Open", 60)
+    kube.apply(events.event("crash", sale, inventorySize=400))
+    events.await_phase(kube, "crash", "Open", 60)
     plan = crowd.Plan(fans=300, rate=12, patience=120)
-    crowd.start(theatre, "crash", "crash-pool", plan)
+    crowd.start(kube, "crash", "crash-pool", plan)
 
-    eventually(lambda: _claims(theatre, "crash") >= 30, 40, "the sale is under way")
+    eventually(lambda: _claims(kube, "crash") >= 30, 40, "the sale is under way")
     # Postgres answers the SIGKILL of any of its processes with a restart that empties the UNLOGGED tables.
-    victim = sql.in_database(theatre, "crash", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
-    theatre.execute("crash-db-0", "sh", "-c", f"kill -9 {victim}")
-    crashed_at = _claims_when_back(theatre, "crash")
-    eventually(lambda: _claims(theatre, "crash") >= crashed_at + 30, 40, "the sale goes on after the crash")
-    theatre.delete("pod", "crash-db-0", *KILL)
-    lost_at = _claims_when_back(theatre, "crash")
-    eventually(lambda: _claims(theatre, "crash") >= lost_at + 30, 60, "the sale goes on in the new pod")
+    victim = sql.in_database(kube, "crash", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    kube.execute("crash-db-0", "sh", "-c", f"kill -9 {victim}")
+    crashed_at = _claims_when_back(kube, "crash")
+    eventually(lambda: _claims(kube, "crash") >= crashed_at + 30, 40, "the sale goes on after the crash")
+    kube.delete("pod", "crash-db-0", *KILL)
+    lost_at = _claims_when_back(kube, "crash")
+    eventually(lambda: _claims(kube, "crash") >= lost_at + 30, 60, "the sale goes on in the new pod")
 
-    answers = crowd.answers(theatre, 90)
-    assert sql.in_database(theatre, "crash", "SELECT * FROM intake.reconcile('crash-pool')") == ""
-    theatre.delete("intakeevent", "crash")
-    eventually(lambda: theatre.find("intakeevent", "crash") is None, 90, "the event is drained and gone")
-    _assert_all_accounted_for(theatre, "crash-pool", answers, sold=300)
+    answers = crowd.answers(kube, 90)
+    assert sql.in_database(kube, "crash", "SELECT * FROM intake.reconcile('crash-pool')") == ""
+    kube.delete("intakeevent", "crash")
+    eventually(lambda: kube.find("intakeevent", "crash") is None, 90, "the event is drained and gone")
+    _assert_all_accounted_for(kube, "crash-pool", answers, sold=300)
 
 
 def _assert_all_accounted_for(kube: Kube, pool: str, answers: list[dict[str, object]], sold: int) -> None:
-    settled = account.settle(kube, pool, answers)
+    settled = account.of_pool(kube, pool, answers)
     assert (settled.acknowledged, settled.lost, settled.duplicated) == (sold, 0, 0), settled.line()
     assert account.violations(kube, pool, answers) == ""
 

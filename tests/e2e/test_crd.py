@@ -23,14 +23,14 @@ EXPECT = "# expect: "
 
 
 @pytest.mark.parametrize("fixture", VALID, ids=lambda path: path.stem)
-def test_accepts(shared: Kube, fixture: Path) -> None:
-    submit(shared, fixture)
+def test_accepts(shared_namespace: Kube, fixture: Path) -> None:
+    submit(shared_namespace, fixture)
 
 
 @pytest.mark.parametrize("fixture", INVALID, ids=lambda path: path.stem)
-def test_refuses(shared: Kube, fixture: Path) -> None:
+def test_refuses(shared_namespace: Kube, fixture: Path) -> None:
     with pytest.raises(CommandError) as refusal:
-        submit(shared, fixture)
+        submit(shared_namespace, fixture)
     for words in expected(fixture):
         assert words in str(refusal.value)
 
@@ -47,8 +47,8 @@ def test_every_refusal_has_a_neighbour_that_is_accepted() -> None:
     assert all(expected(path) for path in INVALID)
 
 
-def test_the_schema_writes_the_defaults(shared: Kube) -> None:
-    spec = created(shared, FIXTURES / "valid" / "pool-required.yaml")["spec"]
+def test_the_schema_writes_the_defaults(shared_namespace: Kube) -> None:
+    spec = created(shared_namespace, FIXTURES / "valid" / "pool-required.yaml")["spec"]
     assert spec["batchSize"] == 100
     assert spec["visibilityTimeoutSeconds"] == 45
     assert spec["maxRetries"] == 10
@@ -62,21 +62,21 @@ def test_the_schema_writes_the_defaults(shared: Kube) -> None:
     assert spec["teardown"] == {"drainTimeoutSeconds": 3600, "keepMinutes": 10}
 
 
-def test_spec_and_status_are_written_apart(shared: Kube) -> None:
+def test_spec_and_status_are_written_apart(shared_namespace: Kube) -> None:
     event = yaml.safe_load((FIXTURES / "valid" / "pool-required.yaml").read_text())
     event["metadata"]["name"] = "forger"
     event["status"] = {"committed": 1000}
-    shared.apply(event)
-    assert shared.get("intakeevent", "forger").get("status", {}).get("committed") != 1000
-    shared.kubectl(
+    shared_namespace.apply(event)
+    assert shared_namespace.get("intakeevent", "forger").get("status", {}).get("committed") != 1000
+    shared_namespace.kubectl(
         "patch", "intakeevent", "forger", "--subresource=status", "--type=merge", '-p={"status":{"voided":7}}'
     )
-    assert shared.get("intakeevent", "forger")["metadata"]["generation"] == 1
-    shared.kubectl("delete", "intakeevent", "forger")
+    assert shared_namespace.get("intakeevent", "forger")["metadata"]["generation"] == 1
+    shared_namespace.kubectl("delete", "intakeevent", "forger")
 
 
-def test_the_example_is_accepted(shared: Kube) -> None:
-    created(shared, REPOSITORY / "examples" / "taylor-drop.yaml")
+def test_the_example_is_accepted(shared_namespace: Kube) -> None:
+    created(shared_namespace, REPOSITORY / "examples" / "taylor-drop.yaml")
 
 
 def test_conditions_of_different_writers_are_merged_by_type() -> None:

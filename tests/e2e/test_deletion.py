@@ -16,33 +16,33 @@ def test_deleting_an_event_before_its_window_removes_all_of_it(namespace: Kube) 
         _await_gone(namespace, name, 60)
 
 
-def test_deleting_an_event_during_its_window_drains_what_was_sold_first(theatre: Kube) -> None:
+def test_deleting_an_event_during_its_window_drains_what_was_sold_first(kube: Kube) -> None:
     # The validator fails, so that there is something left to drain.
-    services.validator(theatre, "/faults?mode=500")
+    services.validator(kube, "/faults?mode=500")
     webhook = {"url": services.VALIDATOR_URL}
     sale = events.window(opens_in=2, lasts=3600)
-    theatre.apply(events.event("open", sale, maxRetries=100, validation={"webhook": webhook}))
-    events.await_phase(theatre, "open", "Open", 60)
-    crowd.start(theatre, "open", "open-pool", crowd.Plan(fans=50))
-    answers = crowd.answers(theatre, 40)
+    kube.apply(events.event("open", sale, maxRetries=100, validation={"webhook": webhook}))
+    events.await_phase(kube, "open", "Open", 60)
+    crowd.start(kube, "open", "open-pool", crowd.Plan(fans=50))
+    answers = crowd.answers(kube, 40)
     assert account.outcomes(answers)["claimed"] > 0
 
-    theatre.delete("intakeevent", "open")
+    kube.delete("intakeevent", "open")
 
     def draining() -> bool:
-        found = theatre.get("intakeevent", "open")
+        found = kube.get("intakeevent", "open")
         drained = condition(found, "Drained")
         return (found["status"]["phase"], drained["reason"]) == ("Draining", "QueueDraining")
 
     eventually(draining, 30, "it drains, and holds on to the event meanwhile")
     late = "SELECT outcome FROM intake.claim_resource('open-pool', 'late', 'late')"
-    assert sql.in_database(theatre, "open", late) == "closed"
+    assert sql.in_database(kube, "open", late) == "closed"
 
-    services.validator(theatre, "/faults?mode=ok")
-    _await_gone(theatre, "open", 90)
-    settled = account.settle(theatre, "open-pool", answers)
+    services.validator(kube, "/faults?mode=ok")
+    _await_gone(kube, "open", 90)
+    settled = account.of_pool(kube, "open-pool", answers)
     assert (settled.acknowledged, settled.lost, settled.duplicated) == (50, 0, 0), settled.line()
-    assert account.violations(theatre, "open-pool", answers) == ""
+    assert account.violations(kube, "open-pool", answers) == ""
 
 
 def _await_gone(kube: Kube, name: str, deadline: float) -> None:

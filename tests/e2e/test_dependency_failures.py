@@ -15,8 +15,8 @@ OUTAGE_SECONDS: Final = 60.0
 PROBED_SECONDS: Final = 30.0
 
 
-def test_a_ledger_that_is_away_costs_no_claim_and_is_said(shared_theatre: Kube) -> None:
-    kube = shared_theatre
+def test_a_ledger_that_is_away_costs_no_claim_and_is_said(shared_kube: Kube) -> None:
+    kube = shared_kube
     kube.apply(events.event("away", events.window(opens_in=3, lasts=3600), visibilityTimeoutSeconds=5, maxRetries=0))
     events.await_phase(kube, "away", "Open", 60)
     eventually(lambda: _said(kube, "away", "LedgerReady")["reason"] == "FullContract", 30, "the ledger was looked at")
@@ -45,9 +45,9 @@ def test_a_ledger_that_is_away_costs_no_claim_and_is_said(shared_theatre: Kube) 
 
 
 def test_a_validator_that_answers_500_or_400_or_nothing_is_said_and_a_claim_that_fails_alone_is_a_dead_letter(
-    shared_theatre: Kube,
+    shared_kube: Kube,
 ) -> None:
-    kube = shared_theatre
+    kube = shared_kube
     services.validator(kube, "/faults?mode=500")
     webhook = {"url": services.VALIDATOR_URL, "timeoutSeconds": 30}
     sale = events.window(opens_in=3, lasts=3600)
@@ -86,9 +86,9 @@ def test_a_validator_that_answers_500_or_400_or_nothing_is_said_and_a_claim_that
 
 
 def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter(
-    shared_theatre: Kube, tmp_path: Path
+    shared_kube: Kube, tmp_path: Path
 ) -> None:
-    kube = shared_theatre
+    kube = shared_kube
     _start_shop(kube)
     target = {"webhook": {"url": "http://shop:8080/commit", "signingSecretRef": {"name": "shop", "key": "key"}}}
     kube.apply(events.event("shop", events.window(opens_in=3, lasts=3600), commitTarget=target))
@@ -175,6 +175,6 @@ def _queue(kube: Kube, name: str) -> Object:
 
 def _settle(kube: Kube, name: str, answers: list[Object]) -> None:
     """Every claim that somebody was told of has one end, in the ledger."""
-    settled = account.settle(kube, f"{name}-pool", answers)
+    settled = account.of_pool(kube, f"{name}-pool", answers)
     assert (settled.dead, settled.lost, settled.duplicated) == (0, 0, 0), settled.line()
     assert account.violations(kube, f"{name}-pool", answers) == ""

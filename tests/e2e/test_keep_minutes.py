@@ -4,8 +4,7 @@ from tests.e2e import events, release, sql
 from tests.e2e.kube import Kube, condition, eventually
 
 
-def test_db1_is_kept_sealed_after_the_close_until_the_event_is_deleted(theatre: Kube) -> None:
-    kube = theatre
+def test_db1_is_kept_sealed_after_the_close_until_the_event_is_deleted(kube: Kube) -> None:
     sale = events.window(opens_in=1, lasts=3600)
     kube.apply(events.event("kept", sale, teardown={"keepMinutes": 30}))
     events.await_phase(kube, "kept", "Open", 60)

@@ -30,50 +30,50 @@ SELECT extract(epoch FROM clock_timestamp());
 
 
 def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_bridges_follow_the_queue(
-    theatre: Kube,
+    kube: Kube,
 ) -> None:
     # 300 claims at 2 a second: a backlog that outlasts every look on a slow machine, and two bridges by 100 each.
     target = {"postgres": {"secretRef": {"name": "core-ledger"}}, "maxPerSecond": 2}
     bridge = {"minReplicas": 0, "maxReplicas": 2, "backlogPerReplica": 100}
     sale = events.window(**events.LATER)
-    theatre.apply(events.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
-    events.await_phase(theatre, "live", "Scheduled", 60)
-    assert _bridges(theatre) == [], "nothing is queued and minReplicas is 0"
+    kube.apply(events.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
+    events.await_phase(kube, "live", "Scheduled", 60)
+    assert _bridges(kube) == [], "nothing is queued and minReplicas is 0"
     # As docs/tuning.md counts them, from the 300 that DB1 has; without a restart.
-    assert _limit_of_claimers(theatre) == 250
-    theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 3}}})
-    eventually(lambda: _limit_of_claimers(theatre) == 240, 20, "more bridges leave claimers fewer connections")
-    theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
+    assert _limit_of_claimers(kube) == 250
+    kube.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 3}}})
+    eventually(lambda: _limit_of_claimers(kube) == 240, 20, "more bridges leave claimers fewer connections")
+    kube.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
 
-    events.open_now(theatre, "live")
-    events.await_phase(theatre, "live", "Open", 60)
-    crowd.start(theatre, "live", POOL, crowd.Plan(fans=300))
-    eventually(lambda: _ready_bridges(theatre) == 2, 60, "the queue has called two bridges")
-    answers = crowd.answers(theatre, 60)
-    before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)}
-    eventually(lambda: _reported(theatre) == [20, 20], 20, "both bridges report the batch size they started with")
+    events.open_now(kube, "live")
+    events.await_phase(kube, "live", "Open", 60)
+    crowd.start(kube, "live", POOL, crowd.Plan(fans=300))
+    eventually(lambda: _ready_bridges(kube) == 2, 60, "the queue has called two bridges")
+    answers = crowd.answers(kube, 60)
+    before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)}
+    eventually(lambda: _reported(kube) == [20, 20], 20, "both bridges report the batch size they started with")
 
     with ThreadPoolExecutor(1) as background:
-        waiting = background.submit(sql.in_database, theatre, "live", WHEN_REPORTED.format(pool=POOL, size=7))
-        theatre.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
+        waiting = background.submit(sql.in_database, kube, "live", WHEN_REPORTED.format(pool=POOL, size=7))
+        kube.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
         edited = time.time()  # kubectl ends when the API server has taken the edit
         reached = float(waiting.result())
-    assert reached - edited <= 2.0 * _slowness(theatre)
-    assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)} == before
-    eventually(lambda: _status(theatre).get("effectiveBatchSize") == 7, 10, "status tells the batch size in effect")
+    assert reached - edited <= 2.0 * _slowness(kube)
+    assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)} == before
+    eventually(lambda: _status(kube).get("effectiveBatchSize") == 7, 10, "status tells the batch size in effect")
 
     quick = target | {"maxPerSecond": 1000}
-    theatre.patch("intakeevent", "live", {"spec": {"batchSize": 100, "commitTarget": quick}})
-    eventually(lambda: _status(theatre)["queue"]["depth"] == 0, 30, "the queue is empty")
-    _let_five_minutes_pass(theatre)
+    kube.patch("intakeevent", "live", {"spec": {"batchSize": 100, "commitTarget": quick}})
+    eventually(lambda: _status(kube)["queue"]["depth"] == 0, 30, "the queue is empty")
+    _let_five_minutes_pass(kube)
     # Two steps in, each after a cooldown of 15 s.
-    eventually(lambda: not _bridges(theatre), 75, "the bridges have gone back to minReplicas")
+    eventually(lambda: not _bridges(kube), 75, "the bridges have gone back to minReplicas")
 
-    theatre.delete("intakeevent", "live")
-    eventually(lambda: theatre.find("intakeevent", "live") is None, 60, "the event is gone")
-    settled = account.settle(theatre, POOL, answers)
+    kube.delete("intakeevent", "live")
+    eventually(lambda: kube.find("intakeevent", "live") is None, 60, "the event is gone")
+    settled = account.of_pool(kube, POOL, answers)
     assert (settled.acknowledged, settled.committed, settled.lost, settled.duplicated) == (300, 300, 0, 0)
-    assert account.violations(theatre, POOL, answers) == ""
+    assert account.violations(kube, POOL, answers) == ""
 
 
 def _let_five_minutes_pass(kube: Kube) -> None:

@@ -15,8 +15,7 @@ POOL: Final = "lost-pool"
 
 
 @pytest.mark.alone
-def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_slot_twice(theatre: Kube) -> None:
-    kube = theatre
+def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_slot_twice(kube: Kube) -> None:
     sale = events.window(opens_in=1, lasts=3600)
     small = {"inventorySize": SEATS, "batchSize": 20, "maxRetries": 100}
     kube.apply(events.event("lost", sale, **small))

@@ -4,8 +4,7 @@ from tests.e2e import events, services, sql
 from tests.e2e.kube import Kube, condition, eventually
 
 
-def test_i1_a_pool_that_is_on_sale_or_was_sold_is_not_sold_again(theatre: Kube) -> None:
-    kube = theatre
+def test_i1_a_pool_that_is_on_sale_or_was_sold_is_not_sold_again(kube: Kube) -> None:
     kube.apply(events.event("first", events.window(opens_in=1, lasts=3600), pool="one-pool"))
     events.await_phase(kube, "first", "Open", 60)
     assert told(kube, "first", "PoolUnused") == "PoolUnused"

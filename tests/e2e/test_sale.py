@@ -24,57 +24,57 @@ TEARDOWN: Final = [
 COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"]
 
 
-def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theatre: Kube) -> None:
+def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> None:
     webhook = {"url": services.VALIDATOR_URL}
     sale = events.window(**events.LATER)
-    theatre.apply(events.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
+    kube.apply(events.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
     with (
-        theatre.watch("intakeevent", "drop", "{.status.phase}") as phases,
-        theatre.watch("intakeevent", "drop", '{.status.conditions[?(@.type=="Drained")].reason}') as reasons,
+        kube.watch("intakeevent", "drop", "{.status.phase}") as phases,
+        kube.watch("intakeevent", "drop", '{.status.conditions[?(@.type=="Drained")].reason}') as reasons,
     ):
-        events.await_phase(theatre, "drop", "Scheduled", 60)
-        assert condition(theatre.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
-        crowd.start(theatre, "drop", POOL, crowd.Plan(fans=SEATS + 60, rate=25))
-        events.open_now(theatre, "drop")
-        opened = events.await_phase(theatre, "drop", "Open", 60)
+        events.await_phase(kube, "drop", "Scheduled", 60)
+        assert condition(kube.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
+        crowd.start(kube, "drop", POOL, crowd.Plan(fans=SEATS + 60, rate=25))
+        events.open_now(kube, "drop")
+        opened = events.await_phase(kube, "drop", "Open", 60)
         assert opened["status"]["connection"] == {
             "secretName": "drop-app",
-            "host": f"drop-rw.{theatre.namespace}.svc",
+            "host": f"drop-rw.{kube.namespace}.svc",
         }
 
-        answers = crowd.answers(theatre, 60)
+        answers = crowd.answers(kube, 60)
         assert account.outcomes(answers)["sold_out"] > 0
-        assert sql.in_database(theatre, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
+        assert sql.in_database(kube, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
 
-        events.close_now(theatre, "drop")
-        events.await_phase(theatre, "drop", "Completed", 90)
+        events.close_now(kube, "drop")
+        events.await_phase(kube, "drop", "Completed", 90)
     assert _first_seen(phases)[-4:] == ["Scheduled", "Open", "Draining", "Completed"]
     seen = _first_seen(reasons)
     assert seen == [reason for reason in TEARDOWN if reason in seen]
     assert {"BridgesStopped", "DatabaseStopped", "VolumesRemoved", "Completed"} <= set(seen)
 
-    assert events.leftovers(theatre, "drop") == []
-    eventually(lambda: not _volumes(theatre), 30, "the volume itself is gone")
+    assert events.leftovers(kube, "drop") == []
+    eventually(lambda: not _volumes(kube), 30, "the volume itself is gone")
 
-    settled = account.settle(theatre, POOL, answers)
+    settled = account.of_pool(kube, POOL, answers)
     assert (settled.lost, settled.duplicated) == (0, 0), settled.line()
     assert settled.acknowledged == settled.committed + settled.voided >= SEATS
     assert settled.voided > 0, "the validator declines three in a hundred: some of this crowd"
-    assert account.violations(theatre, POOL, answers) == ""
+    assert account.violations(kube, POOL, answers) == ""
 
-    effects = services.validator(theatre, "/effects")
+    effects = services.validator(kube, "/effects")
     assert effects["repeated"] == []
-    assert (effects["approved"], effects["declined"]) == account.ledger_counts(theatre, POOL)
-    report = theatre.get("configmap", "drop-report")["data"]
-    assert (int(report["committed"]), int(report["voided"])) == account.ledger_counts(theatre, POOL)
+    assert (effects["approved"], effects["declined"]) == account.ledger_counts(kube, POOL)
+    report = kube.get("configmap", "drop-report")["data"]
+    assert (int(report["committed"]), int(report["voided"])) == account.ledger_counts(kube, POOL)
     assert report["verified"] == "true"
 
-    header, line = theatre.kubectl("get", "intakeevents").splitlines()
+    header, line = kube.kubectl("get", "intakeevents").splitlines()
     assert header.split() == COLUMNS
     assert line.split()[:3] == ["drop", POOL, "Completed"]
 
-    theatre.delete("intakeevent", "drop")
-    eventually(lambda: theatre.find("intakeevent", "drop") is None, 20, "the completed event is deleted")
+    kube.delete("intakeevent", "drop")
+    eventually(lambda: kube.find("intakeevent", "drop") is None, 20, "the completed event is deleted")
 
 
 def test_a_window_that_has_passed_creates_nothing_and_says_so(namespace: Kube) -> None:

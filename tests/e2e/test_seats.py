@@ -16,11 +16,11 @@ HEALED_SECONDS: Final = 60.0
 
 
 @pytest.fixture(scope="module")
-def hall(shared: Kube) -> Kube:
+def hall(shared_namespace: Kube) -> Kube:
     """A namespace with a ledger, which is also where a table of seats may be."""
-    services.start_ledger(shared)
-    await_rollout(shared, "statefulset/core-ledger")
-    return shared
+    services.start_ledger(shared_namespace)
+    await_rollout(shared_namespace, "statefulset/core-ledger")
+    return shared_namespace
 
 
 def test_the_example_sells_seats_by_name_and_keeps_their_ids_through_crash_and_growth(hall: Kube) -> None:

@@ -23,15 +23,15 @@ CHILDREN: Final = [
 
 
 @pytest.fixture(scope="module")
-def healing(shared_theatre: Kube) -> Iterator[tuple[Kube, list[Object]]]:
+def healing(shared_kube: Kube) -> Iterator[tuple[Kube, list[Object]]]:
     """An open sale, and the answers its fans have had; at the end it drains and every one of them is accounted for."""
-    kube, answers = shared_theatre, list[Object]()
+    kube, answers = shared_kube, list[Object]()
     kube.apply(events.event("heal", events.window(opens_in=2, lasts=3600), inventorySize=1000))
     events.await_phase(kube, "heal", "Open", 60)
     yield kube, answers
     kube.delete("intakeevent", "heal")
     eventually(lambda: kube.find("intakeevent", "heal") is None, 90, "the event is drained and gone")
-    settled = account.settle(kube, POOL, answers)
+    settled = account.of_pool(kube, POOL, answers)
     assert (settled.lost, settled.duplicated) == (0, 0), settled.line()
     assert account.violations(kube, POOL, answers) == ""
 
@@ -74,8 +74,8 @@ def ten_more_are_sold(kube: Kube, answers: list[Object], prefix: str) -> None:
     plan = crowd.Plan(fans=10, connections=2, patience=60, prefix=prefix, hang_up_percent=0)
     crowd.start(kube, "heal", POOL, plan, pod=pod)
     answers += crowd.answers(kube, 75, pod=pod)
-    sold = account.settle(kube, POOL, answers).acknowledged
+    sold = account.of_pool(kube, POOL, answers).acknowledged
     assert sold == len({answer["user_id"] for answer in answers}), "every fan has a seat"
     eventually(
-        lambda: account.settle(kube, POOL, answers).committed == sold, 60, "what was sold has reached the ledger"
+        lambda: account.of_pool(kube, POOL, answers).committed == sold, 60, "what was sold has reached the ledger"
     )

@@ -73,9 +73,9 @@ type Sales = dict[str, Sale]
 
 
 @pytest.fixture(scope="module")
-def sales(shared_theatre: Kube) -> Iterator[Sales]:
+def sales(shared_kube: Kube) -> Iterator[Sales]:
     """An open sale for each case, with its claims on the queue."""
-    books = shared_theatre
+    books = shared_kube
     services.validator(books, "/faults?mode=500")
     made = {name: open_sale(books, name) for name in SALES}
     for sale in made.values():
@@ -92,9 +92,9 @@ def sales(shared_theatre: Kube) -> Iterator[Sales]:
 
 
 @pytest.fixture(scope="module")
-def mended(sales: Sales, shared_theatre: Kube) -> Sales:
+def mended(sales: Sales, shared_kube: Kube) -> Sales:
     """The same sales, and the validator approves."""
-    services.validator(shared_theatre, "/faults?mode=ok")
+    services.validator(shared_kube, "/faults?mode=ok")
     return sales
 
 
@@ -203,7 +203,7 @@ def test_i11_an_anchor_that_was_removed_by_force_is_made_anew_and_keeps_the_chil
 
 
 @pytest.mark.parametrize("name", SALES)
-def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, shared_theatre: Kube, name: str) -> None:
+def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, shared_kube: Kube, name: str) -> None:
     sale = mended[name]
     if name == "forged":
         found = events.await_phase(sale.kube, name, "Completed", GONE_SECONDS)
@@ -212,9 +212,9 @@ def test_i2_every_claim_is_in_the_ledger_when_the_event_is_gone(mended: Sales, s
         assert sale.kube.get("configmap", f"{name}-report")["data"]["writtenAt"] == report["writtenAt"]
     else:
         eventually(lambda: sale.kube.find("intakeevent", name) is None, GONE_SECONDS, f"{name} is gone")
-    settled = account.settle(shared_theatre, sale.pool, sale.answers)
+    settled = account.of_pool(shared_kube, sale.pool, sale.answers)
     assert (settled.acknowledged, settled.lost, settled.duplicated) == (CLAIMS, 0, 0), settled.line()
-    assert account.violations(shared_theatre, sale.pool, sale.answers) == ""
+    assert account.violations(shared_kube, sale.pool, sale.answers) == ""
     assert events.leftovers(sale.kube, name) == []
 
 
@@ -232,21 +232,21 @@ def test_a_namespace_with_an_event_that_only_waits_goes_at_once(cluster: Kube) -
     eventually(lambda: cluster.find("namespace", kube.namespace) is None, GONE_SECONDS, "event and namespace are gone")
 
 
-def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(theatre: Kube) -> None:
+def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(kube: Kube) -> None:
     """DB1's pod dies in a namespace that is being deleted, and nothing can be made there any more."""
-    services.validator(theatre, "/faults?mode=500")
+    services.validator(kube, "/faults?mode=500")
     webhook = {"url": services.VALIDATOR_URL}
-    sale = Sale(theatre, "inside")
-    theatre.apply(events.event("inside", events.window(opens_in=1, lasts=3600), validation={"webhook": webhook}))
-    events.await_phase(theatre, "inside", "Open", 60)
+    sale = Sale(kube, "inside")
+    kube.apply(events.event("inside", events.window(opens_in=1, lasts=3600), validation={"webhook": webhook}))
+    events.await_phase(kube, "inside", "Open", 60)
     sale.claim()
     eventually(lambda: len(sale.running()) == 2, 60, "DB1 and a bridge run")
     sale.pods = sale.running()
-    theatre.delete("namespace", theatre.namespace)
+    kube.delete("namespace", kube.namespace)
     eventually(lambda: sale.told("Drained")["reason"] == "QueueDraining", HELD_SECONDS, "the sale is sealed and drains")
     assert_untouched(sale)
-    assert theatre.find("pod", services.LEDGER_POD) is not None, "the ledger beside it is needed for the drain"
-    theatre.delete("pod", "inside-db-0", "--grace-period=0", "--force")
+    assert kube.find("pod", services.LEDGER_POD) is not None, "the ledger beside it is needed for the drain"
+    kube.delete("pod", "inside-db-0", "--grace-period=0", "--force")
 
     def told() -> bool:
         degraded = sale.told("Degraded")
@@ -255,19 +255,17 @@ def test_i11_what_cannot_be_drained_in_its_namespace_waits_for_a_person_s_word(t
         return True
 
     eventually(told, 90, "it says what to do")
-    theatre.kubectl("annotate", "intakeevent", "inside", f"{events.ABANDON_ANNOTATION}=inside")
-    eventually(lambda: theatre.find("intakeevent", "inside") is None, GONE_SECONDS, "the event is given up")
+    kube.kubectl("annotate", "intakeevent", "inside", f"{events.ABANDON_ANNOTATION}=inside")
+    eventually(lambda: kube.find("intakeevent", "inside") is None, GONE_SECONDS, "the event is given up")
 
 
-def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(
-    mended: Sales, shared_theatre: Kube
-) -> None:
+def test_i11_an_event_that_is_applied_anew_does_not_get_what_the_old_one_left(mended: Sales, shared_kube: Kube) -> None:
     """Its finalizer taken off by hand, deleted, and applied again from Git, while the operator was away."""
-    sale = open_sale(shared_theatre, "again")
+    sale = open_sale(shared_kube, "again")
     events.await_phase(sale.kube, "again", "Open", OPEN_SECONDS)
     sale.claim()
     settled = "the claims are in the ledger"
-    eventually(lambda: account.settle(shared_theatre, sale.pool, sale.answers).lost == 0, 60, settled)
+    eventually(lambda: account.of_pool(shared_kube, sale.pool, sale.answers).lost == 0, 60, settled)
     sale.pods = sale.running()
     manifest = {key: sale.event()[key] for key in ("apiVersion", "kind", "spec")}
     with release.scaled_to_zero(sale.kube):
