@@ -28,9 +28,8 @@ def main(arguments: Sequence[str]) -> None:
         publish(Results.read(options.publish))
         return
     with BridgeRuns() as runs:
-        results = Results(
-            datetime.now(UTC).date().isoformat(), options.quick, facts(runs.database), settings_in_force(runs.database)
-        )
+        today = datetime.now(UTC).date().isoformat()
+        results = Results(today, options.quick, facts(runs.database), settings_in_force(runs.database))
         for name in options.parts:
             parts.PARTS[name](runs, parts.QUICK if options.quick else parts.FULL, results)
     if options.quick or options.parts != list(parts.PARTS):

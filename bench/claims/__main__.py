@@ -55,9 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 def everything(runs: ClaimRuns, options: argparse.Namespace) -> None:
     """Run all parts, or some. Only a full run of all of them is kept and makes the page."""
     plan = parts.QUICK if options.quick else parts.FULL
-    results = Results(
-        datetime.now(UTC).date().isoformat(), options.quick, facts(runs.server), settings_in_force(runs.server)
-    )
+    today = datetime.now(UTC).date().isoformat()
+    results = Results(today, options.quick, facts(runs.server), settings_in_force(runs.server))
     for name in options.parts:
         parts.PARTS[name](runs, plan, results)
     if options.quick or options.parts != list(parts.PARTS):

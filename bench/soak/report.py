@@ -28,7 +28,8 @@ class Reading:
     """The largest process of the ledger's server."""
 
     def __str__(self) -> str:
-        return f"queue {self.depth}, bridge {self.bridge:.1f} MiB, DB1 {self.database:.1f} MiB, ledger {self.ledger:.1f} MiB"
+        memory = f"bridge {self.bridge:.1f} MiB, DB1 {self.database:.1f} MiB, ledger {self.ledger:.1f} MiB"
+        return f"queue {self.depth}, {memory}"
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,8 @@ def report(soak: Soak) -> str:
     rows = [(each.rule, each.found, "yes" if each.good else "**no**") for each in checks(soak)]
     readings = soak.readings[:: max(len(soak.readings) // 12, 1)]
     moments = [
-        (
-            f"{reading.at:,.0f}",
-            f"{reading.depth}",
-            *(f"{mib:.1f}" for mib in (reading.bridge, reading.database, reading.ledger)),
-        )
-        for reading in readings
+        (f"{each.at:,.0f}", f"{each.depth}", *(f"{mib:.1f}" for mib in (each.bridge, each.database, each.ledger)))
+        for each in readings
     ]
     lines = [f"# Soak: {soak.seconds:,} s at {soak.rate} claims a second", "", *table(("", "found", "holds"), rows), ""]
     lines += table(("second", "queue", "bridge MiB", "DB1 MiB", "ledger MiB"), moments)

@@ -70,9 +70,8 @@ def _claim(record: Record, seconds: int, rate: int) -> None:
             if at >= (lines + 1) * seconds / _LINES:
                 lines += 1
                 record.violations += _violations(record.uri)
-                progress(
-                    f"{at:.0f} s: {record.claims:,} claims, {record.readings[-1]}, {len(record.violations)} violations"
-                )
+                found = f"{record.readings[-1]}, {len(record.violations)} violations"
+                progress(f"{at:.0f} s: {record.claims:,} claims, {found}")
             time.sleep(_TICK_SECONDS)
 
 
