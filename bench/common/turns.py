@@ -18,7 +18,8 @@ def in_turns(results: Results, measured: list[Measurement], rounds: int) -> Iter
             yield each
             sample: Sample = each.samples[-1]
             slots = f", {each.slots:,} slots" if each.slots else ""
-            progress(f"{each.part}: {each.variant}, {each.clients} clients{slots}: {sample.rate:,.0f}/s")
+            clients = f", {each.clients} clients" if each.clients else ""
+            progress(f"{each.part}: {each.variant}{clients}{slots}: {sample.rate:,.0f}/s")
 
 
 def progress(text: str) -> None:
