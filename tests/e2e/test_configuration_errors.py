@@ -1,6 +1,7 @@
-"""What is wrong around an event is a condition that says what to do, and mending it heals the event, nothing deleted.
+"""A configuration error is a condition that says what to do. Correcting it is enough: nothing has to be deleted.
 
-All the broken events stand in one namespace, because most of the time is waiting: each test mends one of them.
+All broken events are in one namespace and are applied at once, because most of the time is waiting. Each test corrects
+one of them.
 """
 
 from collections.abc import Iterator
@@ -12,17 +13,17 @@ from tests.e2e import events, services, sql
 from tests.e2e.kube import Kube, Object, await_rollout, condition, eventually
 
 GOOD_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/ledger"
-# A database beside the ledger, in which nobody has created the function.
+# A database of the same server without the ledger's function.
 BARE_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/bare"
 
-# From apply to a condition. Kubernetes itself tries an image for some seconds before it says that it cannot.
+# From apply to the condition. The kubelet tries to pull an image for some seconds before it reports an error.
 DEGRADED_SECONDS: Final = 60.0
 HEALED_SECONDS: Final = 60.0
 
 
 @pytest.fixture(scope="module")
 def broken(shared_kube: Kube) -> Iterator[Kube]:
-    """Every broken event, its window open; healed ones go the ordinary way at the end."""
+    """All broken events, with open windows. They are deleted at the end, and each must drain."""
     kube = shared_kube
     sql.in_ledger(kube, "CREATE DATABASE bare;")
     _secret(kube, "wrong-uri", uri=GOOD_URI.replace("core-ledger:", "no-such-host:"))
@@ -54,7 +55,7 @@ def test_a_ledger_secret_without_the_key(broken: Kube) -> None:
     _await_healed_and_selling(broken, "no-key")
 
 
-def test_a_ledger_uri_that_leads_nowhere(broken: Kube) -> None:
+def test_a_ledger_uri_with_an_unknown_host(broken: Kube) -> None:
     _await_degraded(broken, "no-host", "LedgerUnreachable", "Secret")
     _secret(broken, "wrong-uri", uri=GOOD_URI)
     _await_healed_and_selling(broken, "no-host")
@@ -79,7 +80,7 @@ def test_a_validation_webhook_that_is_down(broken: Kube) -> None:
     _await_healed_and_selling(broken, "no-webhook")
 
 
-def test_an_image_that_cannot_be_had(broken: Kube) -> None:
+def test_an_image_that_cannot_be_pulled(broken: Kube) -> None:
     _await_degraded(broken, "no-image", "ImageUnavailable", "spec.database.image")
     database = broken.get("intakeevent", "no-image")["spec"]["database"] | {"image": "postgres:18"}
     broken.patch("intakeevent", "no-image", {"spec": {"database": database}})
@@ -88,12 +89,12 @@ def test_an_image_that_cannot_be_had(broken: Kube) -> None:
 
 def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     never = _event("never", image="postgres:18-no-such-tag")
-    nowhere = _event("nowhere", ledger="nobody-makes-this")
-    namespace.apply(never, nowhere)
+    no_ledger = _event("no-ledger", ledger="never-created")
+    namespace.apply(never, no_ledger)
     _await_degraded(namespace, "never", "ImageUnavailable", "image")
-    _await_degraded(namespace, "nowhere", "LedgerSecretMissing", "nobody-makes-this")
-    namespace.kubectl("delete", "intakeevent", "never", "nowhere", "--timeout=240s", timeout=280)
-    assert events.leftovers(namespace, "never") + events.leftovers(namespace, "nowhere") == []
+    _await_degraded(namespace, "no-ledger", "LedgerSecretMissing", "never-created")
+    namespace.kubectl("delete", "intakeevent", "never", "no-ledger", "--timeout=240s", timeout=280)
+    assert events.leftovers(namespace, "never") + events.leftovers(namespace, "no-ledger") == []
 
 
 def _event(name: str, ledger: str = "core-ledger", image: str = "postgres:18", **spec: Any) -> Object:
@@ -115,16 +116,16 @@ def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
         assert says in found["message"], found
         return True
 
-    eventually(look, DEGRADED_SECONDS, f"{name} is Degraded: {reason}, and the message says what to do")
+    eventually(look, DEGRADED_SECONDS, f"{name} is Degraded with reason {reason}, and the message says what to do")
 
 
 def _buy(kube: Kube, name: str) -> str:
-    claim = f"SELECT outcome FROM intake.claim_resource('{name}-pool', 'somebody', 'request')"
+    claim = f"SELECT outcome FROM intake.claim_resource('{name}-pool', 'user', 'request')"
     return sql.in_database(kube, name, claim)
 
 
 def _await_healed_and_selling(kube: Kube, name: str) -> None:
-    """Not degraded any more; a claim made now reaches the ledger; and it is the same event, with the same DB1."""
+    """Wait until the event is not degraded and a claim made now is in the ledger."""
 
     def healed() -> bool:
         found = condition(kube.get("intakeevent", name), "Degraded")
@@ -137,5 +138,5 @@ def _await_healed_and_selling(kube: Kube, name: str) -> None:
         assert status.get("committed", 0) + status.get("voided", 0) == 1, status
         return True
 
-    eventually(healed, HEALED_SECONDS, f"{name} is healed")
+    eventually(healed, HEALED_SECONDS, f"{name} is not degraded")
     eventually(committed, HEALED_SECONDS, f"a claim of {name} has reached the ledger")

@@ -1,4 +1,4 @@
-"""Killed without warning, with claims under way: the operator, a bridge, DB1. No acknowledged claim may notice."""
+"""SIGKILL of the operator, of a bridge and of DB1 with claims in progress: no acknowledged claim is lost or doubled."""
 
 from typing import Final
 
@@ -12,8 +12,8 @@ KILL: Final = ("--grace-period=0", "--force")
 
 
 @pytest.mark.alone
-def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(kube: Kube) -> None:
-    # The validator fails, so that the queue is still full when the window is closed.
+def test_an_operator_killed_while_it_provisions_and_while_it_drains_continues(kube: Kube) -> None:
+    # The validator fails, so that the queue is still full when the window closes.
     services.validator(kube, "/faults?mode=500")
     sale = events.window(opens_in=5, lasts=3600)
     kube.apply(events.event("killed", sale, maxRetries=100, validation={"webhook": WEBHOOK}))
@@ -27,15 +27,19 @@ def test_an_operator_killed_while_it_provisions_and_while_it_drains_carries_on(k
     eventually(lambda: _drained(kube, "killed") == "QueueDraining", 60, "draining has begun")
     _kill_operator(kube)
     services.validator(kube, "/faults?mode=ok")
-    eventually(lambda: _drained(kube, "killed") in {"DatabaseStopped", "VolumesRemoved", "Completed"}, 90, "released")
+    eventually(
+        lambda: _drained(kube, "killed") in {"DatabaseStopped", "VolumesRemoved", "Completed"},
+        90,
+        "the removal has begun",
+    )
     _kill_operator(kube)
     events.await_phase(kube, "killed", "Completed", 90)
     assert events.leftovers(kube, "killed") == []
-    _assert_all_accounted_for(kube, "killed-pool", answers, sold=60)
+    _assert_all_settled(kube, "killed-pool", answers, sold=60)
 
 
-def test_a_bridge_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(kube: Kube) -> None:
-    # The first replies are lost after they took effect, the next ones do not come: the worst moment to die.
+def test_a_bridge_killed_within_a_batch_loses_and_doubles_no_claim(kube: Kube) -> None:
+    # The validator loses its first replies after they took effect, and then does not answer at all.
     services.validator(kube, "/faults?mode=lost")
     sale = events.window(opens_in=8, lasts=3600)
     patient = {"visibilityTimeoutSeconds": 6, "maxRetries": 100, "validation": {"webhook": WEBHOOK}}
@@ -46,14 +50,14 @@ def test_a_bridge_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(kube
     answers = crowd.answers(kube, 40)
     eventually(lambda: services.validator(kube, "/effects")["effects"] > 0, 30, "a validation has taken effect")
     services.validator(kube, "/faults?mode=timeout")
-    eventually(lambda: _in_flight(kube, "torn") > 0, 30, "a batch is in flight")
+    eventually(lambda: _in_flight(kube, "torn") > 0, 30, "a batch is leased")
     for pod in kube.items("pods", f"{events.EVENT_LABEL}=torn,app.kubernetes.io/component=bridge"):
         kube.delete("pod", pod["metadata"]["name"], *KILL)
     services.validator(kube, "/faults?mode=ok")
 
     kube.delete("intakeevent", "torn")
     eventually(lambda: kube.find("intakeevent", "torn") is None, 120, "the event is drained and gone")
-    _assert_all_accounted_for(kube, "torn-pool", answers, sold=120)
+    _assert_all_settled(kube, "torn-pool", answers, sold=120)
     assert services.validator(kube, "/effects")["repeated"] == []
 
 
@@ -64,8 +68,8 @@ def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(kube: Kube)
     plan = crowd.Plan(fans=300, rate=12, patience=120)
     crowd.start(kube, "crash", "crash-pool", plan)
 
-    eventually(lambda: _claims(kube, "crash") >= 30, 40, "the sale is under way")
-    # Postgres answers the SIGKILL of any of its processes with a restart that empties the UNLOGGED tables.
+    eventually(lambda: _claims(kube, "crash") >= 30, 40, "the sale has begun")
+    # When one of its processes is killed, Postgres restarts and empties the UNLOGGED tables.
     victim = sql.in_database(kube, "crash", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
     kube.execute("crash-db-0", "sh", "-c", f"kill -9 {victim}")
     crashed_at = _claims_when_back(kube, "crash")
@@ -78,10 +82,10 @@ def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(kube: Kube)
     assert sql.in_database(kube, "crash", "SELECT * FROM intake.reconcile('crash-pool')") == ""
     kube.delete("intakeevent", "crash")
     eventually(lambda: kube.find("intakeevent", "crash") is None, 90, "the event is drained and gone")
-    _assert_all_accounted_for(kube, "crash-pool", answers, sold=300)
+    _assert_all_settled(kube, "crash-pool", answers, sold=300)
 
 
-def _assert_all_accounted_for(kube: Kube, pool: str, answers: list[dict[str, object]], sold: int) -> None:
+def _assert_all_settled(kube: Kube, pool: str, answers: list[dict[str, object]], sold: int) -> None:
     settled = account.of_pool(kube, pool, answers)
     assert (settled.acknowledged, settled.lost, settled.duplicated) == (sold, 0, 0), settled.line()
     assert account.violations(kube, pool, answers) == ""
@@ -109,7 +113,7 @@ def _claims(kube: Kube, event: str) -> int:
 def _claims_when_back(kube: Kube, event: str) -> int:
     def look() -> int | None:
         ready = sql.in_database(kube, event, f"SELECT intake.engine_status('{event}-pool')->>'ready'")
-        assert ready == "true", "DB1 answers, but its hot row is not there yet"
+        assert ready == "true", "DB1 answers, but it has no hot row yet"
         return _claims(kube, event)
 
     claims = eventually(look, 60, "DB1 is back and rebuilt")

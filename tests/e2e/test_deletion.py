@@ -1,13 +1,13 @@
-"""`kubectl delete` at any time takes the same way down: no claims any more, drain, proof, nothing left."""
+"""`kubectl delete` before and during the window: claiming ends, the event drains and is proven, nothing is left."""
 
 from tests.e2e import account, crowd, events, services, sql
 from tests.e2e.kube import Kube, condition, eventually
 
 
-def test_deleting_an_event_before_its_window_removes_all_of_it(namespace: Kube) -> None:
+def test_deleting_an_event_before_its_window_removes_all_its_objects(namespace: Kube) -> None:
     sale = events.window(opens_in=3600, lasts=3600)
     namespace.apply(events.unchecked(events.event("early", sale)), events.event("half", sale))
-    # One while it is being provisioned, one when it stands ready.
+    # One while it is provisioned, one when it is ready.
     eventually(lambda: namespace.find("statefulset", "half-db"), 20, "provisioning has begun")
     namespace.delete("intakeevent", "half")
     events.await_phase(namespace, "early", "Scheduled", 60)
@@ -16,8 +16,8 @@ def test_deleting_an_event_before_its_window_removes_all_of_it(namespace: Kube) 
         _await_gone(namespace, name, 60)
 
 
-def test_deleting_an_event_during_its_window_drains_what_was_sold_first(kube: Kube) -> None:
-    # The validator fails, so that there is something left to drain.
+def test_deleting_an_event_during_its_window_drains_its_claims_first(kube: Kube) -> None:
+    # The validator fails, so that the queue is full when the event is deleted.
     services.validator(kube, "/faults?mode=500")
     webhook = {"url": services.VALIDATOR_URL}
     sale = events.window(opens_in=2, lasts=3600)
@@ -34,7 +34,7 @@ def test_deleting_an_event_during_its_window_drains_what_was_sold_first(kube: Ku
         drained = condition(found, "Drained")
         return (found["status"]["phase"], drained["reason"]) == ("Draining", "QueueDraining")
 
-    eventually(draining, 30, "it drains, and holds on to the event meanwhile")
+    eventually(draining, 30, "the event drains and still exists")
     late = "SELECT outcome FROM intake.claim_resource('open-pool', 'late', 'late')"
     assert sql.in_database(kube, "open", late) == "closed"
 
