@@ -1,6 +1,6 @@
 """`make demo`: one IntakeEvent from apply to gone, on a real cluster, in front of your eyes.
 
-It uses the stage of the end-to-end tests (tests/e2e/stage.py), and judges with their queries (tests/e2e/account.sql).
+It uses the helpers of the end-to-end tests (tests/e2e), and counts with their queries (tests/e2e/account.sql).
 The last line says what became of every claim that was acknowledged; the exit status is 0 only if none was lost or
 duplicated and the event is Completed.
 """

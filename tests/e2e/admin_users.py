@@ -1,4 +1,4 @@
-"""AdminUsers who use intake-admin: service accounts, each with one of Kubernetes' own roles or none."""
+"""Users of the admin API and of intake-admin: service accounts, each with one role of Kubernetes or none."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""The chart's guards: who may delete what a sale needs while its claims are not all accounted for.
+"""The chart's admission policies: which identity may delete the objects of a sale whose claims are not all settled.
 
-The objects are made by hand and labelled as the operator labels its children, so that nothing but the guard decides. A
-pod waits for an image that is never pulled: it is bound to the node and runs nothing.
+The tests create the objects themselves, with the labels that the operator gives to its children, so that only the
+policies decide. Their pod waits for an image that is never pulled: it is bound to a node and runs nothing.
 """
 
 import base64
@@ -16,17 +16,17 @@ from tests.e2e import events, release
 from tests.e2e.kube import POD_SECONDS, CommandError, Kube, Object, await_rollout, condition, eventually
 
 CONTROLLERS: Final = "system:serviceaccount:kube-system:"
-PERSON: Final = ""
+USER: Final = ""
 OPERATOR: Final = f"system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
 NAMESPACE_CONTROLLER: Final = f"{CONTROLLERS}namespace-controller"
-COLLECTOR: Final = f"{CONTROLLERS}generic-garbage-collector"
+GARBAGE_COLLECTOR: Final = f"{CONTROLLERS}generic-garbage-collector"
 
 CHILDREN: Final = ("statefulset", "deployment", "service", "secret", "persistentvolumeclaim", "networkpolicy")
 KINDS: Final = ("pod", *CHILDREN)
-# Every kind that the labels of an event can be on.
+# Every kind that can have the label of an event.
 ALL_KINDS: Final = ",".join(KINDS)
 
-# One object of each kind in each of these states.
+# There is one object of each kind in each of these states: with our label, without it, with another operator's.
 GUARDED: Final = "guarded"
 UNGUARDED: Final = "unguarded"
 OTHERS: Final = "others"
@@ -38,17 +38,17 @@ BROKEN_SECRETS: Final[dict[str, dict[str, str]]] = {
     "empty-password": {"password": ""},
 }
 
-# The API server looks at new policies within a second or two; this is for a loaded machine.
+# The API server enforces new policies within two seconds; this is for a loaded machine.
 POLICY_SECONDS: Final = 30.0
-# The namespace controller begins after five seconds, and tries again after a growing while.
+# The namespace controller begins after five seconds and retries with a growing delay.
 NAMESPACE_SECONDS: Final = 60.0
-# What the namespace controller leaves alone while there is an event with our finalizer.
+# What the namespace controller may not delete while an event has our finalizer.
 STAYS: Final = f"{ALL_KINDS},replicasets,controllerrevisions,configmaps,serviceaccounts,endpoints,endpointslices,roles"
 
 
 @pytest.fixture(scope="module")
 def sale(shared_namespace: Kube) -> Iterator[Kube]:
-    """Each kind in each state, once the policies act."""
+    """One object of each kind in each state; the policies are in force."""
     labels = {release.GUARD_LABEL: release.GUARD, events.EVENT_LABEL: "drop"}
     shared_namespace.apply(
         *objects(GUARDED, labels),
@@ -56,38 +56,44 @@ def sale(shared_namespace: Kube) -> Iterator[Kube]:
         *objects(OTHERS, labels | {release.GUARD_LABEL: f"other.{release.RELEASE}"}),
         *(secret(name, labels | {BROKEN_LABEL: ""}, data) for name, data in BROKEN_SECRETS.items()),
     )
-    eventually(lambda: acting(shared_namespace) == len(KINDS), POLICY_SECONDS, "the policies act on each kind")
+    eventually(
+        lambda: refused_objects(shared_namespace) == len(KINDS),
+        POLICY_SECONDS,
+        "the policies are in force for each kind",
+    )
     eventually(lambda: node_of(shared_namespace, GUARDED), POD_SECONDS, "the pod is bound to a node")
     yield shared_namespace
-    # Or the namespace would never go.
+    # Otherwise the namespace could not be deleted.
     shared_namespace.kubectl("label", ALL_KINDS, "--all", f"{release.GUARD_LABEL}-")
 
 
-@pytest.mark.parametrize("who", [NAMESPACE_CONTROLLER, COLLECTOR], ids=["namespace", "collector"])
+@pytest.mark.parametrize("who", [NAMESPACE_CONTROLLER, GARBAGE_COLLECTOR], ids=["namespace", "garbage-collector"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_neither_collector_nor_namespace_takes_what_an_unsettled_event_needs(sale: Kube, kind: str, who: str) -> None:
-    assert_says_what_why_and_what_to_do(refusal(sale, kind, GUARDED, who), kind)
+def test_neither_garbage_collector_nor_namespace_controller_may_delete_a_child_of_an_unsettled_event(
+    sale: Kube, kind: str, who: str
+) -> None:
+    assert_message_says_what_why_and_what_to_do(refusal(sale, kind, GUARDED, who), kind)
 
 
 @pytest.mark.parametrize("kind", CHILDREN)
-def test_nor_does_a_person(sale: Kube, kind: str) -> None:
-    assert_says_what_why_and_what_to_do(refusal(sale, kind, GUARDED, PERSON), kind)
+def test_a_user_may_not_delete_a_child_of_an_unsettled_event(sale: Kube, kind: str) -> None:
+    assert_message_says_what_why_and_what_to_do(refusal(sale, kind, GUARDED, USER), kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_operator_does(sale: Kube, kind: str) -> None:
+def test_the_operator_may_delete_a_child_of_an_unsettled_event(sale: Kube, kind: str) -> None:
     assert refusal(sale, kind, GUARDED, OPERATOR) == ""
 
 
-@pytest.mark.parametrize("who", ["person", "statefulset", "replicaset", "node-lifecycle", "pod-garbage", "node"])
-def test_whoever_has_a_reason_that_concerns_the_pod_itself_may_delete_it(sale: Kube, who: str) -> None:
+@pytest.mark.parametrize("who", ["user", "statefulset", "replicaset", "node-lifecycle", "pod-garbage", "node"])
+def test_an_identity_that_acts_for_the_pod_itself_may_delete_it(sale: Kube, who: str) -> None:
     users = {
-        "person": PERSON,
+        "user": USER,
         "statefulset": f"{CONTROLLERS}statefulset-controller",
         "replicaset": f"{CONTROLLERS}replicaset-controller",
-        # Who evicts by taint, too.
+        # It also evicts by taint.
         "node-lifecycle": f"{CONTROLLERS}node-controller",
-        # It removes pods of nodes that are no more, and is not the collector that follows owner references.
+        # It deletes pods of nodes that do not exist any more. It is not the controller that follows owner references.
         "pod-garbage": f"{CONTROLLERS}pod-garbage-collector",
         "node": f"system:node:{node_of(sale, GUARDED)}",
     }
@@ -105,21 +111,23 @@ def test_a_pod_can_be_evicted(sale: Kube) -> None:
     sale.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
 
-@pytest.mark.parametrize("who", [NAMESPACE_CONTROLLER, COLLECTOR, PERSON], ids=["namespace", "collector", "person"])
+@pytest.mark.parametrize(
+    "who", [NAMESPACE_CONTROLLER, GARBAGE_COLLECTOR, USER], ids=["namespace", "garbage-collector", "user"]
+)
 @pytest.mark.parametrize("state", [UNGUARDED, OTHERS])
-def test_what_this_operator_does_not_guard_is_not_its_business(sale: Kube, state: str, who: str) -> None:
+def test_the_policies_ignore_objects_without_the_label_of_this_release(sale: Kube, state: str, who: str) -> None:
     named = [f"{kind}/{state}" for kind in KINDS]
     deleted = sale.kubectl("delete", *named, "--dry-run=server", *impersonating(who))
     assert deleted.count("(server dry run)") == len(KINDS)
 
 
 @pytest.mark.parametrize("name", BROKEN_SECRETS)
-def test_a_secret_that_the_operator_calls_broken_may_be_deleted(sale: Kube, name: str) -> None:
-    assert refusal(sale, "secret", name, PERSON) == ""
+def test_a_secret_without_a_password_may_be_deleted(sale: Kube, name: str) -> None:
+    assert refusal(sale, "secret", name, USER) == ""
 
 
-def test_a_collection_is_refused_for_the_one_in_it_that_is_guarded(sale: Kube) -> None:
-    # As the namespace controller does it: one request without names.
+def test_a_deletion_of_a_collection_is_refused_if_one_object_in_it_has_the_label(sale: Kube) -> None:
+    # As the namespace controller deletes: one request without names.
     def delete(path: str, selector: str) -> None:
         uri = f"{path}?dryRun=All&labelSelector={selector}"
         sale.kubectl("delete", "--raw", uri, *impersonating(NAMESPACE_CONTROLLER))
@@ -132,30 +140,30 @@ def test_a_collection_is_refused_for_the_one_in_it_that_is_guarded(sale: Kube) -
         delete(path, f"{release.GUARD_LABEL}!={release.GUARD}")
 
 
-def test_a_person_who_deletes_by_label_is_refused_object_by_object(sale: Kube) -> None:
+def test_a_deletion_by_label_is_refused_for_each_object(sale: Kube) -> None:
     with pytest.raises(CommandError) as refusal:
         sale.kubectl("delete", ALL_KINDS, "--selector", f"{events.EVENT_LABEL}=drop", "--dry-run=server")
     assert str(refusal.value).count("denied request") == len(CHILDREN)
 
 
 @pytest.mark.parametrize("policy", ["pods", "children", "secrets", "namespaces"])
-def test_the_api_server_finds_no_fault_with_the_expressions(sale: Kube, policy: str) -> None:
+def test_the_api_server_s_type_check_finds_no_error_in_the_expressions(sale: Kube, policy: str) -> None:
     def checked() -> Object | None:
         found = sale.get("validatingadmissionpolicy", f"{release.GUARD}-{policy}")
         status: Object = found.get("status", {})
         return status if status.get("observedGeneration") == found["metadata"]["generation"] else None
 
-    status = eventually(checked, POLICY_SECONDS, "the expressions have been checked")
+    status = eventually(checked, POLICY_SECONDS, "the expressions have been type-checked")
     assert status is not None
     assert not status.get("typeChecking")
 
 
 @pytest.fixture(scope="module")
 def without_operator(cluster: Kube) -> Iterator[None]:
-    """The operator is gone, and its policies are still there."""
+    """The operator is scaled to zero; its policies are still installed."""
     operator = cluster.within(release.NAMESPACE)
     operator.kubectl("scale", f"deployment/{release.RELEASE}", "--replicas=0")
-    eventually(lambda: not release.pods(cluster), POD_SECONDS, "the operator is gone")
+    eventually(lambda: not release.pods(cluster), POD_SECONDS, "the operator has no pods")
     yield
     operator.kubectl("scale", f"deployment/{release.RELEASE}", "--replicas=1")
     await_rollout(operator, f"deployment/{release.RELEASE}")
@@ -163,7 +171,7 @@ def without_operator(cluster: Kube) -> Iterator[None]:
 
 @pytest.mark.alone
 @pytest.mark.usefixtures("without_operator")
-def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespace: Kube) -> None:
+def test_a_deleted_namespace_keeps_its_objects_until_its_event_has_drained(namespace: Kube) -> None:
     namespace.apply(*abandoned_event("taylor-drop"), *objects(UNGUARDED, {}))
     namespace.kubectl("create", "role", "theirs", "--verb=get", "--resource=pods")
     eventually(lambda: len(namespace.items("endpointslices")) == 2, POD_SECONDS, "Services have addresses")
@@ -175,18 +183,22 @@ def test_a_deleted_namespace_stays_as_it_is_until_its_event_has_drained(namespac
         assert "stays as it is until IntakeEvent taylor-drop has drained" in failure.get("message", "")
         return bool(namespace.get("intakeevent", "taylor-drop")["metadata"].get("deletionTimestamp"))
 
-    eventually(refused, NAMESPACE_SECONDS, "the namespace controller has tried, and deleted the event")
+    eventually(refused, NAMESPACE_SECONDS, "the namespace controller was refused, and has deleted the event")
     assert names(namespace) == before
 
     events.remove_by_hand(namespace, "taylor-drop")
-    eventually(lambda: namespace.find("namespace", namespace.namespace) is None, NAMESPACE_SECONDS, "it is gone")
+    eventually(
+        lambda: namespace.find("namespace", namespace.namespace) is None, NAMESPACE_SECONDS, "the namespace is gone"
+    )
 
 
 @pytest.mark.alone
 @pytest.mark.usefixtures("without_operator")
-def test_without_an_operator_the_documented_commands_let_go_of_an_event(namespace: Kube) -> None:
+def test_without_an_operator_the_documented_commands_remove_an_event(namespace: Kube) -> None:
     namespace.apply(*abandoned_event("taylor-drop"))
-    eventually(lambda: acting(namespace) == len(KINDS), POLICY_SECONDS, "all is guarded")
+    eventually(
+        lambda: refused_objects(namespace) == len(KINDS), POLICY_SECONDS, "the policies are in force for each kind"
+    )
     namespace.delete("intakeevent", "taylor-drop")
     events.remove_by_hand(namespace, "taylor-drop")
     assert namespace.find("intakeevent", "taylor-drop") is None
@@ -194,32 +206,32 @@ def test_without_an_operator_the_documented_commands_let_go_of_an_event(namespac
 
 
 def names(kube: Kube) -> list[str]:
-    """Kind and name of everything that has to stay, in their order."""
+    """Kind and name of every object of STAYS, sorted."""
     return sorted(f"{obj['kind']}/{obj['metadata']['name']}" for obj in kube.items(STAYS))
 
 
 def refusal(kube: Kube, kind: str, name: str, who: str) -> str:
-    """What a policy of ours says to a deletion; empty where it says nothing. Any other refusal is an error."""
+    """The message with which one of our policies refuses a deletion; empty if it is allowed."""
     try:
         kube.kubectl("delete", kind, name, "--dry-run=server", *impersonating(who))
     except CommandError as error:
-        _, ours, said = str(error).partition(f"ValidatingAdmissionPolicy '{release.GUARD}-")
+        _, ours, message = str(error).partition(f"ValidatingAdmissionPolicy '{release.GUARD}-")
         if not ours:
             raise
-        return said
+        return message
     return ""
 
 
-def assert_says_what_why_and_what_to_do(said: str, kind: str) -> None:
-    """The words of a refusal."""
-    assert re.search(rf"\b{kind} {GUARDED} [^.]* the sale drop\b", said, re.IGNORECASE)
-    assert "not all accounted for" in said
-    assert "delete the IntakeEvent drop: " in said
-    assert "set the annotation intake-engine.io/abandon: drop on it" in said
+def assert_message_says_what_why_and_what_to_do(message: str, kind: str) -> None:
+    """Check the text of a refusal."""
+    assert re.search(rf"\b{kind} {GUARDED} [^.]* the sale drop\b", message, re.IGNORECASE)
+    assert "not all accounted for" in message
+    assert "delete the IntakeEvent drop: " in message
+    assert "set the annotation intake-engine.io/abandon: drop on it" in message
 
 
-def acting(kube: Kube) -> int:
-    """How many guarded objects a policy refuses to the namespace controller."""
+def refused_objects(kube: Kube) -> int:
+    """How many objects with our label the policies refuse to the namespace controller."""
     selector = f"{release.GUARD_LABEL}={release.GUARD},!{BROKEN_LABEL}"
     who = impersonating(NAMESPACE_CONTROLLER)
     try:
@@ -230,20 +242,20 @@ def acting(kube: Kube) -> int:
 
 
 def impersonating(who: str) -> tuple[str, ...]:
-    """kubectl's flags for another identity. The API server knows the groups of a service account, but not of a node."""
-    if who == PERSON:
+    """kubectl's flags for another identity. The groups of a node must be given, those of a service account not."""
+    if who == USER:
         return ()
     return (f"--as={who}", "--as-group=system:nodes") if who.startswith("system:node:") else (f"--as={who}",)
 
 
 def node_of(kube: Kube, pod: str) -> str:
-    """The node that a pod is bound to; empty before that."""
+    """The node that a pod is bound to; empty if it is not bound."""
     name: str = kube.get("pod", pod)["spec"].get("nodeName", "")
     return name
 
 
 def objects(name: str, labels: dict[str, str]) -> list[Object]:
-    """One object of each kind, of one name."""
+    """One object of each kind, all with the same name."""
     selector = {"matchLabels": {"app": name}}
     template = {"metadata": {"labels": {"app": name} | labels}, "spec": pod_spec()}
     workload = {"replicas": 0, "selector": selector, "template": template}
@@ -259,19 +271,19 @@ def objects(name: str, labels: dict[str, str]) -> list[Object]:
 
 
 def abandoned_event(name: str) -> list[Object]:
-    """An event in mid-sale, as an operator that will not come back leaves it: finalizers, guards and all."""
+    """An open event with its children, finalizers and labels, as an operator that was uninstalled leaves it."""
     labels = {release.GUARD_LABEL: release.GUARD, events.EVENT_LABEL: name}
     children = objects(f"{name}-db", labels)
-    held = [obj for obj in children if obj["kind"] == "NetworkPolicy"]
+    anchor = [obj for obj in children if obj["kind"] == "NetworkPolicy"]
     claim = volume_claim(f"data-{name}-db-0", labels)
     event = events.event(name, events.window(opens_in=3600, lasts=3600))
-    for obj in (event, claim, *held):
+    for obj in (event, claim, *anchor):
         obj["metadata"]["finalizers"] = [events.FINALIZER]
     return [event, *(obj for obj in children if obj["kind"] != "PersistentVolumeClaim"), claim]
 
 
 def child(version: str, kind: str, name: str, labels: dict[str, str], **fields: Any) -> Object:
-    """An object; without labels it has none at all, as objects of others may."""
+    """An object. If `labels` is empty, it has no field for them."""
     metadata = {"name": name, "labels": labels} if labels else {"name": name}
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
 
@@ -282,7 +294,7 @@ def secret(name: str, labels: dict[str, str], data: dict[str, str]) -> Object:
 
 
 def volume_claim(name: str, labels: dict[str, str]) -> Object:
-    """A claim that no class provides a volume for."""
+    """A claim without a storage class, so that no volume is provided for it."""
     request = {"requests": {"storage": "1Mi"}}
     spec = {"storageClassName": "", "accessModes": ["ReadWriteOnce"], "resources": request}
     return child("v1", "PersistentVolumeClaim", name, labels, spec=spec)

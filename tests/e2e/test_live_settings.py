@@ -1,4 +1,4 @@
-"""What a person changes, and what the queue changes, while people are buying."""
+"""A changed batch size and a growing queue during a sale: bridges get the setting, and their number follows."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,8 @@ from tests.e2e.kube import Kube, eventually
 
 POOL: Final = "live-pool"
 
-# Waits inside DB1 until every bridge has reported the batch size, and tells when that was, in seconds of the epoch.
-# So the time it takes to start kubectl is not measured.
+# Waits inside DB1 until every bridge has reported the batch size, and returns that moment in seconds of the epoch. So
+# the time to start kubectl is not measured.
 WHEN_REPORTED: Final = """
 DO $$
 DECLARE
@@ -29,26 +29,26 @@ SELECT extract(epoch FROM clock_timestamp());
 """
 
 
-def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_bridges_follow_the_queue(
+def test_an_edited_batch_size_reaches_the_bridges_within_two_seconds_and_bridges_follow_the_queue(
     kube: Kube,
 ) -> None:
-    # 300 claims at 2 a second: a backlog that outlasts every look on a slow machine, and two bridges by 100 each.
+    # 300 claims at 2 a second: the backlog lasts on a slow machine too, and at 100 a bridge it wants two bridges.
     target = {"postgres": {"secretRef": {"name": "core-ledger"}}, "maxPerSecond": 2}
     bridge = {"minReplicas": 0, "maxReplicas": 2, "backlogPerReplica": 100}
     sale = events.window(**events.LATER)
     kube.apply(events.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
     events.await_phase(kube, "live", "Scheduled", 60)
     assert _bridges(kube) == [], "nothing is queued and minReplicas is 0"
-    # As docs/tuning.md counts them, from the 300 that DB1 has; without a restart.
+    # The computation is in docs/tuning.md: max_connections is 300. It changes without a restart.
     assert _limit_of_claimers(kube) == 250
     kube.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 3}}})
-    eventually(lambda: _limit_of_claimers(kube) == 240, 20, "more bridges leave claimers fewer connections")
+    eventually(lambda: _limit_of_claimers(kube) == 240, 20, "more bridges leave fewer connections to claimers")
     kube.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
 
     events.open_now(kube, "live")
     events.await_phase(kube, "live", "Open", 60)
     crowd.start(kube, "live", POOL, crowd.Plan(fans=300))
-    eventually(lambda: _ready_bridges(kube) == 2, 60, "the queue has called two bridges")
+    eventually(lambda: _ready_bridges(kube) == 2, 60, "the backlog has scaled out to two bridges")
     answers = crowd.answers(kube, 60)
     before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)}
     eventually(lambda: _reported(kube) == [20, 20], 20, "both bridges report the batch size they started with")
@@ -56,18 +56,18 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
     with ThreadPoolExecutor(1) as background:
         waiting = background.submit(sql.in_database, kube, "live", WHEN_REPORTED.format(pool=POOL, size=7))
         kube.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
-        edited = time.time()  # kubectl ends when the API server has taken the edit
+        edited = time.time()  # kubectl returns when the API server has stored the edit
         reached = float(waiting.result())
     assert reached - edited <= 2.0 * _slowness(kube)
     assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)} == before
-    eventually(lambda: _status(kube).get("effectiveBatchSize") == 7, 10, "status tells the batch size in effect")
+    eventually(lambda: _status(kube).get("effectiveBatchSize") == 7, 10, "status has the effective batch size")
 
     quick = target | {"maxPerSecond": 1000}
     kube.patch("intakeevent", "live", {"spec": {"batchSize": 100, "commitTarget": quick}})
     eventually(lambda: _status(kube)["queue"]["depth"] == 0, 30, "the queue is empty")
-    _let_five_minutes_pass(kube)
-    # Two steps in, each after a cooldown of 15 s.
-    eventually(lambda: not _bridges(kube), 75, "the bridges have gone back to minReplicas")
+    _age_by_five_minutes(kube)
+    # Two steps of scaling in, each after a cooldown of 15 s.
+    eventually(lambda: not _bridges(kube), 75, "the bridges have scaled in to minReplicas")
 
     kube.delete("intakeevent", "live")
     eventually(lambda: kube.find("intakeevent", "live") is None, 60, "the event is gone")
@@ -76,21 +76,21 @@ def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_b
     assert account.violations(kube, POOL, answers) == ""
 
 
-def _let_five_minutes_pass(kube: Kube) -> None:
-    """For what bridges go in by: the depths that DB1 has written down, and the rest since the last bridge was added."""
+def _age_by_five_minutes(kube: Kube) -> None:
+    """Make the queue depths in DB1, and the last scale-out, five minutes older: scaling in waits for both."""
     sql.in_database(kube, "live", "UPDATE intake.engine_metrics SET at = at - interval '5 minutes'")
     past = f"intake-engine.io/scale-in-after={events.instant(datetime.now(UTC))}"
     kube.kubectl("annotate", "deployment/live-bridge", past, "--overwrite")
 
 
 def _slowness(kube: Kube) -> float:
-    """How often this machine takes the time of a healthy one: that of a look, a kubectl process of 0.15 s."""
-    looks = []
+    """How many times slower than a healthy machine this one is: there, a kubectl process takes 0.15 s."""
+    times = []
     for _ in range(5):
         began = time.monotonic()
         kube.get("intakeevent", "live")
-        looks.append(time.monotonic() - began)
-    return max(1.0, median(looks) / 0.15)
+        times.append(time.monotonic() - began)
+    return max(1.0, median(times) / 0.15)
 
 
 def _status(kube: Kube) -> dict[str, Any]:

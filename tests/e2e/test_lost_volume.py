@@ -1,4 +1,4 @@
-"""DB1's volume is gone in mid-sale: nothing is sold from the empty one, and the sale is rebuilt from the ledger."""
+"""DB1's volume is lost during a sale: the empty one sells nothing, and the sale is recovered from the ledger."""
 
 import json
 from typing import Final
@@ -15,25 +15,25 @@ POOL: Final = "lost-pool"
 
 
 @pytest.mark.alone
-def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_slot_twice(kube: Kube) -> None:
+def test_i11_a_sale_whose_volume_was_removed_by_force_is_recovered_and_sells_no_slot_twice(kube: Kube) -> None:
     sale = events.window(opens_in=1, lasts=3600)
     small = {"inventorySize": SEATS, "batchSize": 20, "maxRetries": 100}
     kube.apply(events.event("lost", sale, **small))
     events.await_phase(kube, "lost", "Open", 60)
     first = claim(kube, "early", COMMITTED)
-    eventually(lambda: sold(kube) == COMMITTED, 60, "the first ones are in the ledger")
+    eventually(lambda: sold(kube) == COMMITTED, 60, "the first claims are in the ledger")
     # From here on nothing reaches the ledger.
     services.validator(kube, "/faults?mode=500")
     kube.patch("intakeevent", "lost", {"spec": {"validation": {"webhook": {"url": services.VALIDATOR_URL}}}})
-    eventually(lambda: generation(kube) == configured(kube), 30, "the bridge has heard of it")
+    eventually(lambda: generation(kube) == configured(kube), 30, "the bridge has the new configuration")
     assert len(claim(kube, "late", QUEUED)) == QUEUED
     eventually(
-        lambda: kube.get("intakeevent", "lost")["status"]["queue"]["depth"] == QUEUED, 30, "the status has counted them"
+        lambda: kube.get("intakeevent", "lost")["status"]["queue"]["depth"] == QUEUED, 30, "status has the queue depth"
     )
 
-    # The claim first, which somebody might do; and then, while no operator is there, everything.
+    # First the volume claim, while the operator runs; then, without the operator, everything that keeps the volume.
     release.delete_as_operator(kube, "pvc", "data-lost-db-0")
-    eventually(lambda: degraded(kube) == "VolumeClaimTerminating", 30, "it is told, and the bytes stay")
+    eventually(lambda: degraded(kube) == "VolumeClaimTerminating", 30, "the deletion is reported, and the volume stays")
     with release.scaled_to_zero(kube):
         kube.patch("pvc", "data-lost-db-0", {"metadata": {"finalizers": None}})
         release.delete_as_operator(kube, "statefulset", "lost-db")
@@ -43,10 +43,10 @@ def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_sl
     def lost() -> bool:
         assert degraded(kube) == "VolumeLost", degraded(kube)
         status = kube.get("intakeevent", "lost")["status"]
-        assert status["queue"]["depth"] == QUEUED, "the last counts stay, with their time"
+        assert status["queue"]["depth"] == QUEUED, "the last counts stay in status"
         return True
 
-    eventually(lost, 120, "the loss is told")
+    eventually(lost, 120, "the loss is reported")
     assert_nothing_is_sold(kube)
 
     kube.kubectl("annotate", "intakeevent", "lost", f"{events.RECOVER_ANNOTATION}=lost")
@@ -72,30 +72,30 @@ def test_i11_a_sale_whose_volume_was_removed_by_force_is_rebuilt_and_sells_no_sl
     assert '"restore"' in report["audit"]
 
 
-def claim(kube: Kube, prefix: str, people: int) -> list[dict[str, object]]:
-    """So many people claim; what each was told."""
-    users = f"(SELECT array_agg('{prefix}-' || g) AS users FROM generate_series(1, {people}) g)"
+def claim(kube: Kube, prefix: str, users: int) -> list[dict[str, object]]:
+    """Claim once for each of `users` users; return the answers."""
+    callers = f"(SELECT array_agg('{prefix}-' || g) AS users FROM generate_series(1, {users}) g)"
     script = (
         "SELECT jsonb_build_object('user_id', a.users[c.n], 'outcome', c.outcome, 'claim_id', c.claim_id,"
         " 'slot_no', c.slot_no)"
-        f" FROM {users} a CROSS JOIN LATERAL intake.claim_batch('{POOL}', a.users, a.users) c"
+        f" FROM {callers} a CROSS JOIN LATERAL intake.claim_batch('{POOL}', a.users, a.users) c"
     )
     return [json.loads(line) for line in sql.in_database(kube, "lost", script).splitlines()]
 
 
 def configured(kube: Kube) -> str:
-    """DB1's configuration by its generation, once it has the validator."""
+    """The generation of DB1's configuration; empty before it has the validator."""
     asked = f"SELECT generation FROM intake.engine_config WHERE pool_id = '{POOL}' AND validation IS NOT NULL"
     return sql.in_database(kube, "lost", asked)
 
 
 def generation(kube: Kube) -> str:
-    """The generation that the bridge works by."""
+    """The generation of the configuration that the bridge uses."""
     return sql.in_database(kube, "lost", "SELECT max(generation) FROM intake.workers")
 
 
 def sold(kube: Kube) -> int:
-    """Slots of the pool in the ledger. Its own key forbids that one is there twice."""
+    """How many slots of the pool are in the ledger. Its primary key refuses a slot a second time."""
     return int(sql.in_ledger(kube, f"SELECT slots FROM ledger_proof('{POOL}')"))
 
 
@@ -105,9 +105,9 @@ def degraded(kube: Kube) -> str:
 
 
 def assert_nothing_is_sold(kube: Kube) -> None:
-    """A claim is answered by an error: the empty DB1 knows no pool, or not even a schema."""
+    """A claim fails: the empty DB1 has no pool, or not even the schema."""
     try:
-        answered = claim(kube, "thief", 1)
+        answered = claim(kube, "intruder", 1)
     except CommandError:
         return
     raise AssertionError(f"an empty DB1 answered a claim: {answered}")

@@ -1,4 +1,4 @@
-"""The main job, once from apply to gone: a sale with validation, a crowd that buys it out, drain, proof, report."""
+"""A whole sale, from apply to deletion: validation, a crowd that buys all slots, drain, proof, report."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from tests.e2e.kube import CommandError, Kube, condition, eventually
 POOL: Final = "drop-pool"
 SEATS: Final = 200
 
-# design.md section 7: every step is written to status before it is acted on.
+# Each state is written to status before the operator acts on it.
 TEARDOWN: Final = [
     "NotStarted",
     "IntakeClosed",
@@ -24,7 +24,7 @@ TEARDOWN: Final = [
 COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"]
 
 
-def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> None:
+def test_a_whole_sale_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> None:
     webhook = {"url": services.VALIDATOR_URL}
     sale = events.window(**events.LATER)
     kube.apply(events.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
@@ -54,12 +54,12 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(kube:
     assert {"BridgesStopped", "DatabaseStopped", "VolumesRemoved", "Completed"} <= set(seen)
 
     assert events.leftovers(kube, "drop") == []
-    eventually(lambda: not _volumes(kube), 30, "the volume itself is gone")
+    eventually(lambda: not _volumes(kube), 30, "the volume is deleted")
 
     settled = account.of_pool(kube, POOL, answers)
     assert (settled.lost, settled.duplicated) == (0, 0), settled.line()
     assert settled.acknowledged == settled.committed + settled.voided >= SEATS
-    assert settled.voided > 0, "the validator declines three in a hundred: some of this crowd"
+    assert settled.voided > 0, "the validator declines three in a hundred claims"
     assert account.violations(kube, POOL, answers) == ""
 
     effects = services.validator(kube, "/effects")
@@ -77,18 +77,18 @@ def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(kube:
     eventually(lambda: kube.find("intakeevent", "drop") is None, 20, "the completed event is deleted")
 
 
-def test_a_window_that_has_passed_creates_nothing_and_says_so(namespace: Kube) -> None:
+def test_a_window_that_has_passed_creates_nothing_and_the_condition_says_so(namespace: Kube) -> None:
     namespace.apply(events.event("late", events.window(opens_in=-7200, lasts=3600)))
     late = events.await_phase(namespace, "late", "Completed", 20)
-    said = condition(late, "IntakeOpen")
-    assert (said["status"], said["reason"]) == ("False", "WindowPassed")
-    assert "nothing is created" in said["message"]
+    intake_open = condition(late, "IntakeOpen")
+    assert (intake_open["status"], intake_open["reason"]) == ("False", "WindowPassed")
+    assert "nothing is created" in intake_open["message"]
     assert late["metadata"].get("finalizers", []) == []
     assert events.leftovers(namespace, "late") == []
     namespace.kubectl("delete", "intakeevent", "late", "--timeout=60s")
 
 
-def test_the_namespace_of_these_tests_refuses_what_is_not_restricted(namespace: Kube) -> None:
+def test_the_namespaces_of_the_tests_refuse_pods_that_are_not_restricted(namespace: Kube) -> None:
     container = {"name": "root", "image": "postgres:18", "securityContext": {"privileged": True}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": {"containers": [container]}}
     with pytest.raises(CommandError, match="violates PodSecurity"):
