@@ -91,7 +91,8 @@ def lines(title: str, measured: Mapping[str, Measurement]) -> Iterator[str]:
             f"  {name:10} {medians}   now / before {changed.middle:.3f} ({changed.low:.3f} to {changed.high:.3f})"
             f"   now again / now {noise.middle:.3f} ({noise.low:.3f} to {noise.high:.3f})"
         )
-    yield f"  alien, the greatest: {max(of(each, lambda s: s.alien).high for each in measured.values()):.2f}"
+    most = max(of(each, lambda s: s.other_load).high for each in measured.values())
+    yield f"  load of other processes, at most {most:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmark of the bridge is to show, and whether it did. Pure."""
+"""The goals of the bridge's benchmark, and whether a run reached them. Pure."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -7,12 +7,12 @@ from bench.common.figures import Measurement, Spread, ratio
 from bench.common.goals import Verdict
 from bench.common.results import Results
 
-# What one lease holds, in seconds of the rate: half of intake.bucket_capacity().
+# The tokens of one lease, in seconds of the rate: half of intake.bucket_capacity().
 _LEASE: Final = 0.05
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """All of them, in the order of the page."""
+    """All verdicts, in the order of the page."""
     found = _ratio(results, "drain", "bridge_1", "ledger")
     yield Verdict(
         "queue to ledger, one process, validated mark persisted / one set-based ledger insert of the same rows",
@@ -39,8 +39,8 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         "two processes / one, a ledger that is not saturated", ">= 1.6", _ratio(results, "two", "slow_2", "slow_1"), 1.6
     )
     for each in results.measurements:
-        if (each.part, each.variant) == ("meter", "limit"):
-            yield from _metered(results, each)
+        if (each.part, each.variant) == ("rate_limit", "limit"):
+            yield from _rate_limit(results, each)
     reads = sorted((m for m in results.measurements if m.part == "read"), key=lambda m: m.slots)
     if len(reads) == 2:
         few, many = reads
@@ -61,9 +61,9 @@ def verdicts(results: Results) -> Iterator[Verdict]:
             )
 
 
-def _metered(results: Results, limit: Measurement) -> Iterator[Verdict]:
+def _rate_limit(results: Results, limit: Measurement) -> Iterator[Verdict]:
     workers = f"{limit.clients} worker{'s' if limit.clients > 1 else ''}"
-    busiest, mean = (results.find("meter", name, limit.clients) for name in ("busiest", "mean"))
+    busiest, mean = (results.find("rate_limit", name, limit.clients) for name in ("busiest", "mean"))
     bound = 1.02 + _LEASE
     yield Verdict(
         f"commits in the busiest second / maxPerSecond, {workers}",
@@ -81,7 +81,7 @@ def _metered(results: Results, limit: Measurement) -> Iterator[Verdict]:
 
 
 def _worst(found: Spread) -> Spread:
-    """A bound that must always hold is judged by the worst round."""
+    """A bound that must hold in every round is compared with the worst one."""
     return Spread(found.high, found.low, found.high)
 
 

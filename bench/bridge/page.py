@@ -10,19 +10,20 @@ from bench.common.results import Results
 
 _INTRODUCTION = """# Benchmarks of the bridge
 
-Written by [bench/](../bench/README.md), which says how to read this. Ratios are what counts: they are taken round by
-round, between runs that took turns within the same minute. The rates belong to this machine, whose cores DB1, the
-ledger and the bridges share. Every figure is a median, with the range of all rounds in brackets.
+Written by [bench/](../bench/README.md), which describes each variant and how it is measured.
+Compare the ratios: they are taken round by round, between runs that took turns within the same minute.
+The rates belong to this machine, whose cores DB1, the ledger and the bridges share.
+Every figure is a median, with the range of all rounds in brackets.
 """
 
 
 def page(results: Results, notes: str) -> str:
-    """All of it."""
-    lines = [_INTRODUCTION, *facts_table(results), "", "## Targets", "", *goals_table(verdicts(results)), ""]
+    """The whole page."""
+    lines = [_INTRODUCTION, *facts_table(results), "", "## Goals", "", *goals_table(verdicts(results)), ""]
     lines += ["## Queue to ledger", "", *_rates(results, "drain", "ledger"), ""]
     lines += ["## A second process", "", *_rates(results, "two", "slow_1"), ""]
     lines += ["## Validation", "", *_calls(results), "", *_rates(results, "validation", "single"), ""]
-    lines += ["## The meter", "", *_meter(results), ""]
+    lines += ["## The rate limit", "", *_rate_limit(results), ""]
     lines += ["## A read", "", *_reads(results), ""]
     return "\n".join([*lines, notes.strip(), ""])
 
@@ -39,7 +40,7 @@ def _rates(results: Results, part: str, base: str) -> Iterator[str]:
         ]
         for each in measured
     ]
-    return table(["", "claims a second", f"x {TITLES[base]}", "servers us", "bridge us", "alien"], rows)
+    return table(["", "claims a second", f"x {TITLES[base]}", "servers us", "bridge us", "other load"], rows)
 
 
 def _calls(results: Results) -> Iterator[str]:
@@ -51,10 +52,10 @@ def _calls(results: Results) -> Iterator[str]:
     return table(["calls at a time", TITLES["aiohttp"], TITLES["ours"], "ratio"], rows)
 
 
-def _meter(results: Results) -> Iterator[str]:
+def _rate_limit(results: Results) -> Iterator[str]:
     rows = []
-    for limit in (m for m in results.measurements if m.part == "meter" and m.variant == "limit"):
-        found = [results.find("meter", name, limit.clients) for name in ("mean", "busiest")]
+    for limit in (m for m in results.measurements if m.part == "rate_limit" and m.variant == "limit"):
+        found = [results.find("rate_limit", name, limit.clients) for name in ("mean", "busiest")]
         cells = [brackets(of(each, lambda s: s.rate), 0) if each else "" for each in found]
         rows.append([f"{limit.clients}", f"{of(limit, lambda s: s.rate).middle:,.0f}", *cells])
     return table(["workers", *(TITLES[name] for name in ("limit", "mean", "busiest"))], rows)
@@ -74,5 +75,5 @@ def _cost(each: Measurement) -> list[str]:
     return [
         f"{of(each, lambda s: s.cpu_us).middle:.0f}",
         f"{of(each, lambda s: s.client_us).middle:.0f}",
-        f"{of(each, lambda s: s.alien).middle:.2f}",
+        f"{of(each, lambda s: s.other_load).middle:.2f}",
     ]

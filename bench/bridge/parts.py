@@ -1,4 +1,4 @@
-"""The parts of a full run of the bridge's benchmark. Inside each, all variants take turns, round by round."""
+"""The parts of a full run of the bridge's benchmark. In each part all variants take turns, round by round."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from bench.common.results import Results
 from bench.common.turns import in_turns, progress
 
 _BATCH: Final = 500
-# A second without commits at the start: processes start, connect, and are counted by each other.
+# Left out at the start, where processes connect and count each other.
 _SETTLED_SECONDS: Final = 1.5
-# Messages behind those that are leased; at most 10 000, what one read may take.
+# Messages behind the leased ones; at most 10,000, which is the largest batch of a read.
 _ROOM: Final = 5000
 _DEEPER: Final = """
 INSERT INTO pgmq.q_intake_queue (vt, message)
@@ -30,7 +30,7 @@ SELECT clock_timestamp(), (SELECT q.message FROM pgmq.q_intake_queue q LIMIT 1) 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """The size of a run."""
 
     rounds: int
     claims: int
@@ -40,7 +40,7 @@ class Plan:
     concurrencies: tuple[int, ...]
     validated: int
     rate: int
-    metered_seconds: int
+    limited_seconds: int
     workers: tuple[int, ...]
     reads: int
     invisible: tuple[int, int]
@@ -56,13 +56,13 @@ FULL: Final = Plan(
     concurrencies=(32, 100, 400),
     validated=20_000,
     rate=1000,
-    metered_seconds=6,
+    limited_seconds=6,
     workers=(1, 2, 5),
     reads=20,
     invisible=(1000, 100_000),
     backlog=1_000_000,
 )
-# Checks the harness; its figures mean nothing.
+# Only tries out the harness: its figures mean nothing.
 QUICK: Final = Plan(
     rounds=1,
     claims=3000,
@@ -72,7 +72,7 @@ QUICK: Final = Plan(
     concurrencies=(32,),
     validated=500,
     rate=500,
-    metered_seconds=2,
+    limited_seconds=2,
     workers=(2,),
     reads=5,
     invisible=(1000, 4000),
@@ -83,7 +83,7 @@ type Part = Callable[[BridgeRuns, Plan, Results], None]
 
 
 def drain(runs: BridgeRuns, plan: Plan, results: Results) -> None:
-    """From the queue to the ledger, beside what the ledger can do and what a simple loop does."""
+    """From the queue to the ledger: the bridge, the ledger alone, and a simple loop."""
     work: dict[str, Callable[[], Sample]] = {
         "ledger": partial(_ledger_alone, runs, plan.claims),
         "bridge_1": partial(runs.drain, plan.claims, 1, batchSize=_BATCH),
@@ -94,7 +94,7 @@ def drain(runs: BridgeRuns, plan: Plan, results: Results) -> None:
 
 
 def two(runs: BridgeRuns, plan: Plan, results: Results) -> None:
-    """One process and two, in front of a ledger that takes its time and no CPU: it is not saturated."""
+    """One process and two, with a ledger that sleeps in each call and so is not saturated."""
     work: dict[str, Callable[[], Sample]] = {
         f"slow_{count}": partial(runs.drain, plan.slow_claims, count, batchSize=_BATCH, **SLOW_TARGET)
         for count in (1, 2)
@@ -103,7 +103,7 @@ def two(runs: BridgeRuns, plan: Plan, results: Results) -> None:
 
 
 def validation(runs: BridgeRuns, plan: Plan, results: Results) -> None:
-    """A validation webhook that takes 20 ms: each claim a call, or each batch."""
+    """A validation webhook that takes 20 ms, called for each claim or for each batch."""
     with webhook_calls.slow_validator() as url:
         for concurrency in plan.concurrencies:
             measured = [Measurement("calls", name, concurrency) for name in ("aiohttp", "ours")]
@@ -123,13 +123,13 @@ def validation(runs: BridgeRuns, plan: Plan, results: Results) -> None:
         _take_turns(results, "validation", plan.rounds, plan.validated, work)
 
 
-def meter(runs: BridgeRuns, plan: Plan, results: Results) -> None:
-    """More on the queue than maxPerSecond lets through: how many come in any one second, and in all."""
+def rate_limit(runs: BridgeRuns, plan: Plan, results: Results) -> None:
+    """A backlog under maxPerSecond: commits in the busiest second, and on average."""
     for workers in plan.workers:
-        measured = {name: Measurement("meter", name, workers) for name in ("limit", "mean", "busiest")}
+        measured = {name: Measurement("rate_limit", name, workers) for name in ("limit", "mean", "busiest")}
         results.measurements += measured.values()
         for _ in range(min(plan.rounds, 2)):
-            times = _metered(runs, plan, workers)
+            times = _commits_under_limit(runs, plan, workers)
             settled = [each for each in times if each >= times[0] + _SETTLED_SECONDS]
             found = {
                 "limit": float(plan.rate),
@@ -163,7 +163,7 @@ PARTS: Final[dict[str, Part]] = {
     "drain": drain,
     "two": two,
     "validation": validation,
-    "meter": meter,
+    "rate_limit": rate_limit,
     "read": read,
 }
 
@@ -180,7 +180,7 @@ def _slow_flush(runs: BridgeRuns, run: Callable[[], Sample]) -> Sample:
 
 
 def _ledger_alone(runs: BridgeRuns, claims: int) -> Sample:
-    """The same rows, ready made, by the same function."""
+    """Insert the same rows with the same function, without a queue."""
     with runs.queue(claims) as uri:
         payloads = _payloads(uri, claims)
         chunks = [Jsonb(payloads[first : first + _BATCH]) for first in range(0, claims, _BATCH)]
@@ -194,7 +194,7 @@ def _ledger_alone(runs: BridgeRuns, claims: int) -> Sample:
 
 
 def _naive(runs: BridgeRuns, claims: int) -> Sample:
-    """What one writes first."""
+    """The simplest loop: read 100; for each message one call of the ledger and one delete."""
     with runs.queue(claims) as uri:
 
         def loop() -> None:
@@ -218,10 +218,10 @@ def _payloads(uri: str, claims: int) -> list[Any]:
         return [row[0] for row in rows.fetchall()]
 
 
-def _metered(runs: BridgeRuns, plan: Plan, workers: int) -> list[float]:
-    """When each sale was committed, from the start on; the queue is never empty."""
-    backlog = plan.rate * (plan.metered_seconds + 20)
-    wanted = plan.rate * plan.metered_seconds
+def _commits_under_limit(runs: BridgeRuns, plan: Plan, workers: int) -> list[float]:
+    """The times of all commits, in seconds; the queue is never empty."""
+    backlog = plan.rate * (plan.limited_seconds + 20)
+    wanted = plan.rate * plan.limited_seconds
     with runs.queue(backlog, batchSize=100, maxPerSecond=plan.rate) as uri:
         with runs.bridges(uri, workers):
             until(lambda: runs.committed() >= wanted, f"{wanted} sales are committed")
@@ -232,7 +232,7 @@ def _metered(runs: BridgeRuns, plan: Plan, workers: int) -> list[float]:
 
 @contextmanager
 def _leased(runs: BridgeRuns, invisible: int, most: int) -> Iterator[str]:
-    """A queue whose first messages are leased for an hour, with work for a while behind them."""
+    """A queue whose first messages are leased for an hour, with others behind them."""
     with runs.queue(most + _ROOM, visibilityTimeoutSeconds=3600) as uri:
         for first in range(0, invisible, _ROOM):
             execute(uri, "SELECT intake.read_batch(%s, 'bench', %s)", POOL, min(_ROOM, invisible - first))
@@ -240,7 +240,7 @@ def _leased(runs: BridgeRuns, invisible: int, most: int) -> Iterator[str]:
 
 
 def _one_read(connection: psycopg.Connection[Any]) -> Sample:
-    """Undone, so that the next one finds the same."""
+    """Read a batch of 100 and roll back, so that the next read finds the same."""
     began = time.perf_counter()
     rows = connection.execute("SELECT msg_id FROM intake.read_batch(%s, 'bench', 100)", (POOL,)).fetchall()
     seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""DB1, a ledger and real bridge processes on this machine: what the benchmark and the soak of the bridge run on."""
+"""DB1, a ledger and real bridge processes on this machine, for the benchmark of the bridge and for the soak."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from bench.common.pool import DURABLE, POOL, THIS, Checkout, claim_until, config
 from tests.postgres import PostgresServer, install_ledger
 
 _LEDGER: Final = "ledger"
-# A ledger that takes its time: what it does is not measured, only waited for.
+# A ledger that sleeps 100 ms in each call.
 _SLOW_LEDGER: Final = """
 CREATE FUNCTION public.slow_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
 LANGUAGE plpgsql AS $$
@@ -35,16 +35,16 @@ RETURN public.finalize_transaction(payload);
 """
 TARGET: Final = {"commitTarget": {"postgres": {"function": "finalize_transaction"}}}
 SLOW_TARGET: Final = {"commitTarget": {"postgres": {"function": "slow_transaction"}}}
-# A flush takes a millisecond longer, as on a disk across a network: what PostgreSQL itself sleeps before each one.
+# PostgreSQL sleeps for a millisecond before each flush, as if its disk were across a network.
 _SLOW_FLUSH: Final = {"commit_delay": 1000, "commit_siblings": 0}
-_LOOK_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.2
 # A run that takes longer is broken.
 _PATIENCE_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
 class Spent:
-    """CPU so far, in seconds."""
+    """CPU time so far, in seconds."""
 
     servers: float
     bridges: float
@@ -52,7 +52,13 @@ class Spent:
 
 
 class BridgeRuns:
-    """Two durable servers; every run drains a fresh copy of a queue into an empty ledger."""
+    """Two durable servers, with the SQL and the bridge of one checkout.
+
+    Every run drains a fresh copy of a queue into an empty ledger:
+
+    with BridgeRuns() as runs:
+        sample = runs.drain(claims=20_000, count=1, batchSize=500)
+    """
 
     def __init__(self, checkout: Checkout = THIS) -> None:
         self._checkout = checkout
@@ -77,12 +83,12 @@ class BridgeRuns:
 
     @property
     def ledger_uri(self) -> str:
-        """The ledger, as its owner."""
+        """The URI of the ledger, as its owner."""
         return self.ledger.uri(_LEDGER)
 
     @contextmanager
     def queue(self, claims: int, **changes: object) -> Iterator[str]:
-        """DB1 with so many claims on its queue, its configuration changed, and an empty ledger; yields DB1's URI."""
+        """Yield the URI of a DB1 with that many claims queued; the ledger is empty. `changes` are of its settings."""
         server, template = self.database, f"queue_{claims}"
         if template not in self._queues:
             uri = server.create_database(template)
@@ -96,7 +102,7 @@ class BridgeRuns:
         wanted = json.loads(configuration(claims)) | TARGET | changes
         execute(uri, "SELECT intake.configure(%s, %s)", POOL, json.dumps(wanted))
         for each in (uri, self.ledger_uri):
-            # Or one of them falls into a run, and not into the next.
+            # Otherwise a checkpoint could fall into one run and not into the next.
             execute(each, "CHECKPOINT")
         try:
             yield uri
@@ -105,7 +111,7 @@ class BridgeRuns:
 
     @contextmanager
     def bridges(self, uri: str, count: int) -> Iterator[list[int]]:
-        """So many processes at work, by their ids; they are stopped as Kubernetes stops them."""
+        """Run that many bridges; yield their process ids. They are stopped with SIGTERM, as by Kubernetes."""
         with tempfile.TemporaryFile() as log, ExitStack() as stack:
             processes = [self._bridge(uri, f"bridge-{n}", log.fileno()) for n in range(count)]
             for process in processes:
@@ -120,7 +126,7 @@ class BridgeRuns:
 
     @contextmanager
     def slow_flush(self) -> Iterator[None]:
-        """Both servers wait for each commit's flush a millisecond longer than their disk makes them."""
+        """Both servers wait a millisecond longer for the flush of each commit."""
         uris = [self.database.uri(), self.ledger.uri()]
         change = [sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(n), v) for n, v in _SLOW_FLUSH.items()]
         undo = [sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(n)) for n in _SLOW_FLUSH]
@@ -133,32 +139,32 @@ class BridgeRuns:
                 _reconfigure(uri, undo)
 
     def committed(self) -> int:
-        """How many sales the ledger has."""
+        """How many claims the ledger has."""
         with psycopg.connect(self.ledger_uri) as connection:
             found = connection.execute("SELECT count(*) FROM ledger.claims").fetchone()
         return int(found[0]) if found else 0
 
     def commits(self) -> list[float]:
-        """When the ledger recorded each sale, in seconds, sorted."""
+        """When the ledger recorded each claim, in seconds, sorted."""
         with psycopg.connect(self.ledger_uri) as connection:
             rows = connection.execute("SELECT extract(epoch FROM recorded_at)::float8 FROM ledger.claims ORDER BY 1")
             return [row[0] for row in rows.fetchall()]
 
     def drain(self, claims: int, count: int, **changes: object) -> Sample:
-        """So many processes empty a queue; the rate is that of the ledger's rows."""
+        """Let that many bridges empty a queue; the rate is taken from the times of the ledger's rows."""
         with self.queue(claims, **changes) as uri, self.bridges(uri, count) as pids:
             return self.measured(claims, lambda: until(lambda: is_drained(uri), "the queue is empty"), pids)
 
     def measured(self, rows: int, work: Callable[[], Any], pids: list[int] | None = None) -> Sample:
-        """What it takes to bring that many rows into the ledger."""
+        """Measure `work`, which must bring that many rows into the ledger; `pids` are its bridges."""
         before, began = self._spent(pids or []), time.monotonic()
         work()
         after, seconds = self._spent(pids or []), time.monotonic() - began
         servers, bridges = after.servers - before.servers, after.bridges - before.bridges
-        alien = after.machine - before.machine - servers - bridges
+        other_load = after.machine - before.machine - servers - bridges
         times = self.commits()
         if len(times) != rows:
-            raise RuntimeError(f"{rows} rows were to come into the ledger, {len(times)} did")
+            raise RuntimeError(f"the ledger has {len(times)} rows instead of {rows}")
         return Sample(
             rate=steady(times),
             p50_ms=0.0,
@@ -166,7 +172,7 @@ class BridgeRuns:
             max_ms=0.0,
             cpu_us=servers / rows * 1e6,
             client_us=bridges / rows * 1e6,
-            alien=max(alien / seconds / (os.cpu_count() or 1), 0.0),
+            other_load=max(other_load / seconds / (os.cpu_count() or 1), 0.0),
         )
 
     def _bridge(self, uri: str, name: str, log: int) -> subprocess.Popen[bytes]:
@@ -183,7 +189,7 @@ class BridgeRuns:
         return subprocess.Popen([sys.executable, "-m", "intake_bridge"], env=environment, stderr=log)
 
     def _spent(self, bridges: list[int]) -> Spent:
-        """Without bridges, it is this process that works."""
+        """Without bridges, this process does the work."""
         servers = cpu_of_tree(self.database.pid) + cpu_of_tree(self.ledger.pid)
         return Spent(servers, sum(cpu_of_tree(pid) for pid in bridges or [os.getpid()]), cpu_of_machine())
 
@@ -198,19 +204,19 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def steady(times: list[float]) -> float:
-    """Rows a second without the first fifth: connecting, planning and starting are over by then."""
+    """Rows a second without the first fifth, in which processes start, connect and plan."""
     first = len(times) // 5
     return (len(times) - 1 - first) / ((times[-1] - times[first]) or 1e-9)
 
 
 def execute(uri: str, statement: LiteralString, *parameters: object) -> None:
-    """One statement in a connection of its own."""
+    """Run one statement in a new connection."""
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute(statement, parameters)
 
 
 def _reconfigure(uri: str, changes: Sequence[sql.Composed]) -> None:
-    """Returns when new connections have the settings."""
+    """Return when new connections have the settings."""
     with psycopg.connect(uri, autocommit=True) as connection:
         (loaded,) = connection.execute("SELECT pg_conf_load_time()").fetchone() or (None,)
         for change in changes:
@@ -232,9 +238,9 @@ def is_drained(uri: str) -> bool:
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for it."""
+    """Wait until the condition is true. Raises RuntimeError after two minutes."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"never happened: {what}")
-        time.sleep(_LOOK_SECONDS)
+            raise RuntimeError(f"not within {_PATIENCE_SECONDS:.0f} s: {what}")
+        time.sleep(_POLL_SECONDS)

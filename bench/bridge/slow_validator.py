@@ -1,7 +1,7 @@
-"""A webhook that approves every claim after a fixed time and costs as little as a server can: it must not be the limit.
+"""A webhook that approves every claim after a fixed time. It uses as little CPU as possible, to not be the limit.
 
 `python -m bench.bridge.slow_validator MILLISECONDS` prints its port and serves until it is terminated. One claim or
-`{"items": […]}`: a batch takes as long as one claim, as a service that looks them up together would.
+`{"items": […]}`: a batch takes as long as one claim, as in a service that looks up all its claims at once.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Le
 
 
 class SlowValidator(asyncio.Protocol):
-    """HTTP/1.1 as far as a POST with a Content-Length needs it, one request after the other on each connection."""
+    """The part of HTTP/1.1 that a POST with a Content-Length needs; one request at a time on each connection."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -22,12 +22,12 @@ class SlowValidator(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there."""
+        """A client has connected."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is whole, later."""
+        """Answer each complete request after the fixed time."""
         self._buffer += data
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:

@@ -1,4 +1,4 @@
-"""What the bridge's benchmark makes of its runs, without a run."""
+"""Verdicts and page of the bridge's benchmark, made from given results."""
 
 import pytest
 
@@ -24,9 +24,9 @@ def results() -> Results:
         ("validation", "batch", 1, 100, 150.0),
         ("two", "slow_1", 1, 100, 100.0),
         ("two", "slow_2", 1, 100, 170.0),
-        ("meter", "limit", 2, 0, 100.0),
-        ("meter", "mean", 2, 0, 96.0),
-        ("meter", "busiest", 2, 0, 130.0),
+        ("rate_limit", "limit", 2, 0, 100.0),
+        ("rate_limit", "mean", 2, 0, 96.0),
+        ("rate_limit", "busiest", 2, 0, 130.0),
         ("read", "read", 1, 1000, 100.0),
         ("read", "read", 1, 100_000, 90.0),
         ("backlog", "read", 1, 1_000_000, 20.0),
@@ -36,7 +36,7 @@ def results() -> Results:
     return some
 
 
-def test_each_target_has_its_verdict(results: Results) -> None:
+def test_each_goal_has_its_verdict(results: Results) -> None:
     assert [each.words for each in verdicts(results)] == [
         "met",
         "met",
@@ -51,7 +51,7 @@ def test_each_target_has_its_verdict(results: Results) -> None:
     ]
 
 
-def test_a_bound_that_must_always_hold_is_judged_by_the_worst_round(results: Results) -> None:
+def test_a_bound_that_must_hold_in_every_round_is_compared_with_the_worst_one(results: Results) -> None:
     for each in results.measurements:
         rates = (90.0, 90.0, 150.0) if each.variant == "busiest" else (100.0,) * 3
         each.samples = [Sample(rate, 0.0, 0.0, 0.0) for rate in rates]
@@ -60,13 +60,13 @@ def test_a_bound_that_must_always_hold_is_judged_by_the_worst_round(results: Res
     assert verdict.found.middle == 1.5
 
 
-def test_the_page_says_all_of_it(results: Results) -> None:
+def test_the_page_has_the_results_and_the_notes(results: Results) -> None:
     text = page(results, "What was tried.")
     assert "| 1,000,000 waiting | 50,000.0" in text
     assert text.endswith("What was tried.\n")
 
 
-def test_the_page_of_nothing_has_no_verdicts_but_these() -> None:
+def test_the_page_without_results_says_not_measured() -> None:
     empty = Results("2026-01-01", quick=True)
     assert {each.words for each in verdicts(empty)} == {"not measured"}
     assert "not measured" in page(empty, "")

@@ -1,4 +1,4 @@
-"""What the benchmark of the bridge compares, by name."""
+"""The variants of the bridge's benchmark."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Calls to a validation webhook of 20 ms: by aiohttp alone, and by the bridge's own caller."""
+"""Calls of a validation webhook that takes 20 ms: with aiohttp alone, and with the bridge's caller."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ class OpenGate:
         return True
 
     def told(self, outcome: Outcome, seconds: float | None = None) -> None:  # noqa: ARG002 - the port's
-        """An answer other than an approval would be cheaper, or dearer."""
+        """Another answer than an approval costs more or less, so it ends the run."""
         if outcome is not table.DECISIONS["approved"] and outcome.result is not table.Result.APPROVED:
             raise RuntimeError(f"the webhook did not approve: {outcome}")
 
@@ -58,7 +58,7 @@ def slow_validator() -> Iterator[str]:
 
 
 def sample(client: Client, url: str, calls: int, concurrency: int) -> Sample:
-    """So many calls, after as many as warm the connections up."""
+    """Make that many calls, after `concurrency` calls that open the connections."""
     messages = [_message(number) for number in range(calls)]
 
     async def run() -> tuple[float, float]:
@@ -72,7 +72,7 @@ def sample(client: Client, url: str, calls: int, concurrency: int) -> Sample:
 
 
 async def alone(url: str, messages: Sequence[Message], concurrency: int) -> None:
-    """aiohttp as its documentation uses it; the answer is read, and not looked at."""
+    """aiohttp as in its documentation; the answer is read and not parsed."""
     waiting = iter(messages)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as session:
 
@@ -93,11 +93,11 @@ async def ours(url: str, messages: Sequence[Message], concurrency: int) -> None:
     credentials = Credentials(_nothing, time.time)
     window = Window(_TIMEOUT_SECONDS, first=concurrency, ceiling=concurrency)
     try:
-        said = await Caller(http, contract, credentials, window).call_each(messages, OpenGate())
+        outcomes = await Caller(http, contract, credentials, window).call_each(messages, OpenGate())
     finally:
         await http.close()
-    if len(said) != len(messages):
-        raise RuntimeError(f"{len(said)} answers to {len(messages)} calls")
+    if len(outcomes) != len(messages):
+        raise RuntimeError(f"{len(outcomes)} answers to {len(messages)} calls")
 
 
 async def _nothing(_: str) -> None:

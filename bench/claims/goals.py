@@ -8,7 +8,7 @@ from bench.common.results import Rebuild, Results
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """All of them, in the order of the page."""
+    """All verdicts, in the order of the page."""
     single = "single claim, every feature / bare durable INSERT"
     for clients, bound, aim in ((32, 0.55, 0.65), (128, 0.36, 0.50)):
         found = _ratio(results, "throughput", "claim", "insert", clients)
@@ -65,8 +65,8 @@ def _open_loop(results: Results) -> Iterator[Verdict]:
 
 
 def _rebuilds(rebuilds: list[Rebuild]) -> Iterator[Verdict]:
-    for held in sorted({each.held for each in rebuilds}):
-        some = [each for each in rebuilds if each.held == held]
+    for claimed in sorted({each.claimed for each in rebuilds}):
+        some = [each for each in rebuilds if each.claimed == claimed]
         found = spread(
             [
                 (each.recovery_seconds + each.rebuild_seconds) / (2 * each.seed_seconds + each.recovery_seconds)
@@ -74,7 +74,7 @@ def _rebuilds(rebuilds: list[Rebuild]) -> Iterator[Verdict]:
             ]
         )
         yield Verdict(
-            f"kill -9 to selling again, {some[0].slots:,} slots, {held:,} sold / (2 x fresh seed + crash recovery)",
+            f"kill -9 to selling again, {some[0].slots:,} slots, {claimed:,} sold / (2 x fresh seed + crash recovery)",
             "<= 1",
             found,
             1,

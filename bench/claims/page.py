@@ -11,16 +11,16 @@ from bench.common.results import Results
 
 _INTRODUCTION = """# Benchmarks
 
-Written by [bench/](../bench/README.md), which says what each variant is and how to read this. Ratios are
-what counts: they are taken round by round, between runs that took turns on one server within the same minute. The rates
-belong to this machine, which clients, server and disk share. Every figure is a median, with the range of all rounds in
-brackets.
+Written by [bench/](../bench/README.md), which describes each variant and how it is measured.
+Compare the ratios: they are taken round by round, between runs that took turns on one server within the same minute.
+The rates belong to this machine, whose cores clients and server share.
+Every figure is a median, with the range of all rounds in brackets.
 """
 
 
 def page(results: Results, notes: str) -> str:
-    """All of it."""
-    lines = [_INTRODUCTION, *facts_table(results), "", "## Targets", "", *goals_table(verdicts(results)), ""]
+    """The whole page."""
+    lines = [_INTRODUCTION, *facts_table(results), "", "## Goals", "", *goals_table(verdicts(results)), ""]
     lines += ["![Claims a second](benchmarks.svg)", ""]
     lines += ["## Single calls", "", "One claim, or one row, in each call; closed loop.", ""]
     for clients in sorted({each.clients for each in results.measurements if each.part == "throughput"}):
@@ -28,17 +28,17 @@ def page(results: Results, notes: str) -> str:
     lines += ["## Many callers in one transaction", "", "Claims, or rows, a second; 32 clients.", ""]
     lines += [*_batches(results), ""]
     lines += ["## The same sale with more slots", "", *_slots(results, "sizes"), ""]
-    lines += ["## Sold out", "", "What everybody hears after the last slot.", ""]
+    lines += ["## Sold out", "", "The answer to claims after the last slot.", ""]
     for clients in sorted({each.clients for each in results.measurements if each.part == "sold_out"}):
         lines += [f"### {clients} clients", "", *_table(results, "sold_out", clients, "select1"), ""]
-    lines += ["## Through a sell-out", "", *_traces(results), ""]
-    lines += ["![Answers a second through a sell-out](benchmarks-sell-out.svg)", ""]
-    lines += ["## While somebody keeps an old transaction open", "", *_snapshots(results), ""]
+    lines += ["## Until sold out, and after", "", *_traces(results), ""]
+    lines += ["![Answers a second until sold out, and after](benchmarks-sell-out.svg)", ""]
+    lines += ["## While another session keeps an old transaction open", "", *_snapshots(results), ""]
     lines += [
         "## Open loop",
         "",
-        "Calls come at half the rate that the claim reached in a closed loop; a call that waits behind others is",
-        "late from its schedule on.",
+        "Calls come at half the rate that the claim reached in a closed loop.",
+        "The latency of a call counts from its scheduled start, so the time behind other calls is part of it.",
         "",
     ]
     lines += [*_open_loop(results), ""]
@@ -52,7 +52,7 @@ def page(results: Results, notes: str) -> str:
     ]
     lines += [*_table(results, "redis", None, None), ""]
     if results.notes:
-        lines += ["## Said by the run", "", *(f"- {note}" for note in results.notes), ""]
+        lines += ["## Notes of the run", "", *(f"- {note}" for note in results.notes), ""]
     return "\n".join([*lines, notes.strip(), ""])
 
 
@@ -104,10 +104,10 @@ def _slots(results: Results, part: str) -> Iterator[str]:
 def _snapshots(results: Results) -> Iterator[str]:
     rows = []
     for name in ("claim", "skip_locked", "sequence"):
-        without, held = results.find("no_snapshot", name, 32), results.find("snapshot", name, 32)
-        if without and held:
-            rates = [brackets(of(each, lambda s: s.rate), 0) for each in (without, held)]
-            rows.append([TITLES[name], *rates, brackets(ratio(held, without), 2)])
+        without, during = results.find("no_snapshot", name, 32), results.find("snapshot", name, 32)
+        if without and during:
+            rates = [brackets(of(each, lambda s: s.rate), 0) for each in (without, during)]
+            rows.append([TITLES[name], *rates, brackets(ratio(during, without), 2)])
     return table(["", "a second", "with the old snapshot", "ratio"], rows)
 
 
@@ -130,13 +130,13 @@ def _traces(results: Results) -> Iterator[str]:
 
 def _rebuilds(results: Results) -> Iterator[str]:
     rows = []
-    for held in sorted({each.held for each in results.rebuilds}):
-        some = [each for each in results.rebuilds if each.held == held]
+    for claimed in sorted({each.claimed for each in results.rebuilds}):
+        some = [each for each in results.rebuilds if each.claimed == claimed]
         seconds = [
             median(figures)
             for figures in zip(*((e.seed_seconds, e.recovery_seconds, e.rebuild_seconds) for e in some), strict=True)
         ]
-        rows.append([f"{some[0].slots:,}", f"{held:,}", *(f"{figure:.1f}" for figure in seconds)])
+        rows.append([f"{some[0].slots:,}", f"{claimed:,}", *(f"{figure:.1f}" for figure in seconds)])
     return table(["slots", "sold", "fresh seed s", "crash recovery s", "rebuild s"], rows)
 
 

@@ -1,4 +1,4 @@
-"""The parts of a full run. Inside each, all variants take turns, round by round."""
+"""The parts of a full run. In each part all variants take turns, round by round."""
 
 import time
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 
 from bench.claims import pgbench, programs, redis_claim
-from bench.claims.pgbench import Load, Target
+from bench.claims.pgbench import Address, Load
 from bench.claims.pooler import pooler, protocol
 from bench.claims.runs import ClaimRuns
 from bench.claims.variants import VARIANTS
@@ -28,7 +28,7 @@ POOL_SIZE: Final = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """The size of a run."""
 
     rounds: int
     seconds: int
@@ -52,7 +52,7 @@ FULL: Final = Plan(
     trace_seconds=14,
     rebuilds=2,
 )
-# Checks the harness; its figures mean nothing.
+# Only tries out the harness: its figures mean nothing.
 QUICK: Final = Plan(
     rounds=1,
     seconds=1,
@@ -69,7 +69,7 @@ type Part = Callable[[ClaimRuns, Plan, Results], None]
 
 
 def throughput(runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """Single calls, every variant, closed loop."""
+    """Single calls of every variant, in a closed loop."""
     for clients in plan.clients:
         measured = [
             Measurement("throughput", name, clients, plan.slots)
@@ -99,7 +99,7 @@ def sizes(runs: ClaimRuns, plan: Plan, results: Results) -> None:
 
 
 def sold_out(runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """What the crowd hears after the last slot."""
+    """The answer to claims after the last slot."""
     for clients in (n for n in plan.clients if n >= DIRECT):
         measured = [Measurement("sold_out", "select1", clients)] + [
             Measurement("sold_out", "sold_out", clients, slots) for slots in (plan.slots, plan.many_slots)
@@ -113,7 +113,7 @@ def sold_out(runs: ClaimRuns, plan: Plan, results: Results) -> None:
 
 
 def snapshot(runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """Somebody keeps an old transaction open: dead rows stay."""
+    """The same with an old transaction open in another session, so that dead rows cannot be removed."""
     measured = [
         Measurement(part, name, DIRECT, plan.slots)
         for name in ("claim", "skip_locked", "sequence")
@@ -121,11 +121,11 @@ def snapshot(runs: ClaimRuns, plan: Plan, results: Results) -> None:
     ]
     for each in in_turns(results, measured, plan.rounds):
         load = Load(DIRECT, plan.seconds)
-        each.samples.append(runs.sample(each.variant, each.slots, load, held_snapshot=each.part == "snapshot"))
+        each.samples.append(runs.sample(each.variant, each.slots, load, old_snapshot=each.part == "snapshot"))
 
 
 def open_loop(runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """Calls come at their own pace, half of what the closed loop reached; waiting behind the schedule counts."""
+    """Calls come at half the rate of the closed loop; latencies count from the scheduled start."""
     for clients in (n for n in plan.clients if n >= DIRECT):
         closed = results.find("throughput", "claim", clients)
         if closed is None:
@@ -137,7 +137,7 @@ def open_loop(runs: ClaimRuns, plan: Plan, results: Results) -> None:
 
 
 def crowd(runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """Far more clients than a server has room for, through a transaction pooler."""
+    """More clients than the server has connections, through a pooler in transaction mode."""
     program = programs.find("pgbouncer")
     if program is None:
         results.notes.append("No PgBouncer on this machine: the pooler was not measured.")
@@ -158,42 +158,42 @@ def crowd(runs: ClaimRuns, plan: Plan, results: Results) -> None:
 
 
 def sell_out(runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """One sale from the first slot through the last and beyond."""
+    """One sale, from the first slot until sold out, and after."""
     step = 0.5
     for name in ("claim", "skip_locked", "sequence"):
         variant = VARIANTS[name]
         with runs.database(variant, plan.trace_slots) as database:
             load = Load(DIRECT, plan.trace_seconds)
-            seen = pgbench.run(runs.script(variant), load, Target(runs.socket, variant.user, database))
+            found = pgbench.run(runs.script(variant), load, Address(runs.socket, variant.user, database))
             sold = runs.sold(variant, database)
         if sold > plan.trace_slots:
             results.notes.append(f"OVERSOLD: {name} sold {sold} of {plan.trace_slots} slots.")
         elif name == "claim" and sold < plan.trace_slots and not results.quick:
             results.notes.append(f"claim left {plan.trace_slots - sold} of {plan.trace_slots} slots unsold.")
-        steps = Counter(int((end - load.warm_up) / step) for end in seen.finished)
+        steps = Counter(int((end - load.warm_up) / step) for end in found.finished)
         rates = [steps[n] / pgbench.LOGGED_SHARE / step for n in range(int(plan.trace_seconds / step))]
         results.traces.append(Trace(name, plan.trace_slots, DIRECT, step, rates))
         progress(f"sell-out of {plan.trace_slots} slots: {name} sold {sold}")
 
 
 def rebuild(_runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """kill -9, start, seed(): with no slot sold, half of them, all."""
+    """kill -9, start, seed(): with no slot claimed, half of them, and all."""
     for _ in range(plan.rebuilds):
         with PostgresServer(DURABLE) as server:
             seeded = make_pool(server.uri(), plan.many_slots)
             progress(f"fresh seed of {plan.many_slots:,} slots: {seeded:.2f} s")
-            for held in (0, plan.many_slots // 2, plan.many_slots):
-                claim_until(server.uri(), held)
+            for claimed in (0, plan.many_slots // 2, plan.many_slots):
+                claim_until(server.uri(), claimed)
                 server.kill()
                 recovery = _timed(server.start)
                 with psycopg.connect(server.uri(), autocommit=True) as connection:
                     rebuilt = _timed(partial(connection.execute, "SELECT intake.seed(%s)", (POOL,)))
-                results.rebuilds.append(Rebuild(plan.many_slots, held, seeded, recovery, rebuilt))
-                progress(f"{held} held: recovery {recovery:.2f} s, rebuild {rebuilt:.2f} s")
+                results.rebuilds.append(Rebuild(plan.many_slots, claimed, seeded, recovery, rebuilt))
+                progress(f"{claimed} claimed: recovery {recovery:.2f} s, rebuild {rebuilt:.2f} s")
 
 
 def others(_runs: ClaimRuns, plan: Plan, results: Results) -> None:
-    """Redis: what it would be without a database."""
+    """Redis, for comparison."""
     program = programs.find("redis-server")
     if program is None:
         results.notes.append("No Redis on this machine: it was not measured.")

@@ -1,4 +1,4 @@
-"""pgbench, which PostgreSQL ships: run it, and read what it saw."""
+"""Run pgbench, which comes with PostgreSQL, and read its figures."""
 
 import os
 import re
@@ -16,44 +16,44 @@ _RATE: Final = re.compile(r"^tps = ([\d.]+) \(without initial connection time\)"
 _PROGRESS: Final = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps", re.MULTILINE)
 
 
-# Of the calls of a closed loop, this many are written down: writing costs the one that is measured.
+# The share of the calls of a closed loop that pgbench logs: logging costs time too.
 LOGGED_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Load:
-    """How hard to press."""
+    """The load of a run: clients, seconds, and the rate of an open loop."""
 
     clients: int
     seconds: int
     rate: float | None = None
-    """Calls a second whatever the answers take (open loop); None = each client waits for its answer (closed loop)."""
+    """Calls a second, at any latency (open loop). None: each client waits for its answer (closed loop)."""
     protocol: str = "prepared"
 
     @property
     def warm_up(self) -> int:
-        """Seconds that count for nothing: a connection's first calls load the catalogue and plan their statements."""
+        """Seconds that are left out: the first calls of a connection load the catalogue and plan their statements."""
         return 1 if self.clients <= 32 else 2
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the clients saw after the warm-up."""
+class Figures:
+    """The figures of the clients after the warm-up."""
 
     calls: int
-    """All calls, those of the warm-up as well."""
+    """All calls, with those of the warm-up."""
     seconds: list[tuple[float, float]]
-    """(until when, how many) of each second of progress, from the start."""
+    """(end, calls) of each second of progress, from the start."""
     calls_per_second: float
     latencies_ms: list[float]
-    """A sample of them. In an open loop each includes the time a call waited behind its schedule."""
+    """A sample of them. In an open loop each includes the time from the scheduled start to the real one."""
     finished: list[float]
     """When each of the same calls ended, in seconds from the first."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where to."""
+class Address:
+    """The database to connect to."""
 
     host: str
     user: str
@@ -61,8 +61,8 @@ class Target:
     port: int = 5432
 
 
-def run(script: str, load: Load, target: Target, every_second: Callable[[], None] = lambda: None) -> Seen:
-    """One run. A call that fails ends it with an error."""
+def run(script: str, load: Load, address: Address, every_second: Callable[[], None] = lambda: None) -> Figures:
+    """Run pgbench once. Raises RuntimeError if a call fails."""
     with tempfile.TemporaryDirectory(prefix="intake-bench-") as name:
         directory = Path(name)
         (directory / "script").write_text(script)
@@ -73,7 +73,7 @@ def run(script: str, load: Load, target: Target, every_second: Callable[[], None
             f"--jobs={min(load.clients, os.cpu_count() or 1)}",
             f"--time={load.seconds + load.warm_up}",
             *((f"--rate={load.rate}",) if load.rate else (f"--sampling-rate={LOGGED_SHARE}",)),
-            *("-h", target.host, "-p", str(target.port), "-U", target.user, target.database),
+            *("-h", address.host, "-p", str(address.port), "-U", address.user, address.database),
         ]
         with (
             (directory / "output").open("w+") as output,
@@ -82,20 +82,20 @@ def run(script: str, load: Load, target: Target, every_second: Callable[[], None
             ) as running,
         ):
             assert running.stderr is not None
-            said = []
+            progress = []
             for line in running.stderr:
-                said.append(line)
+                progress.append(line)
                 if _PROGRESS.match(line):
                     every_second()
             running.wait()
             output.seek(0)
             summary = output.read()
         if running.returncode != 0:
-            raise RuntimeError(f"pgbench: {''.join(said)[-2000:]}")
+            raise RuntimeError(f"pgbench: {''.join(progress)[-2000:]}")
         lines = [line for log in directory.glob("pgbench_log.*") for line in log.read_text().splitlines()]
     latencies, finished = read_log(lines, load.warm_up)
-    calls, seconds, per_second = read_summary(summary, "".join(said), load.warm_up)
-    return Seen(calls, seconds, per_second, latencies, finished)
+    calls, seconds, per_second = read_summary(summary, "".join(progress), load.warm_up)
+    return Figures(calls, seconds, per_second, latencies, finished)
 
 
 def read_summary(output: str, progress: str, warm_up: int) -> tuple[int, list[tuple[float, float]], float]:

@@ -1,4 +1,4 @@
-"""Two plots as SVG, by hand: bars with their range, and lines over time. Pure."""
+"""The two plots, as SVG: bars with their range, and lines over time. Pure."""
 
 from collections.abc import Sequence
 from html import escape

@@ -25,10 +25,10 @@ def protocol(program: Path) -> str:
 
 @contextmanager
 def pooler(program: Path, server: str, *, clients: int, size: int) -> Iterator[tuple[str, int]]:
-    """Run it in front of the server whose socket is in that directory; gives (host, port)."""
+    """Run it in front of the server whose socket is in that directory; yield (host, port)."""
     with tempfile.TemporaryDirectory(prefix="intake-bouncer-") as name:
         directory = Path(name)
-        directory.chmod(0o777)  # it will not run as root
+        directory.chmod(0o777)  # it refuses to run as root
         (directory / "users").write_text('"claimer" ""\n"postgres" ""\n')
         prepared = "max_prepared_statements = 100\n" if protocol(program) == "prepared" else ""
         (directory / "ini").write_text(

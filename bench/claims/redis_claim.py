@@ -1,4 +1,4 @@
-"""What others would pick: Redis, one Lua script that pops a slot and appends the claim to a stream."""
+"""Redis for comparison: one Lua script pops a slot and appends the claim to a stream."""
 
 import csv
 import subprocess
@@ -26,7 +26,7 @@ _PILOT_CALLS: Final = 5000
 
 @contextmanager
 def redis(appendfsync: str) -> Iterator[Path]:
-    """A server with an append-only file; gives its socket."""
+    """Start a server with an append-only file; yield its socket."""
     program = programs.find("redis-server")
     assert program is not None
     with tempfile.TemporaryDirectory(prefix="intake-redis-") as directory:

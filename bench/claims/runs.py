@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from bench.claims import pgbench
-from bench.claims.pgbench import Load, Seen, Target
+from bench.claims.pgbench import Address, Figures, Load
 from bench.claims.templates import MAKERS
 from bench.claims.variants import VARIANTS, Variant
 from bench.common.cpu import cpu_of_machine, cpu_of_tree
@@ -64,18 +64,18 @@ class ClaimRuns:
         return str(self.server.directory / "socket")
 
     def script(self, variant: Variant) -> str:
-        """What pgbench repeats."""
+        """The script that pgbench repeats."""
         return variant.script.replace("{payload}", self._payload)
 
     def sample(
-        self, name: str, slots: int, load: Load, *, held_snapshot: bool = False, via: tuple[str, int] | None = None
+        self, name: str, slots: int, load: Load, *, old_snapshot: bool = False, via: tuple[str, int] | None = None
     ) -> Sample:
-        """One run of a variant in a database of its own."""
+        """Run a variant once, in a fresh copy of its database."""
         variant = VARIANTS[name]
         with self.database(variant, slots) as database:
             if variant.template == "ours_sold":
                 self._read_users_index(database)
-            if not held_snapshot:
+            if not old_snapshot:
                 return self._measured(variant, database, load, via)
             with psycopg.connect(self.server.uri(database)) as idle:
                 idle.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -93,7 +93,7 @@ class ClaimRuns:
             self.server.drop_database(_RUN)
 
     def template(self, kind: str, slots: int) -> str:
-        """The name of the database that copies are made of; made at first use."""
+        """The name of the database that runs copy; it is made at the first use."""
         name = kind if kind == "bare" else f"{kind}_{slots}"
         if name not in self._templates:
             uri = self.server.create_database(name)
@@ -102,7 +102,7 @@ class ClaimRuns:
         return name
 
     def sold(self, variant: Variant, database: str) -> int:
-        """Claims that are on the queue."""
+        """How many claims are on the queue."""
         queue = "q_intake_queue" if variant.user == "claimer" else "q_standin"
         with psycopg.connect(self.server.uri(database)) as connection:
             found = connection.execute(
@@ -113,21 +113,21 @@ class ClaimRuns:
 
     def _measured(self, variant: Variant, database: str, load: Load, via: tuple[str, int] | None) -> Sample:
         host, port = via or (self.socket, 5432)
-        target = Target(host, variant.user, database, port)
+        address = Address(host, variant.user, database, port)
         meters: list[Meters] = []
         with psycopg.connect(self.server.uri(database), autocommit=True) as connection:
-            seen = pgbench.run(
-                self.script(variant), load, target, every_second=lambda: meters.append(self._meters(connection))
+            figures = pgbench.run(
+                self.script(variant), load, address, every_second=lambda: meters.append(self._meters(connection))
             )
         if variant.template == "ours":
-            self._check_all_claimed(variant, database, seen.calls * variant.rows)
-        return _sample(variant, seen, meters[load.warm_up - 1 :], seen.seconds[load.warm_up : len(meters)])
+            self._check_all_claimed(variant, database, figures.calls * variant.rows)
+        return _sample(variant, figures, meters[load.warm_up - 1 :], figures.seconds[load.warm_up : len(meters)])
 
     def _read_users_index(self, database: str) -> None:
         """Read the users' index from end to end: a sale leaves it in memory, the copy of a database does not."""
         with psycopg.connect(self.server.uri(database)) as connection:
             connection.execute("SET enable_seqscan = off")
-            # By its columns: checkouts differ in the table's name.
+            # Found by its columns, because the checkouts of a comparison may differ in the table's name.
             table = connection.execute(
                 "SELECT attrelid::regclass::text FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
                 " WHERE relnamespace = 'intake'::regnamespace AND relkind = 'r' AND attname IN ('user_id', 'pool_no')"
@@ -137,7 +137,7 @@ class ClaimRuns:
             connection.execute(f"SELECT count(user_id) FROM {table[0]} WHERE pool_no > 0".encode())
 
     def _check_all_claimed(self, variant: Variant, database: str, claims: int) -> None:
-        """An answer other than `claimed` is quicker than a claim: a run with one of them would flatter us."""
+        """Other answers than `claimed` are cheaper, so a run with one of them does not count."""
         if (sold := self.sold(variant, database)) != claims:
             raise RuntimeError(f"{claims} calls made {sold} claims: give the run more slots, or less time")
 
@@ -164,18 +164,18 @@ class ClaimRuns:
         return str(found[0])
 
 
-def _sample(variant: Variant, seen: Seen, meters: list[Meters], seconds: list[tuple[float, float]]) -> Sample:
-    """Costs are those between the first and the last meters, in which the calls of these seconds were made."""
+def _sample(variant: Variant, figures: Figures, meters: list[Meters], seconds: list[tuple[float, float]]) -> Sample:
+    """Costs are the differences between the first and the last meters; `seconds` are the calls between them."""
     first, last = meters[0], meters[-1]
     rows = sum(calls for _, calls in seconds) * variant.rows or math.inf
     server, elapsed = last.server - first.server, last.at - first.at or math.inf
-    alien = (last.machine - first.machine) - server - (last.clients - first.clients)
+    other_load = (last.machine - first.machine) - server - (last.clients - first.clients)
     return Sample(
-        rate=seen.calls_per_second * variant.rows,
-        p50_ms=percentile(seen.latencies_ms, 0.5),
-        p99_ms=percentile(seen.latencies_ms, 0.99),
-        max_ms=max(seen.latencies_ms, default=0.0),
+        rate=figures.calls_per_second * variant.rows,
+        p50_ms=percentile(figures.latencies_ms, 0.5),
+        p99_ms=percentile(figures.latencies_ms, 0.99),
+        max_ms=max(figures.latencies_ms, default=0.0),
         cpu_us=server / rows * 1e6,
         wal_bytes=(last.wal - first.wal) / rows,
-        alien=max(alien / elapsed / (os.cpu_count() or 1), 0.0),
+        other_load=max(other_load / elapsed / (os.cpu_count() or 1), 0.0),
     )

@@ -1,4 +1,4 @@
-"""What the benchmark makes of its runs: figures, verdicts, page and plots, without a run."""
+"""Figures, verdicts, page and plots, made from given results."""
 
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -29,7 +29,7 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert ratio(measured("p", "a", 50, 100), measured("p", "b", 100, 200)) == Spread(0.5, 0.5, 0.5)
 
 
-def test_the_warm_up_counts_for_nothing() -> None:
+def test_the_warm_up_is_left_out() -> None:
     output = "number of transactions actually processed: 10000\ntps = 2500.0 (without initial connection time)\n"
     progress = "progress: 1.0 s, 1000.0 tps, lat 8 ms stddev 1, 0 failed\nprogress: 2.0 s, 3000.0 tps, lat 3 ms\n"
     assert pgbench.read_summary(output, progress, 1) == (10000, [(1.0, 1000.0), (2.0, 3000.0)], 3000.0)
@@ -38,7 +38,7 @@ def test_the_warm_up_counts_for_nothing() -> None:
     assert pgbench.read_log(log, 1) == ([2.0], [1.0])
 
 
-def test_redis_figures_are_the_last_line() -> None:
+def test_redis_figures_are_read_from_the_last_line() -> None:
     head = '"test","rps","p50_latency_ms","p99_latency_ms","max_latency_ms"'
     found = redis_claim.read_csv(f'{head}\n"EVALSHA a,b","5000.5","0.7","3.5","9"\n')
     assert found == Sample(5000.5, 0.7, 3.5, 9)
@@ -60,7 +60,7 @@ def test_a_verdict_says_by_how_much(found: float, bound: float, at_least: bool, 
 
 @pytest.fixture
 def results() -> Results:
-    some = Results("2026-01-01", quick=False, machine={"cores": "2"}, settings={"fsync": "on"}, notes=["Said."])
+    some = Results("2026-01-01", quick=False, machine={"cores": "2"}, settings={"fsync": "on"}, notes=["Noted."])
     some.measurements = [
         measured("throughput", "insert", 1000, 1100),
         measured("throughput", "claim", 600, 781),
@@ -81,9 +81,9 @@ def results() -> Results:
     return some
 
 
-def test_each_target_has_a_verdict(results: Results) -> None:
-    said = {each.goal: (each.found.middle if each.found else None, each.words) for each in verdicts(results)}
-    assert said == {
+def test_each_goal_has_a_verdict(results: Results) -> None:
+    found = {each.goal: (each.found.middle if each.found else None, each.words) for each in verdicts(results)}
+    assert found == {
         "single claim, every feature / bare durable INSERT, 32 clients": (pytest.approx(0.655), "met, and the aim"),
         "single claim, every feature / bare durable INSERT, 128 clients": (None, "not measured"),
         "single claim / SKIP LOCKED + pgmq.send, 32 clients": (pytest.approx(6.905), "met"),
@@ -102,7 +102,7 @@ def test_each_target_has_a_verdict(results: Results) -> None:
     }
 
 
-def test_the_page_tells_what_was_found_and_what_people_noted(results: Results) -> None:
+def test_the_page_has_the_results_and_the_notes(results: Results) -> None:
     text = page(results, "## What was tried\n")
     assert "| cores | 2 |" in text
     assert (
@@ -110,7 +110,7 @@ def test_the_page_tells_what_was_found_and_what_people_noted(results: Results) -
         in text
     )
     assert "| 1,000 | 500 | 2.0 | 1.0 | 3.0 |" in text
-    assert "- Said." in text
+    assert "- Noted." in text
     assert text.endswith("## What was tried\n")
 
 
@@ -119,6 +119,6 @@ def test_the_plots_are_well_formed(results: Results) -> None:
         assert ET.fromstring(drawn).tag.endswith("svg")
 
 
-def test_results_come_back_as_they_were_kept(results: Results, tmp_path: Path) -> None:
+def test_results_are_read_as_they_were_written(results: Results, tmp_path: Path) -> None:
     results.write(tmp_path / "kept" / "results.json")
     assert Results.read(tmp_path / "kept" / "results.json") == results

@@ -1,4 +1,4 @@
-"""What is measured: each variant is a database to start from, and a script that every client repeats."""
+"""The variants: each is a database to start from and a script that every client repeats."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -6,8 +6,8 @@ from typing import Final
 
 from bench.common.pool import POOL
 
-# Two 18-digit numbers for each call: a user and a request that nobody else has, and no work for the server.
-_SOMEBODY: Final = "\\set user random(100000000000000000, 999999999999999999)\n" + (
+# Two 18-digit random numbers for each call: a user and a request, unique and without work for the server.
+_CALLER: Final = "\\set user random(100000000000000000, 999999999999999999)\n" + (
     "\\set request random(100000000000000000, 999999999999999999)\n"
 )
 _FIELDS: Final = "outcome, claim_id, resource_id, slot_no"
@@ -15,7 +15,7 @@ _FIELDS: Final = "outcome, claim_id, resource_id, slot_no"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do it."""
+    """One way to claim, or one thing to compare claims with."""
 
     name: str
     title: str
@@ -29,16 +29,16 @@ class Variant:
 
 
 def _claims(name: str, title: str, template: str = "ours") -> Variant:
-    script = f"{_SOMEBODY}SELECT {_FIELDS} FROM intake.claim_resource('{POOL}', :user, :request);"
+    script = f"{_CALLER}SELECT {_FIELDS} FROM intake.claim_resource('{POOL}', :user, :request);"
     return Variant(name, title, template, script, user="claimer")
 
 
 def _batch(rows: int, before: str = "", title: str = "", template: str = "ours") -> Variant:
-    # pgbench cannot make arrays, so the server does; that counts against us.
+    # pgbench cannot make arrays. The server makes them, and that time counts.
     users, requests = (
         f"ARRAY(SELECT :{each}::text || '-' || g FROM generate_series(1, {rows}) g)" for each in ("user", "request")
     )
-    script = f"{_SOMEBODY}SELECT n, {_FIELDS} FROM intake.claim_batch('{POOL}', {users}, {requests});"
+    script = f"{_CALLER}SELECT n, {_FIELDS} FROM intake.claim_batch('{POOL}', {users}, {requests});"
     name, title = f"{before}batch_{rows}", f"claim_batch, {rows} callers{title}"
     return Variant(name, title, template, script, user="claimer", rows=rows)
 

@@ -1,4 +1,4 @@
-"""What processes and the machine have spent."""
+"""CPU time and memory of processes, and CPU time of the machine."""
 
 import os
 import re
@@ -22,18 +22,18 @@ def cpu_of_tree(pid: int) -> float:
 
 
 def cpu_of_machine() -> float:
-    """Seconds that all cores were busy, those that a hypervisor took included."""
+    """Seconds that all cores were busy, with the time that the hypervisor gave to other machines."""
     user, nice, system, _idle, _io, *more = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
     return (user + nice + system + sum(more)) / _TICKS
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one has started and that are alive."""
+    """The live child processes."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def anonymous_memory(pid: int) -> float:
-    """MiB that a process has for itself, neither files nor shared memory; 0 if it has just ended."""
+    """RssAnon of a process in MiB: neither files nor shared memory. 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

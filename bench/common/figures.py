@@ -1,4 +1,4 @@
-"""What a run gives, and what many runs give together. Pure."""
+"""The figures of one run, and of many runs together. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,25 +11,26 @@ RATE: Final = "rate"
 
 @dataclass(frozen=True)
 class Sample:
-    """One run."""
+    """The figures of one run."""
 
     rate: float
-    """Claims (or rows, or answers) a second, the warm-up left out."""
+    """Claims (or rows, or answers) a second, without the warm-up."""
     p50_ms: float
     p99_ms: float
     max_ms: float
     cpu_us: float = 0.0
-    """CPU time of the server for each of them."""
+    """CPU time of the server for each claim, in microseconds."""
     client_us: float = 0.0
-    """CPU time of whoever called the server, where that is ours."""
+    """CPU time of the bridges, or of the harness that calls the server, for each claim, in microseconds."""
     wal_bytes: float = 0.0
-    alien: float = 0.0
-    """Share of the machine that somebody else took meanwhile. Far from 0: do not trust the run."""
+    """WAL for each claim."""
+    other_load: float = 0.0
+    """Share of the machine that other processes used during the run. Far from 0: do not trust the run."""
 
 
 @dataclass
 class Measurement:
-    """All runs of one variant under one load; the n-th run of each variant belongs to the same round."""
+    """All runs of one variant under one load. The n-th runs of all variants belong to the same round."""
 
     part: str
     variant: str
@@ -40,7 +41,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and the range that all rounds fell into."""
+    """A median, and the least and the greatest value of all rounds."""
 
     middle: float
     low: float
@@ -48,7 +49,7 @@ class Spread:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all values do not exceed."""
+    """The smallest value that is not less than `share` of all values."""
     return sorted(values)[max(ceil(share * len(values)), 1) - 1] if values else 0.0
 
 
@@ -65,13 +66,13 @@ def of(measurement: Measurement, figure: Callable[[Sample], float]) -> Spread:
 def ratio(
     over: Measurement, under: Measurement, figure: Callable[[Sample], float] = lambda sample: sample.rate
 ) -> Spread:
-    """`over` to `under`, round by round: what both suffered in the same minute cancels out."""
+    """`over` to `under`, round by round: what slows both in the same minute cancels out."""
     rounds = zip(over.samples, under.samples, strict=True)
     return spread([figure(a) / figure(b) for a, b in rounds if figure(b)])
 
 
 def busiest(times: Sequence[float], seconds: float) -> int:
-    """The most of these moments (sorted) that lie in one window of that length, wherever it begins."""
+    """The largest number of these moments (sorted) within any span of that many seconds."""
     most = first = 0
     for last, moment in enumerate(times):
         while moment - times[first] >= seconds:

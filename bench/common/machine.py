@@ -1,4 +1,4 @@
-"""What the machine is, in words that mean something elsewhere."""
+"""The facts about the machine that the pages print."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from tests.postgres import PostgresServer
 
 
 def facts(server: PostgresServer) -> dict[str, str]:
-    """Cores, memory, processor, what a flush to the disk takes, PostgreSQL's version."""
+    """PostgreSQL's version, cores, processor, memory, and the time of a flush to the disk."""
     info = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
@@ -28,7 +28,7 @@ def facts(server: PostgresServer) -> dict[str, str]:
 
 
 def _flush_us() -> float:
-    """The median time of fdatasync after a write of one page, where the database lies as well."""
+    """The median time of fdatasync after a write of one page, on the disk of the database."""
     times = []
     with tempfile.NamedTemporaryFile() as file:
         for _ in range(200):

@@ -1,4 +1,4 @@
-"""What the pages of all benchmarks are made of. Pure."""
+"""The tables of all pages. Pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +15,7 @@ def facts_table(results: Results) -> Iterator[str]:
 
 
 def goals_table(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    """What was wanted and what was found."""
+    """Each goal, the wanted bound, and what was found."""
     rows = [(each.goal, each.wanted, brackets(each.found, 2), each.words) for each in verdicts]
     return table(("", "wanted", "found", ""), rows)
 
@@ -28,7 +28,7 @@ def brackets(found: Spread | None, digits: int) -> str:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The first column to the left, the others to the right."""
+    """A table with its first column aligned to the left and the others to the right."""
     header = list(header)
     yield "| " + " | ".join(header) + " |"
     yield "|---" + "|---:" * (len(header) - 1) + "|"

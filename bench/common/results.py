@@ -1,4 +1,4 @@
-"""What a whole run found, as it is kept: a JSON file that the page and the plots are made of. Pure but for the file."""
+"""The results of a whole run: a JSON file, from which the page and the plots are made. Pure but for the file."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -14,21 +14,22 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @dataclass(frozen=True)
 class Rebuild:
-    """One kill -9 of a server with a pool on sale, and what came after."""
+    """One kill -9 of a server with an open pool, and the times until it sells again."""
 
     slots: int
-    held: int
+    claimed: int
+    """Slots that were claimed before."""
     seed_seconds: float
     """The fresh seed of the same pool."""
     recovery_seconds: float
     """From the start of the server until it answers."""
     rebuild_seconds: float
-    """seed() after that."""
+    """The seed() after the recovery."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Answers a second through a sell-out, one figure for each step of time; nothing is left out."""
+    """Answers a second until the pool is sold out and after it, one figure for each step of time."""
 
     variant: str
     slots: int
@@ -39,7 +40,7 @@ class Trace:
 
 @dataclass
 class Results:
-    """Everything."""
+    """All results of one run."""
 
     date: str
     quick: bool
@@ -51,20 +52,20 @@ class Results:
     rebuilds: list[Rebuild] = field(default_factory=list)
 
     def find(self, part: str, variant: str, clients: int, slots: int | None = None) -> Measurement | None:
-        """One measurement, if it was made."""
+        """One measurement, or None if it was not made."""
         for each in self.measurements:
             if (each.part, each.variant, each.clients) == (part, variant, clients) and slots in (None, each.slots):
                 return each if each.samples else None
         return None
 
     def write(self, path: Path) -> None:
-        """Keep them."""
+        """Write them to a file."""
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Kept results."""
+        """Read them from a file."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw["measurements"] = [
             Measurement(**{**each, "samples": [Sample(**sample) for sample in each["samples"]]})

@@ -44,6 +44,6 @@ def print_ratios(title: str, measured: list[tuple[str, Measurement]]) -> None:
             f"  p99 {figures.of(each, lambda s: s.p99_ms).middle:7.3f} ms"
             f"  server {figures.of(each, lambda s: s.cpu_us).middle:6.1f} us"
             f"  WAL {figures.of(each, lambda s: s.wal_bytes).middle:5.0f} B"
-            f"  alien {figures.of(each, lambda s: s.alien).high:.2f}",
+            f"  other load {figures.of(each, lambda s: s.other_load).high:.2f}",
             flush=True,
         )

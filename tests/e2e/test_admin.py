@@ -83,7 +83,7 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
         page = http.get(f"{EVENT}/deadletters?limit=4&continue={ids[1]}", headers=viewer.headers).json()
         assert ([each["id"] for each in page["items"]], page["metadata"]["continue"]) == (ids[2:6], str(ids[5]))
 
-        one: dict[str, Any] = {"ids": ids[:1], "reason": "ledger mended"}
+        one: dict[str, Any] = {"ids": ids[:1], "reason": "ledger repaired"}
         replay, discard = f"{EVENT}/deadletters/replay", f"{EVENT}/deadletters/discard"
         for path, headers, code in (
             (replay, {}, 401),
@@ -119,7 +119,7 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
     code, output = editor.command("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--reason=a bot")
     assert (code, output.splitlines()) == (1, ["1 discarded", f"not dead letters (any more): {ids[0]}"])
     assert sql.in_ledger(kube, "SELECT claim_id FROM ledger.claims WHERE state = 'voided'") == letters[1]["claimId"]
-    code, output = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger mended")
+    code, output = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger repaired")
     assert (code, output) == (0, f"{REFUSED - 2} replayed\n")
     eventually(lambda: len(sold(kube)) == REFUSED - 1, 60, "the other claims are committed")
     eventually(lambda: reason(kube, EVENT, "Degraded") == "AsExpected", 60, "the event is not degraded")
@@ -129,10 +129,10 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
     account = f"system:serviceaccount:{kube.namespace}:editor"
     audit = [(entry["action"], entry["actor"], entry["reason"]) for entry in json.loads(output)["items"]]
     assert audit == [
-        ("replay", account, "ledger mended"),
+        ("replay", account, "ledger repaired"),
         ("discard", account, "a bot"),
-        ("replay", account, "ledger mended"),
-        ("replay", account, "ledger mended"),
+        ("replay", account, "ledger repaired"),
+        ("replay", account, "ledger repaired"),
     ]
 
 
