@@ -113,7 +113,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     "proof": [],
     "reconcile": [],
     "audit_log": [],
-    "ended_claims": [],
+    "settled_claims": [],
     "claims_at": [],
     # The owner's, beside configure, whose refusals are in test_seed.py.
     "seed": [],
@@ -158,7 +158,7 @@ GOOD: dict[str, str] = {
     "report_worker": "'w', 1, 1, '{}'",
     "lease_tokens": "1",
     "return_tokens": f"{ANY_ID}, 1",
-    "ended_claims": "NULL, 10",
+    "settled_claims": "NULL, 10",
     "claims_at": f"ARRAY[{ANY_ID}]",
     "seal": "'why'",
     "stock": "1, ARRAY[uuidv7()]",
