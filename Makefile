@@ -54,7 +54,7 @@ e2e: ## tests on a real cluster, made if there is none; CI=true takes it away ag
 
 .PHONY: bench-claims
 bench-claims: sync ## compare claims with what else there is, about 20 minutes, into docs/benchmarks.md; QUICK=1 only tries it out
-	@CACHE=$(CACHE) bench/setup
+	@CACHE=$(CACHE) bench/claims/setup
 	@CACHE=$(CACHE) $(VENV)/python -m bench.claims $(if $(QUICK),--quick)
 
 .PHONY: bench-bridge
