@@ -11,13 +11,14 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from pydantic import ValidationError
 
+from intake_operator.database.account import read_database_account
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide import room
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
-from intake_operator.model.proof import Account, DatabaseAccount
+from intake_operator.model.proof import DatabaseAccount
 from intake_operator.postgres.connection import in_time, to_database
 from intake_operator.postgres.errors import brief, no_connection_left
 
@@ -154,17 +155,7 @@ class Databases:
 
     async def account(self, uid: str, pool: str) -> DatabaseAccount:
         """Where every claim of a sealed pool is. Raises psycopg.Error or OSError."""
-        connection = self._connections[uid]
-        found = await connection.execute(
-            "SELECT claims, released, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)", (pool,)
-        )
-        row = await found.fetchone()
-        assert row is not None
-        violations = await (
-            await connection.execute("SELECT invariant || ': ' || detail FROM intake.reconcile(%s) LIMIT 20", (pool,))
-        ).fetchall()
-        claims, released, queued, dead, *ended = row
-        return DatabaseAccount(claims, released, queued, dead, Account(*ended), tuple(v[0] for v in violations))
+        return await read_database_account(self._connections[uid], pool)
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
         """What people did by hand, the latest hundred, a line of JSON each: it outlives DB1 in the report."""

@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from intake_operator.ledger.ledgers import from_elsewhere
+from intake_operator.addresses import qualified_uri
 from intake_operator.model.inventory import InventoryError, Row, check, invalid, quoted
 from intake_operator.postgres.connection import reach
 from intake_operator.postgres.errors import brief
@@ -84,7 +84,7 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with await reach(from_elsewhere(self.uri, self.namespace), prepare_threshold=None) as connection:
+            async with await reach(qualified_uri(self.uri, self.namespace), prepare_threshold=None) as connection:
                 await connection.set_read_only(True)
                 await connection.execute(SETTINGS)
                 yield connection

@@ -21,7 +21,7 @@ class DatabaseClaim:
 
 
 @dataclass(frozen=True)
-class Sale:
+class LedgerClaim:
     """A whole claim of the ledger: `ledger_claims`. A voided one has no slots."""
 
     claim_id: UUID
