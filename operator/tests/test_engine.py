@@ -178,7 +178,7 @@ class TestEngines:
         assert (await databases.observe(UID, POOL, host, "")).reachable
 
     async def test_a_database_that_stands_still_does_not_hold_the_pass(self, host: str, uri: str) -> None:
-        databases = Databases(MIGRATIONS, patience=0.5)
+        databases = Databases(MIGRATIONS, timeout=0.5)
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
         with psycopg.connect(uri) as other:
@@ -204,11 +204,11 @@ class TestEngines:
         fresh = await databases.observe(UID, POOL, host, "")
         assert fresh.connections is None
         await databases.migrate(UID)
-        await databases.keep_room(UID, 50)
+        await databases.limit_claimers(UID, 50)
         first = (await databases.observe(UID, POOL, host, "")).connections
         assert first
         assert (first.limit, first.claimers) == (first.common - 50, 0)
-        await databases.keep_room(UID, 60)
+        await databases.limit_claimers(UID, 60)
         second = (await databases.observe(UID, POOL, host, "")).connections
         assert second
         assert second.limit == first.limit - 10

@@ -18,7 +18,7 @@ from intake_operator.database.migrate import load
 from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
-from intake_operator.model.label import as_id, composed, unseen
+from intake_operator.model.label import as_id, composed, invisible
 from intake_operator.model.observed import Event, InventoryState, Manifest
 from intake_operator.reasons import Problem
 from psycopg.types.json import Jsonb
@@ -263,7 +263,7 @@ class TestAnyText:
 
             holds()
 
-    def test_what_nobody_sees_is_the_same_here_and_in_db1(self, db1: str) -> None:
+    def test_the_same_characters_are_invisible_here_and_in_db1(self, db1: str) -> None:
         with psycopg.connect(db1) as owner:
             for migration in load(INTAKE_SQL):
                 owner.execute(migration.sql.encode())
@@ -272,7 +272,7 @@ class TestAnyText:
                 " AND intake.unseen('A' || chr(n) || 'A') IS NOT NULL"
             ).fetchall()
             surrogates = set(range(0xD800, 0xE000))
-            assert {n for (n,) in hidden} == {n for n in range(1, 0x110000) if unseen(chr(n))} - surrogates
+            assert {n for (n,) in hidden} == {n for n in range(1, 0x110000) if invisible(chr(n))} - surrogates
             spelled = [chr(n) for n in range(1, 0x110000) if n not in surrogates and composed(chr(n)) != chr(n)]
             theirs = owner.execute("SELECT normalize(c, NFC) FROM unnest(%s::text[]) c", (spelled,)).fetchall()
             assert [label for (label,) in theirs] == [composed(each) for each in spelled]

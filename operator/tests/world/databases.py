@@ -129,7 +129,7 @@ class Databases:
         """Install the schema."""
         self._volume.migrated = True
 
-    async def keep_room(self, uid: str, others: int) -> None:
+    async def limit_claimers(self, uid: str, others: int) -> None:
         """What claimers may have."""
         self._volume.limit = room.limit(make_connections(), others)
 

@@ -1,4 +1,4 @@
-"""Dead letters, and what is needed to decide about one."""
+"""Dead letters, and what was decided about discarding one."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from uuid import UUID
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A claim that gave up, as `intake.dead_letters` has it; `id` is never used twice."""
+    """A claim that gave up: a row of `intake.dead_letters`. `id` is the message id, which is never used twice."""
 
     id: int
     claim_id: UUID
@@ -55,14 +55,14 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why a claim will never be committed: its slot may be sold again."""
+    """Why a claim will never be committed, so that its slot may be sold again."""
 
     words: str
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A dead letter that stays one, and why."""
+    """Why a dead letter is not discarded. `reason` is one word, for programs."""
 
     reason: str
     message: str
