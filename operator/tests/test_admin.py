@@ -196,7 +196,7 @@ class TestVoidClaim:
             void_claim = await void_function(connection, "finalize_transaction")
             assert void_claim is not None
             assert await void_function(connection, "elsewhere.finalize_transaction") is None
-            payload = letter.payload("drop")
+            payload = letter.payload()
             assert await void(connection, void_claim, payload) == "voided"
             assert await void(connection, void_claim, payload | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):

@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_bridge.domain.outcomes import SQLSTATES
 from intake_operator.addresses import qualified_uri
 from intake_operator.database.databases import Databases, Login
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
@@ -20,7 +19,6 @@ from intake_operator.decide.scaling import LOOK_BACK
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.checks import WHILE_BAD, WHILE_GOOD, LedgerChecks
-from intake_operator.ledger.voiding import LEDGER_CLASSES
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.proof import Account, DatabaseAccount
 from intake_operator.observe import Observer
@@ -360,10 +358,6 @@ class TestLedger:
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
         assert await read_account(server.uri(), "tickets", POOL) is None
-
-
-def test_an_error_speaks_of_the_claim_or_of_the_ledger_as_for_the_bridge() -> None:
-    assert {known[:2] for known in SQLSTATES if known} == set(LEDGER_CLASSES)
 
 
 @pytest.mark.parametrize(

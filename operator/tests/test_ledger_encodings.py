@@ -119,13 +119,14 @@ async def test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another(
         void_claim = await void_function(connection, "finalize_transaction")
         assert void_claim is not None
         for user in case.lacks:
-            payload = replace(letter, user_id=user).payload(POOL)
+            payload = replace(letter, pool_id=POOL, user_id=user).payload()
             (told,) = await asyncio.gather(void(connection, void_claim, payload), return_exceptions=True)
             assert isinstance(told, psycopg.Error)
             assert is_claim_error(told), "the others are given up all the same"
             assert f"encoding {encoding}" in str(told)
             assert "UTF8" in str(told)
-        assert await void(connection, void_claim, replace(letter, user_id=case.holds[0]).payload(POOL)) == "voided"
+        payload = replace(letter, pool_id=POOL, user_id=case.holds[0]).payload()
+        assert await void(connection, void_claim, payload) == "voided"
     assert await read_account(uri, "tickets", POOL) != Account(0, 0, 0, 0)
 
 

@@ -143,7 +143,7 @@ async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, lett
                 async with connect(server.uri("books"), "tickets") as connection:
                     void_claim = await void_function(connection, "finalize_transaction")
                     assert void_claim is not None
-                    payload = replace(letter, claim_id=_id(number)).payload("other")
+                    payload = replace(letter, pool_id="other", claim_id=_id(number)).payload()
                     assert await void(connection, void_claim, payload) == "voided"
                 lift(owner, "books")
         finally:

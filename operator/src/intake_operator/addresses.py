@@ -1,8 +1,7 @@
 """Addresses of a user's PostgreSQL, as the operator has to write them: it runs in another namespace than the event."""
 
+from intake_shared import uris
 from psycopg.conninfo import make_conninfo
-
-from intake_operator.postgres import uris
 
 
 def qualified_uri(uri: str, namespace: str) -> str:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
+from intake_shared.connections import bounded
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from pydantic import ValidationError
 
 from intake_operator.database.account import read_database_account
+from intake_operator.database.connection import no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide import room
@@ -19,8 +22,6 @@ from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
 from intake_operator.model.proof import DatabaseAccount
-from intake_operator.postgres.connection import in_time, to_database
-from intake_operator.postgres.errors import brief, no_connection_left
 
 # Seconds. A pass reads little, and a DB1 that is frozen must not hold the event for longer.
 OBSERVE_TIMEOUT: Final = 20.0
@@ -64,7 +65,7 @@ class Databases:
         Raises MigrationChangedError if another version of the operator made this DB1.
         """
         try:
-            async with in_time(self._timeout):
+            async with bounded(self._timeout):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
                 if not missing:
@@ -78,7 +79,7 @@ class Databases:
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
             return DatabaseState(
-                error=brief(error),
+                error=one_line(error),
                 login_failed="password authentication failed" in str(error),
                 refused=no_connection_left(error),
             )
@@ -158,7 +159,7 @@ class Databases:
         """
         connection = self._connections[uid]
         try:
-            async with in_time(RECOVERY_TIMEOUT):
+            async with bounded(RECOVERY_TIMEOUT):
                 return await recover(connection, uri, event_namespace, pool, time.monotonic)
         except OSError:
             # A transaction that was broken off ends with its connection.

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.sources import Objects, exactly, open_source, too_small
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import Event, InventoryState
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 from intake_operator.remembered import Remembered
 
@@ -84,7 +84,7 @@ class Inventories:
         except psycopg.Error as error:
             if error.sqlstate not in REFUSALS:
                 raise
-            result = replace(before, refusal=_state(wanted, REFUSALS[error.sqlstate], brief(error)))
+            result = replace(before, refusal=_state(wanted, REFUSALS[error.sqlstate], one_line(error)))
         self._stocked[event.uid] = result
         self._states.revise(event.uid, result.refusal, WHILE_REFUSED if result.refusal.problem else timedelta())
 

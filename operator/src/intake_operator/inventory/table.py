@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from intake_shared import connections
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection, sql
 
+from intake_operator import names
 from intake_operator.addresses import qualified_uri
 from intake_operator.model.inventory import InventoryError, Row, check, invalid, quoted
-from intake_operator.postgres.connection import reach
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 # Rows in one call of intake.stock, and in memory at a time. More of them make it no faster.
@@ -72,7 +73,7 @@ class Table:
                     yield [check(f"row {number + n}", *row) for n, row in enumerate(rows, 1)]
                     number += len(rows)
             except psycopg.errors.InvalidTextRepresentation as error:
-                raise await self._not_a_uuid(brief(error)) from None
+                raise await self._not_a_uuid(one_line(error)) from None
 
     async def _not_a_uuid(self, message: str) -> InventoryError:
         """Names the row by its number and label; `message` is what PostgreSQL says of it."""
@@ -87,14 +88,17 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with await reach(qualified_uri(self.uri, self.namespace), prepare_threshold=None) as connection:
+            # Never prepared: a pooler may stand before the table.
+            async with await connections.connect(
+                qualified_uri(self.uri, self.namespace), application_name=names.FIELD_MANAGER, prepare_threshold=None
+            ) as connection:
                 await connection.set_read_only(True)
                 await connection.execute(SETTINGS)
                 yield connection
         except psycopg.DataError as error:
-            raise invalid(brief(error)) from error
+            raise invalid(one_line(error)) from error
         except (psycopg.Error, OSError) as error:
-            raise InventoryError(Problem.INVENTORY_MISSING, brief(error)) from error
+            raise InventoryError(Problem.INVENTORY_MISSING, one_line(error)) from error
 
     def _query(self, query: sql.SQL, size: int) -> sql.Composed:
         return query.format(table=sql.Identifier(*self.name.split(".")), size=sql.Literal(size))

@@ -3,11 +3,11 @@
 from typing import Final
 
 import psycopg
+from intake_shared.connections import bounded
 
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import offers
 from intake_operator.model.proof import Account
-from intake_operator.postgres.connection import in_time
 
 # Seconds to connect and to read a whole pool: five for a million slots, and ten million are the most.
 TIMEOUT: Final = 120.0
@@ -21,7 +21,7 @@ async def read_account(uri: str, namespace: str, pool: str) -> Account | None:
     Raises psycopg.Error or OSError when the ledger cannot be read, has more than one `ledger_proof`, or answers with
     anything but one row of four numbers.
     """
-    async with in_time(TIMEOUT), connect(uri, namespace) as connection:
+    async with bounded(TIMEOUT), connect(uri, namespace) as connection:
         if not await offers(connection, "ledger_proof"):
             return None
         rows = await (await connection.execute(PROOF, (pool,))).fetchall()

@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Final
 
 import psycopg
+from intake_shared.connections import bounded
+from intake_shared.redaction import one_line
 
 from intake_operator.addresses import qualified_uri
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, void_function
 from intake_operator.model.observed import LedgerState
-from intake_operator.postgres.connection import in_time
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 from intake_operator.remembered import Remembered
 
@@ -44,9 +44,9 @@ class LedgerChecks:
         try:
             qualified_uri(uri, namespace)
         except psycopg.Error as error:
-            return LedgerState(Problem.LEDGER_UNREACHABLE, brief(error))
+            return LedgerState(Problem.LEDGER_UNREACHABLE, one_line(error))
         try:
-            async with in_time(self._timeout), connect(uri, namespace) as connection:
+            async with bounded(self._timeout), connect(uri, namespace) as connection:
                 one = await find_function(connection, function)
                 many = await find_function(connection, f"{function}s")
                 await void_function(connection, function)
@@ -59,7 +59,7 @@ class LedgerChecks:
         except (psycopg.Error, OSError) as error:
             return LedgerState(
                 Problem.LEDGER_UNREACHABLE,
-                f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
+                f"the ledger cannot be reached: {one_line(error)}. Claims wait in the queue; correct the Secret or the "
                 "database.",
             )
         if one is None and not (many and many.set_based):

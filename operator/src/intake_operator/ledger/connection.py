@@ -6,12 +6,13 @@ from ipaddress import ip_address
 from typing import Final
 
 import psycopg
+from intake_shared import connections, uris
+from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 
+from intake_operator import names
 from intake_operator.addresses import qualified_uri
 from intake_operator.decide.pool import LedgerKey
-from intake_operator.postgres import uris
-from intake_operator.postgres.connection import in_time, reach
 
 # Seconds of one call. Counted here: the URI may bring settings of its own, and a pooler may not take ours.
 CALL_TIMEOUT: Final = 20.0
@@ -24,13 +25,15 @@ async def connect(uri: str, namespace: str) -> AsyncIterator[AsyncConnection]:
     Raises psycopg.Error or OSError when it cannot be reached.
     """
     # Never prepared, and nothing set for the session: a transaction pooler may stand before the ledger.
-    async with await reach(qualified_uri(uri, namespace), autocommit=True, prepare_threshold=None) as connection:
+    async with await connections.connect(
+        qualified_uri(uri, namespace), application_name=names.FIELD_MANAGER, autocommit=True, prepare_threshold=None
+    ) as connection:
         yield connection
 
 
 def call_timeout() -> AbstractAsyncContextManager[None]:
     """Bounds one call. Raises TimeoutError, which is an OSError."""
-    return in_time(CALL_TIMEOUT)
+    return bounded(CALL_TIMEOUT)
 
 
 def ledger_key(uri: str, namespace: str, function: str) -> LedgerKey | None:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
 from intake_operator.database import account as database_account
@@ -25,7 +26,6 @@ from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import offers, void_function
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import ConsistencyReason
 from intake_operator.remembered import Remembered
 from intake_operator.workqueue import Key
@@ -184,4 +184,4 @@ def cannot_be_asked(message: str) -> Verdict:
 
 def failed(error: Exception) -> Verdict:
     """One of the two did not answer as it should."""
-    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
+    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {one_line(error)}")

@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
 from intake_operator.ledger.account import difference, read_account
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.proof import LedgerAnswer, Proof
-from intake_operator.postgres.errors import brief
 from intake_operator.remembered import Remembered
 
 # Between two attempts: a person may be correcting what does not add up.
@@ -57,7 +57,7 @@ class Proofs:
             audit = await self._databases.audit(event.uid, event.pool)
             ledger = await read_account(uri, event.namespace, event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
-            return _Attempt(None, f"the account cannot be made: {brief(error)}")
+            return _Attempt(None, f"the account cannot be made: {one_line(error)}")
         answer, detail = LedgerAnswer.AGREES, ""
         not_asked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
         if not_asked and (account.ended.committed or account.ended.voided):

@@ -5,21 +5,17 @@ from collections.abc import Mapping
 from typing import Final
 
 import psycopg
+from intake_shared.sqlstates import NO_SUCH_CHARACTER, Subject, subject
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
 from intake_operator.ledger.connection import call_timeout
-
-# Classes of SQLSTATE that speak of the ledger, or of a lock in it (docs/ledger.md); any other speaks of the claim.
-LEDGER_CLASSES: Final = ("08", "0A", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "F0", "XX")
 
 # Whether a text comes back as it was: a few characters of the Japanese and Chinese encodings become others, or bytes
 # that the server itself refuses to read.
 UNCHANGED: Final = (
     "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERATOR(pg_catalog.=) %s::pg_catalog.bytea"
 )
-# untranslatable_character, character_not_in_repertoire.
-NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
 
 
 async def void(connection: AsyncConnection, function: sql.Identifier, payload: Mapping[str, object]) -> str:
@@ -59,8 +55,5 @@ async def _check_encoding(connection: AsyncConnection, text: str) -> None:
 
 
 def is_claim_error(error: psycopg.Error) -> bool:
-    """Whether a call failed because of its claim, so that calls for other claims may succeed.
-
-    The bridge judges by the same classes of SQLSTATE.
-    """
-    return error.sqlstate is not None and not error.sqlstate.startswith(LEDGER_CLASSES)
+    """Whether the ledger refused this claim alone. After any other error the next claim would fail, too."""
+    return subject(error.sqlstate) is Subject.CLAIM
