@@ -11,8 +11,8 @@ VENV := .venv/bin
 CLUSTER := tests/cluster/cluster
 WITHIN := tests/cluster/within
 
-UNIT_TESTS := operator/tests bridge/tests bench tests --ignore=tests/e2e
-TYPED := operator/src bridge/src bench tests examples
+UNIT_TESTS := operator/tests bridge/tests shared/tests bench tests --ignore=tests/e2e
+TYPED := operator/src bridge/src shared/src bench tests examples
 # Added to every pytest command: make e2e PYTEST_FLAGS='-k deletion -x'
 PYTEST_FLAGS ?=
 

@@ -1,4 +1,4 @@
-"""The connection URIs of tests/uris.tsv, which bridge and operator must read alike."""
+"""Connection URIs, and how they are read: tests/uris.tsv."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ SECRET: Final = ("S3", "cret", "tail")
 
 @dataclass(frozen=True)
 class Case:
-    """A URI, and either the places it leads to or the reason of its refusal."""
+    """A URI, and either its places (as libpq reads it, and for an event's namespace) or the reason of its refusal."""
 
     uri: str
-    bridge: str
+    libpq: str
     operator: str
     refusal: str
 

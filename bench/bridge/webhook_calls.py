@@ -78,7 +78,7 @@ async def alone(url: str, messages: Sequence[Message], concurrency: int) -> None
 
         async def caller() -> None:
             for message in waiting:
-                async with session.post(url, data=json.dumps(message.item()).encode()) as response:
+                async with session.post(url, data=json.dumps(message.payload()).encode()) as response:
                     await response.read()
 
         async with asyncio.TaskGroup() as group:
