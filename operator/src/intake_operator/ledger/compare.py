@@ -6,7 +6,7 @@ from typing import Final
 from psycopg import AsyncConnection
 
 from intake_operator.decide.compare import NAMED, Comparison
-from intake_operator.ledger.claims import claims_at, settled_claim, settled_claims, ledger_claims
+from intake_operator.ledger.claims import claims_at, ledger_claims, settled_claim, settled_claims
 
 INVARIANTS: Final = "SELECT invariant, detail FROM intake.reconcile(%s) LIMIT %s"
 
