@@ -281,7 +281,7 @@ class TestTable:
         [
             (",A-5", "row 5: there is no resource_id"),
             (f"{UUID(int=5)},{'A' * 201}", "a label has at most 200 characters"),
-            (LINES[0], "twice"),
+            (LINES[0], "duplicate"),
             (f"{UUID(int=5)},A-1", "slots 1 and 2 have the same label, 'A-1'"),
             (f"{UUID(int=1)},A-5", f"slots 1 and 5 have the same resource id, '{UUID(int=1)}'"),
             (f"{UUID(int=5)},A-1\u200b", "row 2: character 4 is U+200B (ZERO WIDTH SPACE) in the label"),
