@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from scene import Scene, Templates
+from sale import Sale, Templates
 from webhook_server import WebhookServer
 
 from tests import profiles  # noqa: F401 - registers them
@@ -31,9 +31,9 @@ def fragile() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def scene(templates: Templates) -> AsyncIterator[Scene]:
+async def sale(templates: Templates) -> AsyncIterator[Sale]:
     """A seeded, open pool in DB1 and the reference ledger."""
-    async with templates.scene() as ready:
+    async with templates.sale() as ready:
         yield ready
 
 

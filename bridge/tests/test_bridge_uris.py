@@ -12,9 +12,9 @@ import pytest
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.adapters.postgres import connect
 from intake_bridge.adapters.uris import read
-from intake_bridge.ports import TargetDownError
+from intake_bridge.ports import DependencyDownError
 from intake_bridge.redaction import one_line
-from scene import Scene
+from sale import Sale
 
 from tests.postgres import PostgresServer
 from tests.uris import READ, REFUSED, SECRET, Case, places
@@ -47,9 +47,9 @@ def frozen() -> Iterator[list[str]]:
         yield hosts
 
 
-def behind(frozen: list[str], scene: Scene, attributes: str = "") -> str:
+def behind(frozen: list[str], sale: Sale, attributes: str = "") -> str:
     """Frozen hosts first, and the ledger last."""
-    _, _, rest = scene.ledger_uri.partition("@/")
+    _, _, rest = sale.ledger_uri.partition("@/")
     database, _, directory = rest.partition("?host=")
     hosts = ",".join([*frozen, directory])
     assert quote("/", safe="") in directory
@@ -57,16 +57,16 @@ def behind(frozen: list[str], scene: Scene, attributes: str = "") -> str:
 
 
 @pytest.mark.parametrize("attributes", ["", "?target_session_attrs=read-write", "?load_balance_hosts=random"])
-async def test_behind_two_frozen_hosts_the_third_is_reached(frozen: list[str], scene: Scene, attributes: str) -> None:
+async def test_behind_two_frozen_hosts_the_third_is_reached(frozen: list[str], sale: Sale, attributes: str) -> None:
     began = time.monotonic()
-    async with await connect(behind(frozen, scene, attributes), seconds=1.5) as connection:
+    async with await connect(behind(frozen, sale, attributes), seconds=1.5) as connection:
         assert await (await connection.execute("SELECT 1")).fetchone() == (1,)
     assert time.monotonic() - began < 10
 
 
-async def test_a_ledger_behind_frozen_hosts_is_found(frozen: list[str], scene: Scene) -> None:
+async def test_a_ledger_behind_frozen_hosts_is_found(frozen: list[str], sale: Sale) -> None:
     async def source() -> str:
-        return behind(frozen, scene)
+        return behind(frozen, sale)
 
     ledger = PostgresLedger("finalize_transaction", source, "test")
     async with asyncio.timeout(20):
@@ -109,9 +109,9 @@ async def test_a_name_server_that_is_frozen_is_told(monkeypatch: pytest.MonkeyPa
         await connect("postgresql://w@core/ledger", seconds=0.1)
 
 
-async def test_a_name_that_is_none_is_told(scene: Scene) -> None:
+async def test_a_name_that_is_none_is_told(sale: Sale) -> None:
     async def source() -> str:
         return "postgresql://w:S3cret@no-such-host.invalid/ledger"
 
-    with pytest.raises(TargetDownError, match="no-such-host"):
+    with pytest.raises(DependencyDownError, match="no-such-host"):
         await PostgresLedger("finalize_transaction", source, "test").check()

@@ -13,6 +13,8 @@ from tests.e2e.people import person
 OUTAGE_SECONDS: Final = 60.0
 # A probe comes after at most 15 s.
 PROBED_SECONDS: Final = 30.0
+# Known to the bridge and to the webhook alone.
+SIGNING_SECRET: Final = "whsec_b25seSB0aGUgYnJpZGdlIGFuZCB3ZSBrbm93IHRoaXM="
 
 
 def test_a_ledger_that_is_away_costs_no_claim_and_is_said(shared_theatre: Kube) -> None:
@@ -118,14 +120,14 @@ def test_a_commit_webhook_gets_signed_calls_and_what_it_refuses_is_a_dead_letter
 
 
 def _start_shop(kube: Kube) -> None:
-    kube.kubectl("create", "secret", "generic", "shop", "--from-literal=key=only the bridge and we know")
+    kube.kubectl("create", "secret", "generic", "shop", f"--from-literal=key={SIGNING_SECRET}")
     kube.config_map("shop", "tests/e2e/shop.py")
     labels = {"app.kubernetes.io/name": "shop"}
     pod = kube.get("deployment", "validator")["spec"]["template"]
     container: dict[str, Any] = pod["spec"]["containers"][0] | {
         "name": "shop",
         "command": ["python", "/app/shop.py"],
-        "env": [{"name": "SIGNING_KEY", "value": "/key/key"}],
+        "env": [{"name": "SIGNING_SECRET_FILE", "value": "/key/key"}],
         "readinessProbe": {"httpGet": {"path": "/sold", "port": "http"}, "periodSeconds": 1},
     }
     container["volumeMounts"] = [*container["volumeMounts"], {"name": "key", "mountPath": "/key", "readOnly": True}]
