@@ -106,6 +106,12 @@ class Sale:
         )
         return str(row["answer"])
 
+    async def release_leased(self, claims: list[Claim]) -> None:
+        """Have a bridge lease all messages, release some of them, and make the others due again."""
+        await self.rows("SELECT FROM intake.read_batch(%s, 'gone', 1000)", self.pool)
+        assert {await self.release(claim) for claim in claims} == {"releasing"}
+        await self.intake.execute("UPDATE pgmq.q_intake_queue SET vt = clock_timestamp()")
+
     async def inventory(self) -> tuple[int, int, int]:
         """Slots that are available, reserved and consumed."""
         counts = (await self.status())["inventory"]

@@ -130,7 +130,7 @@ SENT = [
     (b"HTTP/1.1 301 X\r\nLocation: /" + b"x" * 4000 + b"\r\n\r\n", Result.RETRY, "answers 301: its Location is '/xx"),
     (b"HTTP/1.1 302 X\r\nLocation: //[\r\n\r\n", Result.RETRY, "answers 302: its Location is no URL"),
     (OK + b"Content-Encoding: br\r\n\r\nx", Result.RETRY, "its Content-Encoding is 'br'"),
-    (OK + b"Content-Encoding: gzip\r\n\r\n{}", Result.RETRY, "its Content-Encoding is 'gzip', and its body is not"),
+    (OK + b"Content-Encoding: gzip\r\n\r\n{}", Result.RETRY, "its Content-Encoding is 'gzip', but its body is not"),
     (OK + b"Content-Encoding: gzip\r\nContent-Encoding: br\r\n\r\nx", Result.RETRY, "is 'gzip, br'"),
     (b"HTTP/1.1 409 X\r\nContent-Encoding: br\r\n\r\nx", Result.RETRY, "answers 409: its Content-Encoding is 'br'"),
     (b"HTTP/1.1 500 X\r\nContent-Encoding: br\r\n\r\nx", Result.RETRY, "answers 500: its Content-Encoding is 'br'"),

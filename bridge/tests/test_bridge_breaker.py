@@ -99,7 +99,7 @@ def test_a_target_that_says_nothing_but_wait_is_told_and_one_other_answer_ends_t
     for seconds, told in [(0, None), (29, None), (1, "half a minute"), (90, "2 min"), (3600, "62 min")]:
         clock.now += seconds
         breaker.record_pause(1, "answers 429")
-        assert breaker.message == (told and f"asks to wait, and nothing else for {told}: answers 429")
+        assert breaker.message == (told and f"has answered nothing but requests to wait for {told}: answers 429")
     breaker.record_success()
     assert breaker.message is None
     breaker.record_pause(1, "answers 429")

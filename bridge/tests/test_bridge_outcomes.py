@@ -87,8 +87,8 @@ def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
     rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if re.match(r"\| \d", line)]
     meant = {
         "counted": lambda each: each.result is Result.RETRY and each.counted,
-        "target trouble": lambda each: each.result is Result.RETRY and each.blame is Blame.DEPENDENCY,
-        "everybody waits": lambda each: each.result is Result.RETRY and each.pauses_dependency,
+        "dependency fails": lambda each: each.result is Result.RETRY and each.blame is Blame.DEPENDENCY,
+        "calls pause": lambda each: each.result is Result.RETRY and each.pauses_dependency,
         "committed": lambda each: each.result is Result.COMMITTED,
         "declined": lambda each: each.result is Result.DECLINED,
         "dead letter": lambda each: each.result is Result.DEAD,

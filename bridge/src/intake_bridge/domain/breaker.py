@@ -80,7 +80,7 @@ class Breaker:
             return None
         # In whole minutes: a condition that changes each second is noise.
         how_long = f"{lasted / 60:.0f} min" if lasted >= 60 else "half a minute"
-        return f"asks to wait, and nothing else for {how_long}: {self._pause_error}"
+        return f"has answered nothing but requests to wait for {how_long}: {self._pause_error}"
 
     def is_to_blame(self, failures: int, *, claim_specific: bool = False) -> bool:
         """Whether a failure now is the dependency's, and not counted against a claim with so many failures before.
