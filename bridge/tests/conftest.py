@@ -39,6 +39,6 @@ async def sale(templates: Templates) -> AsyncIterator[Sale]:
 
 @pytest.fixture
 async def webhook() -> AsyncIterator[WebhookServer]:
-    """A validation or commit webhook that approves or commits unless told otherwise."""
+    """A validation or commit webhook that approves or commits unless the test sets another behaviour."""
     async with WebhookServer() as running:
         yield running

@@ -1,4 +1,4 @@
-"""I10 as it can be looked up afterwards: every state of the meter and every row of the ledger, by one clock."""
+"""Checks I10 afterwards: by every state of the token bucket and every row of the ledger, by one clock."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable

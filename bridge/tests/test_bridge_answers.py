@@ -1,4 +1,4 @@
-"""Every answer of a webhook has an end: the claim's, at once or after maxRetries; or people are told of the target."""
+"""Every answer of a webhook ends the claim, at once or after maxRetries, or is reported in a condition."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ UNKNOWN = ("COMMITTED", "Approved", " committed", "ok", "", None, 1, True, ["app
 PAUSES = (
     None, "0", "-1", "0.5", "7", "315360000", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2515 07:28:00 GMT",
 )  # fmt: skip
-# What is no object with a word in it, whatever its encoding is said to be.
+# Bodies that are no object with a word in it, in any encoding.
 SHAPELESS = (
     b"", b" ", b"approved", b"<html>502</html>", b"null", b"[]", b"[{}]", b'"committed"', b"committed", b"{",
     b"\xff\xfe", b"\x1f\x8b", b'{"decision": "approved"', b"[" * 100_000, b"1" * 5000, b'{"items": {}}',
@@ -42,8 +42,8 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 def body(kind: str, word: object, number: int = 1) -> bytes:
     """An answer with this word where it belongs."""
-    said = {"outcome" if kind == "commit" else "decision": word}
-    return json.dumps({"items": [{"claim_id": str(UUID(int=number)), **said}]} if "batch" in kind else said).encode()
+    item = {"outcome" if kind == "commit" else "decision": word}
+    return json.dumps({"items": [{"claim_id": str(UUID(int=number)), **item}]} if "batch" in kind else item).encode()
 
 
 def believed(kind: str, status: int, word: object) -> set[Result]:
@@ -76,7 +76,7 @@ async def test_no_answer_leaves_a_claim_for_ever_without_a_report(kind: str) -> 
         where = f"{status} {text[:60]!r}: {outcome}"
         assert outcome.result in (ends or {Result.RETRY}), where
         if outcome.result is Result.RETRY:
-            # Counted; or the target is told of: at once, or once it has held everybody for half a minute (below).
+            # Counted, or reported: at once, or after half a minute of requests to wait (below).
             assert outcome.counted or outcome.pauses_dependency or webhook.breaker.message == outcome.reason, where
             assert (outcome.reason or "").startswith((f"answers {status}", "the validation webhook left")), where
             assert len(outcome.reason or "") < 400, where
@@ -98,11 +98,11 @@ async def test_every_answer_that_is_repeated_for_ever_ends_the_claim_or_is_repor
         replies.setdefault(replace(await webhook.ask(error), reason=None), error)
     assert len(replies) > 12
     for reply in replies.values():
-        assert await _fate(kind, reply) in {"ended", "dead", "told"}, reply
+        assert await _fate(kind, reply) in {"ended", "dead", "reported"}, reply
 
 
 async def _fate(kind: str, reply: HttpReply | HttpError) -> str:
-    """What becomes of a claim that gets nothing else, in a queue with nobody else, within an hour."""
+    """What becomes within an hour of a claim that gets only this answer, alone in the queue."""
     webhook = UnservedWebhook(kind)
     failures = 0
     end = webhook.clock.now + 3600
@@ -115,7 +115,7 @@ async def _fate(kind: str, reply: HttpReply | HttpError) -> str:
             return "dead"
         assert (outcome.retry_after or 1.0) >= 1.0, "called without a rest"
         webhook.clock.now += outcome.retry_after or 1.0
-    return "for ever" if webhook.breaker.message is None else "told"
+    return "for ever" if webhook.breaker.message is None else "reported"
 
 
 @pytest.mark.parametrize("kind", KINDS)

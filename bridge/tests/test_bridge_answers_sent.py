@@ -95,7 +95,7 @@ def test_a_small_body_that_decompresses_to_an_endless_one_is_cut_off(codings: st
 
 
 @pytest.mark.parametrize(
-    ("location", "told"),
+    ("location", "shown"),
     [
         ("/c/", "'/c/'"),
         ("https://u:5ecret@shop.example:8/c/?5ecret#5ecret", "'https://shop.example:8/c/'"),
@@ -106,9 +106,9 @@ def test_a_small_body_that_decompresses_to_an_endless_one_is_cut_off(codings: st
         ("", "''"),
     ],
 )
-async def test_the_target_of_a_redirect_is_shown_without_what_may_be_secret(location: str, told: str) -> None:
+async def test_the_target_of_a_redirect_is_shown_without_what_may_be_secret(location: str, shown: str) -> None:
     outcome = await UnservedWebhook("commit").ask(HttpReply(308, b"", {"Location": location}))
-    assert outcome.reason == f"answers 308: its Location is {told}"
+    assert outcome.reason == f"answers 308: its Location is {shown}"
 
 
 # --- the real client ---
@@ -146,14 +146,14 @@ SENT = [
 
 
 class Gate:
-    """Lets everything through and remembers."""
+    """Lets every call through."""
 
-    def admits(self, _: Message) -> bool:
+    def may_start(self, _: Message) -> bool:
         return True
 
-    holds = admits
+    may_continue = may_start
 
-    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
+    def record(self, outcome: Outcome, seconds: float | None = None) -> None:
         return None
 
 
@@ -201,16 +201,16 @@ async def test_the_answers_of_other_services(sale: Sale, webhook: WebhookServer,
     target = "ledger" if case["webhook"] == "commit" else "validator"
     hasty = replace(TUNING, breaker=replace(TUNING.breaker, report_pause_seconds=0.1))
     async with sale.worker(tuning=hasty):
-        if case["becomes"] == "told":
+        if case["becomes"] == "reported":
             await sale.until_health(target, "down", case["words"])
             assert "5ecret" not in str(await sale.health())
-            assert len(await sale.queue()) == len(claims)  # and nobody has paid for it
+            assert len(await sale.queue()) == len(claims)  # and no failure counts
             webhook.behaviour = approve
         await sale.until_drained()
     dead = await sale.dead()
     if case["becomes"] == "repeated":
         assert [row["reason"] for row in dead.values()] == [case["words"]]
-        # Once more than it has paid for: with nobody to compare it with, its first failure may be the target's.
+        # Once more than its failures count: alone, its first failure may be the dependency's.
         assert list(webhook.asked().values()) == [4]
         assert len(set(webhook.keys)) == 1
         assert {row["state"] for row in dead.values()} == {"committing"}

@@ -9,7 +9,7 @@ from intake_bridge.domain.lease import Lease
 
 
 class Clock:
-    """Time as the test wants it."""
+    """A clock that the test turns."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -96,10 +96,10 @@ def test_nothing_is_read_for_a_dependency_whose_check_failed_until_a_check_succe
 def test_a_target_that_says_nothing_but_wait_is_told_and_one_other_answer_ends_that() -> None:
     clock = Clock()
     breaker = Breaker(clock, highest)
-    for seconds, told in [(0, None), (29, None), (1, "half a minute"), (90, "2 min"), (3600, "62 min")]:
+    for seconds, lasted in [(0, None), (29, None), (1, "half a minute"), (90, "2 min"), (3600, "62 min")]:
         clock.now += seconds
         breaker.record_pause(1, "answers 429")
-        assert breaker.message == (told and f"has answered nothing but requests to wait for {told}: answers 429")
+        assert breaker.message == (lasted and f"has answered nothing but requests to wait for {lasted}: answers 429")
     breaker.record_success()
     assert breaker.message is None
     breaker.record_pause(1, "answers 429")
@@ -108,7 +108,7 @@ def test_a_target_that_says_nothing_but_wait_is_told_and_one_other_answer_ends_t
     assert breaker.message is not None
     clock.now += 40
     breaker.forget_if_idle()
-    assert breaker.message is None  # nothing is left that could be told to wait
+    assert breaker.message is None  # nothing is left that could be asked to wait
 
 
 def test_a_claim_specific_failure_is_not_the_dependencys_because_of_the_claims_own_failures() -> None:

@@ -1,4 +1,4 @@
-"""A target that breaks in the middle of a call; and what accuses it, and what does not."""
+"""A dependency that breaks in the middle of a call; and what raises suspicion, and what does not."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from refusing_ledger import BREAKS, RAISING
 from sale import POOL, Sale, Templates, validation
 from webhook_server import Answer, Behaviour, Item, WebhookServer, approve, status
 
-# Raises for everybody behind the thirtieth, as when the column came between two statements of one batch.
+# Raises for every claim after the thirtieth, as when a column is added between two statements of one batch.
 MIDWAY = """
 CREATE TABLE sold (claim_id uuid PRIMARY KEY);
 CREATE TABLE wound (since int);
@@ -29,7 +29,7 @@ CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS text LANGUAGE sql AS
 
 
 def breaking(after: int, code: int) -> Behaviour:
-    """Well for so many calls, and then one bare status for everybody."""
+    """Good answers for so many calls, and then one bare status for every claim."""
     calls = itertools.count(1)
     return lambda item: approve(item) if next(calls) <= after else status(code)
 
@@ -71,8 +71,8 @@ async def test_claims_with_other_failures_raise_suspicion_when_one_answer_ends_e
     webhook.behaviour = breaking(0, 422)
     await sale.configure(commitTarget={"webhook": {"url": webhook.single}})
     await sale.claim(30)
-    paid = """UPDATE pgmq.q_intake_queue SET message = message || '{"failures": 1}'"""
-    await sale.intake.execute(paid)
+    counted = """UPDATE pgmq.q_intake_queue SET message = message || '{"failures": 1}'"""
+    await sale.intake.execute(counted)
     async with sale.worker():
         await sale.until_health("ledger", "down", "failed alike")
         webhook.behaviour = approve

@@ -1,4 +1,4 @@
-"""A crowd that takes every connection it can get, and whoever has to get in beside it."""
+"""Claimers that take every connection they can get, and the programs that must connect beside them."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -91,7 +91,7 @@ class Crowd:
                 self.refusal = str(error)
                 return taken
             self._held.push_async_callback(connection.close)
-        raise AssertionError("nobody has refused it anything")
+        raise AssertionError("no connection was refused")
 
 
 async def cut(sale: Sale) -> None:

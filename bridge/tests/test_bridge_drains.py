@@ -1,4 +1,4 @@
-"""The way of a claim through the bridge when nothing is broken."""
+"""The way of a claim through the bridge when no dependency fails."""
 
 import asyncio
 from dataclasses import replace
@@ -6,7 +6,9 @@ from typing import LiteralString
 
 import aiohttp
 import pytest
-from intake_bridge.worker import Tuning
+from intake_bridge.adapters import database
+from intake_bridge.batch_runner import MOST_BATCHES
+from intake_bridge.tuning import Tuning
 from psycopg.types.json import Jsonb
 from sale import POOL, TUNING, Sale, Templates, validation
 from webhook_server import WebhookServer
@@ -118,7 +120,7 @@ async def test_a_new_batch_size_is_reported_before_the_next_heartbeat(sale: Sale
 
         await sale.until(lambda: reported(100), "the worker reports")
         await sale.configure(batchSize=7)
-        await sale.until(lambda: reported(7), "the new batch size is told at once")
+        await sale.until(lambda: reported(7), "the new batch size is reported at once")
 
 
 async def test_a_batch_is_never_larger_than_batch_size(sale: Sale, webhook: WebhookServer) -> None:
@@ -180,7 +182,7 @@ CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS void LANGUAGE sql AS
 
 
 async def test_a_ledger_with_one_function_that_returns_void(templates: Templates, webhook: WebhookServer) -> None:
-    """The weakest ledger: no outcome, no set form, no void_claim. What it is told, it is told."""
+    """The weakest ledger: no outcome, no set form, no void_claim."""
     async with templates.sale_with_ledger(SCALAR_ONLY) as sale:
         claims = await sale.claim(10)
         declined = str(claims[0].claim_id)
@@ -215,7 +217,7 @@ async def test_what_a_ledger_offers_is_found_out_at_the_start_and_told(
 
 
 async def test_a_ledger_without_an_encoding_is_understood(sale: Sale, server: PostgresServer) -> None:
-    """As old databases are: whoever does not say what he wants to read gets bytes."""
+    """As in old databases: a client that does not set client_encoding gets bytes."""
     await sale.ledger.execute(
         "CREATE DATABASE ascii_ledger TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
     )
@@ -226,3 +228,8 @@ async def test_a_ledger_without_an_encoding_is_understood(sale: Sale, server: Po
         await sale.until_drained()
     assert await sale.inventory() == (995, 0, 5)
     server.drop_database("ascii_ledger")
+
+
+def test_db1_is_called_at_most_once_for_each_connection_of_the_pool() -> None:
+    """Each batch under way changes messages and renews its leases; the control loop calls beside them."""
+    assert database._CONNECTIONS == 2 * MOST_BATCHES + 1

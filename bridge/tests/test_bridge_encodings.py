@@ -36,7 +36,7 @@ async def scene_in(templates: Templates, server: PostgresServer, encoding: str) 
     server.drop_database("books")
 
 
-async def fans(sale: Sale, *users: str) -> None:
+async def claim_as(sale: Sale, *users: str) -> None:
     """A claim for each, with a request of the same letters."""
     for user in users:
         await sale.rows("SELECT intake.claim_resource(%s, %s, %s)", sale.pool, user, f"r {user}")
@@ -60,7 +60,7 @@ async def test_what_can_be_written_is_sold_and_what_cannot_is_one_dead_letter(
     async with scene_in(templates, server, case.encoding) as sale:
         known = [*PLAIN, *case.holds]
         # Bad ones at both ends and in the middle: one call for all of them fails, and so does each half.
-        await fans(sale, *case.lacks[:1], *known, *case.lacks[1:])
+        await claim_as(sale, *case.lacks[:1], *known, *case.lacks[1:])
         async with sale.worker():
             await sale.until_drained()
         dead = {row["user_id"]: row for row in (await sale.dead()).values()}
@@ -85,7 +85,7 @@ async def test_a_claim_that_is_given_up_is_voided_under_its_name(
 ) -> None:
     case = next(each for each in ALL if each.encoding == encoding)
     async with scene_in(templates, server, encoding) as sale:
-        await fans(sale, *case.holds, *case.lacks)
+        await claim_as(sale, *case.holds, *case.lacks)
         # Read once, so that only the ledger can end them.
         await sale.rows("SELECT * FROM intake.read_batch(%s, 'w', 100)", sale.pool)
         await sale.rows(
@@ -120,7 +120,7 @@ async def test_where_no_user_can_be_written_each_claim_is_a_dead_letter_that_say
     """It is each claim's own name, however many there are: nothing in the ledger can be mended for them to succeed."""
     async with scene_in(templates, server, "LATIN1") as sale:
         users = [f"שרה {n}" for n in range(8)]
-        await fans(sale, *users)
+        await claim_as(sale, *users)
         async with sale.worker():
             await sale.until_drained()
             # It reports only once it has been asked to: the queue may be empty before that.

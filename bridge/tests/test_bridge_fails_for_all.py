@@ -1,4 +1,4 @@
-"""When different claims fail alike and none succeeds, it is the target; a claim that fails among others fails alone."""
+"""When different claims fail alike and none succeeds, the dependency is suspected; a bad claim among others ends."""
 
 import asyncio
 import re
@@ -22,15 +22,15 @@ async def execute(sale: Sale, statements: Sequence[str]) -> None:
 async def _says_how_many_failed_alike(sale: Sale, *workers: str, error: str) -> None:
     """Each of these workers tells that the ledger is down, for how many claims, and why."""
 
-    async def said() -> bool:
-        told = {each["worker"]: each["health"].get("ledger", {}) for each in (await sale.status())["workers"]}
-        errors = [told.get(worker, {}).get("error", "") for worker in workers]
+    async def reported() -> bool:
+        health = {each["worker"]: each["health"].get("ledger", {}) for each in (await sale.status())["workers"]}
+        errors = [health.get(worker, {}).get("error", "") for worker in workers]
         assert "user-" not in "".join(errors), "a condition shows the row that was refused"
         return all(
             re.match(r"\d+ different claims failed alike, and none succeeded: ", each) for each in errors
         ) and all(error in each for each in errors)
 
-    await sale.until(said, f"{workers} say how many claims failed with {error!r}")
+    await sale.until(reported, f"{workers} say how many claims failed with {error!r}")
 
 
 @pytest.mark.parametrize("batch", [100, 1])

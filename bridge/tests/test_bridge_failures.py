@@ -57,7 +57,7 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(sale: Sale, webh
         "html": lambda _: status(200, {"hello": "world"}),
         "redirect": lambda _: status(302, location=webhook.single),
     }
-    said = {
+    errors = {
         "500": "500",
         "timeout": "no answer",
         "refused": "cannot be reached",
@@ -66,11 +66,11 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(sale: Sale, webh
         "redirect": "302",
     }
     webhook.behaviour = down[kind]
-    url = "http://127.0.0.1:9/single" if kind == "refused" else webhook.single  # the discard port: nobody listens
+    url = "http://127.0.0.1:9/single" if kind == "refused" else webhook.single  # the discard port: no program listens
     await sale.configure(validation=validation(url, seconds=0.5 if kind == "timeout" else 60), maxRetries=0)
     claims = await sale.claim(40)
     async with sale.worker() as worker:
-        await sale.until_health("validator", "down", said[kind])
+        await sale.until_health("validator", "down", errors[kind])
         await _until_probed(sale, 40 + 3)
         calls = len(webhook.calls)
         probes = sum(row["read_ct"] for row in (await sale.queue()).values()) - 40
@@ -197,7 +197,7 @@ async def test_i9_a_stale_worker_changes_nothing(sale: Sale, webhook: WebhookSer
 
 
 async def test_a_long_call_keeps_its_lease(sale: Sale, webhook: WebhookServer) -> None:
-    """The visibility timeout is shorter than the validator takes, and still nobody else gets the message."""
+    """The visibility timeout is shorter than the validator takes, and still no other worker gets the message."""
     seconds = 8  # a worker that gets no turn for three of them loses its lease, as it must
 
     async def until_the_first_lease_is_over(item: Item) -> Answer:

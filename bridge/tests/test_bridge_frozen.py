@@ -15,21 +15,18 @@ from tests.patience import PATIENCE_SECONDS
 
 
 class OpenGate:
-    """Lets everything through and remembers."""
+    """Lets every call through, and keeps the outcomes."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    def admits(self, message: Message) -> bool:
-        """Always."""
+    def may_start(self, message: Message) -> bool:
         return True
 
-    def holds(self, message: Message) -> bool:
-        """Always."""
+    def may_continue(self, message: Message) -> bool:
         return True
 
-    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """Remember."""
+    def record(self, outcome: Outcome, seconds: float | None = None) -> None:
         self.outcomes.append(outcome)
 
 

@@ -64,10 +64,10 @@ async def test_a_uri_that_cannot_be_parsed_is_never_quoted(
     assert "5ecret" not in str(await sale.status())
     async with sale.worker(INTAKE_DATABASE_URI=uri):
 
-        async def said() -> bool:
+        async def reported() -> bool:
             return "housekeeping interrupted: the URI cannot be parsed" in caplog.text and "db1" in caplog.text
 
-        await sale.until(said, "DB1's is told, too")
+        await sale.until(reported, "that of DB1 is reported, too")
     assert "5ecret" not in caplog.text
 
 

@@ -37,7 +37,7 @@ VALIDATE = [
     (415, None, Result.RETRY, Blame.DEPENDENCY, False),
     (418, None, Result.RETRY, Blame.SUSPECT, True),
     (422, None, Result.DECLINED, Blame.CLAIM, False),
-    # It contradicts itself: nobody is declined or approved.
+    # It contradicts itself: no claim is declined or approved.
     (409, "approved", Result.RETRY, Blame.SUSPECT, True),
     (422, "approved", Result.RETRY, Blame.SUSPECT, True),
     (425, None, Result.RETRY, Blame.CLAIM, True),
@@ -98,23 +98,23 @@ def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
     looked = 0
     for answer, *cells in rows:
         statuses = [int(each.replace("xx", "99")) for each in re.findall(r"\b\d(?:\d\d|xx)\b", answer)]
-        said = re.findall(r"`(\w+)`", answer.partition("(")[0])
+        named = re.findall(r"`(\w+)`", answer.partition("(")[0])
         for cell, (words, outcomes) in zip(cells, tables, strict=False):
             wanted = [meant[each] for each in meant if cell.startswith(each)]
-            spoken: list[str | None] = [each for each in said if each in words]
-            spoken = spoken or ([*words] if "with a word of" in answer else [] if said else [None])
+            spoken: list[str | None] = [each for each in named if each in words]
+            spoken = spoken or ([*words] if "with a word of" in answer else [] if named else [None])
             for status, word in itertools.product(statuses, spoken if wanted else []):
                 assert wanted[0](table.of_status(status, word, words, outcomes)), (answer, cell, status, word)
                 looked += 1
     assert looked > 60
 
 
-def test_a_word_is_told_and_a_novel_is_not() -> None:
+def test_an_unknown_word_is_reported_and_a_long_text_is_cut() -> None:
     assert table.of_status(200, "ok", table.DECISIONS, {}).reason == (
         "answers 200 with 'ok', expected one of approved, declined"
     )
-    novel = "x" * 10**6
-    for outcome in (table.of_status(200, novel, table.DECISIONS, {}), table.of_word(novel, table.VOID_WORDS)):
+    text = "x" * 10**6
+    for outcome in (table.of_status(200, text, table.DECISIONS, {}), table.of_word(text, table.VOID_WORDS)):
         assert len(outcome.reason or "") < 300
 
 
@@ -184,9 +184,9 @@ def test_a_failed_ledger_statement(sqlstate: str | None, blame: Blame, counted: 
 
 
 def test_the_words_of_a_ledger() -> None:
-    said = {word: table.of_word(word, table.LEDGER_WORDS) for word in ("committed", "duplicate", "voided", "conflict")}
-    assert [each.result for each in said.values()] == [Result.COMMITTED, Result.COMMITTED, Result.VOIDED, Result.DEAD]
-    assert said["conflict"].needs_human
+    rows = {word: table.of_word(word, table.LEDGER_WORDS) for word in ("committed", "duplicate", "voided", "conflict")}
+    assert [each.result for each in rows.values()] == [Result.COMMITTED, Result.COMMITTED, Result.VOIDED, Result.DEAD]
+    assert rows["conflict"].needs_human
     assert table.of_word("ok", table.LEDGER_WORDS).blame is Blame.DEPENDENCY
     assert table.of_word(None, table.LEDGER_WORDS).blame is Blame.DEPENDENCY
     assert table.of_word("committed", table.VOID_WORDS).result is Result.COMMITTED

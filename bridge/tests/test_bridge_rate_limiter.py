@@ -1,4 +1,4 @@
-"""A worker's side of the meter, and the closed loop: rules by a clock that the test moves, and a slow ledger."""
+"""Tokens, read-ahead and throttle: rules by a clock that the test moves, and a slow ledger."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ LEASED = TokenAnswer(UUID(int=1), 5, 0.0, 1.0)
 
 
 class Clock:
-    """Time stands still unless it is moved."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -60,11 +60,11 @@ def test_without_a_limit_tokens_do_not_run_out() -> None:
     assert tokens.renew_every is None
 
 
-@pytest.mark.parametrize(("told", "least", "most"), [(0, 0.005, 0.0075), (0.1, 0.1, 0.15), (60, 0.25, 0.375)])
+@pytest.mark.parametrize(("asked", "least", "most"), [(0, 0.005, 0.0075), (0.1, 0.1, 0.15), (60, 0.25, 0.375)])
 def test_the_token_bucket_is_asked_again_when_it_says_so_and_within_a_second(
-    told: float, least: float, most: float
+    asked: float, least: float, most: float
 ) -> None:
-    answer = TokenAnswer(None, 0, told, 1.0)
+    answer = TokenAnswer(None, 0, asked, 1.0)
     assert pause_for(answer, lambda low, _: low) == pytest.approx(least)
     assert pause_for(answer, lambda _, high: high) == pytest.approx(most)
 
@@ -80,7 +80,7 @@ def test_a_worker_reads_what_it_can_send_in_half_a_second() -> None:
     read_ahead.record(16, 0.4)
     assert read_ahead.limit(100) == 16
     read_ahead.record(3, 0.0)
-    assert read_ahead.limit(100) == 16, "a queue that had no more says nothing about the meter"
+    assert read_ahead.limit(100) == 16, "a queue that had no more says nothing about the rate"
 
 
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0, 1e6)), max_size=50), st.integers(1, 10_000))
@@ -212,7 +212,7 @@ def test_never_above_the_ceiling_never_below_one_and_it_recovers(
 
 # --- on a real ledger ---
 
-# The reference ledger with a clerk who takes his time, as long as somebody says so.
+# The reference ledger with a pause in each call, while the table says so.
 SLOW = """
 CREATE TABLE pace (seconds float8 NOT NULL);
 INSERT INTO pace VALUES (0);

@@ -305,7 +305,7 @@ async def test_i2_i3_killed_between_the_ledger_s_void_and_the_acknowledgement_vo
 
 
 async def _read(sale: Sale, *, then: str | None = None) -> None:
-    """A bridge that reads what is due, perhaps marks it, and is never heard of again."""
+    """A bridge that reads what is due, perhaps marks it, and then is gone."""
     rows = await sale.rows("SELECT * FROM intake.read_batch(%s, 'gone', 1000)", POOL)
     fence = [row["msg_id"] for row in rows], [row["read_ct"] for row in rows]
     if then == "mark_validated":

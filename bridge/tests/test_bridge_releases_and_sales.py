@@ -5,7 +5,7 @@ from typing import LiteralString
 from rate_check import check_windows, watch
 from sale import POOL, Sale, Templates
 
-# A whole inventory: who wants one more is told that it is sold out.
+# A whole inventory: one more claim is answered with sold_out.
 ALL = 60
 
 # A ledger that waits for the test in the middle of a commit, before or after it has written its row.

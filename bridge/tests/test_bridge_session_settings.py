@@ -1,4 +1,4 @@
-"""Whatever a server or a role has set for its sessions: bridges sell, void and tell the same."""
+"""Settings that a server or a role has for its sessions change nothing of what bridges do."""
 
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ async def test_no_setting_changes_what_is_sold(templates: Templates, server: Pos
 async def test_bridges_that_meet_in_a_stricter_ledger_sell_each_claim_once(
     sale: Sale, server: PostgresServer, level: str
 ) -> None:
-    """What it cannot put into an order is repeated, and counted for nobody."""
+    """A serialization failure is repeated, and counts against no claim."""
     ledger = sql.Identifier(database(sale.ledger_uri))
     await sale.configure(batchSize=7)
     with psycopg.connect(server.uri(), autocommit=True) as owner:

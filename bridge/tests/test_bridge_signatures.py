@@ -1,16 +1,20 @@
 """Signatures by Standard Webhooks, verified with its own library."""
 
 import base64
+import json
 import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from intake_bridge.adapters.credentials import Credentials
 from sale import Sale, validation
 from standardwebhooks import WebhookVerificationError
 from webhook_server import WebhookServer, verified
+
+from examples.demo import validator
 
 README = Path(__file__).parents[1] / "README.md"
 OLD, NEW, OTHER = ("whsec_" + base64.b64encode(bytes([first] * 32)).decode() for first in (1, 2, 3))
@@ -94,3 +98,15 @@ async def test_without_a_secret_nothing_is_signed() -> None:
     bare = credentials()
     await bare.refresh()
     assert bare.headers("c:validate", b"{}") == {"Content-Type": "application/json", "Idempotency-Key": "c:validate"}
+
+
+async def test_the_example_validator_refuses_a_call_that_is_not_signed() -> None:
+    application = validator.application(validator.Validator(0), NEW)
+    claim = {"claim_id": "c", "user_id": "u"}
+    body = json.dumps(claim).encode()
+    async with TestClient(TestServer(application)) as client:
+        for secret, status in ((NEW, 200), (OTHER, 401), ("", 401)):
+            ours = credentials(clock=time.time(), SIGNING_KEY=secret)
+            await ours.refresh()
+            answer = await client.post("/validate", data=body, headers=ours.headers("c:validate", body))
+            assert answer.status == status, await answer.text()

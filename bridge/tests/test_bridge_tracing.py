@@ -102,8 +102,8 @@ async def test_a_batch_links_to_its_claims_and_a_call_belongs_to_its_claims_trac
     }
     assert {link.context.span_id for call in calls for link in call.links} == {validate.get_span_context().span_id}
     # What the webhook got continues the call's span, not the claim's.
-    told = {str(each).rpartition("-")[0] for each in webhook.traceparents}
-    assert told == {f"00-{'-'.join(ids(call))}" for call in calls}
+    sent = {str(each).rpartition("-")[0] for each in webhook.traceparents}
+    assert sent == {f"00-{'-'.join(ids(call))}" for call in calls}
     everything = " ".join(span.to_json() for name in ("intake batch", "POST") for span in recorded.named(name))
     assert not any(f'"{user}"' in everything for user in users)
     assert "/single" not in everything
@@ -127,7 +127,7 @@ async def test_a_batch_call_belongs_to_the_batch_and_a_failed_one_says_so(sale: 
 
 async def test_a_call_without_an_answer_says_what_became_of_it(sale: Sale) -> None:
     recorded = Recorded()
-    await sale.configure(validation=validation("http://127.0.0.1:9/"))  # the discard port: nobody listens
+    await sale.configure(validation=validation("http://127.0.0.1:9/"))  # the discard port: no program listens
     await sale.claim(1)
     async with sale.worker(tracing=recorded.spans):
         await sale.until_health("validator", "down", "cannot be reached")

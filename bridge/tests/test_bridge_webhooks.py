@@ -31,7 +31,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 async def client() -> AsyncIterator[HttpClient]:
-    """The client of one target."""
+    """The client of one webhook."""
     http = HttpClient()
     yield http
     await http.close()
@@ -145,7 +145,7 @@ async def test_a_secret_that_cannot_work_is_reported_before_anything_is_read(
     assert webhook.calls == []
 
 
-# --- answers that should not be ---
+# --- answers that break the rules ---
 
 
 async def _served(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> tuple[web.AppRunner, str]:
@@ -205,7 +205,7 @@ async def test_an_answer_that_breaks_off_is_unknown(client: HttpClient) -> None:
 async def test_a_server_that_accepts_and_says_nothing_is_too_late_and_one_that_refuses_was_never_asked(
     client: HttpClient,
 ) -> None:
-    streams: list[object] = []  # a stream that nobody holds is closed
+    streams: list[object] = []  # a stream without a reference is closed
     silent = await asyncio.start_server(lambda *ends: streams.extend(ends), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     with pytest.raises(HttpError) as caught:
@@ -260,7 +260,7 @@ async def test_authorities_that_are_not_pem_are_reported() -> None:
         await credentials(CA="-----BEGIN").refresh()
 
 
-# --- how many side by side ---
+# --- how many calls are under way ---
 
 
 def test_the_concurrency_limit_doubles_with_each_round_of_fast_answers_up_to_its_ceiling() -> None:

@@ -45,7 +45,7 @@ def status(
 
 @asynccontextmanager
 async def sending(answer: bytes) -> AsyncIterator[str]:
-    """A server that sends these bytes to whoever has asked, and closes; its URL. For what no library would send."""
+    """The URL of a server that sends these bytes to each client, and closes. For what no library would send."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

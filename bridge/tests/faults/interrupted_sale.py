@@ -102,7 +102,7 @@ class InterruptedSale:
                     assert await sale.release(claim) == "releasing"
         for claim_id, row in (await sale.queue()).items() if self.kind is Kind.RPC else ():
             if self._fate(claim_id) == "contested":
-                foreign = Jsonb(row["message"] | {"user_id": "somebody else"})
+                foreign = Jsonb(row["message"] | {"user_id": "another buyer"})
                 await sale.ledger.execute("SELECT void_claim(%s)", (foreign,))
 
     async def claim(self, role: str) -> None:
@@ -143,7 +143,7 @@ class InterruptedSale:
         if self.kind is Kind.WEBHOOK:
             return {UUID(claim_id): "committed" for claim_id in self._sold}
         sales = await self.sale.sales()
-        return {key: row["state"] for key, row in sales.items() if row["user_id"] != "somebody else"}
+        return {key: row["state"] for key, row in sales.items() if row["user_id"] != "another buyer"}
 
     # --- the workers ---
 
@@ -280,7 +280,7 @@ class InterruptedSale:
             }
             async with self.sale.ledger.transaction(force_rollback=True):
                 # The ledger's entry for the contested claim is of another sale.
-                await self.sale.ledger.execute("DELETE FROM ledger.claims WHERE user_id = 'somebody else'")
+                await self.sale.ledger.execute("DELETE FROM ledger.claims WHERE user_id = 'another buyer'")
                 cursor = await self.sale.ledger.execute("SELECT digest FROM ledger_proof(%s)", (self.sale.pool,))
                 ledger = await cursor.fetchone()
             assert ledger is not None

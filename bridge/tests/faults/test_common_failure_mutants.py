@@ -1,4 +1,4 @@
-"""Who pays for a refusal, with broken bridges, too; bridge/tests/test_bridge_alike.py has the cases."""
+"""Whose failure a refusal is, also with broken bridges; test_bridge_fails_for_all.py has the cases."""
 
 from pathlib import Path
 

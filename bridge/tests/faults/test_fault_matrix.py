@@ -1,4 +1,4 @@
-"""Every step, interrupted in every way, with either kind of target: two workers bring each claim to its one end."""
+"""Every step, interrupted in every way, with either kind of ledger: two workers bring each claim to its one end."""
 
 import asyncio
 import itertools
@@ -29,12 +29,12 @@ CALLS = {Step.VOID: 2, Step.ACKNOWLEDGE: 3}
 
 
 class Interruption(StrEnum):
-    """What happens at a step, and to whom its messages belong when a worker that stood still goes on."""
+    """What happens at a step, and who has its messages when a frozen worker goes on."""
 
     KILLED_BEFORE = "killed-before"
     KILLED_AFTER = "killed-after"
     REPLY_LOST = "reply-lost"
-    # The worker stands still before the effect. After one is before the next.
+    # The worker is frozen before the effect. After one effect is before the next.
     EXPIRED_AND_TAKEN = "expired-and-taken"
     EXPIRED_AND_DONE = "expired-and-done"
     # By its own clock, too. In the others that clock is wrong, and only the fence is left.
@@ -42,7 +42,7 @@ class Interruption(StrEnum):
 
     @property
     def point(self) -> tuple[Position, Action]:
-        """Where the first worker is struck, and how."""
+        """Where the first worker is interrupted, and how."""
         action = {"killed": Action.KILL, "reply": Action.LOSE, "expired": Action.STOP}[self.split("-")[0]]
         after = self in {Interruption.KILLED_AFTER, Interruption.REPLY_LOST}
         return Position.AFTER if after else Position.BEFORE, action
@@ -103,7 +103,7 @@ async def run_case(interrupted: InterruptedSale, case: Case) -> None:
         case Action.LOSE:
             second = await interrupted.worker()
             if case.step in {Step.READ_BATCH, Step.READ_RELEASES}:
-                await interrupted.end_leases()  # of what nobody knows that he has
+                await interrupted.end_leases()  # of messages that no worker knows that it has
             await interrupted.drained()
             await interrupted.stop(first, second)
         case Action.STOP:
@@ -128,7 +128,7 @@ async def run_case(interrupted: InterruptedSale, case: Case) -> None:
 
 
 async def _changes_nothing(interrupted: InterruptedSale, case: Case, stale: WorkerProcess) -> None:
-    """I9: who has stood still for too long ends what it had in hand, and nothing in DB1 changes."""
+    """I9: a worker that was frozen for too long goes on with its messages, and changes nothing in DB1."""
     before = await interrupted.everything()
     ended = stale.logged(*ENDED)
     stale.signal(signal.SIGCONT)
@@ -159,7 +159,7 @@ class Campaign:
         self.runs[case, mutant] = asyncio.create_task(self._run(case, mutant))
 
     async def end(self) -> None:
-        """Drop what nobody waits for any more."""
+        """Cancel what no test waits for any more."""
         for task in self.runs.values():
             task.cancel()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)

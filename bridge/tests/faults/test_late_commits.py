@@ -40,7 +40,7 @@ async def read(
 
 
 class Slow:
-    """A fan whose transaction stays open."""
+    """A buyer whose transaction stays open."""
 
     def __init__(self, sale: Sale, connection: AsyncConnection[dict[str, object]]) -> None:
         self._scene = sale

@@ -1,4 +1,4 @@
-"""A claim whose presence ends the process, as a defect or a lack of memory would: it ends alone, and buries nobody."""
+"""A claim that kills the process, as a bug or a lack of memory would: it is the only dead letter."""
 
 import asyncio
 import signal
@@ -169,9 +169,9 @@ async def _struck(sale: Sale, running: Fleet, when: Callable[[int, int], bool]) 
             if running.alive and when(row["in_hand"], row["remaining"]):
                 break
             await asyncio.sleep(0.01)
-    struck = list(running.alive)
-    for process in struck:
+    victims = list(running.alive)
+    for process in victims:
         process.signal(signal.SIGKILL)
-    for process in struck:
+    for process in victims:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await process.ended.wait()

@@ -60,64 +60,64 @@ class Run:
     """One schedule: each event happens as soon as something has moved since the last one."""
 
     def __init__(self, interrupted: InterruptedSale) -> None:
-        self._stage = interrupted
+        self._interrupted_sale = interrupted
         self._workers: list[WorkerProcess] = []
-        self._struck = 0
+        self._interrupted = 0
         self._moved: tuple[int, ...] = ()
 
     async def run(self, schedule: dict[str, Any]) -> None:
         """To the end, at which every claim is as it must be."""
-        sale = self._stage.sale
-        await self._stage.set_up((*ROLES, *MORE))
-        # A lost reply may count as a failure of whoever was in the batch: enough for all that are lost here.
+        sale = self._interrupted_sale.sale
+        await self._interrupted_sale.set_up((*ROLES, *MORE))
+        # A lost reply may count as a failure of each claim of the batch: enough retries for all that are lost here.
         await sale.configure(maxRetries=50, visibilityTimeoutSeconds=1, **schedule["start"])
-        self._workers = [await self._stage.worker(*faults) for faults in schedule["workers"]]
+        self._workers = [await self._interrupted_sale.worker(*faults) for faults in schedule["workers"]]
         for what, how in schedule["events"]:
             await self._while(self._nothing_moves)
             await self._event(what, how)
         await sale.configure(paused=False, visibilityTimeoutSeconds=1, batchSize=100, maxPerSecond=None)
-        await self._stage.end_leases()
+        await self._interrupted_sale.end_leases()
         await self._while(self._something_is_queued)
         if unlucky := await self._unlucky():
-            # By chance: six times a bridge was struck with this one in hand, three times with nothing else.
-            struck = sum(line["message"].startswith("fault: ") for process in self._workers for line in process.lines())
-            assert struck >= 6, unlucky
+            # By chance: six times a bridge was interrupted while it had this message, three times alone.
+            faults = sum(line["message"].startswith("fault: ") for process in self._workers for line in process.lines())
+            assert faults >= 6, unlucky
             await self._replay(unlucky)
             await self._while(self._something_is_queued)
-        # Who stands still goes on when all is over, perhaps to the next place where it is to stand still.
+        # A frozen worker goes on at the end, perhaps to the next point where it freezes.
         for process in self._workers:
             process.signal(signal.SIGTERM)
-        await self._while(self._somebody_lives, somebody_works=False)
+        await self._while(self._any_lives, one_must_work=False)
         assert {process.exit_code for process in self._workers} <= {0, -signal.SIGKILL}
         assert not sum(process.logged("a batch failed, its messages are given back") for process in self._workers)
-        await self._stage.check()
+        await self._interrupted_sale.check()
 
-    async def _while(self, condition: Callable[[], Awaitable[bool]], somebody_works: bool = True) -> None:
-        """Wait. What the struck had leased comes back at once, and somebody is there for it."""
+    async def _while(self, condition: Callable[[], Awaitable[bool]], one_must_work: bool = True) -> None:
+        """Wait. Leases of interrupted workers end at once, and there is always a worker that runs."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while await condition():
-                struck = sum(process.killed or process.stopped.is_set() for process in self._workers)
-                if struck > self._struck:
-                    await self._stage.end_leases()
-                self._struck = struck
-                if somebody_works and not any(self._free()):
-                    self._workers.append(await self._stage.worker())
+                interrupted = sum(process.killed or process.stopped.is_set() for process in self._workers)
+                if interrupted > self._interrupted:
+                    await self._interrupted_sale.end_leases()
+                self._interrupted = interrupted
+                if one_must_work and not any(self._free()):
+                    self._workers.append(await self._interrupted_sale.worker())
                 await asyncio.sleep(0.02)
 
     def _free(self) -> Iterator[WorkerProcess]:
         return (process for process in self._workers if not process.ended.is_set() and not process.stopped.is_set())
 
     async def _nothing_moves(self) -> bool:
-        queue, places = await self._stage.sale.queue(), await self._stage.places()
+        queue, places = await self._interrupted_sale.sale.queue(), await self._interrupted_sale.places()
         reads = sum(row["read_ct"] for row in queue.values())
-        before, self._moved = self._moved, (reads, len(queue), len(places), self._struck)
-        idle = self._stage.sale.config.get("paused") or not queue
+        before, self._moved = self._moved, (reads, len(queue), len(places), self._interrupted)
+        idle = self._interrupted_sale.sale.config.get("paused") or not queue
         return before == self._moved and not idle
 
     async def _something_is_queued(self) -> bool:
-        return bool(await self._stage.sale.queue())
+        return bool(await self._interrupted_sale.sale.queue())
 
-    async def _somebody_lives(self) -> bool:
+    async def _any_lives(self) -> bool:
         self._go_on()
         return not all(process.ended.is_set() for process in self._workers)
 
@@ -127,16 +127,16 @@ class Run:
                 process.signal(signal.SIGCONT)
 
     async def _unlucky(self) -> list[int]:
-        """Dead letters that no bridge has outlived."""
-        letters = (await self._stage.sale.dead()).values()
+        """Dead letters of messages whose bridges all died."""
+        letters = (await self._interrupted_sale.sale.dead()).values()
         return [each["msg_id"] for each in letters if each["reason"].startswith("it was read 3 times alone")]
 
     async def _replay(self, letters: list[int]) -> None:
-        sale = self._stage.sale
+        sale = self._interrupted_sale.sale
         await sale.rows("SELECT intake.replay(%s, %s, 'somebody', 'try again')", sale.pool, letters)
 
     async def _event(self, what: str, how: Any) -> None:  # noqa: ANN401 - as the strategy made it
-        interrupted = self._stage
+        interrupted = self._interrupted_sale
         match what:
             case "configure":
                 await interrupted.sale.configure(**how)
