@@ -5,12 +5,13 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from intake_shared.redaction import one_line
+
 from intake_bridge.batch import LeasedBatch
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.pipeline import Pipeline
 from intake_bridge.ports import DatabaseUnavailableError, Dependencies, Tracing
 from intake_bridge.rate_limiter import RateLimiter
-from intake_bridge.redaction import one_line
 from intake_bridge.stop_signal import StopSignal
 
 log = logging.getLogger(__name__)

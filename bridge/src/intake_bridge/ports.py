@@ -1,6 +1,6 @@
 """What the pipeline needs from the outside, without naming a driver. Imports nothing but the domain."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from ssl import SSLContext
@@ -13,6 +13,9 @@ from intake_bridge.domain.health import Offer, WorkerHealth
 from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.outcomes import Outcome, Result, Transport
 from intake_bridge.domain.tokens import TokenAnswer
+
+type UriSource = Callable[[], Awaitable[str]]
+"""Returns a connection URI. Called at each connect, so that a rotated Secret needs no restart."""
 
 
 class DatabaseUnavailableError(Exception):

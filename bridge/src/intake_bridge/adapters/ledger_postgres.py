@@ -2,22 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psycopg
+from intake_shared.connections import bounded, connect
+from intake_shared.redaction import one_line
+from intake_shared.sqlstates import NO_SUCH_CHARACTER, QUERY_CANCELED
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
-from intake_bridge.adapters.postgres import CONNECTION, UriSource, connect
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.health import Offer
 from intake_bridge.domain.message import Messages, State, anonymous
 from intake_bridge.domain.outcomes import Outcome
-from intake_bridge.ports import DependencyDownError, Gate
-from intake_bridge.redaction import one_line
+from intake_bridge.ports import DependencyDownError, Gate, UriSource
 
 # A ledger call is cancelled after this. The lease is renewed meanwhile.
 _CALL_SECONDS = 30.0
@@ -46,8 +46,6 @@ _SURVIVES_CONVERSION: Final = (
 )
 # In these nothing is converted.
 _NOT_CONVERTED: Final = frozenset({"UTF8", "SQL_ASCII"})
-# untranslatable_character, character_not_in_repertoire: the errors of a database that lacks a character.
-_NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
 
 _SEVERITY = [table.Blame.CLAIM, table.Blame.SUSPECT, table.Blame.DEPENDENCY]
 
@@ -101,8 +99,9 @@ class PostgresLedger:
         self._name = function
         self._call_seconds = call_seconds
         self._uri = uri
-        self._kwargs: dict[str, Any] = CONNECTION | {
+        self._kwargs: dict[str, Any] = {
             "application_name": application_name,
+            "autocommit": True,
             "prepare_threshold": None,  # a transaction pooler may stand before the ledger
         }
         self._connection: AsyncConnection[Any] | None = None
@@ -120,7 +119,7 @@ class PostgresLedger:
         await self.close()
         try:
             self._connection = await connect(await self._uri(), **self._kwargs)
-            async with self._bounded():
+            async with bounded(self._call_seconds):
                 self._signature = await self._find_functions(self._connection)
         except TimeoutError as error:
             await self.close()
@@ -160,12 +159,6 @@ class PostgresLedger:
             never_sent = {each.msg_id: voided for each in messages if each.state is State.QUEUED}
             return never_sent | await self.commit([each for each in messages if each.msg_id not in never_sent], gate)
         return await self._halving(_scalar_call(self._signature.void_function), table.VOID_WORDS, messages, gate)
-
-    @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
-        async with asyncio.timeout(self._call_seconds + 1), asyncio.timeout(self._call_seconds):
-            yield
 
     async def _find_functions(self, connection: AsyncConnection[Any]) -> Signature:
         *schema, name = self._name.split(".")
@@ -238,16 +231,16 @@ class PostgresLedger:
     async def _call(self, statement: sql.Composed, words: Words, messages: Messages) -> dict[int, Outcome] | Outcome:
         assert self._connection is not None
         # Without escapes: databases in other encodings than UTF8 accept few \u escapes, or none.
-        payload = json.dumps([message.item() for message in messages], ensure_ascii=False)
+        payload = json.dumps([message.payload() for message in messages], ensure_ascii=False)
         try:
-            async with self._bounded():
+            async with bounded(self._call_seconds):
                 if not await self._survives(payload):
                     return self._unwritable()
                 cursor = await self._connection.execute(statement, (Jsonb(payload, dumps=str),))
                 rows = await cursor.fetchall()
         except TimeoutError:
             await self.close()
-            return table.of_sqlstate("57014", "no answer in time")
+            return table.of_sqlstate(QUERY_CANCELED, "no answer in time")
         except psycopg.Error as error:
             return table.of_sqlstate(error.sqlstate, anonymous(one_line(error), messages))
         words_by_claim = {str(claim_id): word for claim_id, word in rows}
@@ -267,7 +260,7 @@ class PostgresLedger:
         try:
             row = await (await self._connection.execute(_SURVIVES_CONVERSION, (payload, payload.encode()))).fetchone()
         except psycopg.DataError as error:
-            if error.sqlstate in _NO_SUCH_CHARACTER:
+            if error.sqlstate in NO_SUCH_CHARACTER:
                 return False
             raise
         return bool(row and row[0])
