@@ -35,8 +35,8 @@ async def test_a_release_does_not_wait_for_the_whole_quarantine(templates: Templ
     """After an outage of the whole fleet, all messages that were leased may be in the quarantine."""
     async with templates.sale() as sale:
         await sale.claim(300)
-        unended = """UPDATE pgmq.q_intake_queue SET headers = '{"worker": "gone", "unended": 2}', read_ct = 3"""
-        await sale.intake.execute(unended)
+        unfinished = """UPDATE pgmq.q_intake_queue SET headers = '{"worker": "gone", "unfinished": 2}', read_ct = 3"""
+        await sale.intake.execute(unfinished)
         await sale.rows("SELECT FROM intake.read_batch(%s, 'gone', 10000)", POOL)
         claims = await sale.claim(3)
         await sale.rows("SELECT FROM intake.read_batch(%s, 'gone', 10000)", POOL)

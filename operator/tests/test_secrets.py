@@ -48,7 +48,7 @@ def test_a_key_or_token_is_refused_by_both_or_by_neither(given: str) -> None:
             "line 2 has an invisible character: character 3 is U+200B (ZERO WIDTH SPACE)",
         ),
         (CALLED, "\ufeffS3cret\n", "it has an invisible character: character 1 is U+FEFF (BYTE ORDER MARK)"),
-        (CALLED, "Bearer S3cret", "a space is in it, and a token is one word"),
+        (CALLED, "Bearer S3cret", "it has a space in it; a token is one word"),
         (SIGNED, "S3cret\n", "line 1 is no signing secret: expected whsec_ and then 24 to 64 bytes in base64"),
         (SIGNED, f"{OLD}\r\n{NEW}\r\n", ""),
         (CALLED, "S3cret\r\n", ""),

@@ -96,7 +96,7 @@ class RateLimiter:
                 permit.record_answers(outcomes.values())
 
     I10, for the claims that all workers of a pool send, by DB1's clock and for the instants at which the ledger acts on
-    them: in any window of time at most maxPerSecond x window + capacity (sql/intake/0008_rate_limit.sql). Tokens are
+    them: in any window of time at most maxPerSecond x window + capacity (sql/intake/0016_rate_limit.sql). Tokens are
     leased right before a call, one for each claim. A statement that the ledger rolled back, and that is sent again in
     halves, costs no more tokens. Two cases are not covered: a call that the ledger still works on when its worker has
     been dead or cut off from DB1 for longer than a lease (1 s), and one portion of each worker that was frozen for as
