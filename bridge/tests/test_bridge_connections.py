@@ -1,4 +1,4 @@
-"""A crowd that takes every connection it can get, and whoever has to get in beside it."""
+"""Claimers that take every connection they can get, and the programs that must connect beside them."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -14,7 +14,7 @@ from intake_operator.database.migrate import load
 from intake_operator.decide import room
 from intake_operator.model.spec import Database, IntakeEventSpec
 from psycopg import AsyncConnection
-from scene import POOL, Scene, open_scene
+from sale import POOL, Sale, open_sale
 
 from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
 
@@ -54,12 +54,12 @@ async def databases(small: PostgresServer) -> AsyncIterator[Databases]:
 
 
 @pytest.fixture
-async def sale(small: PostgresServer, server: PostgresServer, databases: Databases) -> AsyncIterator[Scene]:
+async def sale(small: PostgresServer, server: PostgresServer, databases: Databases) -> AsyncIterator[Sale]:
     """A pool on sale; its ledger is on another server."""
     ledger = server.create_database("crowd_ledger")
     install_ledger(ledger)
-    async with open_scene(small.uri("intake"), ledger, 1000) as scene:
-        yield scene
+    async with open_sale(small.uri("intake"), ledger, 1000) as sale:
+        yield sale
     server.drop_database("crowd_ledger")
 
 
@@ -91,16 +91,16 @@ class Crowd:
                 self.refusal = str(error)
                 return taken
             self._held.push_async_callback(connection.close)
-        raise AssertionError("nobody has refused it anything")
+        raise AssertionError("no connection was refused")
 
 
-async def cut(scene: Scene) -> None:
+async def cut(sale: Sale) -> None:
     """Whatever bridges have is gone at once."""
-    await scene.intake.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bridge'")
+    await sale.intake.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bridge'")
 
 
-async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
-    sale: Scene, small: PostgresServer, databases: Databases
+async def test_bridge_monitor_and_operator_connect_while_claimers_take_every_connection(
+    sale: Sale, small: PostgresServer, databases: Databases
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
         assert await crowd.take() == room.LEAST
@@ -125,8 +125,8 @@ async def test_bridge_monitor_and_operator_get_in_beside_a_crowd(
     assert len(sale.claims) == 100
 
 
-async def test_pools_that_stay_open_after_the_close_hold_no_room_that_the_drain_needs(
-    sale: Scene, small: PostgresServer, databases: Databases
+async def test_claimers_that_stay_connected_after_the_close_leave_room_for_the_drain(
+    sale: Sale, small: PostgresServer, databases: Databases
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
         await crowd.take()
@@ -139,7 +139,7 @@ async def test_pools_that_stay_open_after_the_close_hold_no_room_that_the_drain_
 
 
 async def test_a_second_role_with_the_rights_of_claimers_leaves_what_the_server_keeps(
-    sale: Scene, small: PostgresServer, databases: Databases
+    sale: Sale, small: PostgresServer, databases: Databases
 ) -> None:
     """The limit is the role's own. What the server keeps back is kept from every role."""
     await sale.intake.execute("CREATE ROLE shop LOGIN IN ROLE claimer")
@@ -158,7 +158,7 @@ async def test_a_second_role_with_the_rights_of_claimers_leaves_what_the_server_
     await sale.check()
 
 
-async def test_a_claimer_cannot_lift_its_limit(sale: Scene, small: PostgresServer) -> None:
+async def test_a_claimer_cannot_lift_its_limit(sale: Sale, small: PostgresServer) -> None:
     async with await AsyncConnection.connect(small.uri("intake", "claimer"), autocommit=True) as claimer:
         for statement in ("ALTER ROLE claimer CONNECTION LIMIT -1", "SELECT intake.limit_claimers(-1)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -166,7 +166,7 @@ async def test_a_claimer_cannot_lift_its_limit(sale: Scene, small: PostgresServe
 
 
 async def test_more_bridges_leave_claimers_less_at_once(
-    sale: Scene, small: PostgresServer, databases: Databases
+    sale: Sale, small: PostgresServer, databases: Databases
 ) -> None:
     before = await databases.observe(UID, POOL, host(small), "")
     assert before.connections

@@ -1,9 +1,9 @@
-"""I10 as it can be looked up afterwards: every state of the meter and every row of the ledger, by one clock."""
+"""Checks I10 afterwards: by every state of the token bucket and every row of the ledger, by one clock."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
-from scene import Scene
+from sale import Sale
 
 # Each state of the bucket, written down by DB1 itself.
 _WATCH = """
@@ -18,17 +18,17 @@ CREATE TRIGGER watch AFTER INSERT OR UPDATE ON intake.token_buckets FOR EACH ROW
 """
 
 
-async def watch(scene: Scene) -> None:
+async def watch(sale: Sale) -> None:
     """Before the rate is set."""
-    await scene.intake.execute(_WATCH)
+    await sale.intake.execute(_WATCH)
 
 
-async def check_windows(scene: Scene, rate: float, times: Iterable[float] | None = None) -> None:
+async def check_windows(sale: Sale, rate: float, times: Iterable[float] | None = None) -> None:
     """Commits in any window <= rate x window + capacity: the rows of the ledger, or these seconds of the epoch."""
-    rows = await scene.rows("SELECT extract(epoch FROM at)::float8 AS at, capacity FROM capacities ORDER BY at")
+    rows = await sale.rows("SELECT extract(epoch FROM at)::float8 AS at, capacity FROM capacities ORDER BY at")
     seen, bursts = [row["at"] for row in rows], [row["capacity"] for row in rows]
     if times is None:
-        times = [row["recorded_at"].timestamp() for row in (await scene.sales()).values()]
+        times = [row["recorded_at"].timestamp() for row in (await sale.sales()).values()]
     commits = sorted(times)
     for first, start in enumerate(commits):
         # The bucket as it was when the window began; it is written down a little after it has changed.

@@ -1,4 +1,4 @@
-"""A pool on sale, its ledger, and workers that drain it: what every integration test starts from."""
+"""A sale: a pool, its ledger, and workers. Every integration test starts from it."""
 
 import asyncio
 import itertools
@@ -15,9 +15,10 @@ from uuid import UUID
 from intake_bridge.domain.backoff import Backoff
 from intake_bridge.domain.breaker import BreakerTuning
 from intake_bridge.domain.throttle import ThrottleTuning
-from intake_bridge.observability.tracing import Tracing
+from intake_bridge.ports import Tracing
 from intake_bridge.settings import Secrets, Settings
-from intake_bridge.worker import Tuning, Worker
+from intake_bridge.tuning import Tuning
+from intake_bridge.worker import Worker
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -44,7 +45,7 @@ type Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a fan was told."""
+    """The answer that a buyer got."""
 
     claim_id: UUID
     user_id: str
@@ -52,8 +53,8 @@ class Claim:
 
 
 @dataclass
-class Scene:
-    """A pool in both databases with superuser connections, for looking and for setting up."""
+class Sale:
+    """A pool in DB1 and in the ledger, with superuser connections to set up and to look."""
 
     intake_uri: str
     ledger_uri: str
@@ -68,7 +69,7 @@ class Scene:
 
     @classmethod
     async def connect(cls, intake_uri: str, ledger_uri: str, pool: str = POOL) -> Self:
-        """Look at databases that are there already."""
+        """A sale in databases that exist."""
         stack = AsyncExitStack()
         intake = await AsyncConnection.connect(intake_uri, autocommit=True, row_factory=dict_row)
         stack.push_async_callback(intake.close)
@@ -77,7 +78,7 @@ class Scene:
         return cls(intake_uri, ledger_uri, intake, ledger, stack, pool=pool)
 
     async def reconnected(self) -> Self:
-        """The same scene after its server was killed, with the fans' record so far."""
+        """The same sale after its server was killed, with the claims so far."""
         again = await self.connect(self.intake_uri, self.ledger_uri, self.pool)
         return replace(again, config=self.config, claims=self.claims, users=self.users)
 
@@ -87,7 +88,7 @@ class Scene:
         await self.intake.execute("SELECT intake.configure(%s, %s)", (self.pool, Jsonb(self.config)))
 
     async def claim(self, count: int = 1) -> list[Claim]:
-        """Fans who get a slot each."""
+        """Buyers who get a slot each."""
         cursor = await self.intake.execute(
             "SELECT u.user_id, c.* FROM unnest(%s::text[]) AS u (user_id), intake.claim_resource(%s, u.user_id) AS c",
             ([f"user-{next(self.users)}" for _ in range(count)], self.pool),
@@ -99,11 +100,17 @@ class Scene:
         return made
 
     async def release(self, claim: Claim) -> str:
-        """A fan who wants his claim no longer; what he is told."""
+        """Release a claim; returns the answer."""
         (row,) = await self.rows(
-            "SELECT intake.release_claim(%s, %s, 'changed my mind') AS told", self.pool, claim.claim_id
+            "SELECT intake.release_claim(%s, %s, 'changed my mind') AS answer", self.pool, claim.claim_id
         )
-        return str(row["told"])
+        return str(row["answer"])
+
+    async def release_leased(self, claims: list[Claim]) -> None:
+        """Have a bridge lease all messages, release some of them, and make the others due again."""
+        await self.rows("SELECT FROM intake.read_batch(%s, 'gone', 1000)", self.pool)
+        assert {await self.release(claim) for claim in claims} == {"releasing"}
+        await self.intake.execute("UPDATE pgmq.q_intake_queue SET vt = clock_timestamp()")
 
     async def inventory(self) -> tuple[int, int, int]:
         """Slots that are available, reserved and consumed."""
@@ -134,12 +141,14 @@ class Scene:
             await task
 
     @asynccontextmanager
-    async def process(self, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A worker as a process, as the image starts it."""
+    async def process(
+        self, module: str = "intake_bridge", **environment: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A worker as a process, as the image starts it; or another module."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "intake_bridge",
+            module,
             env={"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0"} | self.environment(**environment),
             stderr=asyncio.subprocess.PIPE,
         )
@@ -184,7 +193,7 @@ class Scene:
         return status
 
     async def health(self) -> Row:
-        """What the only worker reports about its targets."""
+        """What the only worker reports about its dependencies."""
         workers = (await self.status())["workers"]
         health: Row = workers[0]["health"] if workers else {}
         return health
@@ -208,17 +217,17 @@ class Scene:
 
         await self.until(empty, "the queue is empty")
 
-    async def until_health(self, target: str, state: str, containing: str = "") -> None:
-        """Wait until the worker says so about its target."""
+    async def until_health(self, dependency: str, state: str, containing: str = "") -> None:
+        """Wait until the worker reports so about a dependency."""
 
-        async def said() -> bool:
-            health = (await self.health()).get(target, {})
+        async def reported() -> bool:
+            health = (await self.health()).get(dependency, {})
             return health.get("state") == state and containing in health.get("error", "")
 
-        await self.until(said, f"{target} is {state} with {containing!r}")
+        await self.until(reported, f"{dependency} is {state} with {containing!r}")
 
     async def check(self) -> None:
-        """I1 to I4, I6, I7 by the product's own queries, over both databases and the fans' own record."""
+        """I1 to I4, I6, I7: by the product's own queries in both databases, and by what the buyers were answered."""
         assert await self.rows("SELECT * FROM intake.reconcile(%s)", self.pool) == []
         (intake,) = await self.rows("SELECT * FROM intake.proof(%s)", self.pool)
         ledger = await (await self.ledger.execute("SELECT * FROM ledger_proof(%s)", (self.pool,))).fetchone()
@@ -229,14 +238,14 @@ class Scene:
         for word in ("committed", "voided", "slots", "digest"):
             assert intake[word] == ledger[word], word
         sales = {key: row for key, row in (await self.sales()).items() if row["state"] == "committed"}
-        told = {each.claim_id: each for each in self.claims}
+        claimed = {each.claim_id: each for each in self.claims}
         assert {key: (row["user_id"], row["slot_no"]) for key, row in sales.items()} == {
-            key: (told[key].user_id, told[key].slot_no) for key in sales
+            key: (claimed[key].user_id, claimed[key].slot_no) for key in sales
         }
 
 
 class Templates:
-    """A migrated DB1 to copy from, and one reference ledger that is emptied for each scene: copies take their time."""
+    """A migrated DB1 to copy from, and one reference ledger that is emptied for each sale: copies take their time."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
@@ -246,29 +255,29 @@ class Templates:
         install_ledger(self._ledger)
 
     @asynccontextmanager
-    async def scene(self, inventory: int = 1000) -> AsyncIterator[Scene]:
+    async def sale(self, inventory: int = 1000) -> AsyncIterator[Sale]:
         """A seeded, open pool in DB1 and the reference ledger."""
-        async with self._intake() as intake_uri, open_scene(intake_uri, self._ledger, inventory) as scene:
-            await scene.ledger.execute("TRUNCATE ledger.claims, ledger.sold_slots")
-            yield scene
+        async with self._intake() as intake_uri, open_sale(intake_uri, self._ledger, inventory) as sale:
+            await sale.ledger.execute("TRUNCATE ledger.claims, ledger.sold_slots")
+            yield sale
 
     @asynccontextmanager
-    async def scene_with_ledger(self, *statements: LiteralString, inventory: int = 1000) -> AsyncIterator[Scene]:
+    async def sale_with_ledger(self, *statements: LiteralString, inventory: int = 1000) -> AsyncIterator[Sale]:
         """The same with a ledger of another shape, or none at all."""
         name = f"ledger_{next(self._numbers)}"
         uri = self._server.create_database(name)
-        async with self._intake() as intake_uri, open_scene(intake_uri, uri, inventory) as scene:
+        async with self._intake() as intake_uri, open_sale(intake_uri, uri, inventory) as sale:
             for statement in statements:
-                await scene.ledger.execute(statement)
-            yield scene
+                await sale.ledger.execute(statement)
+            yield sale
         self._server.drop_database(name)
 
     @asynccontextmanager
-    async def scene_with_reference(self, inventory: int = 1000) -> AsyncIterator[Scene]:
+    async def sale_with_reference(self, inventory: int = 1000) -> AsyncIterator[Sale]:
         """The same with a reference ledger of its own, which the test may alter."""
-        async with self.scene_with_ledger(inventory=inventory) as scene:
-            install_ledger(scene.ledger_uri)
-            yield scene
+        async with self.sale_with_ledger(inventory=inventory) as sale:
+            install_ledger(sale.ledger_uri)
+            yield sale
 
     @asynccontextmanager
     async def _intake(self) -> AsyncIterator[str]:
@@ -278,20 +287,20 @@ class Templates:
 
 
 @asynccontextmanager
-async def open_scene(intake_uri: str, ledger_uri: str, inventory: int, pool: str = POOL) -> AsyncIterator[Scene]:
+async def open_sale(intake_uri: str, ledger_uri: str, inventory: int, pool: str = POOL) -> AsyncIterator[Sale]:
     """A seeded, open pool in databases that are migrated already."""
-    scene = await Scene.connect(intake_uri, ledger_uri, pool)
-    async with scene.stack:
+    sale = await Sale.connect(intake_uri, ledger_uri, pool)
+    async with sale.stack:
         now = datetime.now(UTC)
-        await scene.configure(
+        await sale.configure(
             inventorySize=inventory,
             batchSize=100,
             opensAt=(now - timedelta(hours=1)).isoformat(),
             closesAt=(now + timedelta(hours=1)).isoformat(),
             commitTarget={"postgres": {"function": "finalize_transaction"}},
         )
-        await scene.intake.execute("SELECT intake.seed(%s)", (pool,))
-        yield scene
+        await sale.intake.execute("SELECT intake.seed(%s)", (pool,))
+        yield sale
 
 
 def validation(url: str, *, batch: bool = False, seconds: float = 60) -> dict[str, Any]:

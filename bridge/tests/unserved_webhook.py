@@ -1,4 +1,4 @@
-"""A webhook's answers without a server, and what they come to: adapter, gate and breaker are the real ones."""
+"""A webhook's answers without a server, and their outcomes: adapter, gate and breaker are the real ones."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -6,23 +6,23 @@ from uuid import UUID
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.ledger_webhook import WebhookLedger
 from intake_bridge.adapters.validator_webhook import WebhookValidator
+from intake_bridge.batch import LeasedBatch
 from intake_bridge.domain.breaker import Breaker
+from intake_bridge.domain.common_failure import CommonFailure
+from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import CommitWebhook, Webhook
+from intake_bridge.domain.dependency import Dependency
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Outcome
-from intake_bridge.domain.target import Target
-from intake_bridge.domain.trial import Trial
-from intake_bridge.domain.window import Window
+from intake_bridge.gate import StepGate
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.observability.tracing import NoTracing
-from intake_bridge.pipeline import Batch, StepGate
-from intake_bridge.ports import HttpError, HttpReply
-from scene import POOL
+from intake_bridge.ports import HttpError, HttpReply, NoTracing, Queue
+from sale import POOL
 
 
 class Canned:
-    """The port Http with one answer; the real client meets real servers in test_bridge_answers_sent.py."""
+    """The port Http with one answer. The real client calls real servers in test_bridge_answers_sent.py."""
 
     def __init__(self) -> None:
         self.answer: HttpReply | HttpError = HttpReply(200, b"")
@@ -34,7 +34,7 @@ class Canned:
 
 
 class Clock:
-    """Time as the test wants it."""
+    """A clock that the test turns."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -50,7 +50,7 @@ def message(number: int) -> Message:
         msg_id=number,
         read_ct=1,
         claim_id=UUID(int=number),
-        user_id="fan",
+        user_id="buyer",
         slot_no=number,
         resource_id=None,
         request_id=None,
@@ -60,28 +60,29 @@ def message(number: int) -> Message:
     )
 
 
-class Asked:
-    """One webhook, its breaker and the claims that it is asked about."""
+class UnservedWebhook:
+    """One webhook and its breaker."""
 
     def __init__(self, kind: str) -> None:
         self.http = Canned()
         self.clock = Clock()
         self.breaker = Breaker(self.clock, lambda _, high: high)
-        bare, window = Credentials(no_secret, self.clock), Window(5)
+        bare, limit = Credentials(no_secret, self.clock), ConcurrencyLimit(5)
         url = "http://webhook.example/"
-        validator = WebhookValidator(self.http, Webhook(url=url, batch="batch" in kind), bare, window)
-        ledger = WebhookLedger(self.http, CommitWebhook(url=url), bare, window)
+        validator = WebhookValidator(self.http, Webhook(url=url, batch="batch" in kind), bare, limit)
+        ledger = WebhookLedger(self.http, CommitWebhook(url=url), bare, limit)
         self._ask = ledger.commit if kind == "commit" else validator.validate
-        self._batch = Batch(Lease(self.clock, self.clock.now, 1e9), 10, {})
-        self._target = Target(kind, self.breaker, Trial(self.clock, lambda _, high: high))
+        self._dependency = Dependency(kind, self.breaker, CommonFailure(self.clock, lambda _, high: high))
         self._metrics = Metrics("one", NoTracing())
+        queue: Queue = None  # type: ignore[assignment] # nothing is changed in DB1
+        self._batch = LeasedBatch(queue, self._metrics, Lease(self.clock, self.clock.now, 1e9), 10, [])
 
     async def ask(self, answer: HttpReply | HttpError, number: int = 1) -> Outcome:
-        """What the answer means for one claim; the breaker is told."""
+        """The outcome of this answer for one claim; the breaker records it."""
         self.http.answer = answer
-        self.breaker._held_until = 0.0
+        self.breaker._paused_until = 0.0
         self.clock.now = max(self.clock.now, self.breaker._probe_at or 0.0)
-        gate = StepGate(self._batch, self._target, lambda: False, self._metrics)
+        gate = StepGate(self._batch, self._dependency, lambda: False, self._metrics)
         return (await self._ask([message(number)], gate))[number]
 
 

@@ -1,4 +1,4 @@
-"""A ledger that refuses some, and what makes it refuse everybody."""
+"""A ledger that refuses some claims, and a change that makes it refuse every claim."""
 
 from typing import Final, LiteralString
 
@@ -12,7 +12,7 @@ BEGIN
     RETURN CASE WHEN FOUND THEN 'committed' ELSE 'duplicate' END;
 END $$;
 """
-# What somebody does to the ledger in mid-sale, and how it is undone.
+# A change of the ledger during the sale, and how it is undone.
 BREAKS: Final[list[LiteralString]] = [
     "ALTER TABLE sold ADD COLUMN till text NOT NULL DEFAULT 'a'",
     "ALTER TABLE sold ALTER till DROP DEFAULT",

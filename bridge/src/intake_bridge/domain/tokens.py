@@ -1,4 +1,4 @@
-"""What a worker may do with tokens of the fleet's meter, and how much it reads while they are scarce."""
+"""What a worker may do with tokens of the pool's token bucket, and how much it reads while tokens are scarce."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +8,20 @@ from intake_bridge.domain.backoff import Uniform
 
 type Monotonic = Callable[[], float]
 
-# Between two looks at the meter: it is one row that the whole fleet asks, and a changed rate acts within a second.
+# Between two questions to the bucket: it is one row that all workers ask, and a changed rate must act within a second.
 _SHORTEST_WAIT_SECONDS = 0.005
 _LONGEST_WAIT_SECONDS = 0.25
-# Claims that wait for tokens could be in another worker's hands. Half a second bridges a read and a validation.
+# Another worker could send the claims that wait here for tokens. Half a second covers a read and a validation.
 _READ_AHEAD_SECONDS = 0.5
 _FIRST_READ = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What `intake.lease_tokens` says: `granted` tokens on `lease`, or 0 and when to ask again. No lease: no limit."""
+    """The row of `intake.lease_tokens`: `granted` tokens on `lease`, or 0 and when to ask again.
+
+    `lease` is None where the pool has no rate limit.
+    """
 
     lease: UUID | None
     granted: int
@@ -26,11 +29,11 @@ class TokenAnswer:
     lease_seconds: float | None
 
 
-class Grant:
-    """The local side of a lease of tokens; it ends before DB1's does, whatever the two clocks say.
+class TokenLease:
+    """The worker's side of a lease of tokens. It ends before DB1's side does, whatever the two clocks say.
 
-    Counted on a monotonic clock from before the question, and DB1 counts from after it. The margin covers what may lie
-    between the last look at the clock and the call. Who was frozen for longer than the lease must not send.
+    It is counted on a monotonic clock from before the question; DB1 counts from after it. The margin covers the time
+    between the last look at the clock and the call. A worker that was frozen for longer than the lease must not send.
     """
 
     def __init__(self, clock: Monotonic, asked_at: float, answer: TokenAnswer) -> None:
@@ -43,41 +46,41 @@ class Grant:
 
     @property
     def renew_every(self) -> float | None:
-        """Seconds between two renewals while a call is out: two may fail. None: there is nothing to renew."""
+        """Seconds between two renewals while a call is under way: two may fail. None: there is nothing to renew."""
         return None if self._seconds is None else self._seconds / 4
 
     def renewed(self, asked_at: float) -> None:
-        """DB1 has renewed the lease by a call that began at `asked_at`."""
+        """DB1 has renewed the lease in a call that began at `asked_at`."""
         if self._seconds is not None:
             self._deadline = asked_at + 0.9 * self._seconds
 
-    def lost(self) -> None:
-        """DB1 says that it has run out."""
+    def mark_lost(self) -> None:
+        """DB1 has answered that the lease has run out."""
         self._deadline = float("-inf")
 
-    def stands(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether a call may start now."""
         return self._clock() < self._deadline
 
 
 def pause_for(answer: TokenAnswer, uniform: Uniform) -> float:
-    """Seconds until the meter is asked again. A little late on purpose: those who were sent away together spread."""
+    """Seconds until the bucket is asked again. A little late on purpose, so that workers do not ask all at once."""
     least = min(max(answer.wait_seconds, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
     return uniform(least, 1.5 * least)
 
 
-class Appetite:
-    """How many messages to read under a meter: what it lets this worker send in half a second, found out by waiting."""
+class ReadAhead:
+    """How many messages to read under a rate limit: what this worker can send in half a second, learned by waiting."""
 
     def __init__(self) -> None:
         self._size = _FIRST_READ
 
     def limit(self, ceiling: int) -> int:
-        """What to read at most, between 1 and `ceiling`."""
+        """Messages to read at most, between 1 and `ceiling`."""
         return max(1, min(ceiling, int(self._size)))
 
-    def fed(self, read: int, waited_seconds: float) -> None:
-        """A batch of `read` messages has waited this long for tokens, all in all."""
+    def record(self, read: int, waited_seconds: float) -> None:
+        """Learn from a batch of `read` messages that has waited this long for tokens in all."""
         if waited_seconds > _READ_AHEAD_SECONDS:
             self._size = max(1.0, min(self._size, read) * _READ_AHEAD_SECONDS / waited_seconds)
         elif waited_seconds < _READ_AHEAD_SECONDS / 2 and read >= int(self._size):

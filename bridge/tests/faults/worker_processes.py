@@ -1,7 +1,7 @@
-"""Workers as real processes that cost nothing to start: one process imports the bridge once and forks for each.
+"""Workers as real processes that start at once: one process imports the bridge and forks for each.
 
-`python nursery.py [mutant]` reads one worker's environment a line (JSON) and answers with a line for each start, stop
-(SIGSTOP) and end. When its input ends it kills what is left.
+`python worker_processes.py [mutant]` reads one worker's environment a line (JSON), and writes a line for each start,
+stop (SIGSTOP) and end. When its input ends it kills what is left.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-FOLDERS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]  # of scene.py, and of tests/
+FOLDERS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]  # of sale.py, and of tests/
 
 
-class Child:
+class WorkerProcess:
     """One worker."""
 
     def __init__(self, log: Path) -> None:
@@ -46,7 +46,7 @@ class Child:
         if not self.ended.is_set():
             if number is signal.SIGCONT:
                 self.stopped.clear()
-            with suppress(ProcessLookupError):  # ended, and the news of it are on their way
+            with suppress(ProcessLookupError):  # it has ended, and we will read so soon
                 os.kill(self.pid, number)
 
     def lines(self) -> list[dict[str, Any]]:
@@ -54,19 +54,19 @@ class Child:
         text = self.log.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def said(self, *messages: str) -> int:
+    def logged(self, *messages: str) -> int:
         """How often it has logged one of these."""
         return sum(line["message"] in messages for line in self.lines())
 
 
-class Nursery:
+class WorkerProcesses:
     """The client side, in the test's process."""
 
     def __init__(self, logs: Path, mutant: str | None = None) -> None:
         self._logs = logs
         self._mutant = mutant
-        self._children: list[Child] = []
-        self._by_pid: dict[int, Child] = {}
+        self._started: list[WorkerProcess] = []
+        self._by_pid: dict[int, WorkerProcess] = {}
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -87,17 +87,17 @@ class Nursery:
         await self._process.wait()
         await self._news
 
-    async def start(self, environment: Mapping[str, str]) -> Child:
+    async def start(self, environment: Mapping[str, str]) -> WorkerProcess:
         """A worker; returns when it has been forked."""
-        child = Child(self._logs / f"worker-{len(self._children) + 1}.log")
-        child.log.touch()
-        self._children.append(child)
+        process = WorkerProcess(self._logs / f"worker-{len(self._started) + 1}.log")
+        process.log.touch()
+        self._started.append(process)
         assert self._process.stdin is not None
-        order = {"child": len(self._children) - 1, "log": str(child.log), "environment": dict(environment)}
+        order = {"process": len(self._started) - 1, "log": str(process.log), "environment": dict(environment)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         async with asyncio.timeout(120):
-            await child.started.wait()
-        return child
+            await process.started.wait()
+        return process
 
     async def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -105,25 +105,26 @@ class Nursery:
             news = json.loads(line)
             match news["what"]:
                 case "started":
-                    child = self._children[news["child"]]
-                    child.pid = news["pid"]
-                    self._by_pid[child.pid] = child
-                    child.started.set()
+                    process = self._started[news["process"]]
+                    process.pid = news["pid"]
+                    self._by_pid[process.pid] = process
+                    process.started.set()
                 case "stopped":
                     self._by_pid[news["pid"]].stopped.set()
                 case "ended":
-                    child = self._by_pid.pop(news["pid"])
-                    child.status = news["status"]
-                    child.ended.set()
+                    process = self._by_pid.pop(news["pid"])
+                    process.status = news["status"]
+                    process.ended.set()
 
 
-# --- the other side: a process of its own ---
+# --- what runs in the process that forks ---
 
 
-def _raise_one(order: Mapping[str, Any]) -> NoReturn:
-    """In the child: become a worker, as `intake-bridge` does."""
-    from intake_bridge.process import run  # noqa: PLC0415 - a mutant may have to be installed before
-    from scene import TUNING  # noqa: PLC0415 - likewise
+def _become_worker(order: Mapping[str, Any]) -> NoReturn:
+    """In the fork: run a worker, as `intake-bridge` does."""
+    from faulty_bridge import wrapped  # noqa: PLC0415 - a mutant may have to be installed before
+    from intake_bridge.process import run  # noqa: PLC0415 - likewise
+    from sale import TUNING  # noqa: PLC0415 - likewise
 
     code = 70
     try:
@@ -137,22 +138,22 @@ def _raise_one(order: Mapping[str, Any]) -> NoReturn:
         os.environ.clear()
         os.environ.update(order["environment"])
         if "KILLER" in os.environ:
-            _die_of(os.environ["KILLER"])
+            _die_with_claim_of(os.environ["KILLER"])
         random.seed()  # the parent's state would give every worker the same jitter
-        code = asyncio.run(run(TUNING))
+        code = asyncio.run(run(TUNING, wrapped(os.environ.get("FAULTS", ""))))
     finally:
         os._exit(code)
 
 
-def _die_of(user: str) -> None:
-    """Have this process end at the ledger when a claim of this user is among those in its hands."""
+def _die_with_claim_of(user: str) -> None:
+    """Have this process exit at the ledger when a claim of this user is in the batch."""
     from intake_bridge.adapters.ledger_postgres import PostgresLedger  # noqa: PLC0415 - as above
     from intake_bridge.adapters.ledger_webhook import WebhookLedger  # noqa: PLC0415 - likewise
 
     def deadly(call: Any) -> Any:  # noqa: ANN401 - a method of a ledger
         async def at_the_ledger(self: Any, messages: Any, gate: Any) -> Any:  # noqa: ANN401 - likewise
             if any(message.user_id == user for message in messages):
-                await asyncio.sleep(0.1)  # memory fills, and what else this bridge does goes on
+                await asyncio.sleep(0.1)  # as when memory fills: what else this bridge does goes on
                 os._exit(9)
             return await call(self, messages, gate)
 
@@ -163,13 +164,13 @@ def _die_of(user: str) -> None:
             setattr(ledger, name, deadly(getattr(ledger, name)))
 
 
-def _say(**news: Any) -> None:
+def _write(**news: Any) -> None:
     sys.stdout.write(json.dumps(news) + "\n")
     sys.stdout.flush()
 
 
-def _keep() -> None:
-    """In the parent: fork what is ordered, tell what becomes of it."""
+def _fork_loop() -> None:
+    """Fork a worker for each line, and write when it starts, stops and ends."""
     wakes, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
@@ -189,18 +190,18 @@ def _keep() -> None:
                 order = json.loads(line)
                 pid = os.fork()
                 if pid == 0:
-                    _raise_one(order)
+                    _become_worker(order)
                 alive.add(pid)
-                _say(what="started", child=order["child"], pid=pid)
+                _write(what="started", process=order["process"], pid=pid)
         while alive:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             if pid == 0:
                 break
             if os.WIFSTOPPED(status):
-                _say(what="stopped", pid=pid)
+                _write(what="stopped", pid=pid)
             else:
                 alive.discard(pid)
-                _say(what="ended", pid=pid, status=status)
+                _write(what="ended", pid=pid, status=status)
     for pid in alive:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -213,7 +214,7 @@ if __name__ == "__main__":
         from mutants import install
 
         install(sys.argv[1])
-    import intake_bridge.process  # noqa: F401 - once for all children
-    import scene  # noqa: F401 - likewise
+    import faulty_bridge  # noqa: F401 - once for all workers
+    import sale  # noqa: F401 - likewise
 
-    _keep()
+    _fork_loop()

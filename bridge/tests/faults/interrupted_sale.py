@@ -1,4 +1,4 @@
-"""A pool with claims of every fate, two targets that keep a record, workers that can be interrupted, and the rules."""
+"""A sale with claims of every fate, a validator and a ledger that keep a record, interrupted workers, and the rules."""
 
 import asyncio
 import itertools
@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import Any, LiteralString
 from uuid import UUID
 
-from intake_bridge.faults import Action, Fault
-from nursery import Child, Nursery
+from fault_points import Action, Fault
 from psycopg.types.json import Jsonb
-from scene import Claim, Scene, open_scene, validation
+from sale import Claim, Sale, open_sale, validation
 from webhook_server import Answer, Item, WebhookServer, status
+from worker_processes import WorkerProcess, WorkerProcesses
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -23,12 +23,12 @@ from tests.patience import PATIENCE_SECONDS
 ENDS = {
     "plain": {"committed"},
     "flaky": {"committed"},  # the validator fails twice on it: as often as maxRetries allows, however often it is read
-    "fickle": {"committed", "voided", "released"},  # may be given up by its fan while a worker stands still
+    "fickle": {"committed", "voided", "released"},  # may be released by its buyer while a worker is frozen
     "declined": {"voided"},
-    "recalled": {"voided"},  # given up after a worker had read it
+    "recalled": {"voided"},  # released after a worker had read it
     "contested": {"dead"},  # the ledger has another sale under its id
 }
-CAST = (*ENDS, "plain 2", "plain 3")
+ROLES = (*ENDS, "plain 2", "plain 3")
 NUMBERS = itertools.count(1)
 
 _PLACES: LiteralString = """
@@ -39,14 +39,14 @@ _EVERYTHING: LiteralString = """
 SELECT 'queue' AS place, to_jsonb(q) AS content FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = %(pool)s
 UNION ALL SELECT 'dead', to_jsonb(d) FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = %(pool)s
 UNION ALL SELECT 'archive', to_jsonb(a) FROM pgmq.a_intake_queue a WHERE a.message ->> 'pool_id' = %(pool)s
-UNION ALL SELECT 'holds', to_jsonb(h) FROM intake.claimed_slots h JOIN intake.engine_config c USING (pool_no)
+UNION ALL SELECT 'claimed', to_jsonb(h) FROM intake.claimed_slots h JOIN intake.engine_config c USING (pool_no)
     WHERE c.pool_id = %(pool)s
 ORDER BY place, content
 """
 
 
 class Kind(StrEnum):
-    """The kinds of commit target."""
+    """The kinds of ledger."""
 
     RPC = "rpc"
     WEBHOOK = "webhook"
@@ -57,67 +57,67 @@ def fate(role: str) -> str:
     return role.split(maxsplit=1)[0]
 
 
-class Stage:
-    """What a case plays on."""
+class InterruptedSale:
+    """A sale whose workers are interrupted. Each claim has a role, which says how it must end."""
 
     def __init__(
-        self, scene: Scene, kind: Kind, nursery: Nursery, validator: WebhookServer, target: WebhookServer
+        self, sale: Sale, kind: Kind, processes: WorkerProcesses, validator: WebhookServer, target: WebhookServer
     ) -> None:
-        self.scene = scene
+        self.sale = sale
         self.kind = kind
-        self._nursery = nursery
+        self._processes = processes
         self._validator = validator
         self._target = target
-        self.cast: dict[str, Claim] = {}
+        self.by_role: dict[str, Claim] = {}
         self.answering = asyncio.Event()
         self.answering.set()
-        self._casting = asyncio.Lock()
+        self._claiming = asyncio.Lock()
         self._sold: set[str] = set()  # at the webhook target: an effect for each new key
         self._violations: list[str] = []
         validator.behaviour = self._decide
         target.behaviour = self._sell
 
-    async def set_up(self, roles: Sequence[str] = CAST) -> None:
+    async def set_up(self, roles: Sequence[str] = ROLES) -> None:
         """Claims of these fates, waiting for workers."""
-        scene = self.scene
+        sale = self.sale
         commit = {"postgres": {"function": "finalize_transaction"}}
         if self.kind is Kind.WEBHOOK:
             commit = {"webhook": {"url": self._target.single}}
-        await scene.configure(
+        await sale.configure(
             validation=validation(self._validator.single),
             commitTarget=commit,
             visibilityTimeoutSeconds=60,
             maxRetries=2,
         )
-        # In a batch of their own, so that nobody has read the others.
+        # In a batch of their own, so that no worker has read the others.
         for some in (
             [each for each in roles if fate(each) == "recalled"],
             [each for each in roles if fate(each) != "recalled"],
         ):
-            made = await scene.claim(len(some)) if some else []
-            self.cast |= dict(zip(some, made, strict=True))
+            made = await sale.claim(len(some)) if some else []
+            self.by_role |= dict(zip(some, made, strict=True))
             for role, claim in zip(some, made, strict=True):
                 if fate(role) == "recalled":
-                    await scene.rows("SELECT FROM intake.read_batch(%s, 'gone', 1)", scene.pool)
-                    assert await scene.release(claim) == "releasing"
-        for claim_id, row in (await scene.queue()).items() if self.kind is Kind.RPC else ():
+                    await sale.rows("SELECT FROM intake.read_batch(%s, 'gone', 1)", sale.pool)
+                    assert await sale.release(claim) == "releasing"
+        for claim_id, row in (await sale.queue()).items() if self.kind is Kind.RPC else ():
             if self._fate(claim_id) == "contested":
-                foreign = Jsonb(row["message"] | {"user_id": "somebody else"})
-                await scene.ledger.execute("SELECT void_claim(%s)", (foreign,))
+                foreign = Jsonb(row["message"] | {"user_id": "another buyer"})
+                await sale.ledger.execute("SELECT void_claim(%s)", (foreign,))
 
-    async def join(self, role: str) -> None:
+    async def claim(self, role: str) -> None:
         """One more claim while the workers are at work."""
-        async with self._casting:
-            (self.cast[role],) = await self.scene.claim()
+        async with self._claiming:
+            (self.by_role[role],) = await self.sale.claim()
 
-    # --- the targets ---
+    # --- validator and ledger ---
 
     async def _fate_of(self, claim_id: str) -> str:
-        async with self._casting:  # who has just claimed may be asked about before he is entered
+        async with self._claiming:  # the validator may be asked about a claim before it is in `by_role`
             return self._fate(UUID(claim_id))
 
     def _fate(self, claim_id: UUID) -> str:
-        return next(fate(role) for role, claim in self.cast.items() if claim.claim_id == claim_id)
+        return next(fate(role) for role, claim in self.by_role.items() if claim.claim_id == claim_id)
 
     async def _decide(self, item: Item) -> Answer:
         await self.answering.wait()
@@ -139,90 +139,90 @@ class Stage:
         return {"outcome": "duplicate" if known else "committed"}
 
     async def words(self) -> dict[UUID, str]:
-        """What the target has of our claims, the contested one apart: it has no word that is ours."""
+        """What the ledger says about our claims, without the contested one: that entry is not ours."""
         if self.kind is Kind.WEBHOOK:
             return {UUID(claim_id): "committed" for claim_id in self._sold}
-        sales = await self.scene.sales()
-        return {key: row["state"] for key, row in sales.items() if row["user_id"] != "somebody else"}
+        sales = await self.sale.sales()
+        return {key: row["state"] for key, row in sales.items() if row["user_id"] != "another buyer"}
 
     # --- the workers ---
 
-    async def worker(self, *faults: Fault, **environment: str) -> Child:
+    async def worker(self, *faults: Fault, **environment: str) -> WorkerProcess:
         """A worker as a process of its own."""
-        more = ({"INTAKE_FAULTS": ",".join(map(str, faults))} if faults else {}) | environment
-        return await self._nursery.start(
-            {"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0", **self.scene.environment(**more)}
+        more = ({"FAULTS": ",".join(map(str, faults))} if faults else {}) | environment
+        return await self._processes.start(
+            {"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0", **self.sale.environment(**more)}
         )
 
-    async def struck(self, child: Child, fault: Fault) -> None:
+    async def until_fault(self, process: WorkerProcess, fault: Fault) -> None:
         """Wait until its fault has happened to it."""
         match fault.action:
             case Action.KILL:
-                await within_patience(child.ended.wait())
-                assert child.killed, f"ended with {child.exit_code}: {child.log.read_text()[-2000:]}"
+                await within_patience(process.ended.wait())
+                assert process.killed, f"ended with {process.exit_code}: {process.log.read_text()[-2000:]}"
             case Action.STOP:
-                await within_patience(child.stopped.wait())
+                await within_patience(process.stopped.wait())
             case Action.LOSE:
-                await until(lambda: child.said(f"fault: lose {fault.position} {fault.step}") > 0)
+                await until(lambda: process.logged(f"fault: lose {fault.position} {fault.step}") > 0)
 
-    async def retire(self, *children: Child) -> None:
+    async def stop(self, *processes: WorkerProcess) -> None:
         """SIGTERM, and it exits 0."""
-        for child in children:
-            await until(lambda child=child: child.said("started") > 0)  # type: ignore[misc] # then it listens
-            child.signal(signal.SIGTERM)
-        for child in children:
-            await within_patience(child.ended.wait())
-            assert child.exit_code == 0, child.log.read_text()[-2000:]
-            assert not child.said("a batch was abandoned"), child.log.read_text()[-2000:]
+        for process in processes:
+            await until(lambda process=process: process.logged("started") > 0)  # type: ignore[misc] # then it listens
+            process.signal(signal.SIGTERM)
+        for process in processes:
+            await within_patience(process.ended.wait())
+            assert process.exit_code == 0, process.log.read_text()[-2000:]
+            assert not process.logged("a batch failed, its messages are given back"), process.log.read_text()[-2000:]
 
     async def drained(self) -> None:
         """Wait until the pool's queue is empty."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await self.scene.queue():  # noqa: ASYNC110 - another process empties it
+            while await self.sale.queue():  # noqa: ASYNC110 - another process empties it
                 await asyncio.sleep(0.02)
 
     async def end_leases(self) -> None:
-        """As time does. The lease of who stands still ends without its knowledge: its own clock says otherwise."""
-        await self.scene.intake.execute(
+        """End all leases in DB1 now. By its own clock a frozen worker still has its lease."""
+        await self.sale.intake.execute(
             "UPDATE pgmq.q_intake_queue SET vt = clock_timestamp() "
             "WHERE message ->> 'pool_id' = %s AND read_ct > 0 AND vt > clock_timestamp()",
-            (self.scene.pool,),
+            (self.sale.pool,),
         )
 
     async def leases_ended(self) -> None:
-        """Wait for it."""
+        """Wait until all leases have ended by themselves."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not all(row["visible"] for row in (await self.scene.queue()).values()):  # noqa: ASYNC110 - time passes
+            while not all(row["visible"] for row in (await self.sale.queue()).values()):  # noqa: ASYNC110 - time passes
                 await asyncio.sleep(0.05)
 
-    async def told(self) -> tuple[int, dict[UUID, str]]:
+    async def effects(self) -> tuple[int, dict[UUID, str]]:
         """How often the webhooks were called, and what the ledger knows."""
         return len(self._validator.calls) + len(self._target.calls), await self.words()
 
     async def take_all(self) -> None:
-        """Another worker reads whatever is there."""
-        await self.scene.rows("SELECT FROM intake.read_releases(%s, 'other', 1000)", self.scene.pool)
-        await self.scene.rows("SELECT FROM intake.read_batch(%s, 'other', 1000)", self.scene.pool)
+        """Another worker reads all messages."""
+        await self.sale.rows("SELECT FROM intake.read_releases(%s, 'other', 1000)", self.sale.pool)
+        await self.sale.rows("SELECT FROM intake.read_batch(%s, 'other', 1000)", self.sale.pool)
 
     # --- the rules ---
 
     async def places(self) -> dict[UUID, dict[str, Any]]:
         """Where each claim is; it is in one place (I2), which `reconcile` checks."""
-        rows = await self.scene.rows(_PLACES, self.scene.pool)
+        rows = await self.sale.rows(_PLACES, self.sale.pool)
         return {row["claim_id"]: row for row in rows}
 
     async def everything(self) -> list[dict[str, Any]]:
         """All that a stale worker could change in DB1."""
-        return await (await self.scene.intake.execute(_EVERYTHING, {"pool": self.scene.pool})).fetchall()
+        return await (await self.sale.intake.execute(_EVERYTHING, {"pool": self.sale.pool})).fetchall()
 
     async def violations(self) -> list[str]:
-        """What breaks a rule at this moment; nobody may be at work. I1 to I5 and I8, by their names."""
-        reconciled = await self.scene.rows("SELECT * FROM intake.reconcile(%s)", self.scene.pool)
+        """What breaks a rule (I1 to I5, I8) now, while no worker runs."""
+        reconciled = await self.sale.rows("SELECT * FROM intake.reconcile(%s)", self.sale.pool)
         found = [f"{row['invariant']}: {row['detail']}" for row in reconciled] + self._violations
         places, words = await self.places(), await self.words()
         called = {UUID(item["claim_id"]) for item in self._target.calls}
         needed = "committing" if self.kind is Kind.WEBHOOK else "validated"
-        for role, claim in self.cast.items():
+        for role, claim in self.by_role.items():
             place, word = places.get(claim.claim_id), words.get(claim.claim_id)
             if place is None:
                 found.append(f"I2: {role} is nowhere")
@@ -237,10 +237,10 @@ class Stage:
                 found.append(f"I8: {role} is acknowledged as voided, the ledger says {word}")
             if fate(role) == "declined" and (claim.claim_id in called or word == "committed"):
                 found.append(f"I5: {role} is sold")
-        return found + self._foul_calls("validate", self._validator) + self._foul_calls("commit", self._target)
+        return found + self._wrong_calls("validate", self._validator) + self._wrong_calls("commit", self._target)
 
-    def _foul_calls(self, step: str, server: WebhookServer) -> list[str]:
-        """An effect for each key: so one key for each claim, and one meaning for each key. Repeats are allowed."""
+    def _wrong_calls(self, step: str, server: WebhookServer) -> list[str]:
+        """A webhook has one effect for each key: so each claim has one key, and each key one body."""
         found = [
             f"I5: {step} of {item['claim_id']} under the key {key}"
             for item, key in zip(server.calls, server.keys, strict=True)
@@ -255,48 +255,50 @@ class Stage:
         """Everything has ended, each claim as it must, and no rule is broken."""
         assert await self.violations() == []
         places = await self.places()
-        ends = {role: places[claim.claim_id]["place"] for role, claim in self.cast.items()}
+        ends = {role: places[claim.claim_id]["place"] for role, claim in self.by_role.items()}
         wrong = {role: end for role, end in ends.items() if end not in ENDS[fate(role)]}
         assert not wrong, wrong
-        (proof,) = await self.scene.rows("SELECT * FROM intake.proof(%s)", self.scene.pool)
+        (proof,) = await self.sale.rows("SELECT * FROM intake.proof(%s)", self.sale.pool)
         count = Counter(ends.values())
-        assert proof["claims"] == len(self.scene.claims) == len(self.cast) == len(places)
+        assert proof["claims"] == len(self.sale.claims) == len(self.by_role) == len(places)
         assert {word: proof[word] for word in ("committed", "voided", "released", "dead")} == {
             word: count[word] for word in ("committed", "voided", "released", "dead")
         }
         words = await self.words()
         assert {key for key, word in words.items() if word == "committed"} == {
-            self.cast[role].claim_id for role, end in ends.items() if end == "committed"
+            self.by_role[role].claim_id for role, end in ends.items() if end == "committed"
         }
         if self.kind is Kind.RPC:
             # A voided claim has no slot in the ledger.
-            told = {
+            claimed = {
                 claim.claim_id: (claim.user_id, claim.slot_no if words.get(claim.claim_id) == "committed" else None)
-                for claim in self.cast.values()
+                for claim in self.by_role.values()
             }
-            sales = await self.scene.sales()
+            sales = await self.sale.sales()
             assert {key: (sales[key]["user_id"], sales[key]["slot_no"]) for key in words} == {
-                key: told[key] for key in words
+                key: claimed[key] for key in words
             }
-            async with self.scene.ledger.transaction(force_rollback=True):
-                # The contested claim's word is about another sale.
-                await self.scene.ledger.execute("DELETE FROM ledger.claims WHERE user_id = 'somebody else'")
-                cursor = await self.scene.ledger.execute("SELECT digest FROM ledger_proof(%s)", (self.scene.pool,))
+            async with self.sale.ledger.transaction(force_rollback=True):
+                # The ledger's entry for the contested claim is of another sale.
+                await self.sale.ledger.execute("DELETE FROM ledger.claims WHERE user_id = 'another buyer'")
+                cursor = await self.sale.ledger.execute("SELECT digest FROM ledger_proof(%s)", (self.sale.pool,))
                 ledger = await cursor.fetchone()
             assert ledger is not None
             assert ledger["digest"] == proof["digest"]
 
 
 @asynccontextmanager
-async def open_stage(intake_uri: str, ledger_uri: str, kind: Kind, nursery: Nursery) -> AsyncIterator[Stage]:
-    """A pool of its own in databases that others use too."""
+async def open_interrupted_sale(
+    intake_uri: str, ledger_uri: str, kind: Kind, processes: WorkerProcesses
+) -> AsyncIterator[InterruptedSale]:
+    """A pool of its own in databases that other tests use, too."""
     pool = f"pool-{next(NUMBERS)}"
     async with (
         WebhookServer() as validator,
         WebhookServer() as target,
-        open_scene(intake_uri, ledger_uri, 50, pool) as scene,
+        open_sale(intake_uri, ledger_uri, 50, pool) as sale,
     ):
-        yield Stage(scene, kind, nursery, validator, target)
+        yield InterruptedSale(sale, kind, processes, validator, target)
 
 
 async def within_patience[T](waiting: Awaitable[T]) -> T:
