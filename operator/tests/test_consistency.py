@@ -64,7 +64,7 @@ class Scene:
 
     async def look(self) -> Verdict | None:
         """What the operator does while the queue is empty; returns when that look has ended."""
-        self.consistencies.consider(self.sides)
+        self.consistencies.start(self.sides)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(*self.consistencies._running.values())
         return self.consistencies.known(self.sides.event.uid)

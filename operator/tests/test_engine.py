@@ -201,11 +201,11 @@ class TestEngines:
         fresh = await databases.observe(UID, POOL, host, "")
         assert fresh.connections is None
         await databases.migrate(UID)
-        await databases.keep_room(UID, 50)
+        await databases.reserve_connections(UID, 50)
         first = (await databases.observe(UID, POOL, host, "")).connections
         assert first
         assert (first.limit, first.claimers) == (first.common - 50, 0)
-        await databases.keep_room(UID, 60)
+        await databases.reserve_connections(UID, 60)
         second = (await databases.observe(UID, POOL, host, "")).connections
         assert second
         assert second.limit == first.limit - 10

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from given import make_connections
-from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, problems
+from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, findings
 from intake_operator.decide.stage import Stage
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed
 from intake_operator.reasons import Problem
@@ -19,7 +19,7 @@ SECOND = timedelta(seconds=1)
 
 def reasons(event: Event, seen: Observed, now: datetime, stage: Stage = Stage.SERVE) -> list[Problem]:
     """The reasons only."""
-    return [trouble.reason for trouble in problems(event, seen, stage, now)]
+    return [finding.reason for finding in findings(event, seen, stage, now)]
 
 
 def unready(pod: Manifest, **waiting: str) -> Manifest:
@@ -36,10 +36,10 @@ def test_an_image_that_cannot_be_had_is_told_at_once_and_by_field(
 ) -> None:
     broken = unready(pod(event(), "database"), reason="ErrImagePull", message="no such image")
     seen = replace(observed(event()), pods=(broken,), database=DatabaseState())
-    (trouble,) = problems(event(), seen, Stage.SERVE, opens)
-    assert trouble.reason is Problem.IMAGE_UNAVAILABLE
-    assert "spec.database.image" in trouble.message
-    assert "no such image" in trouble.message
+    (finding,) = findings(event(), seen, Stage.SERVE, opens)
+    assert finding.reason is Problem.IMAGE_UNAVAILABLE
+    assert "spec.database.image" in finding.message
+    assert "no such image" in finding.message
 
 
 def test_a_slow_start_is_told_only_when_it_is_slow(
@@ -112,7 +112,7 @@ def test_targets_that_bridges_report_down_and_dead_letters_in_the_order_of_their
     )
     seen = observed(event())
     seen = replace(seen, database=replace(seen.database, status=status))
-    found = problems(event(), seen, Stage.SERVE, opens)
+    found = findings(event(), seen, Stage.SERVE, opens)
     assert [t.reason for t in found] == [Problem.LEDGER_DOWN, Problem.VALIDATOR_DOWN, Problem.DEAD_LETTERS]
     assert "HTTP 500" in found[1].message
 
@@ -135,11 +135,11 @@ def test_connections_that_are_all_taken_are_named_instead_of_network_policies(
     full = replace(
         seen, pods=(*seen.pods, cut_off), database=replace(seen.database, connections=make_connections(**taken))
     )
-    (trouble,) = problems(event(), full, Stage.SERVE, late)
-    assert trouble.reason is Problem.CONNECTIONS_EXHAUSTED
-    assert "297 of 300, 230 of them by claimers" in trouble.message
-    assert "docs/tuning.md" in trouble.message
-    assert "network polic" not in trouble.message
+    (finding,) = findings(event(), full, Stage.SERVE, late)
+    assert finding.reason is Problem.CONNECTIONS_EXHAUSTED
+    assert "297 of 300, 230 of them by claimers" in finding.message
+    assert "docs/tuning.md" in finding.message
+    assert "network polic" not in finding.message
     almost = replace(full, database=replace(seen.database, connections=make_connections(taken=296)))
     assert reasons(event(), almost, late) == [Problem.PODS_NOT_STARTING]
 
@@ -148,23 +148,23 @@ def test_a_db1_that_refuses_the_operator_for_want_of_connections_says_so_at_once
     event: Make[Event], observed: Make[Observed], opens: datetime
 ) -> None:
     refused = DatabaseState(error="FATAL:  sorry, too many clients already", refused=True)
-    found = problems(event(), replace(observed(event()), database=refused), Stage.SERVE, opens)
-    assert [trouble.reason for trouble in found] == [Problem.CONNECTIONS_EXHAUSTED]
-    trouble = found[0]
-    assert "too many clients" in trouble.message
-    assert "network polic" not in trouble.message
+    found = findings(event(), replace(observed(event()), database=refused), Stage.SERVE, opens)
+    assert [finding.reason for finding in found] == [Problem.CONNECTIONS_EXHAUSTED]
+    finding = found[0]
+    assert "too many clients" in finding.message
+    assert "network polic" not in finding.message
 
 
 def test_more_bridges_than_db1_has_connections_for_are_told(
     event: Make[Event], observed: Make[Observed], spec: Make[Any], opens: datetime
 ) -> None:
     many = event(spec=spec(bridge={"maxReplicas": 26}))
-    (trouble,) = problems(many, observed(event()), Stage.SERVE, opens)
-    assert trouble.reason is Problem.MAX_CONNECTIONS_TOO_SMALL
-    assert "300" in trouble.message
-    assert "310" in trouble.message
+    (finding,) = findings(many, observed(event()), Stage.SERVE, opens)
+    assert finding.reason is Problem.MAX_CONNECTIONS_TOO_SMALL
+    assert "300" in finding.message
+    assert "310" in finding.message
     assert reasons(event(spec=spec(bridge={"maxReplicas": 25})), observed(event()), opens) == []
 
 
 def test_nothing_is_wrong_with_what_is_over(event: Make[Event], closes: datetime) -> None:
-    assert reasons(event(spec=None), Observed(), closes, Stage.RELEASE) == []
+    assert reasons(event(spec=None), Observed(), closes, Stage.REMOVE) == []

@@ -32,17 +32,17 @@ class Passes:
         self.events: list[str] = []
         self._event, self._observed = event, observed
         self._reconciler = Reconciler(
+            cluster=self,  # type: ignore[arg-type]
             observer=self,  # type: ignore[arg-type]
-            actor=SimpleNamespace(cluster=self, act=self.act),  # type: ignore[arg-type]
+            actor=SimpleNamespace(act=self.act),  # type: ignore[arg-type]
             installation=installation,
             metrics=Metrics(),
-            forget=lambda _: None,
+            drop=lambda _: None,
             clock=lambda: self.now,
         )
-        self.cluster = self
 
     async def get(self, *_: str) -> Manifest:
-        return {"status": self.statuses[-1] if self.statuses else {}}
+        return {"metadata": {"uid": self._event.uid}, "status": self.statuses[-1] if self.statuses else {}}
 
     def parsed(self, body: Manifest, _: Manifest) -> Event:
         changes: dict[str, Any] = {"status": body["status"]}
@@ -131,6 +131,6 @@ async def test_a_long_recovery_is_not_taken_for_a_dead_operator() -> None:
     """/livez waits for a pass to end, and rebuilding a DB1 from a large ledger takes longer than it waits."""
     metrics = Metrics()
     metrics.heartbeat = long_ago = metrics.heartbeat - 10_000
-    async with metrics.at_work():
+    async with metrics.long_step():
         await asyncio.sleep(0)
         assert metrics.heartbeat > long_ago + 9_000

@@ -72,7 +72,7 @@ class TestProvisioning:
         applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
         marked = [m["kind"] for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
         assert marked == ["PersistentVolumeClaim", "StatefulSet"]
-        assert kinds(decided)[-5:] == ["Migrate", "KeepRoom", "SetLogins", "Configure", "Seed"]
+        assert kinds(decided)[-5:] == ["Migrate", "ReserveConnections", "SetLogins", "Configure", "Seed"]
 
     def test_a_seeded_engine_waits_for_its_window_without_bridges(
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
@@ -88,7 +88,7 @@ class TestProvisioning:
         self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
     ) -> None:
         e = event()
-        assert plan(e, observed(e), installation, opens - WARM_UP - 3 * SECOND).requeue_after == 3.0
+        assert plan(e, observed(e), installation, opens - WARM_UP - 3 * SECOND).requeue_after == 3 * SECOND
         warm = plan(e, observed(e), installation, opens - WARM_UP)
         assert ScaleBridges(1) in warm.steps
 

@@ -59,7 +59,7 @@ class Bridges:
     async def once(self, seen: Observed, now: datetime) -> Plan:
         """One pass, of which only the scaling is carried out."""
         decided = plan(self.event, seen, self.installation, now)
-        actor = Actor(self, None, None, None)  # type: ignore[arg-type]
+        actor = Actor(self, None, None, None, None)  # type: ignore[arg-type]
         for step in decided.steps:
             if isinstance(step, ScaleBridges):
                 await actor.act(step, self.event, seen, now)

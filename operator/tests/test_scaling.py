@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from intake_operator.decide.scaling import COOLDOWN, LOOK_BACK, Queue, decide, rest
+from intake_operator.decide.scaling import COOLDOWN, LOOK_BACK, Queue, decide, scale_in_after
 from intake_operator.model.spec import Bridge
 from intake_operator.reasons import ScalingReason
 
@@ -62,19 +62,19 @@ def test_the_band_takes_nobody_out() -> None:
 
 def test_scales_in_only_after_a_rest() -> None:
     assert decide(Queue(0, 0), 8, POLICY, NOW + timedelta(seconds=1), NOW).replicas == 8
-    assert rest(1, 2, NOW) == NOW + LOOK_BACK
-    assert rest(2, 1, NOW) == NOW + COOLDOWN
+    assert scale_in_after(1, 2, NOW) == NOW + LOOK_BACK
+    assert scale_in_after(2, 1, NOW) == NOW + COOLDOWN
 
 
 def test_the_rest_is_written_down_anew_where_db1_has_missed_what_is_wanted() -> None:
     def rests(depth: int, peak: int | None, left: timedelta) -> bool:
-        return decide(Queue(depth, peak), 3, POLICY, NOW + left, NOW).rests
+        return decide(Queue(depth, peak), 3, POLICY, NOW + left, NOW).postpones
 
     soon, later = timedelta(minutes=2), LOOK_BACK - timedelta(seconds=30)
     assert [rests(2500, peak, soon) for peak in (None, 0, 2000, 2001)] == [True, True, True, False]
     assert not rests(2500, 0, later), "once a minute is enough"
     assert not rests(2000, 0, soon), "two would do"
-    assert not decide(Queue(0, 0), 1, POLICY, NOW, NOW).rests, "the least never go"
+    assert not decide(Queue(0, 0), 1, POLICY, NOW, NOW).postpones, "the least never go"
 
 
 def test_an_unknown_depth_holds_what_there_is() -> None:
@@ -107,7 +107,7 @@ class Sale:
     wave: Wave
     policy: Bridge = POLICY
     bridges: int = 0
-    rests_until: datetime | None = None
+    scale_in_after: datetime | None = None
     scaled_at: datetime | None = None
     rows: list[tuple[float, int]] = field(default_factory=list)
     history: list[tuple[float, int]] = field(default_factory=list)
@@ -122,9 +122,9 @@ class Sale:
                 now = NOW + timedelta(seconds=second)
                 written = [depth for at, depth in self.rows if at > second - LOOK_BACK.total_seconds()]
                 queue = Queue(self.wave(second), max(written, default=None))
-                replicas, rests = rule(queue, self.bridges, self, now)
-                if replicas != self.bridges or rests or self.rests_until is None:
-                    self.rests_until, self.scaled_at = rest(self.bridges, replicas, now), now
+                replicas, postpones = rule(queue, self.bridges, self, now)
+                if replicas != self.bridges or postpones or self.scale_in_after is None:
+                    self.scale_in_after, self.scaled_at = scale_in_after(self.bridges, replicas, now), now
                 self.bridges = replicas
                 self.history.append((second, replicas))
         return self
@@ -142,8 +142,8 @@ class Sale:
 
 
 def as_it_is(queue: Queue, current: int, sale: Sale, now: datetime) -> tuple[int, bool]:
-    decision = decide(queue, current, sale.policy, sale.rests_until, now)
-    return decision.replicas, decision.rests
+    decision = decide(queue, current, sale.policy, sale.scale_in_after, now)
+    return decision.replicas, decision.postpones
 
 
 def as_it_was(queue: Queue, current: int, sale: Sale, now: datetime) -> tuple[int, bool]:

@@ -6,11 +6,11 @@ from datetime import datetime
 
 import pytest
 from intake_operator.children.bridge import Installation
-from intake_operator.decide import account
+from intake_operator.decide import report
 from intake_operator.decide.consistency import verdict
+from intake_operator.decide.facts import Facts
 from intake_operator.decide.plan import plan
 from intake_operator.decide.stage import Stage
-from intake_operator.decide.status import Facts
 from intake_operator.model.consistency import Verdict, Violation
 from intake_operator.model.observed import (
     LEDGER_AGREES,
@@ -87,8 +87,8 @@ def test_after_the_end_the_report_knows(
 ) -> None:
     made = event()
     facts = Facts(made, observed(made, proof=last), Stage.DRAIN, closes)
-    final = account.proven(facts) if last else account.abandoned(facts)
-    found = verdict(replace(made, status={"report": final.told()}), observed(made), Stage.RELEASE)
+    final = report.proven(facts) if last else report.abandoned(facts)
+    found = verdict(replace(made, status={"report": final.told()}), observed(made), Stage.REMOVE)
     assert (found.agrees, found.reason) == said
 
 

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import psycopg
 
 from intake_operator import names
-from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, told, used_before, without
+from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger import ledgers
 from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
@@ -52,7 +52,7 @@ class Pools:
         one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        wish = (uri, unchecked, event.generation, told(event))
+        wish = (uri, unchecked, event.generation, announced(event))
         seen = self._seen.get(event.uid)
         if seen is None or seen.wish != wish or self._clock() >= seen.until:
             check = _unchecked() if unchecked else await self._check(event, uri)

@@ -7,7 +7,7 @@ from typing import Any
 
 from given import make_connections, make_status
 from intake_operator import names
-from intake_operator.decide import room
+from intake_operator.decide import connections
 from intake_operator.model.observed import LEDGER_AGREES, DatabaseState, Event, LedgerState, Observed, PoolCheck, Proof
 from intake_operator.reasons import PoolReason, Problem
 
@@ -126,9 +126,9 @@ class Databases:
         """Install the schema."""
         self._volume.migrated = True
 
-    async def keep_room(self, uid: str, others: int) -> None:
+    async def reserve_connections(self, uid: str, others: int) -> None:
         """What claimers may have."""
-        self._volume.limit = room.limit(make_connections(), others)
+        self._volume.limit = connections.claimer_limit(make_connections(), others)
 
     async def set_logins(self, uid: str, passwords: dict[str, tuple[str, str]]) -> None:
         """Passwords out of Secrets."""
@@ -193,11 +193,12 @@ class Databases:
         counts = (len(found.claims), len(ours), 0, 0, found.count("queued"), found.count("dead"))
         return Proof(*counts, violations=(), ledger=word), ""
 
-    def consider(self, sides: object) -> None:
-        """Claims are not compared one by one here."""
+    def due(self, uid: str) -> bool:
+        """Claims are not compared here."""
+        return False
 
     def known(self, uid: str) -> None:
-        """So nothing is known of it."""
+        """So there is no verdict."""
 
     def forget(self, uid: str) -> None:
         """Nothing is remembered."""

@@ -172,8 +172,8 @@ class World:
         ledgers: Any = SimpleNamespace(check=parts.ledger, forget=parts.forget)
         pools: Any = SimpleNamespace(check=parts.pool, forget=parts.forget)
         observer = Observer(api, parts, ledgers, parts, parts, parts, pools)
-        actor = Mortal(api, parts, parts, Applier(api))
-        return Reconciler(observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
+        actor = Mortal(api, parts, parts, parts, Applier(api))
+        return Reconciler(api, observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
 
     def restart_db1(self) -> None:
         """The container crashes: what is UNLOGGED is empty."""

@@ -44,12 +44,14 @@ class _Input:
     secret: SecretRef
 
 
-def deployment(event: Event, spec: IntakeEventSpec, by: Installation, fingerprints: Mapping[str, str]) -> Manifest:
+def deployment(
+    event: Event, spec: IntakeEventSpec, installation: Installation, fingerprints: Mapping[str, str]
+) -> Manifest:
     """The bridge's Deployment. Pods are replaced when a Secret they read changes, and when this template does."""
     inputs = _inputs(event, spec)
     content = "\n".join(f"{i.secret.name}/{i.secret.key}={fingerprints.get(i.secret.name, '')}" for i in inputs)
     template_meta = {
-        "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: by.guard},
+        "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: installation.guard},
         "annotations": {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]},
     }
     return {
@@ -67,7 +69,7 @@ def deployment(event: Event, spec: IntakeEventSpec, by: Installation, fingerprin
                     "securityContext": common.restricted_pod(UID),
                     # The bridge gives itself 25 s after SIGTERM to finish or give back what it holds.
                     "terminationGracePeriodSeconds": 30,
-                    "containers": [_container(spec, by.bridge, inputs)],
+                    "containers": [_container(spec, installation.bridge, inputs)],
                     "volumes": [_volume(i) for i in inputs] + [{"name": "tmp", "emptyDir": {}}],
                 },
             },

@@ -1,5 +1,6 @@
 """What all children share: metadata, labels, and what Pod Security `restricted` asks of a pod."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from intake_operator import names
@@ -18,7 +19,7 @@ def labels(event: Event, component: str) -> dict[str, str]:
         names.EVENT_UID_LABEL: event.uid,
         "app.kubernetes.io/name": "intake-engine",
         "app.kubernetes.io/instance": event.name,
-        "app.kubernetes.io/component": component,
+        names.COMPONENT_LABEL: component,
         "app.kubernetes.io/part-of": "intake-engine",
         "app.kubernetes.io/managed-by": "intake-operator",
     }
@@ -26,12 +27,18 @@ def labels(event: Event, component: str) -> dict[str, str]:
 
 def selector(event: Event, component: str) -> dict[str, str]:
     """The labels that never change, fit for immutable selectors."""
-    return {names.EVENT_LABEL: event.name, "app.kubernetes.io/component": component}
+    return {names.EVENT_LABEL: event.name, names.COMPONENT_LABEL: component}
 
 
 def owner(event: Event) -> Manifest:
     """An owner reference to the event: people and Argo CD find the child by it. It holds nothing."""
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": event.name, "uid": event.uid}
+
+
+def status_of(event: Event, status: Mapping[str, Any]) -> Manifest:
+    """The event with its status and nothing else, for the status subresource."""
+    meta = {"name": event.name, "namespace": event.namespace}
+    return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "status": status}
 
 
 def restricted_pod(uid: int) -> dict[str, Any]:

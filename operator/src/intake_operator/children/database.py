@@ -19,7 +19,7 @@ DEFAULTS: Final = {"max_connections": "300", "shared_buffers": "256MB"}
 # What holds for every DB1, whatever an event or ALTER SYSTEM says.
 FIXED: Final = {
     "password_encryption": "scram-sha-256",
-    # Kept for the operator and for one bridge with a look beside it: decide/room.py says who gets the others.
+    # Kept for the operator and for one bridge with a look beside it: decide/connections.py says who gets the others.
     "superuser_reserved_connections": "3",
     "reserved_connections": "10",
     # For so long a client that connects and does not log in has a connection, whatever its role may have.
@@ -121,7 +121,7 @@ def volume_claim(
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
     meta["annotations"] = _annotations(mark)
-    if held and (not is_going(existing) or is_held(existing)):
+    if held and (not is_being_deleted(existing) or has_our_finalizer(existing)):
         meta["finalizers"] = [names.FINALIZER]
     spec = _claim_template(wanted)["spec"]
     if existing:
@@ -129,12 +129,12 @@ def volume_claim(
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
 
 
-def is_going(existing: Manifest | None) -> bool:
+def is_being_deleted(existing: Manifest | None) -> bool:
     """It is being deleted: its volume may be gone with the next pod."""
     return existing is not None and "deletionTimestamp" in existing["metadata"]
 
 
-def is_held(existing: Manifest | None) -> bool:
+def has_our_finalizer(existing: Manifest | None) -> bool:
     """It has our finalizer."""
     return existing is not None and names.FINALIZER in (existing["metadata"].get("finalizers") or ())
 

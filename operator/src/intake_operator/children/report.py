@@ -6,7 +6,7 @@ from intake_operator.model.account import Account
 from intake_operator.model.observed import Event, Manifest
 
 
-def report(event: Event, account: Account) -> Manifest:
+def config_map(event: Event, account: Account) -> Manifest:
     """The account of a finished event, and who replayed, discarded, sealed or restored: DB1's audit goes with DB1.
 
     It belongs to the event alone, and goes with it.

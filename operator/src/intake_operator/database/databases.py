@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
-from intake_operator.decide import room
+from intake_operator.decide.connections import claimer_limit
 from intake_operator.ledger.ledgers import Account
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
@@ -74,11 +74,11 @@ class Databases:
         """Install what is missing."""
         await migrate(self._connections[uid], self._migrations)
 
-    async def keep_room(self, uid: str, others: int) -> None:
+    async def reserve_connections(self, uid: str, others: int) -> None:
         """Let claimers have the connections that others do not want; at once, and until it is said again."""
         connection = self._connections[uid]
         known = await self._room(connection)
-        if known.limit != (most := room.limit(known, others)):
+        if known.limit != (most := claimer_limit(known, others)):
             await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, passwords: Mapping[str, tuple[str, str]]) -> None:

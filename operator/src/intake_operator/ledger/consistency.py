@@ -67,12 +67,16 @@ class Consistencies:
         """The latest verdict; None before the first."""
         return self._known[uid][1] if uid in self._known else None
 
-    def consider(self, sides: Sides) -> None:
-        """The queue is empty: look, if it is time. Returns at once; the event is woken when there is a verdict."""
-        uid = sides.event.uid
+    def due(self, uid: str) -> bool:
+        """Whether it is time for the next comparison, and none is running."""
         at, verdict = self._known.get(uid, (None, None))
         patience = WHILE_BAD if verdict is None or verdict.agrees is False else WHILE_GOOD
-        if uid in self._running or (at is not None and self._clock() - at < patience):
+        return uid not in self._running and (at is None or self._clock() - at >= patience)
+
+    def start(self, sides: Sides) -> None:
+        """Compare in the background, if it is due. Returns at once; the event is woken when there is a verdict."""
+        uid = sides.event.uid
+        if not self.due(uid):
             return
         task = self._running[uid] = asyncio.create_task(self._look(sides))
         task.add_done_callback(lambda _: self._running.pop(uid, None))

@@ -12,7 +12,7 @@ from typing import Final
 
 # Name to the least and the most.
 NUMBERS: Final[Mapping[str, tuple[str, str]]] = {
-    # The crowd, and what each connection costs in memory. decide/room.py shares them out.
+    # The crowd, and what each connection costs in memory. decide/connections.py shares them out.
     "max_connections": ("50", "5000"),
     # Microseconds for which each commit waits for others.
     "commit_delay": ("0", "10000"),

@@ -10,9 +10,9 @@ from given import make_connections
 from intake_bridge.adapters import database
 from intake_operator.children.bridge import Installation
 from intake_operator.children.database import DEFAULTS, FIXED
-from intake_operator.decide import room
+from intake_operator.decide import connections
 from intake_operator.decide.plan import plan
-from intake_operator.decide.steps import KeepRoom
+from intake_operator.decide.steps import ReserveConnections
 from intake_operator.model.observed import Event, Observed
 from intake_operator.reasons import ConditionType
 from planning import condition, kinds
@@ -24,8 +24,8 @@ def test_a_bridge_s_share_is_what_it_opens_and_a_quarter_more() -> None:
     opens = database._CONNECTIONS + 1  # its pool, and the housekeeper
     # A Deployment that replaces them runs a quarter more, rounded up: docs of maxSurge.
     for bridges in range(1, 101):
-        assert room.BRIDGE * bridges + opens >= opens * (bridges + -(-bridges // 4))
-    assert opens < room.OTHERS
+        assert connections.BRIDGE * bridges + opens >= opens * (bridges + -(-bridges // 4))
+    assert opens < connections.OTHERS
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_claimers_get_what_the_others_leave_and_never_nothing(
     spec: Make[Any], most: int, bridges: int, left: int
 ) -> None:
     known = make_connections(most=most)
-    assert room.limit(known, room.beside(spec(bridge={"maxReplicas": bridges}))) == left
+    assert connections.claimer_limit(known, connections.for_others(spec(bridge={"maxReplicas": bridges}))) == left
 
 
 def test_what_is_needed_is_what_the_crd_asks_for(spec: Make[Any]) -> None:
@@ -46,19 +46,19 @@ def test_what_is_needed_is_what_the_crd_asks_for(spec: Make[Any]) -> None:
         reserved=int(FIXED["reserved_connections"]),
     )
     for bridges in (1, 4, 100):
-        assert room.needed(known, spec(bridge={"maxReplicas": bridges})) == 50 + 10 * bridges
+        assert connections.needed(known, spec(bridge={"maxReplicas": bridges})) == 50 + 10 * bridges
 
 
 def test_the_limit_follows_the_bridges_and_the_server(
     event: Make[Event], observed: Make[Observed], spec: Make[Any], installation: Installation, opens: datetime
 ) -> None:
     seen = observed(event())
-    assert "KeepRoom" not in kinds(plan(event(), seen, installation, opens))
+    assert "ReserveConnections" not in kinds(plan(event(), seen, installation, opens))
     more = event(spec=spec(bridge={"maxReplicas": 5}))
-    assert KeepRoom(67) in plan(more, seen, installation, opens).steps
+    assert ReserveConnections(67) in plan(more, seen, installation, opens).steps
     for changed in ({"most": 400}, {"limit": -1}, {"limit": 231}):
         known = replace(seen.database, connections=make_connections(**changed))
-        assert KeepRoom(57) in plan(event(), replace(seen, database=known), installation, opens).steps
+        assert ReserveConnections(57) in plan(event(), replace(seen, database=known), installation, opens).steps
 
 
 @pytest.mark.parametrize(("claimers", "told"), [(229, False), (230, True), (231, True)])

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from intake_operator.decide.contract import ledger_ready
-from intake_operator.decide.health import Trouble
+from intake_operator.decide.health import Finding
+from intake_operator.decide.ledger_ready import ledger_ready
 from intake_operator.model.observed import DatabaseState, Observed
 from intake_operator.reasons import LedgerReadyReason, Problem
 
@@ -51,7 +51,7 @@ def test_a_problem_of_the_ledger_is_its_reason_and_without_bridges_nothing_is_kn
     spec: Make[Any], engine_status: Make[Any]
 ) -> None:
     target = spec().commit_target
-    down = (Trouble(Problem.VALIDATOR_DOWN, "other"), Trouble(Problem.LEDGER_DOWN, "gone"))
+    down = (Finding(Problem.VALIDATOR_DOWN, "other"), Finding(Problem.LEDGER_DOWN, "gone"))
     assert ledger_ready(target, told(engine_status, ALL), down) == (False, Problem.LEDGER_DOWN, "gone")
     assert ledger_ready(target, told(engine_status), ())[:2] == (None, LedgerReadyReason.NOT_LOOKED_AT)
     assert ledger_ready(target, Observed(), ())[:2] == (None, LedgerReadyReason.NOT_LOOKED_AT)
