@@ -8,7 +8,7 @@ from datetime import datetime
 
 from intake_operator import names
 from intake_operator.children import access, scale
-from intake_operator.database.databases import Databases
+from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
@@ -148,12 +148,12 @@ class Actor:
         return text(secret, ref.key) if secret else ""
 
     async def _set_logins(self, event: Event, secret_names: Mapping[str, str], altered: tuple[str, ...]) -> None:
-        passwords = {}
+        logins = {}
         for role, name in secret_names.items():
             secret = await self.cluster.get("Secret", event.namespace, name)
             if secret is not None:
-                passwords[role] = (value(secret, "password"), fingerprint(secret))
-        await self.databases.set_logins(event.uid, passwords)
+                logins[role] = Login(value(secret, "password"), fingerprint(secret))
+        await self.databases.set_logins(event.uid, logins)
         if altered:
             ended = await self.databases.reset_roles(event.uid, altered)
             logger.warning(

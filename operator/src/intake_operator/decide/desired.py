@@ -134,8 +134,7 @@ def database_steps(facts: Facts) -> list[steps.Step]:
 
 
 def _seeded(facts: Facts, spec: IntakeEventSpec, known: DatabaseState) -> list[steps.Step]:
-    inventory = known.status["inventory"] if known.status else {}
-    seeded = sum(inventory.get(part, 0) for part in ("available", "reserved", "consumed"))
+    seeded = known.status.inventory.seeded if known.status else 0
     grows = seeded < _size(spec, known) and not known.sealed
     if (not known.ready or grows) and _stocked(spec, known):
         return [steps.Seed()] if facts.claimable else []
@@ -215,7 +214,7 @@ def _size(spec: IntakeEventSpec, known: DatabaseState) -> int:
     """The inventory size to configure: it grows when DB1 has the rows, so that a crash in between can be repaired."""
     if spec.inventory is None or known.status is None or known.stocked >= spec.inventory_size:
         return spec.inventory_size
-    return int(known.status["inventory"]["size"])
+    return known.status.inventory.size
 
 
 def _stocked(spec: IntakeEventSpec, known: DatabaseState) -> bool:

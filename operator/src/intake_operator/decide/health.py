@@ -81,7 +81,7 @@ def _pods(observed: Observed, now: datetime) -> Iterator[Finding]:
 def _database(event: Event, observed: Observed, now: datetime) -> Iterator[Finding]:
     if memory.volume_lost(event, observed):
         yield Finding(Problem.VOLUME_LOST, _volume_lost(event))
-    since = [pods.ready_since(p) for p in observed.pods if pods.component(p) == "database" and pods.is_ready(p)]
+    since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
     if observed.database.refused:
         yield Finding(
             Problem.CONNECTIONS_EXHAUSTED,
@@ -143,8 +143,8 @@ def _pool(observed: Observed) -> Iterator[Finding]:
 
 def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Finding]:
     """Bridges that run while none has registered in DB1: nothing is committed, and no other finding shows it."""
-    since = [pods.ready_since(p) for p in observed.pods if pods.component(p) == "database" and pods.is_ready(p)]
-    if not since or observed.database.status is None or observed.database.status["workers"]:
+    since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
+    if not since or observed.database.status is None or observed.database.workers:
         return
     if observed.database.connections and observed.database.connections.exhausted:
         return  # that is the cause, and it has its own finding
@@ -183,8 +183,8 @@ def _connections(event: Event, observed: Observed) -> Iterator[Finding]:
 
 def _ledger(observed: Observed) -> Iterator[Finding]:
     # What a bridge reports counts more: the operator connects from another namespace, through other policies.
-    workers = observed.database.status["workers"] if observed.database.status else []
-    answers = any((w.get("health") or {}).get("ledger", {}).get("state") == "ok" for w in workers)
+    ledgers = (worker.health.ledger for worker in observed.database.workers)
+    answers = any(ledger is not None and ledger.state == "ok" for ledger in ledgers)
     if observed.ledger.problem and not (answers and observed.ledger.problem is Problem.LEDGER_UNREACHABLE):
         yield Finding(observed.ledger.problem, observed.ledger.message)
 
@@ -195,19 +195,25 @@ def _inventory(observed: Observed) -> Iterator[Finding]:
 
 
 def _workers(observed: Observed) -> Iterator[Finding]:
-    workers = observed.database.status["workers"] if observed.database.status else []
-    for target, reason, cure in (
-        ("ledger", Problem.LEDGER_DOWN, "Claims wait in the queue; commits resume after the first that succeeds."),
+    workers = observed.database.workers
+    for target, states, reason, cure in (
+        (
+            "ledger",
+            [worker.health.ledger for worker in workers],
+            Problem.LEDGER_DOWN,
+            "Claims wait in the queue; commits resume after the first that succeeds.",
+        ),
         (
             "validator",
+            [worker.health.validator for worker in workers],
             Problem.VALIDATOR_DOWN,
             "Claims wait in the queue; check spec.validation.webhook and its server.",
         ),
     ):
-        errors = [h[target] for w in workers if (h := w.get("health") or {}).get(target, {}).get("state") == "down"]
-        if errors:
-            error = errors[0].get("error") or "no answer"
-            yield Finding(reason, f"{len(errors)} of {len(workers)} bridges report the {target} down: {error}. {cure}")
+        down = [state for state in states if state is not None and state.state == "down"]
+        if down:
+            error = down[0].error or "no answer"
+            yield Finding(reason, f"{len(down)} of {len(workers)} bridges report the {target} down: {error}. {cure}")
 
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Finding]:

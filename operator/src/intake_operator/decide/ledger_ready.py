@@ -37,18 +37,16 @@ def ledger_ready(
     finding = next((each for each in findings if each.reason in _LEDGER_PROBLEMS), None)
     if finding is not None:
         return False, finding.reason, finding.message
-    workers = observed.database.status["workers"] if observed.database.status else []
-    told = [
-        health["ledger"]["offers"] for w in workers if "offers" in (health := w.get("health") or {}).get("ledger", {})
-    ]
-    if not told or target is None:
+    ledgers = (worker.health.ledger for worker in observed.database.workers)
+    offers = [ledger.offers for ledger in ledgers if ledger is not None and ledger.offers is not None]
+    if not offers or target is None:
         return None, LedgerReadyReason.NOT_LOOKED_AT, "no running bridge has connected to the ledger yet"
     if target.postgres is None:
         return True, LedgerReadyReason.WEAKER, _WEBHOOK
     function = target.postgres.function
-    lacks = [text.format(function=function) for offer, text in _MISSING.items() if any(offer not in o for o in told)]
-    if lacks:
-        return True, LedgerReadyReason.WEAKER, "; ".join(lacks)
+    missing = [text for offer, text in _MISSING.items() if any(offer not in each for each in offers)]
+    if missing:
+        return True, LedgerReadyReason.WEAKER, "; ".join(missing).format(function=function)
     return (
         True,
         LedgerReadyReason.FULL,

@@ -81,9 +81,9 @@ def _finish(facts: Facts, *, proven: bool) -> steps.Plan:
     final = report.proven(facts) if proven else report.abandoned(facts)
     before = status.build(facts)
     if event.deleting:  # a copy would go with the event, and a namespace that is being deleted takes no new object
-        return steps.Plan((), before, AT_ONCE, after=before | {"report": final.told()})
+        return steps.Plan((), before, AT_ONCE, after=before | {"report": final.as_status()})
     copy = config_map(event, final)
-    final_report = final.told() | {"configMapName": copy["metadata"]["name"]}
+    final_report = final.as_status() | {"configMapName": copy["metadata"]["name"]}
     return steps.Plan((steps.Apply(copy),), before, AT_ONCE, after=before | {"report": final_report})
 
 

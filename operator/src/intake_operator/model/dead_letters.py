@@ -61,7 +61,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Refusal:
     """A dead letter that stays one, and why."""
 
     reason: str
