@@ -46,7 +46,7 @@ MUTANTS = {
         "decide.stage",
         "    if memory.report(event) is not None:",
         "    if memory.report(event) is not None or ('ConfigMap', names.report(event.name)) in observed.children:",
-        "test_i11_a_config_map_called_like_the_report_lets_nothing_go",
+        "test_i11_a_config_map_with_the_name_of_the_report_permits_no_removal",
         TEARDOWN,
     ),
     "report before its copy is made": Mutant(
@@ -152,14 +152,14 @@ MUTANTS = {
         "decide.memory",
         "    return now + SAFELY_BEFORE < datetime",
         "    return now < datetime",
-        "test_i11_a_waiting_event_lets_go_without_db1_only_well_before_the_earliest_opening",
+        "test_i11_a_scheduled_event_is_removed_without_db1_only_well_before_the_earliest_opening",
         TEARDOWN,
     ),
     "earliest opening forgotten": Mutant(
         "decide.memory",
         'and opens < datetime.fromisoformat(told["sellsFrom"])',
         'and opens != datetime.fromisoformat(told["sellsFrom"])',
-        "test_i11_an_opening_that_was_moved_back_is_remembered",
+        "test_i11_the_earliest_opening_is_remembered_when_it_is_moved_back",
         TEARDOWN,
     ),
     "recovered while a bridge still runs": Mutant(
@@ -236,7 +236,7 @@ MUTANTS = {
         "decide.desired",
         "    if facts.event.namespace_deleted_at is None:",
         "    if True:",
-        "test_nothing_is_made_in_it_and_the_rest_goes_on",
+        "test_no_object_is_created_in_it_and_the_drain_goes_on",
         TEARDOWN,
     ),
     "bridges go by the depth of the moment": Mutant(
@@ -341,7 +341,7 @@ MUTANTS = {
         "decide.desired",
         "    if stale or known.altered_roles:\n",
         "    if stale:\n",
-        "test_settings_that_a_role_gave_itself_are_taken_back_at_all_times",
+        "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
 }

@@ -21,13 +21,13 @@ def audit(event: Event, observed: Observed) -> bool:
 
 
 def inputs(event: Event) -> bool:
-    """Whether the user's Secrets and the ledger are looked at, and with them what follows in this file."""
+    """Whether the user's Secrets and the ledger behind them are looked at; without them, nothing below is."""
     return event.spec is not None and not abandoned(event)
 
 
 def inventory(event: Event, observed: Observed, now: datetime) -> bool:
     """Whether the user's own rows are looked at."""
-    if event.spec is None or event.spec.inventory is None:
+    if not inputs(event) or event.spec is None or event.spec.inventory is None:
         return False
     # A DB1 that was claimable has its rows: nothing is missing just because DB1 cannot be asked.
     answers = observed.database.status is not None or not was_claimable(event, observed)
@@ -37,11 +37,12 @@ def inventory(event: Event, observed: Observed, now: datetime) -> bool:
 
 def pool(event: Event, observed: Observed, now: datetime) -> bool:
     """Whether the ledger and the other events are asked about the pool: until the first slot is seeded."""
-    return stage_of(event, observed, now) is Stage.SERVE and not was_claimable(event, observed)
+    serving = stage_of(event, observed, now) is Stage.SERVE
+    return inputs(event) and serving and not was_claimable(event, observed)
 
 
 def proof(event: Event, observed: Observed, now: datetime) -> bool:
     """Whether the proof is made: DB1 is sealed, and its queue and its dead letters are empty."""
     database = observed.database
     drained = database.sealed and database.ready and database.depth == 0 and not database.dead_letters
-    return drained and stage_of(event, observed, now) is Stage.DRAIN
+    return inputs(event) and drained and stage_of(event, observed, now) is Stage.DRAIN
