@@ -60,14 +60,14 @@ MUTANTS = {
         "decide.memory",
         "        return str(known)\n",
         "        return str(known)\n    if observed.database.identity:\n        return observed.database.identity\n",
-        "test_i11_an_empty_db1_is_told_whatever_else_was_lost",
+        "test_i11_an_empty_db1_is_reported_whatever_else_was_lost",
         MEMORY,
     ),
     "status takes the identity of any DB1": Mutant(
         "decide.status",
         '"database": memory.database(event, observed, facts.claimable or memory.identity(event, observed)),',
         '"database": memory.database(event, observed, observed.database.identity),',
-        "test_i11_an_empty_db1_is_told_whatever_else_was_lost",
+        "test_i11_an_empty_db1_is_reported_whatever_else_was_lost",
         MEMORY,
     ),
     "empty DB1 taken for the one that was sold from": Mutant(
@@ -138,7 +138,7 @@ MUTANTS = {
         "decide.desired",
         "    return not event.deleting and all(",
         "    return True or all(",
-        "test_i11_an_anchor_that_is_deleted_is_made_anew_only_while_nothing_leans_on_it",
+        "test_i11_a_deleted_anchor_is_renewed_only_while_no_child_depends_on_it",
         HELD,
     ),
     "event's reference put back while it is collected": Mutant(
@@ -166,7 +166,7 @@ MUTANTS = {
         "decide.desired",
         "spec.commit_target.postgres is not None and not bridging",
         "spec.commit_target.postgres is not None",
-        "test_the_bridges_are_gone_before_the_ledger_is_read",
+        "test_the_bridges_have_ended_before_the_ledger_is_read",
         MEMORY,
     ),
     "seeded without the pool's verdict": Mutant(
@@ -180,7 +180,7 @@ MUTANTS = {
         "children.database",
         "    if held and (not is_being_deleted(existing) or has_our_finalizer(existing)):",
         "    if False:",
-        "test_i11_the_volume_claim_is_held_as_soon_as_claims_may_exist",
+        "test_i11_the_volume_claim_has_our_finalizer_as_soon_as_claims_may_exist",
         VOLUME,
     ),
     "new finalizer on a claim that is being deleted": Mutant(
@@ -201,14 +201,14 @@ MUTANTS = {
         "decide.teardown",
         "        return desired.strays(facts.observed, component, found)",
         "        return []",
-        "test_pods_whose_workload_somebody_deleted_are_removed_with_the_rest",
+        "test_pods_of_a_workload_that_was_deleted_by_hand_are_deleted_with_the_rest",
         HELD,
     ),
     "budget lifted where the pod is the data": Mutant(
         "decide.desired",
         "held=serves or (held and event.spec.database.volume is None)",
         "held=serves",
-        "test_i11_no_budget_is_lifted_where_the_pod_is_the_data",
+        "test_i11_the_budget_allows_no_eviction_where_the_pod_is_the_data",
         HELD,
     ),
     "kept on though the namespace goes": Mutant(
@@ -229,7 +229,7 @@ MUTANTS = {
         "decide.desired",
         '                return ("Deployment", names.bridge(facts.event.name)) in existing',
         "                return True",
-        "test_no_bridge_is_scaled_that_cannot_be_made_because_the_namespace_goes",
+        "test_no_bridge_is_scaled_that_cannot_be_created_in_a_namespace_that_is_being_deleted",
         HELD,
     ),
     "made in a namespace that goes": Mutant(
