@@ -44,7 +44,7 @@ async def take_now(queue: WorkQueue) -> Key | None:
     return None
 
 
-async def test_a_key_waits_only_once(queue: WorkQueue) -> None:
+async def test_a_key_is_queued_only_once(queue: WorkQueue) -> None:
     queue.add(A)
     queue.add(A)
     assert await queue.take() == A
@@ -66,7 +66,9 @@ async def test_keys_are_taken_in_order(queue: WorkQueue) -> None:
     assert [await queue.take(), await queue.take()] == [B, A]
 
 
-async def test_a_delayed_key_comes_when_it_is_due_and_the_soonest_wish_counts(queue: WorkQueue, clock: Clock) -> None:
+async def test_a_delayed_key_is_taken_when_it_is_due_and_the_shortest_delay_counts(
+    queue: WorkQueue, clock: Clock
+) -> None:
     queue.add_after(A, 10 * SECOND)
     queue.add_after(A, 2 * SECOND)
     queue.add_after(A, 30 * SECOND)

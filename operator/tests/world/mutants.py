@@ -243,14 +243,14 @@ MUTANTS = {
         "decide.scaling",
         "    kept = _replicas_for(max(queue.peak, queue.depth) * of,",
         "    kept = _replicas_for(queue.depth * of,",
-        "test_a_moment_s_lull_in_a_long_rush_stops_nobody",
+        "test_a_short_lull_in_a_long_rush_stops_no_bridge",
         SCALING,
     ),
     "no rest for a bridge that has come": Mutant(
         "decide.scaling",
         "    return now + (COOLDOWN if after < before else LOOK_BACK)",
         "    return now + COOLDOWN",
-        "test_a_spike_between_two_rows_of_db1_stops_nobody_either",
+        "test_a_peak_between_two_rows_of_db1_keeps_its_bridges",
         SCALING,
     ),
     "label kept as it is written": Mutant(
@@ -334,7 +334,7 @@ MUTANTS = {
         "decide.health",
         "    if observed.database.refused:\n",
         "    if False:\n",
-        "test_a_db1_that_refuses_the_operator_for_want_of_connections_says_so_at_once",
+        "test_a_db1_that_refuses_the_operator_for_want_of_connections_is_reported_at_once",
         "test_health.py",
     ),
     "altered roles left as they are": Mutant(
