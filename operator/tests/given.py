@@ -1,19 +1,23 @@
-"""Events and observations to decide upon; each test says only what matters to it.
+"""Events and observations to decide upon.
 
-given.selling().says(ready=False).plan()  # a sale whose DB1 has crashed
-given.closed(deleted_at=OPENS).db1(error="away").plan()
+Each test says only what matters to it:
+
+    given.selling().says(ready=False).plan()  # a sale whose DB1 has crashed
+    given.closed(deleted_at=OPENS).db1(error="away").plan()
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
 from intake_operator.children.bridge import BridgeImage, Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Plan
+from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.proof import LedgerAnswer
@@ -43,6 +47,25 @@ def make_spec(**changes: Any) -> IntakeEventSpec:
         "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger"}}},
     }
     return IntakeEventSpec.model_validate(spec | changes)
+
+
+def make_letter() -> DeadLetter:
+    """A claim that gave up after it was validated."""
+    return DeadLetter(
+        id=1,
+        claim_id=UUID("0192f0c1-0000-7000-8000-000000000001"),
+        pool_id="taylor-la-night-1",
+        user_id="ann",
+        slot_no=1,
+        resource_id=UUID(int=2),
+        request_id="r1",
+        claimed_at=OPENS,
+        state="validated",
+        failures=3,
+        reason="gave up",
+        last_error="boom",
+        dead_at=OPENS,
+    )
 
 
 def make_event(**changes: Any) -> Event:
