@@ -45,7 +45,7 @@ async def databases(small: PostgresServer) -> AsyncIterator[Databases]:
     small.create_database("intake")
     await opened.observe(UID, POOL, host(small), "")
     await opened.migrate(UID)
-    await opened.reserve_connections(UID, connections.for_others(SPEC))
+    await opened.limit_claimers(UID, connections.for_others(SPEC))
     with psycopg.connect(small.uri("intake"), autocommit=True) as owner:
         for role in ("claimer", "bridge", "monitor"):
             owner.execute(psycopg.sql.SQL("ALTER ROLE {} LOGIN").format(psycopg.sql.Identifier(role)))
@@ -170,7 +170,7 @@ async def test_more_bridges_leave_claimers_less_at_once(
 ) -> None:
     before = await databases.observe(UID, POOL, host(small), "")
     assert before.connections
-    await databases.reserve_connections(UID, 0)
+    await databases.limit_claimers(UID, 0)
     after = await databases.observe(UID, POOL, host(small), "")
     assert after.connections
     assert after.connections.limit == after.connections.common > before.connections.limit

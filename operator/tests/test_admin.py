@@ -25,8 +25,10 @@ from intake_operator.admin.desk import Desk
 from intake_operator.command import show
 from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.consistency import Consistencies
+from intake_operator.ledger import connection as ledger_connection
+from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.ledger.functions import offers, void_function
+from intake_operator.ledger.voiding import void
 from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
@@ -37,7 +39,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
 COMMAND = Path(sys.executable).with_name("intake-admin")
-NEVER = Consistencies(lambda: 0.0, lambda _: None)
+NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
 
 
 class Secrets(Cluster):
@@ -191,16 +193,16 @@ class TestVoidClaim:
 
     async def test_it_is_found_beside_the_function_and_asked(self, books: str, letter: DeadLetter) -> None:
         async with await AsyncConnection.connect(books, autocommit=True) as connection:
-            voider = await ledgers.voider(connection, "finalize_transaction")
-            assert voider is not None
-            assert await ledgers.voider(connection, "elsewhere.finalize_transaction") is None
+            void_claim = await void_function(connection, "finalize_transaction")
+            assert void_claim is not None
+            assert await void_function(connection, "elsewhere.finalize_transaction") is None
             payload = letter.payload()
-            assert await ledgers.void(connection, voider, payload) == "voided"
-            assert await ledgers.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
+            assert await void(connection, void_claim, payload) == "voided"
+            assert await void(connection, void_claim, payload | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):
-                await ledgers.void(connection, voider, payload | {"claim_id": "x"})
-            assert await ledgers.offers(connection, "ledger_claims")
-            assert not await ledgers.offers(connection, "no_such_function")
+                await void(connection, void_claim, payload | {"claim_id": "x"})
+            assert await offers(connection, "ledger_claims")
+            assert not await offers(connection, "no_such_function")
 
     async def test_one_that_it_refuses_does_not_keep_the_others(
         self, books: str, letter: DeadLetter, event: Callable[..., Event]
@@ -225,7 +227,7 @@ class TestVoidClaim:
     async def test_it_is_not_waited_for_without_end(
         self, books: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ledgers, "CALL_TIMEOUT", 0.5)
+        monkeypatch.setattr(ledger_connection, "CALL_TIMEOUT", 0.5)
         with psycopg.connect(books) as other:
             # It takes the connection, and never gets to know what a function is.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")

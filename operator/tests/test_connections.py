@@ -6,7 +6,7 @@ from given import make_connections, make_spec
 from intake_bridge.adapters import database
 from intake_operator.children.database import DEFAULTS, FIXED
 from intake_operator.decide import connections
-from intake_operator.decide.steps import ReserveConnections
+from intake_operator.decide.steps import LimitClaimers
 from intake_operator.reasons import ConditionType
 
 
@@ -38,11 +38,11 @@ def test_what_is_needed_is_what_the_crd_asks_for() -> None:
 
 
 def test_the_limit_follows_the_bridges_and_the_server() -> None:
-    assert "ReserveConnections" not in given.selling().plan().kinds
-    assert ReserveConnections(67) in given.selling(spec={"bridge": {"maxReplicas": 5}}).plan().steps
+    assert "LimitClaimers" not in given.selling().plan().kinds
+    assert LimitClaimers(67) in given.selling(spec={"bridge": {"maxReplicas": 5}}).plan().steps
     for changed in ({"most": 400}, {"limit": -1}, {"limit": 231}):
         sale = given.selling().db1(connections=make_connections(**changed))
-        assert ReserveConnections(57) in sale.plan().steps
+        assert LimitClaimers(57) in sale.plan().steps
 
 
 @pytest.mark.parametrize(("claimers", "full"), [(229, False), (230, True), (231, True)])

@@ -49,7 +49,7 @@ class TestProvisioning:
         decided = unseeded.new_db1(reachable=True, identity="7251").plan()
         assert decided.status["database"] == {"systemIdentifier": "7251", "sellsFrom": OPENS.isoformat()}
         assert marked(decided) == ["PersistentVolumeClaim", "StatefulSet"]
-        assert decided.kinds[-5:] == ["Migrate", "ReserveConnections", "SetLogins", "Configure", "Seed"]
+        assert decided.kinds[-5:] == ["Migrate", "LimitClaimers", "SetLogins", "Configure", "Seed"]
 
     def test_a_seeded_db1_waits_for_its_window_without_bridges(self) -> None:
         decided = given.scheduled().plan()

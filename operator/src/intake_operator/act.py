@@ -13,7 +13,7 @@ from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
 from intake_operator.kube.client import ApiError, Cluster
-from intake_operator.ledger.consistency import Consistencies, Sides
+from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
 from intake_operator.model.spec import SecretRef
@@ -28,7 +28,7 @@ class Actor:
     cluster: Cluster
     databases: Databases
     inventories: Inventories
-    consistencies: Consistencies
+    consistencies: ConsistencyChecks
     applier: Applier
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
@@ -69,8 +69,8 @@ class Actor:
         match step:
             case steps.Migrate():
                 await self.databases.migrate(event.uid)
-            case steps.ReserveConnections(others):
-                await self.databases.reserve_connections(event.uid, others)
+            case steps.LimitClaimers(others):
+                await self.databases.limit_claimers(event.uid, others)
             case steps.SetLogins(secret_names, altered):
                 await self._set_logins(event, secret_names, altered)
             case steps.Configure(config):

@@ -17,14 +17,14 @@ from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import inputs, needs
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import Cluster
-from intake_operator.ledger.consistency import Consistencies
-from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model import pods
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
-from intake_operator.pools import Pools
 
 LISTED: Final = (
     "StatefulSet",
@@ -42,9 +42,9 @@ class Observer:
 
     cluster: Cluster
     databases: Databases
-    ledgers: Ledgers
+    ledgers: LedgerChecks
     inventories: Inventories
-    consistencies: Consistencies
+    consistencies: ConsistencyChecks
     proofs: Proofs
     pools: Pools
 
@@ -61,13 +61,13 @@ class Observer:
         uri, observed = await self._inputs(event, event.spec, observed)
         if event.spec.inventory and needs.inventory(event, observed, now):
             wanted, size, stocked = event.spec.inventory, event.spec.inventory_size, observed.database.stocked
-            observed = replace(observed, inventory=await self.inventories.look(event, wanted, size, stocked))
+            observed = replace(observed, inventory=await self.inventories.check(event, wanted, size, stocked))
         if needs.pool(event, observed, now):
             observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else uri))
         if needs.proof(event, observed, now):
             proof, error = await self.proofs.prove(event, observed, uri)
             observed = replace(observed, proof=proof, proof_error=error)
-        known, due = self.consistencies.known(event.uid), self.consistencies.due(event.uid)
+        known, due = self.consistencies.latest(event.uid), self.consistencies.is_due(event.uid)
         return replace(observed, consistency=known, comparison_due=due)
 
     def forget(self, uid: str) -> None:

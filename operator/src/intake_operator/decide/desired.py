@@ -118,7 +118,7 @@ def database_steps(facts: Facts) -> list[steps.Step]:
         todo.append(steps.Migrate())
     others, seen = connections.for_others(spec), known.connections
     if seen is None or seen.limit != connections.claimer_limit(seen, others):
-        todo.append(steps.ReserveConnections(others))  # before a claimer can log in
+        todo.append(steps.LimitClaimers(others))  # before a claimer can log in
     logins = {role: name for name, role in _credentials(event).items() if role != names.SUPERUSER}
     stale = {
         role: name for role, name in logins.items() if known.logins.get(role) != observed.secret_fingerprints.get(name)

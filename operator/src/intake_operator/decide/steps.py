@@ -67,7 +67,7 @@ class Migrate:
 
 
 @dataclass(frozen=True)
-class ReserveConnections:
+class LimitClaimers:
     """Limit the connections of claimers, so that `others` of DB1's connections are left for bridges and operator."""
 
     others: int
@@ -140,7 +140,7 @@ class Compare:
     function: str
 
 
-type DatabaseStep = Migrate | ReserveConnections | SetLogins | Configure | Stock | Seed | Recover | Seal
+type DatabaseStep = Migrate | LimitClaimers | SetLogins | Configure | Stock | Seed | Recover | Seal
 """Done in DB1."""
 
 type Step = (
