@@ -99,15 +99,15 @@ class Scene:
         config = {"inventorySize": size, "batchSize": 1, "ownResources": True, **window}
         await self.databases.configure(self.event.uid, self.event.pool, config)
 
-    async def look(self, wanted: spec.Inventory, size: int) -> InventoryState:
-        """The look of one pass."""
+    async def check(self, wanted: spec.Inventory, size: int) -> InventoryState:
+        """The check of one pass."""
         return await self.inventories.check(self.event, wanted, size, await self.stocked())
 
     async def passes(self, wanted: spec.Inventory, size: int) -> InventoryState:
-        """Look, stock if that is due, and look once more."""
-        if (await self.look(wanted, size)).due:
+        """Check, stock if that is due, and check once more."""
+        if (await self.check(wanted, size)).due:
             await self.inventories.stock(self.event, wanted, size)
-        return await self.look(wanted, size)
+        return await self.check(wanted, size)
 
     async def stocked(self) -> int:
         """What an observation says of DB1."""
@@ -134,7 +134,7 @@ async def scene(event: Make[Event], db1: str) -> AsyncIterator[Scene]:
 
 
 def reader(server: PostgresServer) -> str:
-    """The URI of somebody who may read the user's table and nothing else."""
+    """The URI of a role that may only read the user's table."""
     return server.uri("hall", "reader")
 
 
@@ -147,11 +147,11 @@ def fill(hall: psycopg.Connection, *lines: str, table: str = "seats") -> None:
 class TestConfigMap:
     async def test_slots_have_the_ids_and_labels_of_the_lines_in_their_order(self, scene: Scene) -> None:
         scene.objects.lines("resource_id,label", *reversed(LINES))
-        assert (await scene.look(CONFIG_MAP, 5)).due
+        assert (await scene.check(CONFIG_MAP, 5)).due
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert await scene.seed() == [(6 - n, UUID(int=n), f"A-{n}") for n in range(5, 0, -1)]
 
-    async def test_rows_that_stand_ready_are_taken_when_the_inventory_grows(self, scene: Scene) -> None:
+    async def test_more_rows_are_taken_when_the_inventory_grows(self, scene: Scene) -> None:
         scene.objects.lines(*LINES[:4])
         await scene.passes(CONFIG_MAP, 2)
         assert await scene.stocked() == 2
@@ -198,7 +198,7 @@ class TestConfigMap:
         assert changed.problem is Problem.INVENTORY_CHANGED
         assert "slot 3" in changed.message
         scene.now += WHILE_REFUSED.total_seconds()
-        again = await scene.look(CONFIG_MAP, 5)
+        again = await scene.check(CONFIG_MAP, 5)
         assert (again.problem, again.due) == (changed.problem, True), "it is told as long as it lasts"
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.lines(*LINES)
@@ -206,7 +206,7 @@ class TestConfigMap:
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert (await scene.seed())[2] == (3, UUID(int=3), "A-3")
 
-    async def test_it_may_go_once_db1_has_its_rows(self, scene: Scene) -> None:
+    async def test_it_may_be_deleted_once_db1_has_its_rows(self, scene: Scene) -> None:
         scene.objects.lines(*LINES)
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.there.clear()
@@ -320,7 +320,7 @@ class TestTable:
             (12_346, UUID(int=20_000), "020000"),
         ]
 
-    async def test_it_is_left_in_peace_once_db1_has_its_rows(
+    async def test_it_is_not_read_any_more_once_db1_has_its_rows(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
     ) -> None:
         fill(hall, *LINES)
@@ -418,7 +418,7 @@ class TestTable:
         assert await scene.passes(TABLE, 5) == InventoryState()
         assert [label for _, _, label in await scene.seed()][3:] == ["Loge \u00c4", "Loge B"]
 
-    async def test_of_what_is_no_id_no_more_than_the_beginning_is_told(
+    async def test_a_value_that_is_not_a_uuid_is_quoted_up_to_a_length(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
     ) -> None:
         hall.execute("ALTER TABLE seats ALTER resource_id TYPE text")

@@ -1,4 +1,4 @@
-"""Condition LedgerConsistent: by the report, by the proof that is being made, or by the latest look."""
+"""Condition LedgerConsistent: by the report, by the proof that is being made, or by the latest comparison."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,7 +46,7 @@ def proof(answer: LedgerAnswer) -> Proof:
         (LedgerAnswer.DIFFERS, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
     ],
 )
-def test_the_newest_word_counts(
+def test_the_latest_answer_about_the_ledger_counts(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
     answer: LedgerAnswer | None,
@@ -77,7 +77,7 @@ def test_a_webhook_cannot_be_asked(
         (None, (None, ConsistencyReason.NOT_COMPARED)),
     ],
 )
-def test_after_the_end_the_report_knows(
+def test_after_the_end_the_report_says_whether_the_ledger_agreed(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
     closes: datetime,
