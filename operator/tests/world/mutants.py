@@ -157,8 +157,8 @@ MUTANTS = {
     ),
     "earliest opening forgotten": Mutant(
         "decide.memory",
-        'and opens < datetime.fromisoformat(told["sellsFrom"])',
-        'and opens != datetime.fromisoformat(told["sellsFrom"])',
+        'and opens < datetime.fromisoformat(changed["sellsFrom"])',
+        'and opens != datetime.fromisoformat(changed["sellsFrom"])',
         "test_i11_the_earliest_opening_is_remembered_when_it_is_moved_back",
         TEARDOWN,
     ),
@@ -318,8 +318,8 @@ MUTANTS = {
     ),
     "event's parameters over ours": Mutant(
         "children.database",
-        "    return DEFAULTS | wanted.parameters | FIXED\n",
-        "    return DEFAULTS | FIXED | wanted.parameters\n",
+        "    return DEFAULTS | database.parameters | FIXED\n",
+        "    return DEFAULTS | FIXED | database.parameters\n",
         "test_an_event_cannot_override_the_operator_s_parameters",
         "test_parameters.py",
     ),

@@ -1,4 +1,4 @@
-"""What all children share: metadata, labels, and what Pod Security `restricted` asks of a pod."""
+"""What all children share: metadata, labels, and the security contexts of Pod Security `restricted`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,12 @@ from intake_operator.model.observed import Event, Manifest
 
 
 def metadata(event: Event, name: str, component: str) -> Manifest:
-    """Name and labels of a child; its owners are added by `kinship`."""
+    """Name, namespace and labels of a child; `kinship` adds its owners."""
     return {"name": name, "namespace": event.namespace, "labels": labels(event, component)}
 
 
 def labels(event: Event, component: str) -> dict[str, str]:
-    """The recommended labels, and ours."""
+    """The recommended labels of Kubernetes, and ours."""
     return {
         names.EVENT_LABEL: event.name,
         names.EVENT_UID_LABEL: event.uid,
@@ -26,12 +26,12 @@ def labels(event: Event, component: str) -> dict[str, str]:
 
 
 def selector(event: Event, component: str) -> dict[str, str]:
-    """The labels that never change, fit for immutable selectors."""
+    """Labels that never change: selectors are immutable."""
     return {names.EVENT_LABEL: event.name, names.COMPONENT_LABEL: component}
 
 
 def owner(event: Event) -> Manifest:
-    """An owner reference to the event: people and Argo CD find the child by it. It holds nothing."""
+    """An owner reference to the event, by which people and Argo CD find the child. It blocks no deletion."""
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": event.name, "uid": event.uid}
 
 
@@ -54,7 +54,7 @@ def restricted_pod(uid: int) -> dict[str, Any]:
 
 
 def restricted_container() -> dict[str, Any]:
-    """Container security context: no privilege, nothing to write to but mounts."""
+    """Container security context: no privileges, and a read-only file system but for the mounts."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
