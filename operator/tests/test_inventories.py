@@ -269,7 +269,7 @@ class TestAnyText:
                 owner.execute(migration.sql.encode())
             hidden = owner.execute(
                 "SELECT n FROM generate_series(1, 1114111) n WHERE n NOT BETWEEN 55296 AND 57343"
-                " AND intake.unseen('A' || chr(n) || 'A') IS NOT NULL"
+                " AND intake_private.invisible_character('A' || chr(n) || 'A') IS NOT NULL"
             ).fetchall()
             surrogates = set(range(0xD800, 0xE000))
             assert {n for (n,) in hidden} == {n for n in range(1, 0x110000) if invisible(chr(n))} - surrogates

@@ -27,19 +27,19 @@ class PageOrderError(Exception):
     """The ledger's pages do not follow each other, so reading them would never end."""
 
 
-async def ended_claims(database: AsyncConnection, pool: str) -> AsyncIterator[list[DatabaseClaim]]:
+async def settled_claims(database: AsyncConnection, pool: str) -> AsyncIterator[list[DatabaseClaim]]:
     """The claims that have ended in DB1, page by page, in the order of their keys."""
     after: int | None = None
     while claims := await _database_claims(
-        database, "SELECT * FROM intake.ended_claims(%s, %s, %s)", pool, after, DATABASE_PAGE
+        database, "SELECT * FROM intake.settled_claims(%s, %s, %s)", pool, after, DATABASE_PAGE
     ):
         yield claims
         after = claims[-1].key
 
 
-async def ended_claim(database: AsyncConnection, pool: str, key: int) -> DatabaseClaim:
+async def settled_claim(database: AsyncConnection, pool: str, key: int) -> DatabaseClaim:
     """The claim with this key, which has ended in DB1."""
-    (claim,) = await _database_claims(database, "SELECT * FROM intake.ended_claims(%s, %s, 1)", pool, key - 1)
+    (claim,) = await _database_claims(database, "SELECT * FROM intake.settled_claims(%s, %s, 1)", pool, key - 1)
     return claim
 
 

@@ -6,7 +6,7 @@ from typing import Final
 from psycopg import AsyncConnection
 
 from intake_operator.decide.compare import NAMED, Comparison
-from intake_operator.ledger.claims import claims_at, ended_claim, ended_claims, ledger_claims
+from intake_operator.ledger.claims import claims_at, ledger_claims, settled_claim, settled_claims
 
 INVARIANTS: Final = "SELECT invariant, detail FROM intake.reconcile(%s) LIMIT %s"
 
@@ -19,7 +19,7 @@ async def compare(
     Raises psycopg.Error, OSError or PageOrderError.
     """
     comparison = Comparison(voids=voids)
-    async for ended in ended_claims(database, pool):
+    async for ended in settled_claims(database, pool):
         comparison.ended(ended)
     async for page in ledger_claims(ledger, pool, clock):
         found = await claims_at(database, pool, [claim.claim_id for claim in page])
@@ -28,7 +28,7 @@ async def compare(
         if number >= NAMED:
             comparison.broken("I2", "and another claim that the ledger does not have")
             continue
-        comparison.absent(await ended_claim(database, pool, key))
+        comparison.absent(await settled_claim(database, pool, key))
     violations = await database.execute(INVARIANTS, (pool, NAMED))
     for invariant, detail in await violations.fetchall():
         comparison.broken(invariant, detail)

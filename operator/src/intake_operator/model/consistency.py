@@ -10,7 +10,7 @@ from intake_operator.reasons import ConsistencyReason
 
 @dataclass(frozen=True)
 class DatabaseClaim:
-    """A claim in DB1: the row type `intake.placed_claim`."""
+    """A claim in DB1: the row type `intake.compared_claim`."""
 
     key: int
     """The slot number of a claim that is committed, or the negative message id of one that is voided or released."""
