@@ -110,7 +110,7 @@ def make_status(**changes: Any) -> EngineStatus:
 
 
 def make_connections(**changes: int) -> Connections:
-    """DB1's connections as the operator leaves them for the example, nobody on them but itself."""
+    """DB1's connections with the limit of the example; only the operator is connected."""
     base = Connections(most=300, superusers=3, reserved=10, limit=230, claimers=0, taken=1)
     return replace(base, **changes)
 
@@ -297,10 +297,16 @@ def unmarked(children: Mapping[ChildKey, Manifest]) -> dict[ChildKey, Manifest]:
     return {key: {**m, "metadata": {**m["metadata"], "annotations": {}}} for key, m in children.items()}
 
 
-def pool_told(status: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A status that has told that the pool is unused."""
-    told = {"type": "PoolUnused", "status": "True", "reason": "PoolUnused", "message": "", "lastTransitionTime": "x"}
-    return {**(status or {}), "conditions": [told]}
+def pool_announced(status: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A status that says that the pool is unused."""
+    condition = {
+        "type": "PoolUnused",
+        "status": "True",
+        "reason": "PoolUnused",
+        "message": "",
+        "lastTransitionTime": "x",
+    }
+    return {**(status or {}), "conditions": [condition]}
 
 
 UNUSED = PoolCheck(PoolReason.UNUSED, "the ledger has no claim of it")

@@ -5,7 +5,7 @@ from typing import Any
 
 import given
 import pytest
-from given import OPENS, UNUSED, Given, make_status, pool_told
+from given import OPENS, UNUSED, Given, make_status, pool_announced
 from intake_operator import names
 from intake_operator.decide import memory
 from intake_operator.decide.steps import Recover, ScaleBridges
@@ -70,7 +70,7 @@ class TestPool:
 
     @pytest.mark.parametrize("reason", list(PoolReason))
     def test_i1_slots_are_seeded_only_when_their_pool_may_be_sold(self, reason: PoolReason) -> None:
-        status = pool_told()
+        status = pool_announced()
         status["conditions"][0]["reason"] = reason.value
         decided = self.unseeded(status=status).seen(pool=PoolCheck(reason, "so")).plan()
         may_be_sold = reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED}
@@ -87,7 +87,7 @@ class TestPool:
         assert "Seed" in sale.after(first).plan().kinds
 
     def test_the_last_check_stands_once_claims_were_possible(self) -> None:
-        decided = given.selling(status=pool_told(KNOWN)).plan()
+        decided = given.selling(status=pool_announced(KNOWN)).plan()
         assert decided.condition(ConditionType.POOL_UNUSED)["status"] == "True"
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import given
 import pytest
-from given import CLOSES, DATABASE, OPENS, UNUSED, VOLUME_CLAIM, Given, pool_told
+from given import CLOSES, DATABASE, OPENS, UNUSED, VOLUME_CLAIM, Given, pool_announced
 from intake_operator import names
 from intake_operator.decide.serve import WARM_UP
 from intake_operator.decide.steps import (
@@ -45,7 +45,7 @@ class TestProvisioning:
         assert decided.kinds[4:] == children
 
     def test_db1_is_marked_before_a_claim_can_be_acknowledged(self) -> None:
-        unseeded = given.scheduled(status=pool_told()).only_anchor().seen(pool=UNUSED)
+        unseeded = given.scheduled(status=pool_announced()).only_anchor().seen(pool=UNUSED)
         decided = unseeded.new_db1(reachable=True, identity="7251").plan()
         assert decided.status["database"] == {"systemIdentifier": "7251", "sellsFrom": OPENS.isoformat()}
         assert marked(decided) == ["PersistentVolumeClaim", "StatefulSet"]

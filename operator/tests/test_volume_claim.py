@@ -2,7 +2,7 @@
 
 import given
 import pytest
-from given import OPENS, UNUSED, VOLUME_CLAIM, Given, pool_told
+from given import OPENS, UNUSED, VOLUME_CLAIM, Given, pool_announced
 from intake_operator import names
 from intake_operator.decide.steps import ReplaceDatabasePod, Seal
 
@@ -18,7 +18,7 @@ def terminating(sale: Given, finalizer: str) -> Given:
 
 def unseeded() -> Given:
     """DB1 is reachable, and its pool may be sold."""
-    sale = given.selling(status=pool_told()).unmarked().seen(pool=UNUSED)
+    sale = given.selling(status=pool_announced()).unmarked().seen(pool=UNUSED)
     return sale.new_db1(reachable=True, identity="7251")
 
 

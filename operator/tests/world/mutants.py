@@ -134,7 +134,7 @@ MUTANTS = {
         ONE_OR_TWO,
         MODEL,
     ),
-    "anchor made anew while the others lean on it": Mutant(
+    "anchor renewed while other children depend on it": Mutant(
         "decide.desired",
         "    return not event.deleting and all(",
         "    return True or all(",
