@@ -64,7 +64,7 @@ class Scene:
 
     async def check_if_due(self) -> Verdict | None:
         """What a pass does while the queue is empty; returns when that comparison has ended."""
-        self.consistencies.check_if_due(self.sides)
+        self.consistencies.start(self.sides)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(*self.consistencies._running.values())
         return self.consistencies.latest(self.sides.event.uid)

@@ -6,11 +6,11 @@ from datetime import datetime
 
 import pytest
 from intake_operator.children.bridge import Installation
-from intake_operator.decide import account
+from intake_operator.decide import report
 from intake_operator.decide.consistency import verdict
+from intake_operator.decide.facts import Facts
 from intake_operator.decide.plan import plan
 from intake_operator.decide.stage import Stage
-from intake_operator.decide.status import Facts
 from intake_operator.model.consistency import Verdict, Violation
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Observed
@@ -86,8 +86,8 @@ def test_after_the_end_the_report_says_whether_the_ledger_agreed(
 ) -> None:
     made = event()
     facts = Facts(made, observed(made, proof=last), Stage.DRAIN, closes)
-    final = account.proven(facts) if last else account.abandoned(facts)
-    found = verdict(replace(made, status={"report": final.as_status()}), observed(made), Stage.RELEASE)
+    final = report.proven(facts) if last else report.abandoned(facts)
+    found = verdict(replace(made, status={"report": final.as_status()}), observed(made), Stage.REMOVE)
     assert (found.agrees, found.reason) == said
 
 

@@ -1,4 +1,4 @@
-"""Wires everything together; the only module that knows all the others."""
+"""Builds all parts and runs them; the only module that imports all the others."""
 
 import asyncio
 from time import monotonic
@@ -28,19 +28,20 @@ from intake_operator.workqueue import Key, WorkQueue
 
 
 async def run(settings: Settings) -> None:
-    """Run until SIGTERM. Every step is safe to abandon, so nothing is waited for."""
+    """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
     inventories = Inventories(cluster, databases, monotonic)
     queue = WorkQueue(monotonic)
     metrics = Metrics()
 
-    def forget(key: Key) -> None:
+    def drop(key: Key) -> None:
         queue.forget(key)
         metrics.forget(key)
 
     consistencies = ConsistencyChecks(monotonic, queue.add)
     reconciler = Reconciler(
+        cluster=cluster,
         observer=Observer(
             cluster,
             databases,
@@ -50,13 +51,13 @@ async def run(settings: Settings) -> None:
             Proofs(databases, monotonic),
             Pools(cluster, monotonic, settings.namespaces),
         ),
-        actor=Actor(cluster, databases, inventories, Applier(cluster)),
+        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
         installation=Installation(
             BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
             settings.guard,
         ),
         metrics=metrics,
-        forget=forget,
+        drop=drop,
     )
     server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
     desk = Desk(cluster, consistencies, settings.namespaces)
@@ -65,7 +66,7 @@ async def run(settings: Settings) -> None:
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
     try:
         await kopf.operator(
-            registry=watch.registry(queue, forget),
+            registry=watch.registry(queue, reconciler.forget),
             settings=watch.settings(),
             standalone=True,
             # Unused without peering; left out, kopf would look up the name of a user that has none.

@@ -17,7 +17,7 @@ from intake_operator.children import access
 from intake_operator.database import connection as db1
 from intake_operator.database import dead_letters
 from intake_operator.database.databases import UNKNOWN_POOL
-from intake_operator.decide.discard import Target, answered, discard
+from intake_operator.decide.discard import LedgerKind, answered, discard
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
@@ -156,13 +156,13 @@ class Desk:
     async def _decide(self, event: Event, found: Sequence[DeadLetter], *, target_checked: bool) -> Decisions:
         uri, function = await self.target(event)
         if not uri:
-            return _without_ledger(found, Target.WEBHOOK, target_checked=target_checked)
+            return _without_ledger(found, LedgerKind.WEBHOOK, target_checked=target_checked)
         decided: Decisions = {}
         try:
             async with connect(uri, event.namespace) as connection:
                 void_claim = await void_function(connection, function)
                 if void_claim is None:
-                    return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
+                    return _without_ledger(found, LedgerKind.POSTGRES, target_checked=target_checked)
                 for letter in found:
                     try:
                         word = await void(connection, void_claim, letter.payload())
@@ -182,7 +182,7 @@ class Desk:
         return decided
 
 
-def _without_ledger(found: Sequence[DeadLetter], target: Target, *, target_checked: bool) -> Decisions:
+def _without_ledger(found: Sequence[DeadLetter], target: LedgerKind, *, target_checked: bool) -> Decisions:
     decisions = {letter.id: discard(letter, target, target_checked=target_checked) for letter in found}
     return {number: decision for number, decision in decisions.items() if decision is not None}
 

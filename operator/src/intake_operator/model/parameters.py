@@ -12,7 +12,7 @@ from typing import Final
 
 # Name to minimum and maximum.
 NUMBERS: Final[Mapping[str, tuple[str, str]]] = {
-    # Each connection costs memory. decide/room.py divides them between claimers and others.
+    # Each connection costs memory. decide/connections.py divides them between claimers and others.
     "max_connections": ("50", "5000"),
     # Microseconds that a commit waits for others.
     "commit_delay": ("0", "10000"),
