@@ -67,4 +67,4 @@ def installation() -> Installation:
 def letter() -> DeadLetter:
     """A claim that gave up after it was validated."""
     ids = UUID("0192f0c1-0000-7000-8000-000000000001"), UUID(int=2)
-    return DeadLetter(1, ids[0], "ann", 1, ids[1], "r1", "validated", 3, "gave up", "boom", OPENS, OPENS)
+    return DeadLetter(1, ids[0], "ann", 1, "A-1", ids[1], "r1", "validated", 3, "gave up", "boom", OPENS, OPENS)

@@ -19,10 +19,10 @@ import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, unused_port
 from intake_operator.admin import requests, server
-from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.answers import RefusedError
-from intake_operator.admin.desk import Desk
-from intake_operator.command import show
+from intake_operator.admin.authorizer import Authorizer
+from intake_operator.admin.service import AdminService
+from intake_operator.command import tables
 from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import ledgers
@@ -142,8 +142,8 @@ async def test_a_right_in_one_namespace_leads_to_no_other(name: str) -> None:
     async with TestServer(api) as there:
         settings = kubernetes.Configuration(host=str(there.make_url("")).rstrip("/"))
         cluster = Cluster(kubernetes.ApiClient(settings))
-        desk = Desk(cluster, NEVER)
-        async with TestClient(TestServer(server.application(Gatekeeper(cluster), desk, lambda _: None))) as http:
+        service = AdminService(cluster, NEVER)
+        async with TestClient(TestServer(server.application(Authorizer(cluster), service, lambda _: None))) as http:
             for asked in (name, "drop"):
                 path = f"/v1alpha1/namespaces/a/intakeevents/{asked}/deadletters"
                 answer = await http.get(URL(path, encoded=True), headers={"Authorization": "Bearer token"})
@@ -212,7 +212,7 @@ class TestVoidClaim:
                 " IF payload ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(payload); END $$"
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
-        decided = await Desk(Secrets(books.encode()), NEVER)._decide(event(), found, target_checked=False)
+        decided = await AdminService(Secrets(books.encode()), NEVER)._decide(event(), found, target_checked=False)
         refused = decided[1]
         assert isinstance(refused, Kept)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
@@ -220,7 +220,7 @@ class TestVoidClaim:
         with psycopg.connect(books, autocommit=True) as owner:
             owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: nobody's claim in particular
         with pytest.raises(RefusedError, match="did not answer"):
-            await Desk(Secrets(books.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
+            await AdminService(Secrets(books.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
 
     async def test_it_is_not_waited_for_without_end(
         self, books: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
@@ -231,7 +231,7 @@ class TestVoidClaim:
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
-                    await Desk(Secrets(books.encode()), NEVER)._decide(event(), [letter], target_checked=False)
+                    await AdminService(Secrets(books.encode()), NEVER)._decide(event(), [letter], target_checked=False)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])
@@ -240,7 +240,7 @@ async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
 ) -> None:
     """A webhook's claims are given up by their mark alone; what a Postgres ledger may hold would be sold again."""
     with pytest.raises(RefusedError) as refused:
-        await Desk(Secrets(content), NEVER).target(event())
+        await AdminService(Secrets(content), NEVER).target(event())
     assert (refused.value.code, refused.value.reason) == (409, "LedgerSecretMissing")
 
 
@@ -249,6 +249,8 @@ async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
     [
         (("dead-letters", "replay", "drop", "--reason=x"), 2, "by their ids, or give --all"),
         (("dead-letters", "replay", "drop", "7", "--all", "--reason=x"), 2, "by their ids, or give --all"),
+        (("dead-letters", "replay", "drop", "--all", "--reason-like=x", "--reason=x"), 2, "or --reason-like TEXT"),
+        (("dead-letters", "discard", "drop", "--reason-like= ", "--reason=x"), 2, "a part of the reason"),
         (("dead-letters", "discard", "drop", "7"), 2, "--reason"),
         (("reconcile", "drop", "--server=http://admin.example", "--token-file={token}"), 2, "https"),
         (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file={token}"), 4, "does not answer"),
@@ -307,9 +309,64 @@ async def test_a_token_in_the_clear_goes_through_no_proxy_and_a_refused_reason_i
 
 
 def test_a_table_shows_nothing_that_moves_the_cursor(letter: DeadLetter) -> None:
-    lines = show.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
+    lines = tables.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
     assert len(lines) == 2
     assert lines[1].endswith("?[2Jgone?next")
+
+
+def test_dead_letters_are_counted_by_reason_and_what_a_reason_quotes_of_its_claim_makes_no_other(
+    letter: DeadLetter,
+) -> None:
+    refused = [
+        replace(letter, id=n, label=f"Row {n}", user_id=f"fan-{n}", reason=f"commit: seat Row {n} is not fan-{n}'s")
+        for n in range(10, 13)
+    ]
+    down = [replace(letter, reason=reason) for reason in ("validate: answers 500", "validate: answers 502")]
+    lines = tables.dead_letters_by_reason(each.shown() for each in [*down, *refused]).splitlines()
+    assert [line.split(maxsplit=3)[::3] for line in lines] == [
+        ["COUNT", "REASON"],
+        ["3", "commit: seat <label> is not <user>'s"],
+        ["1", "validate: answers 500"],
+        ["1", "validate: answers 502"],
+    ]
+
+
+async def test_what_is_listed_replayed_or_discarded_by_a_part_of_its_reason(tmp_path: Path, letter: DeadLetter) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-token")
+    reasons = ["commit: Sold by hand", "validate: answers 500", "commit: sold by hand again"]
+    items = [replace(letter, id=n, reason=reason).shown() for n, reason in enumerate(reasons, 1)]
+    replayed: list[list[int]] = []
+
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {}, "items": items})
+
+    async def replay(request: web.Request) -> web.Response:
+        replayed.append((await request.json())["ids"])
+        return web.json_response({"replayed": replayed[-1], "gone": []})
+
+    api = web.Application()
+    path = "/v1alpha1/namespaces/tickets/intakeevents/drop/deadletters"
+    api.add_routes([web.get(path, listed), web.post(f"{path}/replay", replay)])
+    async with TestServer(api) as there:
+
+        async def run(*arguments: str) -> str:
+            process = await asyncio.create_subprocess_exec(
+                *(COMMAND, "dead-letters", *arguments, "--namespace=tickets", "--reason-like=SOLD by"),
+                *(f"--server={there.make_url('')}", f"--token-file={token}"),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            output, _ = await process.communicate()
+            assert process.returncode == 0
+            return output.decode()
+
+        table = await run("list", "drop")
+        wide = await run("list", "drop", "--wide", "--limit=1")
+        assert await run("replay", "drop", "--reason=mended") == "2 replayed\n"
+    assert [line.split()[0] for line in table.splitlines()] == ["COUNT", "1", "1"]
+    assert [line.split()[0] for line in wide.splitlines()] == ["ID", "1"]
+    assert {"SLOT", "LABEL", "RETRIES"} < set(wide.split())
+    assert replayed == [[1, 3]]
 
 
 async def test_a_body_that_is_not_what_its_encoding_says_is_a_bad_request(

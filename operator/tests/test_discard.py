@@ -11,7 +11,7 @@ NOW = datetime(2026, 12, 1, 18, tzinfo=UTC)
 
 
 def letter(state: str) -> DeadLetter:
-    return DeadLetter(1, UUID(int=1), "ann", 1, UUID(int=2), "r1", state, 3, "gave up", "boom", NOW, NOW)
+    return DeadLetter(1, UUID(int=1), "ann", 1, None, UUID(int=2), "r1", state, 3, "gave up", "boom", NOW, NOW)
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,8 @@ class Pipeline:
             elif outcome.result is Result.DEAD and not target.trial.breaker.tripped:
                 dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
-                dead.append((message, f"{error} (after {message.failures + 1} failures)"))
+                failures = message.failures + 1
+                dead.append((message, f"{error} (after {failures} failure{'s' if failures > 1 else ''})"))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
                 # Never sooner, whatever it asks for: a claim would be through its failures while the first call lasts.

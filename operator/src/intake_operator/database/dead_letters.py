@@ -16,8 +16,8 @@ STATEMENT_TIMEOUT: Final = "20s"
 CALL_TIMEOUT: Final = 25.0
 
 _LIST: Final = (
-    "SELECT msg_id, claim_id, user_id, slot_no, resource_id, request_id, state, failures, reason, last_error, dead_at,"
-    " claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
+    "SELECT msg_id, claim_id, user_id, slot_no, label, resource_id, request_id, state, failures, reason, last_error,"
+    " dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
 )
 
 

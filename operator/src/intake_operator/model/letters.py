@@ -14,6 +14,7 @@ class DeadLetter:
     claim_id: UUID
     user_id: str
     slot_no: int
+    label: str | None
     resource_id: UUID | None
     request_id: str | None
     state: str
@@ -42,6 +43,7 @@ class DeadLetter:
             "claimId": str(self.claim_id),
             "userId": self.user_id,
             "slot": self.slot_no,
+            "label": self.label,
             "resourceId": None if self.resource_id is None else str(self.resource_id),
             "requestId": self.request_id,
             "state": self.state,
