@@ -9,6 +9,7 @@ import yaml
 
 from tests.e2e import stage
 from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, run
+from tests.patience import SLOWER
 
 CHART = REPOSITORY / stage.CHART
 EVERYWHERE: tuple[str, ...] = ()
@@ -29,6 +30,25 @@ def test_every_pod_passes_pod_security_restricted(shared: Kube, mode: tuple[str,
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "judged"}, "spec": spec}
         shared.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
         assert all(container["securityContext"]["readOnlyRootFilesystem"] for container in spec["containers"])
+
+
+def test_helm_test_says_that_the_operator_is_ready_and_leaves_nothing(cluster: Kube) -> None:
+    # Its namespace enforces `restricted`, too.
+    operator = cluster.within(stage.OPERATOR_NAMESPACE)
+    answer = operator.helm("test", stage.RELEASE, "--logs", f"--timeout={SLOWER * 60:.0f}s")
+    assert "ok: operator ready\nok: IntakeEvents served\n" in answer
+    assert operator.items("pods,serviceaccounts,roles,rolebindings", "app.kubernetes.io/component=test") == []
+
+
+def test_helm_test_may_read_one_deployment_and_nothing_else() -> None:
+    rendered = render_test()
+    (role,) = of_kind(rendered, "Role")
+    names = [stage.RELEASE]
+    assert role["rules"] == [
+        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": names, "verbs": ["get"]}
+    ]
+    assert sorted(obj["kind"] for obj in rendered) == ["Pod", "Role", "RoleBinding", "ServiceAccount"]
+    assert {obj["metadata"]["annotations"]["helm.sh/hook"] for obj in rendered} == {"test"}
 
 
 @MODES
@@ -282,7 +302,16 @@ def test_lint_finds_nothing() -> None:
 
 def render(*flags: str, release: str = stage.RELEASE, namespace: str = stage.OPERATOR_NAMESPACE) -> list[Object]:
     """The objects of the chart as they would be installed."""
-    text = run("helm", "template", release, str(CHART), "--namespace", namespace, *flags)
+    text = run("helm", "template", release, str(CHART), "--namespace", namespace, "--skip-tests", *flags)
+    return [obj for obj in yaml.safe_load_all(text) if obj]
+
+
+def render_test(*flags: str) -> list[Object]:
+    """The objects that `helm test` makes."""
+    file = "templates/tests.yaml"
+    text = run(
+        "helm", "template", stage.RELEASE, str(CHART), f"--namespace={stage.OPERATOR_NAMESPACE}", "-s", file, *flags
+    )
     return [obj for obj in yaml.safe_load_all(text) if obj]
 
 

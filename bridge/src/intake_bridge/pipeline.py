@@ -283,8 +283,8 @@ class Pipeline:
             elif outcome.result is Result.DEAD and not target.trial.breaker.tripped:
                 dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
-                failures = message.failures + 1
-                dead.append((message, f"{error} (after {failures} failure{'s' if failures > 1 else ''})"))
+                plural = "s" if message.failures else ""
+                dead.append((message, f"{error} (after {message.failures + 1} failure{plural})"))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
                 # Never sooner, whatever it asks for: a claim would be through its failures while the first call lasts.

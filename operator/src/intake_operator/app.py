@@ -1,6 +1,8 @@
 """Wires everything together; the only module that knows all the others."""
 
 import asyncio
+import logging
+from importlib.metadata import version
 from time import monotonic
 
 import kopf
@@ -25,6 +27,8 @@ from intake_operator.pools import Pools
 from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
+
+logger = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> None:
@@ -62,6 +66,7 @@ async def run(settings: Settings) -> None:
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
+    logger.info("intake-operator %s started; %s", version("intake-operator"), settings.summary())
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
     try:
         await kopf.operator(
