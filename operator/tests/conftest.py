@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import pytest
 from given import CLOSES, INSTALLATION, OPENS, make_event, make_observed, make_pod, make_spec, make_status
 from intake_operator.children.bridge import Installation
-from intake_operator.model.letters import DeadLetter
+from intake_operator.model.dead_letters import DeadLetter
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 
@@ -34,7 +34,7 @@ def observed() -> Make[Observed]:
 
 
 @pytest.fixture
-def engine_status() -> Make[dict[str, Any]]:
+def engine_status() -> Make[EngineStatus]:
     """Make what DB1 says of itself."""
     return make_status
 

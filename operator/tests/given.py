@@ -8,6 +8,7 @@ from typing import Any
 from intake_operator import names
 from intake_operator.children import access, database, kinship, protection
 from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason
@@ -53,24 +54,26 @@ def make_event(**changes: Any) -> Event:
     return replace(base, **changes)
 
 
-def make_status(**changes: Any) -> dict[str, Any]:
-    """What intake.engine_status answers for a database in the middle of a sale."""
+def make_status(**changes: Any) -> EngineStatus:
+    """What intake.engine_status answers for a database in the middle of a sale, with changes (camelCase)."""
+    queue = {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0} | changes.pop("queue", {})
     status: dict[str, Any] = {
         "windowState": "open",
         "sealed": False,
         "ready": True,
-        "generation": 1,
         "inventory": {"size": 20_000, "available": 20_000, "reserved": 0, "consumed": 0},
-        "queue": {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0},
+        "queue": queue,
         "claims": 0,
         "committed": 0,
         "voided": 0,
         "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
+        "peakDepth": None,
+        "restored": None,
         "workers": [],
     }
-    return status | changes
+    return EngineStatus.model_validate(status | changes)
 
 
 def make_connections(**changes: int) -> Connections:

@@ -15,7 +15,7 @@ from intake_operator.inventory.table import Table
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.ledger.ledgers import Ledgers
-from intake_operator.model.letters import DeadLetter
+from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.observed import Event, LedgerState
 from psycopg.types.json import Jsonb
 

@@ -13,6 +13,7 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.ledgers import LOOK_TIMEOUT, Ledgers
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import LedgerState
+from intake_operator.model.proof import Account
 from intake_operator.postgres import uris
 from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
@@ -82,7 +83,7 @@ def test_bridge_and_operator_read_by_the_same_rules() -> None:
 async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
     uri = f"postgresql://postgres@{place}/postgres"
     assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == ledgers.Account(0, 0, 0, 0)
+    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == Account(0, 0, 0, 0)
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 

@@ -19,7 +19,7 @@ from intake_operator.decide.discard import Target, answered, discard
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies, Sides
-from intake_operator.model.letters import DeadLetter, Evidence, Kept
+from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
@@ -27,7 +27,7 @@ from intake_operator.postgres.errors import brief
 
 logger = logging.getLogger(__name__)
 
-type Decisions = dict[int, Evidence | Kept]
+type Decisions = dict[int, Evidence | Refusal]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class AdminService:
     async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
         """One page of the audit, latest first."""
         async with self.database(event, "monitor") as connection:
-            return await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
+            entries = await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
+        return [entry.shown() for entry in entries]
 
     async def replay(self, event: Event, request: Replay, actor: str) -> dict[str, Any]:
         """Put dead letters back on the queue in their state. Ids that are not dead letters come back as `gone`."""
@@ -85,20 +86,16 @@ class AdminService:
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
             for words, ids in by_evidence.items():
-                done |= await dead_letters.discard(connection, event.pool, ids, (actor, request.reason), words)
-        kept = {number: decision for number, decision in decided.items() if isinstance(decision, Kept)}
-        _log(
-            event,
-            actor,
-            request.reason,
-            f"discarded {len(done)} of {len(request.ids)} dead letters, {len(kept)} refused",
-        )
+                done |= await dead_letters.discard(connection, event.pool, ids, actor, request.reason, words)
+        refusals = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
+        summary = f"discarded {len(done)} of {len(request.ids)} dead letters, {len(refusals)} refused"
+        _log(event, actor, request.reason, summary)
         claims = {letter.id: letter.claim_id for letter in found}
         refused = [
             {"id": number, "claimId": str(claims[number]), "reason": each.reason, "message": each.message}
-            for number, each in sorted(kept.items())
+            for number, each in sorted(refusals.items())
         ]
-        return {"discarded": sorted(done), "refused": refused, "gone": _without(request.ids, done | kept.keys())}
+        return {"discarded": sorted(done), "refused": refused, "gone": _without(request.ids, done | refusals.keys())}
 
     async def reconcile(self, event: Event) -> dict[str, Any]:
         """Compare DB1 with the ledger now, claim by claim."""
@@ -173,7 +170,7 @@ class AdminService:
                     except psycopg.Error as error:
                         if not ledgers.of_the_claim(error):
                             raise
-                        decided[letter.id] = Kept("LedgerRefused", f"void_claim failed: {brief(error)}")
+                        decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {brief(error)}")
                     else:
                         decided[letter.id] = answered(word)
         except (psycopg.Error, OSError) as error:
@@ -182,7 +179,7 @@ class AdminService:
             if not decided:
                 raise RefusedError(503, "LedgerUnavailable", message, retry_after=10) from error
             unanswered = [letter.id for letter in found if letter.id not in decided]
-            decided |= dict.fromkeys(unanswered, Kept("LedgerUnavailable", message))
+            decided |= dict.fromkeys(unanswered, Refusal("LedgerUnavailable", message))
         return decided
 
 

@@ -20,6 +20,7 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.compare import OrderError, compare
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
+from intake_operator.model.proof import Account
 from intake_operator.postgres.errors import brief
 from intake_operator.reasons import ConsistencyReason
 from intake_operator.workqueue import Key
@@ -178,8 +179,8 @@ def failed(error: Exception) -> Verdict:
     return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
 
 
-async def _ends(database: AsyncConnection, pool: str) -> ledgers.Account:
+async def _ends(database: AsyncConnection, pool: str) -> Account:
     found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
     row = await found.fetchone()
     assert row is not None
-    return ledgers.Account(*row)
+    return Account(*row)

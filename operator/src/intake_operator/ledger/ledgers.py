@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from intake_operator.decide.pool import LedgerKey
 from intake_operator.model.observed import LedgerState
+from intake_operator.model.proof import Account
 from intake_operator.postgres import uris
 from intake_operator.postgres.connection import in_time, reach
 from intake_operator.postgres.errors import brief
@@ -54,16 +55,6 @@ KEEPS: Final = "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERAT
 NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
 # As numbers, whatever type the ledger counts in.
 PROOF: Final = "SELECT committed::bigint, voided::bigint, slots::bigint, digest::bigint FROM ledger_proof(%s)"
-
-
-@dataclass(frozen=True)
-class Account:
-    """What one side holds of a pool: claims, claims, sold slots, and a digest of them all (docs/ledger.md)."""
-
-    committed: int
-    voided: int
-    slots: int
-    digest: int
 
 
 class Ledgers:

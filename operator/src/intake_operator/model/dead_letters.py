@@ -63,7 +63,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Refusal:
     """A dead letter that stays one, and why."""
 
     reason: str
