@@ -112,7 +112,10 @@ def test_dead_letters_are_replayed_and_discarded_by_those_who_may(refused: Kube,
         assert (again["replayed"], again["gone"]) == ([], ids[:1])
     eventually(lambda: sold(refused) == [letters[0]["claimId"]], 60, "the claim that was replayed is committed")
 
-    assert viewer.command("dead-letters", "list", EVENT)[0] == 0
+    code, told = viewer.command("dead-letters", "list", EVENT)
+    assert (code, [line.split()[0] for line in told.splitlines()][:2]) == (0, ["COUNT", str(REFUSED - 1)]), told
+    code, told = viewer.command("dead-letters", "list", EVENT, "--wide")
+    assert (code, len(told.splitlines()), "LABEL" in told) == (0, REFUSED, True), told
     code, told = viewer.command("dead-letters", "discard", EVENT, str(ids[1]), "--reason=x")
     assert (code, "forbidden" in told) == (3, True), told
     code, told = editor.command("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--reason=a bot")

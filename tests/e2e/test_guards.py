@@ -1,4 +1,4 @@
-"""The chart's guards: who may delete what a sale needs while its claims are not all accounted for.
+"""The chart's guards: who may delete what a sale needs while its claims are not all settled.
 
 The objects are made by hand and labelled as the operator labels its children, so that nothing but the guard decides. A
 pod waits for an image that is never pulled: it is bound to the node and runs nothing.
@@ -213,7 +213,7 @@ def refusal(kube: Kube, kind: str, name: str, who: str) -> str:
 def assert_says_what_why_and_what_to_do(said: str, kind: str) -> None:
     """The words of a refusal."""
     assert re.search(rf"\b{kind} {GUARDED} [^.]* the sale drop\b", said, re.IGNORECASE)
-    assert "not all accounted for" in said
+    assert "not all settled" in said
     assert "delete the IntakeEvent drop: " in said
     assert "set the annotation intake-engine.io/abandon: drop on it" in said
 

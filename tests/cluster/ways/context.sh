@@ -1,4 +1,4 @@
-# A cluster that is somebody else's, named explicitly with INTAKE_CONTEXT. Nothing is made and nothing is taken away.
+# A cluster of the user's own, named with INTAKE_CONTEXT. Nothing is made there and nothing is taken away.
 
 . "$here/lib/versions.sh"
 . "$here/lib/tools.sh"
