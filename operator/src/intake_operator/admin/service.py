@@ -34,7 +34,7 @@ type Decisions = dict[int, Evidence | Refusal]
 class AdminService:
     """What an authorized caller can do to one event.
 
-    Usage: `service.replay(await service.find("tickets", "taylor-drop"), Replay(ids=[7], reason="…"), user.name)`.
+    Usage: `await service.replay(await service.find("tickets", "taylor-drop"), Replay(ids=[7], reason="…"), user.name)`.
     """
 
     cluster: Cluster
