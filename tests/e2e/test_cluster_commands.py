@@ -9,8 +9,8 @@ from tests.e2e.kube import REPOSITORY, Kube, run
 def test_kubectl_and_helm_of_cluster_env_work_outside_of_the_cluster_s_network_and_keep_a_cache_of_their_own(
     cluster: Kube, tmp_path: Path
 ) -> None:
-    # Our own node has a network of its own, and the tests run in it. Process 1 is in the machine's.
-    outside = ("nsenter", "--target=1", "--net") if os.environ["INTAKE_CLUSTER_KIND"] == "node" else ()
+    # Our own node has a network of its own, and the tests run in it: leave it for an empty one.
+    outside = ("unshare", "--net") if os.environ["INTAKE_CLUSTER_KIND"] == "node" else ()
     elsewhere = tmp_path / "another-kubeconfig"
     script = f"""
         eval "$({REPOSITORY}/tests/cluster/cluster env)"
