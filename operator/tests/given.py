@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from intake_operator import names
 from intake_operator.children import access, database, kinship, protection
 from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
@@ -33,6 +35,26 @@ def make_spec(**changes: Any) -> IntakeEventSpec:
         "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger"}}},
     }
     return IntakeEventSpec.model_validate(spec | changes)
+
+
+def make_letter() -> DeadLetter:
+    """A claim that gave up after it was validated."""
+    return DeadLetter(
+        id=1,
+        claim_id=UUID("0192f0c1-0000-7000-8000-000000000001"),
+        pool_id="taylor-la-night-1",
+        user_id="ann",
+        slot_no=1,
+        label="A-1",
+        resource_id=UUID(int=2),
+        request_id="r1",
+        claimed_at=OPENS,
+        state="validated",
+        failures=3,
+        reason="gave up",
+        last_error="boom",
+        dead_at=OPENS,
+    )
 
 
 def make_event(**changes: Any) -> Event:

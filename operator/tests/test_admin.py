@@ -196,7 +196,7 @@ class TestVoidClaim:
             voider = await ledgers.voider(connection, "finalize_transaction")
             assert voider is not None
             assert await ledgers.voider(connection, "elsewhere.finalize_transaction") is None
-            payload = letter.payload("drop")
+            payload = letter.payload()
             assert await ledgers.void(connection, voider, payload) == "voided"
             assert await ledgers.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):

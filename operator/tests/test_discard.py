@@ -1,17 +1,15 @@
 """May a dead letter be discarded? By target and state; a claim that may have been committed never is by itself."""
 
-from datetime import UTC, datetime
-from uuid import UUID
+from dataclasses import replace
 
 import pytest
+from given import make_letter
 from intake_operator.decide.discard import CHECKED, Target, answered, discard
 from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 
-NOW = datetime(2026, 12, 1, 18, tzinfo=UTC)
-
 
 def letter(state: str) -> DeadLetter:
-    return DeadLetter(1, UUID(int=1), "ann", 1, None, UUID(int=2), "r1", state, 3, "gave up", "boom", NOW, NOW)
+    return replace(make_letter(), state=state)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_bridge.domain.outcomes import SQLSTATES
 from intake_operator.database.databases import Databases, Login
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.decide.scaling import LOOK_BACK
@@ -358,10 +357,6 @@ class TestLedger:
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
         assert await ledgers.account(server.uri(), POOL) is None
-
-
-def test_an_error_speaks_of_the_claim_or_of_the_ledger_as_for_the_bridge() -> None:
-    assert {known[:2] for known in SQLSTATES if known} == set(ledgers.OF_THE_LEDGER)
 
 
 @pytest.mark.parametrize(

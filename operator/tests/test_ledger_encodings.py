@@ -116,13 +116,14 @@ async def test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another(
         voider = await ledgers.voider(connection, "finalize_transaction")
         assert voider is not None
         for user in case.lacks:
-            payload = replace(letter, user_id=user).payload(POOL)
+            payload = replace(letter, pool_id=POOL, user_id=user).payload()
             (told,) = await asyncio.gather(ledgers.void(connection, voider, payload), return_exceptions=True)
             assert isinstance(told, psycopg.Error)
             assert ledgers.of_the_claim(told), "the others are given up all the same"
             assert f"encoding {encoding}" in str(told)
             assert "UTF8" in str(told)
-        assert await ledgers.void(connection, voider, replace(letter, user_id=case.holds[0]).payload(POOL)) == "voided"
+        payload = replace(letter, pool_id=POOL, user_id=case.holds[0]).payload()
+        assert await ledgers.void(connection, voider, payload) == "voided"
     assert await ledgers.account(uri, POOL) != Account(0, 0, 0, 0)
 
 

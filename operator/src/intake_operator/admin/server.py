@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import ClientError, web
+from intake_shared.redaction import one_line
 
 from intake_operator.admin.answers import RefusedError, answer
 from intake_operator.admin.authorizer import Authorizer, User
@@ -128,7 +129,7 @@ def _context(folder: Path) -> ssl.SSLContext:
             # SSLError is an OSError: certificate and key do not match while they are being replaced.
             logger.warning(
                 "cannot read the new certificate of the admin API; the former one stays in use",
-                extra={"error": str(error)},
+                extra={"error": one_line(error)},
             )
         connection.context = latest
 
@@ -151,7 +152,7 @@ async def _errors_as_status(
         allowed = ", ".join(sorted(error.allowed_methods))
         return RefusedError(405, "MethodNotAllowed", f"{request.method} is not allowed here; use {allowed}").response()
     except (ApiError, ClientError, TimeoutError) as error:
-        logger.warning("admin request failed", extra={"error": str(error)[:500]})
+        logger.warning("admin request failed", extra={"error": one_line(error)})
         cause = getattr(error, "reason", "") or "no answer"
         return RefusedError(
             503, "ServiceUnavailable", f"the Kubernetes API server failed: {cause}; try again", retry_after=5

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
 from intake_operator import names
@@ -23,7 +24,6 @@ from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
-from intake_operator.postgres.errors import brief
 
 logger = logging.getLogger(__name__)
 
@@ -112,12 +112,12 @@ class AdminService:
             async with dead_letters.visit(access.host(event), password, role) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
-            raise RefusedError(503, "NotReady", f"DB1 is not ready: {brief(error)}", retry_after=5) from error
+            raise RefusedError(503, "NotReady", f"DB1 is not ready: {one_line(error)}", retry_after=5) from error
         except (psycopg.Error, OSError) as error:
             if isinstance(error, psycopg.Error) and error.sqlstate == UNKNOWN_POOL:
                 raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error
             raise RefusedError(
-                503, "DatabaseUnavailable", f"DB1 did not answer: {brief(error)}; try again", retry_after=5
+                503, "DatabaseUnavailable", f"DB1 did not answer: {one_line(error)}; try again", retry_after=5
             ) from error
 
     async def _password(self, event: Event) -> str:
@@ -166,16 +166,16 @@ class AdminService:
                     return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
                 for letter in found:
                     try:
-                        word = await ledgers.void(connection, voider, letter.payload(event.pool))
+                        word = await ledgers.void(connection, voider, letter.payload())
                     except psycopg.Error as error:
                         if not ledgers.of_the_claim(error):
                             raise
-                        decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {brief(error)}")
+                        decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {one_line(error)}")
                     else:
                         decided[letter.id] = answered(word)
         except (psycopg.Error, OSError) as error:
             # TimeoutError is an OSError. Claims that the ledger has answered for are discarded, the others are refused.
-            message = f"the ledger did not answer: {brief(error)}; nothing is decided, try again"
+            message = f"the ledger did not answer: {one_line(error)}; nothing is decided, try again"
             if not decided:
                 raise RefusedError(503, "LedgerUnavailable", message, retry_after=10) from error
             unanswered = [letter.id for letter in found if letter.id not in decided]

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
+from intake_shared.connections import bounded
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from pydantic import ValidationError
 
+from intake_operator.database.connection import no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide import room
@@ -18,8 +21,6 @@ from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
 from intake_operator.model.proof import Account, DatabaseAccount
-from intake_operator.postgres.connection import in_time, to_database
-from intake_operator.postgres.errors import brief, no_connection_left
 
 # Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
 OBSERVE_TIMEOUT: Final = 20.0
@@ -53,7 +54,7 @@ class Databases:
     async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
         """Look at DB1. Not being able to is an observation, too."""
         try:
-            async with in_time(self._patience):
+            async with bounded(self._patience):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
                 if not missing:
@@ -67,7 +68,7 @@ class Databases:
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
             return DatabaseState(
-                error=brief(error),
+                error=one_line(error),
                 login_failed="password authentication failed" in str(error),
                 refused=no_connection_left(error),
             )
@@ -141,7 +142,7 @@ class Databases:
         """
         connection = self._connections[uid]
         try:
-            async with in_time(RECOVERY_TIMEOUT):
+            async with bounded(RECOVERY_TIMEOUT):
                 return await recover(connection, uri, event_namespace, pool, time.monotonic)
         except OSError:
             # Broken off in the middle: whatever is left of the transaction ends with the connection.

@@ -4,20 +4,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, LiteralString
 
+from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, class_row
 
+from intake_operator.database.connection import to_database
 from intake_operator.model.audit import AuditEntry
 from intake_operator.model.dead_letters import DeadLetter
-from intake_operator.postgres.connection import in_time, to_database
 
 STATEMENT_TIMEOUT: Final = "20s"
 # Seconds; frozen, DB1 does not keep to its own.
 CALL_TIMEOUT: Final = 25.0
 
 _LIST: Final = (
-    "SELECT msg_id AS id, claim_id, user_id, slot_no, label, resource_id, request_id, state, failures, reason,"
-    " last_error, dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
+    "SELECT %s::text AS pool_id, msg_id AS id, claim_id, user_id, slot_no, label, resource_id, request_id, state,"
+    " failures, reason, last_error, dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
 )
 
 
@@ -58,17 +59,17 @@ async def discard(
 async def audit(connection: AsyncConnection, pool: str, most: int, before: int | None) -> list[AuditEntry]:
     """What people did by hand, the latest first."""
     query = "SELECT id, at, action, actor, reason, detail FROM intake.audit_log(%s, %s, %s)"
-    async with in_time(CALL_TIMEOUT), connection.cursor(row_factory=class_row(AuditEntry)) as cursor:
+    async with bounded(CALL_TIMEOUT), connection.cursor(row_factory=class_row(AuditEntry)) as cursor:
         return await (await cursor.execute(query, (pool, most, before))).fetchall()
 
 
 async def _list(
     connection: AsyncConnection, pool: str, most: int, after: int, ids: list[int] | None
 ) -> list[DeadLetter]:
-    async with in_time(CALL_TIMEOUT), connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
-        return await (await cursor.execute(_LIST, (pool, most, after, ids))).fetchall()
+    async with bounded(CALL_TIMEOUT), connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
+        return await (await cursor.execute(_LIST, (pool, pool, most, after, ids))).fetchall()
 
 
 async def _rows(connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[TupleRow]:
-    async with in_time(CALL_TIMEOUT):
+    async with bounded(CALL_TIMEOUT):
         return await (await connection.execute(query, arguments)).fetchall()

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from typing import Final, LiteralString
 
+from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from intake_operator.decide.compare import NAMED, Comparison
 from intake_operator.ledger import ledgers
 from intake_operator.model.consistency import DatabaseClaim, Sale
-from intake_operator.postgres.connection import in_time
 
 # Rows of one read: a few milliseconds of either database.
 DATABASE_PAGE: Final = 5000
@@ -73,7 +73,7 @@ async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], floa
     after = None
     while True:
         began = clock()
-        async with in_time(ledgers.CALL_TIMEOUT):
+        async with bounded(ledgers.CALL_TIMEOUT):
             found = await books.execute(LEDGER_CLAIMS, (pool, after, LEDGER_PAGE), binary=True)
             rows = await found.fetchall()
         took = clock() - began

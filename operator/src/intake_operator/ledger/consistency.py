@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
 from intake_operator.database import dead_letters
@@ -21,7 +22,6 @@ from intake_operator.ledger.compare import OrderError, compare
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.model.proof import Account
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import ConsistencyReason
 from intake_operator.workqueue import Key
 
@@ -176,7 +176,7 @@ def agreed(committed: int, voided: int, on_their_way: int = 0) -> Verdict:
 
 def failed(error: Exception) -> Verdict:
     """One of the two did not answer as it should."""
-    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
+    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {one_line(error)}")
 
 
 async def _ends(database: AsyncConnection, pool: str) -> Account:

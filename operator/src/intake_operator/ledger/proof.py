@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
 from intake_operator.ledger import ledgers
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.proof import LedgerAnswer, Proof
-from intake_operator.postgres.errors import brief
 
 # Seconds between two proofs of something that somebody may be mending.
 WHILE_BAD: Final = 3.0
@@ -60,7 +60,7 @@ class Proofs:
             by_hand = await self._engines.audit(event.uid, event.pool)
             told = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
-            return None, f"the account cannot be made: {brief(error)}"
+            return None, f"the account cannot be made: {one_line(error)}"
         unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
         answer, detail = LedgerAnswer.AGREES, ""
         if unasked and (account.ended.committed or account.ended.voided):

@@ -3,38 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+
+from intake_shared.claims import Claim
 
 
-@dataclass(frozen=True)
-class DeadLetter:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Claim):
     """A claim that gave up, as `intake.dead_letters` has it; `id` is never used twice."""
 
     id: int
-    claim_id: UUID
-    user_id: str
-    slot_no: int
     label: str | None
-    resource_id: UUID | None
-    request_id: str | None
     state: str
     failures: int
     reason: str
     last_error: str | None
     dead_at: datetime
-    claimed_at: datetime
-
-    def payload(self, pool: str) -> dict[str, Any]:
-        """The claim as the ledger's functions take it."""
-        return {
-            "claim_id": str(self.claim_id),
-            "pool_id": pool,
-            "user_id": self.user_id,
-            "slot_no": self.slot_no,
-            "resource_id": None if self.resource_id is None else str(self.resource_id),
-            "request_id": self.request_id,
-            "claimed_at": self.claimed_at.isoformat(),
-        }
 
     def shown(self) -> dict[str, Any]:
         """As the admin API shows it."""
