@@ -11,7 +11,7 @@ CREATE TABLE capacities (at timestamptz NOT NULL, capacity float8 NOT NULL);
 CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO public.capacities SELECT clock_timestamp(),
-        intake.bucket_capacity((SELECT c.max_per_second FROM intake.engine_config c), NEW.call_seconds);
+        intake_private.bucket_capacity((SELECT c.max_per_second FROM intake.engine_config c), NEW.call_seconds);
     RETURN NULL;
 END $$;
 CREATE TRIGGER watch AFTER INSERT OR UPDATE ON intake.token_buckets FOR EACH ROW EXECUTE FUNCTION watch();

@@ -386,8 +386,8 @@ async def test_a_release_does_not_wait_for_all_that_is_read_alone(templates: Tem
     """After an outage of the whole fleet everything that was leased may be, each by a read of its own."""
     async with templates.scene() as scene:
         await scene.claim(300)
-        unended = """UPDATE pgmq.q_intake_queue SET headers = '{"worker": "gone", "unended": 2}', read_ct = 3"""
-        await scene.intake.execute(unended)
+        unfinished = """UPDATE pgmq.q_intake_queue SET headers = '{"worker": "gone", "unfinished": 2}', read_ct = 3"""
+        await scene.intake.execute(unfinished)
         await scene.rows("SELECT FROM intake.read_batch(%s, 'gone', 10000)", POOL)
         claims = await scene.claim(3)
         await scene.rows("SELECT FROM intake.read_batch(%s, 'gone', 10000)", POOL)

@@ -25,8 +25,10 @@ from intake_operator.admin.service import AdminService
 from intake_operator.command import tables
 from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.consistency import Consistencies
+from intake_operator.ledger import connection as ledger_connection
+from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.ledger.functions import offers, void_function
+from intake_operator.ledger.voiding import void
 from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
@@ -37,7 +39,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
 COMMAND = Path(sys.executable).with_name("intake-admin")
-NEVER = Consistencies(lambda: 0.0, lambda _: None)
+NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
 
 
 class Secrets(Cluster):
@@ -193,16 +195,16 @@ class TestVoidClaim:
         self, ledger_uri: str, letter: DeadLetter
     ) -> None:
         async with await AsyncConnection.connect(ledger_uri, autocommit=True) as connection:
-            voider = await ledgers.voider(connection, "finalize_transaction")
-            assert voider is not None
-            assert await ledgers.voider(connection, "elsewhere.finalize_transaction") is None
+            void_claim = await void_function(connection, "finalize_transaction")
+            assert void_claim is not None
+            assert await void_function(connection, "elsewhere.finalize_transaction") is None
             payload = letter.payload()
-            assert await ledgers.void(connection, voider, payload) == "voided"
-            assert await ledgers.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
+            assert await void(connection, void_claim, payload) == "voided"
+            assert await void(connection, void_claim, payload | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):
-                await ledgers.void(connection, voider, payload | {"claim_id": "x"})
-            assert await ledgers.offers(connection, "ledger_claims")
-            assert not await ledgers.offers(connection, "no_such_function")
+                await void(connection, void_claim, payload | {"claim_id": "x"})
+            assert await offers(connection, "ledger_claims")
+            assert not await offers(connection, "no_such_function")
 
     async def test_a_claim_that_it_refuses_does_not_block_the_others(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event]
@@ -227,7 +229,7 @@ class TestVoidClaim:
     async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ledgers, "CALL_TIMEOUT", 0.5)
+        monkeypatch.setattr(ledger_connection, "CALL_TIMEOUT", 0.5)
         with psycopg.connect(ledger_uri) as other:
             # The server accepts the connection, and then waits for this lock to look up any function.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 from intake_operator.decide.compare import NAMED, Bits, Comparison
-from intake_operator.model.consistency import DatabaseClaim, Sale
+from intake_operator.model.consistency import DatabaseClaim, LedgerClaim
 
 SOLD = "committed"
 
@@ -15,15 +15,15 @@ def claim(number: int, state: str, **changes: object) -> DatabaseClaim:
     return DatabaseClaim(key, UUID(int=number), state, **told)  # type: ignore[arg-type]
 
 
-def sale(number: int, state: str = SOLD, **changes: object) -> Sale:
+def sale(number: int, state: str = SOLD, **changes: object) -> LedgerClaim:
     """A voided one has no slots."""
     slots = ((number,), (UUID(int=number + 1000),)) if state == SOLD else ((), ())
     told = {"user_id": f"u{number}", "slot_nos": slots[0], "resource_ids": slots[1]} | changes
-    return Sale(UUID(int=number), state, request_id=None, claimed_at=None, **told)  # type: ignore[arg-type]
+    return LedgerClaim(UUID(int=number), state, request_id=None, claimed_at=None, **told)  # type: ignore[arg-type]
 
 
 def compared(
-    here: list[DatabaseClaim], there: list[Sale], *, later: list[DatabaseClaim] | None = None, voids: bool = True
+    here: list[DatabaseClaim], there: list[LedgerClaim], *, later: list[DatabaseClaim] | None = None, voids: bool = True
 ) -> Comparison:
     """`here` is DB1 when the comparison begins, `later` when it is asked about what the ledger has."""
     comparison = Comparison(voids=voids)
@@ -77,7 +77,9 @@ def test_a_claim_that_was_committed_after_its_page_was_read_is_no_mistake() -> N
         ([claim(1, SOLD), claim(2, SOLD)], [sale(1), sale(2, slot_nos=(2, 1))], "I1"),
     ],
 )
-def test_a_mistake_is_found_under_its_promise(here: list[DatabaseClaim], there: list[Sale], promise: str) -> None:
+def test_a_mistake_is_found_under_its_promise(
+    here: list[DatabaseClaim], there: list[LedgerClaim], promise: str
+) -> None:
     assert promise in {each.promise for each in compared(here, there).violations}
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 import psycopg
 import pytest
 from intake_operator.ledger import compare as reading
-from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, Consistencies, Sides
+from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, ConsistencyChecks, Sides
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.reasons import ConsistencyReason
@@ -41,7 +41,7 @@ class Scene:
         self.sides = sides
         self.woken: list[tuple[str, str]] = []
         self.now = 0.0
-        self.consistencies = Consistencies(lambda: self.now, self.woken.append)
+        self.consistencies = ConsistencyChecks(lambda: self.now, self.woken.append)
 
     async def read(self, count: int) -> list[tuple[int, int, dict[str, Any]]]:
         found = await self.database.execute(
@@ -60,14 +60,14 @@ class Scene:
                 await self.database.execute(acknowledged, (POOL, [msg_id], [read_ct], [outcome]))
 
     async def compare(self) -> Verdict:
-        return await self.consistencies.now(self.sides)
+        return await self.consistencies.check_now(self.sides)
 
     async def look(self) -> Verdict | None:
         """What the operator does while the queue is empty; returns when that look has ended."""
-        self.consistencies.consider(self.sides)
+        self.consistencies.check_if_due(self.sides)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(*self.consistencies._running.values())
-        return self.consistencies.known(self.sides.event.uid)
+        return self.consistencies.latest(self.sides.event.uid)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
         "WITH gone AS (DELETE FROM ledger.claims WHERE user_id = 'u3' RETURNING claim_id)"
         " DELETE FROM ledger.sold_slots s USING gone g WHERE s.claim_id = g.claim_id"
     )
-    scene.now += WHILE_GOOD - 1
+    scene.now += WHILE_GOOD.total_seconds() - 1
     assert await scene.look() == first, "not yet"
     scene.now += 1
     found = await scene.look()
@@ -193,7 +193,7 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
     gone = await scene.database.execute("SELECT message FROM intake.intents WHERE message ->> 'slot_no' = '3'")
     for (message,) in await gone.fetchall():
         await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
-    scene.now += WHILE_BAD
+    scene.now += WHILE_BAD.total_seconds()
     mended = await scene.look()
     assert mended is not None
     assert mended.agrees is True
@@ -242,21 +242,21 @@ async def test_two_proofs_are_not_one(scene: Scene) -> None:
 
 async def test_a_database_that_is_away_is_no_mistake(scene: Scene) -> None:
     away = replace(scene.sides, uri="postgresql://ledger_writer@/ledger?host=/nowhere")
-    found = await scene.consistencies.now(away)
+    found = await scene.consistencies.check_now(away)
     assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
 
 
 async def test_a_db1_that_does_not_answer_is_not_waited_for_without_end(scene: Scene) -> None:
-    scene.consistencies = Consistencies(lambda: scene.now, scene.woken.append, longest=0.5)
+    scene.consistencies = ConsistencyChecks(lambda: scene.now, scene.woken.append, timeout=0.5)
     async with scene.database.transaction():
         await scene.database.execute("LOCK TABLE pgmq.a_intake_queue IN ACCESS EXCLUSIVE MODE")
-        found = await scene.consistencies.now(scene.sides)
+        found = await scene.consistencies.check_now(scene.sides)
     assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "no answer in time" in found.message
 
 
 async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
-    found = await scene.consistencies.now(replace(scene.sides, uri=""))
+    found = await scene.consistencies.check_now(replace(scene.sides, uri=""))
     assert (found.agrees, found.reason) == (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)
 
 

@@ -12,12 +12,13 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
+from intake_operator.addresses import qualified_uri
 from intake_operator.database.databases import Databases, Login
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.decide.scaling import LOOK_BACK
 from intake_operator.kube.client import Cluster
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.ledgers import WHILE_BAD, WHILE_GOOD, Ledgers
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.checks import WHILE_BAD, WHILE_GOOD, LedgerChecks
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.proof import Account, DatabaseAccount
 from intake_operator.observe import Observer
@@ -175,7 +176,7 @@ class TestEngines:
         assert (await databases.observe(UID, POOL, host, "")).reachable
 
     async def test_a_database_that_stands_still_does_not_hold_the_pass(self, host: str, uri: str) -> None:
-        databases = Databases(MIGRATIONS, patience=0.5)
+        databases = Databases(MIGRATIONS, timeout=0.5)
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
         with psycopg.connect(uri) as other:
@@ -201,11 +202,11 @@ class TestEngines:
         fresh = await databases.observe(UID, POOL, host, "")
         assert fresh.connections is None
         await databases.migrate(UID)
-        await databases.keep_room(UID, 50)
+        await databases.limit_claimers(UID, 50)
         first = (await databases.observe(UID, POOL, host, "")).connections
         assert first
         assert (first.limit, first.claimers) == (first.common - 50, 0)
-        await databases.keep_room(UID, 60)
+        await databases.limit_claimers(UID, 60)
         second = (await databases.observe(UID, POOL, host, "")).connections
         assert second
         assert second.limit == first.limit - 10
@@ -285,34 +286,34 @@ class TestEngines:
 class TestLedger:
     async def test_a_usable_ledger_is_looked_at_seldom(self, ledger_uri: str) -> None:
         clock = Clock()
-        ledgers = Ledgers(clock)
+        ledgers = LedgerChecks(clock)
         assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
         with psycopg.connect(ledger_uri) as connection:
             connection.execute("DROP FUNCTION finalize_transactions")
             connection.execute("DROP FUNCTION finalize_transaction")
-        clock.now = WHILE_GOOD - 1
+        clock.now = WHILE_GOOD.total_seconds() - 1
         assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
-        clock.now = WHILE_GOOD
+        clock.now = WHILE_GOOD.total_seconds()
         missing = await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")
         assert missing.problem is Problem.LEDGER_FUNCTION_MISSING
         install = "CREATE FUNCTION finalize_transaction(jsonb) RETURNS void LANGUAGE sql AS ''"
         with psycopg.connect(ledger_uri) as connection:
             connection.execute(install)
-        clock.now += WHILE_BAD
+        clock.now += WHILE_BAD.total_seconds()
         assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
 
     async def test_a_function_may_name_its_schema(self, ledger_uri: str) -> None:
         with psycopg.connect(ledger_uri) as connection:
             connection.execute("CREATE SCHEMA core")
             connection.execute("CREATE FUNCTION core.sell(jsonb) RETURNS void LANGUAGE sql AS ''")
-        assert (await Ledgers(Clock()).check(UID, ledger_uri, "tickets", "core.sell")).problem is None
-        assert (await Ledgers(Clock()).check(UID, ledger_uri, "tickets", "sell")).problem is not None
+        assert (await LedgerChecks(Clock()).check(UID, ledger_uri, "tickets", "core.sell")).problem is None
+        assert (await LedgerChecks(Clock()).check(UID, ledger_uri, "tickets", "sell")).problem is not None
 
     async def test_a_ledger_that_does_not_answer_does_not_hold_the_pass(self, ledger_uri: str) -> None:
         with psycopg.connect(ledger_uri) as other:
             # It takes the connection, and never gets to know what a function is.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
-            seen = await Ledgers(Clock(), patience=0.5).check(UID, ledger_uri, "tickets", "finalize_transaction")
+            seen = await LedgerChecks(Clock(), timeout=0.5).check(UID, ledger_uri, "tickets", "finalize_transaction")
         assert seen.problem is Problem.LEDGER_UNREACHABLE
         assert "no answer in time" in seen.message
 
@@ -326,7 +327,7 @@ class TestLedger:
         ],
     )
     async def test_a_password_never_shows_in_a_message(self, uri: str) -> None:
-        seen = await Ledgers(Clock()).check(UID, uri, "tickets", "finalize_transaction")
+        seen = await LedgerChecks(Clock()).check(UID, uri, "tickets", "finalize_transaction")
         assert seen.problem is Problem.LEDGER_UNREACHABLE
         assert "hunter2" not in seen.message
 
@@ -344,7 +345,7 @@ class TestLedger:
             async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
                 return {"metadata": {"uid": "1"}, "data": {"uri": base64.b64encode(data).decode()}}
 
-        observer = Observer(Secrets(), None, Ledgers(Clock()), None, None, None, None)  # type: ignore[arg-type]
+        observer = Observer(Secrets(), None, LedgerChecks(Clock()), None, None, None, None)  # type: ignore[arg-type]
         spec = event().spec
         assert spec is not None
         uri, observed = await observer._inputs(event(), spec, Observed())
@@ -353,10 +354,10 @@ class TestLedger:
         )
 
     async def test_the_account_is_the_ledger_s_own(self, ledger_uri: str) -> None:
-        assert await ledgers.account(ledger_uri, POOL) == Account(committed=0, voided=0, slots=0, digest=0)
+        assert await read_account(ledger_uri, "tickets", POOL) == Account(committed=0, voided=0, slots=0, digest=0)
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
-        assert await ledgers.account(server.uri(), POOL) is None
+        assert await read_account(server.uri(), "tickets", POOL) is None
 
 
 @pytest.mark.parametrize(
@@ -371,5 +372,5 @@ class TestLedger:
     ],
 )
 def test_a_bare_host_is_a_service_beside_the_event(given: str, found: str) -> None:
-    told = psycopg.conninfo.conninfo_to_dict(ledgers.from_elsewhere(given, "tickets"))
+    told = psycopg.conninfo.conninfo_to_dict(qualified_uri(given, "tickets"))
     assert told.get("host", "") == found

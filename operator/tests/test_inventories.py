@@ -18,7 +18,7 @@ from intake_operator.database.migrate import load
 from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
-from intake_operator.model.label import as_id, composed, unseen
+from intake_operator.model.label import as_id, composed, invisible
 from intake_operator.model.observed import Event, InventoryState, Manifest
 from intake_operator.reasons import Problem
 from psycopg.types.json import Jsonb
@@ -101,7 +101,7 @@ class Scene:
 
     async def look(self, wanted: spec.Inventory, size: int) -> InventoryState:
         """The look of one pass."""
-        return await self.inventories.look(self.event, wanted, size, await self.stocked())
+        return await self.inventories.check(self.event, wanted, size, await self.stocked())
 
     async def passes(self, wanted: spec.Inventory, size: int) -> InventoryState:
         """Look, stock if that is due, and look once more."""
@@ -160,7 +160,7 @@ class TestConfigMap:
         assert short.problem is Problem.INVENTORY_TOO_SMALL
         assert "it has 4 rows, spec.inventorySize wants 5" in short.message
         scene.objects.lines(*LINES)
-        scene.now += WHILE_BAD
+        scene.now += WHILE_BAD.total_seconds()
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert await scene.stocked() == 5
 
@@ -170,10 +170,10 @@ class TestConfigMap:
         assert "ConfigMap seats, key seats.csv: there is no such ConfigMap" in missing.message
         scene.objects.there["ConfigMap", "seats"] = {"data": {"other.csv": ""}}
         assert await scene.passes(CONFIG_MAP, 5) == missing, "it is looked at seldom"
-        scene.now += WHILE_BAD
+        scene.now += WHILE_BAD.total_seconds()
         assert "has no such key" in (await scene.passes(CONFIG_MAP, 5)).message
         scene.objects.lines(*LINES)
-        scene.now += WHILE_BAD
+        scene.now += WHILE_BAD.total_seconds()
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
 
     async def test_one_bad_line_and_none_is_taken(self, scene: Scene) -> None:
@@ -184,7 +184,7 @@ class TestConfigMap:
         scene.objects.there["ConfigMap", "seats"] = {
             "binaryData": {"seats.csv": base64.b64encode(LINES[0].encode("utf-16")).decode()}
         }
-        scene.now += WHILE_BAD
+        scene.now += WHILE_BAD.total_seconds()
         assert "not text in UTF-8" in (await scene.passes(CONFIG_MAP, 5)).message
         assert await scene.stocked() == 0
 
@@ -193,16 +193,16 @@ class TestConfigMap:
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.lines(*LINES[:2], f"{UUID(int=3)},C-3", *LINES[3:])
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState(), "nothing is missing, so the next look has time"
-        scene.now += WHILE_GOOD
+        scene.now += WHILE_GOOD.total_seconds()
         changed = await scene.passes(CONFIG_MAP, 5)
         assert changed.problem is Problem.INVENTORY_CHANGED
         assert "slot 3" in changed.message
-        scene.now += WHILE_REFUSED
+        scene.now += WHILE_REFUSED.total_seconds()
         again = await scene.look(CONFIG_MAP, 5)
         assert (again.problem, again.due) == (changed.problem, True), "it is told as long as it lasts"
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.lines(*LINES)
-        scene.now += WHILE_REFUSED
+        scene.now += WHILE_REFUSED.total_seconds()
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert (await scene.seed())[2] == (3, UUID(int=3), "A-3")
 
@@ -210,7 +210,7 @@ class TestConfigMap:
         scene.objects.lines(*LINES)
         await scene.passes(CONFIG_MAP, 5)
         scene.objects.there.clear()
-        scene.now += WHILE_GOOD
+        scene.now += WHILE_GOOD.total_seconds()
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
 
 
@@ -263,16 +263,16 @@ class TestAnyText:
 
             holds()
 
-    def test_what_nobody_sees_is_the_same_here_and_in_db1(self, db1: str) -> None:
+    def test_the_same_characters_are_invisible_here_and_in_db1(self, db1: str) -> None:
         with psycopg.connect(db1) as owner:
             for migration in load(INTAKE_SQL):
                 owner.execute(migration.sql.encode())
             hidden = owner.execute(
                 "SELECT n FROM generate_series(1, 1114111) n WHERE n NOT BETWEEN 55296 AND 57343"
-                " AND intake.unseen('A' || chr(n) || 'A') IS NOT NULL"
+                " AND intake_private.invisible_character('A' || chr(n) || 'A') IS NOT NULL"
             ).fetchall()
             surrogates = set(range(0xD800, 0xE000))
-            assert {n for (n,) in hidden} == {n for n in range(1, 0x110000) if unseen(chr(n))} - surrogates
+            assert {n for (n,) in hidden} == {n for n in range(1, 0x110000) if invisible(chr(n))} - surrogates
             spelled = [chr(n) for n in range(1, 0x110000) if n not in surrogates and composed(chr(n)) != chr(n)]
             theirs = owner.execute("SELECT normalize(c, NFC) FROM unnest(%s::text[]) c", (spelled,)).fetchall()
             assert [label for (label,) in theirs] == [composed(each) for each in spelled]
@@ -327,14 +327,14 @@ class TestTable:
         scene.objects.uri(reader(server))
         await scene.passes(TABLE, 5)
         hall.execute("DROP TABLE seats")
-        scene.now += WHILE_GOOD
+        scene.now += WHILE_GOOD.total_seconds()
         assert await scene.passes(TABLE, 5) == InventoryState()
 
     async def test_what_is_missing_is_named_and_may_come_later(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
     ) -> None:
         async def told() -> str:
-            scene.now += WHILE_BAD
+            scene.now += WHILE_BAD.total_seconds()
             seen = await scene.passes(TABLE, 5)
             assert seen.problem is Problem.INVENTORY_MISSING
             assert "table seats behind Secret hall" in seen.message
@@ -358,7 +358,7 @@ class TestTable:
         assert "permission denied" in await told()
         hall.execute("GRANT SELECT ON seats TO reader")
         fill(hall, *LINES)
-        scene.now += WHILE_BAD
+        scene.now += WHILE_BAD.total_seconds()
         assert await scene.passes(TABLE, 5) == InventoryState()
 
     @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ class TestTable:
         assert await scene.stocked() == 0
         hall.execute("TRUNCATE seats")
         fill(hall, *LINES)
-        scene.now += WHILE_REFUSED
+        scene.now += WHILE_REFUSED.total_seconds()
         assert await scene.passes(TABLE, 5) == InventoryState()
 
     async def test_ids_may_be_text_and_the_table_in_a_schema_under_a_reserved_word(
@@ -403,7 +403,7 @@ class TestTable:
         assert bad.problem is Problem.INVENTORY_INVALID
         assert "row 5, with the label 'A-5': 'x' is not a UUID in the column resource_id" in bad.message
         hall.execute('UPDATE "select"."table" SET resource_id = gen_random_uuid() WHERE label = %s', ("A-5",))
-        scene.now += WHILE_REFUSED
+        scene.now += WHILE_REFUSED.total_seconds()
         assert await scene.passes(wanted, 5) == InventoryState()
 
     async def test_a_label_in_other_code_points_is_one_label(
@@ -414,7 +414,7 @@ class TestTable:
         assert "slots 4 and 5 have the same label, 'Loge \u00c4'" in (await scene.passes(TABLE, 5)).message
         hall.execute("DELETE FROM seats WHERE resource_id = %s", (UUID(int=5),))
         fill(hall, f"{UUID(int=5)},Loge B")
-        scene.now += WHILE_REFUSED
+        scene.now += WHILE_REFUSED.total_seconds()
         assert await scene.passes(TABLE, 5) == InventoryState()
         assert [label for _, _, label in await scene.seed()][3:] == ["Loge \u00c4", "Loge B"]
 

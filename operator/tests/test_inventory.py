@@ -75,8 +75,11 @@ def test_nothing_is_no_rows(text: str) -> None:
             f"{A},Loge \u00c4\n{B},Loge A\u0308\n",
             "line 2: 'Loge \u00c4' is on line 1 already, with other code points for the same letters",
         ),
-        (f"{A},{B}\n{B},B\n", f"line 2: the resource_id '{B}' is the label of line 1, and who asks for a seat by it"),
-        (f"{B},B\n{A},{{{B.upper()}}}\n", f"line 2: the label '{{{B.upper()}}}' is the resource_id of line 1, and who"),
+        (f"{A},{B}\n{B},B\n", f"line 2: the resource_id '{B}' is the label of line 1, so a claim for a seat by it"),
+        (
+            f"{B},B\n{A},{{{B.upper()}}}\n",
+            f"line 2: the label '{{{B.upper()}}}' is the resource_id of line 1, so a claim",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_a_slot_is_named_by_its_line(text: str, told: str) -> None:

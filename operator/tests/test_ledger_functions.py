@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.compare import read_sales
-from intake_operator.ledger.ledgers import AmbiguousError, Ledgers
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.claims import ledger_claims
+from intake_operator.ledger.functions import AmbiguousFunctionError, offers, void_function
+from intake_operator.ledger.pools import Pools
+from intake_operator.ledger.voiding import void
 from intake_operator.model.observed import Event, LedgerState
 from intake_operator.model.proof import Account
-from intake_operator.pools import Pools
 from intake_operator.reasons import PoolReason, Problem
 from psycopg import AsyncConnection
 
@@ -50,7 +52,7 @@ async def books(uri: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def look(uri: str, function: str = "finalize_transaction") -> LedgerState:
-    return await Ledgers(lambda: 0.0).check("uid", uri, "tickets", function)
+    return await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", function)
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
@@ -98,22 +100,22 @@ async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: As
 
 async def test_ambiguous_claims_are_read_by_nobody(books: AsyncConnection, uri: str) -> None:
     await books.execute(f"CREATE FUNCTION ledger_claims{AMBIGUOUS['ledger_claims']}".encode())
-    with pytest.raises(AmbiguousError, match="2 functions named ledger_claims"):
-        await ledgers.offers(books, "ledger_claims")
+    with pytest.raises(AmbiguousFunctionError, match="2 functions named ledger_claims"):
+        await offers(books, "ledger_claims")
 
 
 async def test_an_ambiguous_void_claim_gives_up_nothing(books: AsyncConnection) -> None:
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
-    with pytest.raises(AmbiguousError, match="2 functions void_claim"):
-        await ledgers.voider(books, "finalize_transaction")
+    with pytest.raises(AmbiguousFunctionError, match="2 functions void_claim"):
+        await void_function(books, "finalize_transaction")
 
 
 async def test_the_only_void_claim_may_have_a_further_argument_with_a_default(books: AsyncConnection) -> None:
     await books.execute("DROP FUNCTION void_claim")
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
-    voider = await ledgers.voider(books, "finalize_transaction")
-    assert voider is not None
-    assert await ledgers.void(books, voider, {"claim_id": "x"}) == "voided"
+    void_claim = await void_function(books, "finalize_transaction")
+    assert void_claim is not None
+    assert await void(books, void_claim, {"claim_id": "x"}) == "voided"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(form.encode())
     with pytest.raises(psycopg.Error, match=f"one row of four numbers.*{told}"):
-        await ledgers.account(uri, POOL)
+        await read_account(uri, "tickets", POOL)
 
     class Objects:
         async def get(self, *_: str) -> None:
@@ -152,7 +154,7 @@ async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, u
         "CREATE FUNCTION ledger_proof(p text, OUT committed int, OUT voided smallint, OUT slots numeric,"
         " OUT digest numeric) LANGUAGE sql AS $$ SELECT 1, 0::smallint, 1.0, -5::numeric $$"
     )
-    assert await ledgers.account(uri, POOL) == Account(1, 0, 1, -5)
+    assert await read_account(uri, "tickets", POOL) == Account(1, 0, 1, -5)
 
 
 async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnection) -> None:
@@ -165,7 +167,7 @@ async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnecti
         " AS $$ SELECT '01900000-0000-7000-8000-000000000001'::uuid, 'committed'::fate, 'ann', 'r-1',"
         " '2026-12-01T18:00Z'::timestamptz, '{1}'::int[], '{NULL}'::uuid[] WHERE after IS NULL $$"
     )
-    (page,) = [page async for page in read_sales(books, POOL, lambda: 0.0)]
+    (page,) = [page async for page in ledger_claims(books, POOL, lambda: 0.0)]
     (sale,) = page
     assert (sale.state, sale.user_id, sale.request_id, sale.slot_nos) == ("committed", "ann", "r-1", (1,))
     assert sale.claimed_at is not None

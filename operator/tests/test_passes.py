@@ -117,7 +117,7 @@ class HeldUpError(psycopg.Error):
 
 
 async def test_sessions_in_the_way_of_a_step_have_a_reason_of_their_own(passes: Passes) -> None:
-    passes.refusal = HeldUpError("intake.pools is held by other sessions: role monitor, pid 7, active for 60 s")
+    passes.refusal = HeldUpError("intake.pools is locked by other sessions: role monitor, pid 7, active for 60 s")
     await passes.once(SECOND)
     degraded = next(c for c in passes.statuses[-1]["conditions"] if c["type"] == "Degraded")
     assert degraded["reason"] == "DatabaseHeldUp"

@@ -91,9 +91,9 @@ async def test_what_does_not_add_up_is_proven_again_after_a_while(drained: Drain
         " the claims are not the same ones",
     )
     drained.mend()
-    drained.seconds = WHILE_BAD - 0.1
+    drained.seconds = WHILE_BAD.total_seconds() - 0.1
     assert not await drained.agrees()
-    drained.seconds = WHILE_BAD
+    drained.seconds = WHILE_BAD.total_seconds()
     assert await drained.agrees()
 
 

@@ -13,10 +13,10 @@ import pytest
 from intake_operator.database import databases
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
-from intake_operator.database.recovery import RecoveryError, Restored, as_page
+from intake_operator.database.recovery import RecoveryError, Restored, as_json
 from intake_operator.ledger import compare as reading
-from intake_operator.ledger.compare import OrderError
-from intake_operator.model.consistency import Sale
+from intake_operator.ledger.claims import PageOrderError
+from intake_operator.model.consistency import LedgerClaim
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
@@ -179,7 +179,7 @@ async def test_pages_that_never_end_are_refused(lost: Lost) -> None:
         b" LANGUAGE sql AS $$ SELECT c.claim_id, c.state, c.user_id, c.request_id, c.claimed_at, '{}'::bigint[],"
         b" '{}'::uuid[] FROM ledger.claims c WHERE state = 'voided' ORDER BY 1 LIMIT 1 $$"
     )
-    with pytest.raises(OrderError):
+    with pytest.raises(PageOrderError):
         await lost.recover()
     assert await lost.kept() == (0, 0)
 
@@ -212,9 +212,9 @@ async def test_a_ledger_that_is_away_changes_nothing(lost: Lost) -> None:
 
 def test_a_page_is_what_ledger_claims_returned() -> None:
     at = datetime(2026, 12, 1, 18, tzinfo=UTC)
-    sold = Sale(UUID(int=1), "committed", "ann", "r1", at, (7,), (UUID(int=2),))
-    bare = Sale(UUID(int=3), "voided", "bob", None, None, (), ())
-    assert as_page([sold, bare]) == [
+    sold = LedgerClaim(UUID(int=1), "committed", "ann", "r1", at, (7,), (UUID(int=2),))
+    bare = LedgerClaim(UUID(int=3), "voided", "bob", None, None, (), ())
+    assert as_json([sold, bare]) == [
         {
             "claim_id": str(UUID(int=1)),
             "state": "committed",

@@ -38,14 +38,14 @@ def test_a_key_or_token_is_refused_by_both_or_by_neither(given: str) -> None:
 @pytest.mark.parametrize(
     ("webhook", "value", "told"),
     [
-        (SIGNED, "\ufeffS3cret\n", "in line 1, character 1 is U+FEFF (BYTE ORDER MARK), which nobody can see"),
+        (SIGNED, "\ufeffS3cret\n", "in line 1, character 1 is U+FEFF (BYTE ORDER MARK), which cannot be seen"),
         (
             SIGNED,
             "old\r\nS3\u200bcret\r\n",
-            "in line 2, character 3 is U+200B (ZERO WIDTH SPACE), which nobody can see",
+            "in line 2, character 3 is U+200B (ZERO WIDTH SPACE), which cannot be seen",
         ),
-        (CALLED, "\ufeffS3cret\n", "character 1 is U+FEFF (BYTE ORDER MARK), which nobody can see"),
-        (CALLED, "Bearer S3cret", "a space is in it, and a token is one word"),
+        (CALLED, "\ufeffS3cret\n", "character 1 is U+FEFF (BYTE ORDER MARK), which cannot be seen"),
+        (CALLED, "Bearer S3cret", "it has a space in it; a token is one word"),
         (SIGNED, "old S3cret\r\nnew S3cret\r\n", ""),
         (CALLED, "S3cret\r\n", ""),
     ],

@@ -83,7 +83,7 @@ class Metering:
     """The way to the ledger, as wide as `maxPerSecond`, `batchSize` and the ledger's health make it.
 
     I10, for the claims that all workers of a pool send, by DB1's clock and for the instants at which the ledger acts on
-    them: in any window at most maxPerSecond x window + capacity (sql/intake/0008_rate_limit.sql). Tokens are leased
+    them: in any window at most maxPerSecond x window + capacity (sql/intake/0016_rate_limit.sql). Tokens are leased
     right before a call, once for each claim: a statement that the ledger rolled back costs no more when it is sent in
     halves. What is not covered: a call that the ledger still works on when its worker has been dead or cut off from
     DB1 for longer than a lease (1 s), or that leaves a worker which was frozen for as long between its last look at the

@@ -85,41 +85,41 @@ MUTANTS = {
         "rpc-validate-1-killed-before",
     ),
     "unfenced acknowledgement": Mutant(
-        "0005_bridge.sql",
-        "    FROM intake.leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l\n",
+        "0011_outcomes.sql",
+        "    FROM intake_private.lock_leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l\n",
         "    FROM unnest(acknowledge.msg_ids) l\n",
         MATRIX,
         "rpc-acknowledge-3-expired-and-taken",
     ),
     "unfenced marks": Mutant(
-        "0005_bridge.sql",
-        "ON q.msg_id = f.msg_id AND q.read_ct = f.read_ct\n",
+        "0010_read.sql",
+        "ON q.msg_id = f.msg_id\n        AND q.read_ct = f.read_ct\n",
         "ON q.msg_id = f.msg_id\n",
         MATRIX,
         "webhook-mark_validated-1-expired-and-taken",
     ),
     "late commits skipped by number": Mutant(
-        "0005_bridge.sql",
+        "0010_read.sql",
         _DUE,
         _DUE + " q.msg_id > coalesce((SELECT max(a.msg_id) FROM pgmq.a_intake_queue a), 0) AND",
         LATE,
     ),
     "late commits skipped by time": Mutant(
-        "0005_bridge.sql",
+        "0010_read.sql",
         _DUE,
         _DUE + " q.vt > coalesce((SELECT max(a.enqueued_at) FROM pgmq.a_intake_queue a), '-infinity') AND",
         LATE,
     ),
     "dead letter's slot released": Mutant(
-        "0005_bridge.sql",
+        "0011_outcomes.sql",
         """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
-        FROM gone g ORDER BY g.msg_id)
+        FROM deleted g ORDER BY g.msg_id)
 """,
         """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
-        FROM gone g ORDER BY g.msg_id),
+        FROM deleted g ORDER BY g.msg_id),
     freed AS (
-        UPDATE intake.claimed_slots h SET status = 'V', was_slot_no = h.slot_no, slot_no = -h.msg_id FROM gone g
-        WHERE h.claim_id = (g.message ->> 'claim_id')::uuid)
+        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no, slot_no = -cs.msg_id FROM deleted g
+        WHERE cs.claim_id = (g.message ->> 'claim_id')::uuid)
 """,
         MATRIX,
         "webhook-dead_letter-1-killed-after",

@@ -2,7 +2,7 @@
 
 Counted are the rows of a real ledger by its clock, which is also DB1's. However slow the machine is, it can only spread
 them: the bound has no tolerance in it. That the fleet also gets its rate is for a clock that a test moves
-(tests/sql/test_meter.py) and for `make bench-bridge`.
+(tests/sql/test_rate_limit.py) and for `make bench-bridge`.
 """
 
 import asyncio

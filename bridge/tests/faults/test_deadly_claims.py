@@ -89,12 +89,12 @@ async def test_a_claim_that_ends_its_bridge_is_a_dead_letter_and_buries_nobody(
         assert running.deaths == 6, "three with others, three alone"
     (letter,) = (await scene.dead()).values()
     assert letter["claim_id"] == killer.claim_id
-    assert letter["reason"].startswith("it was read 3 times alone, and no bridge lived to the end of it")
+    assert letter["reason"].startswith("it was read alone 3 times, and each time its bridge stopped before the end")
     status = await scene.status()
     assert (status["committed"], status["voided"]) == ((0, 499) if path == "void" else (499, 0))
     if path == "webhook":
         assert letter["state"] == "committing"
-        assert letter["reason"].endswith("It may be committed: the target knows")
+        assert letter["reason"].endswith("It may be committed: ask the ledger")
         assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
     else:
         await scene.check()

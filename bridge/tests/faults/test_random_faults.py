@@ -129,7 +129,7 @@ class Run:
     async def _unlucky(self) -> list[int]:
         """Dead letters that no bridge has outlived."""
         letters = (await self._stage.scene.dead()).values()
-        return [each["msg_id"] for each in letters if each["reason"].startswith("it was read 3 times alone")]
+        return [each["msg_id"] for each in letters if each["reason"].startswith("it was read alone 3 times")]
 
     async def _replay(self, letters: list[int]) -> None:
         scene = self._stage.scene

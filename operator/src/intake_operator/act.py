@@ -84,7 +84,7 @@ class Actor:
             case Migrate():
                 await self.databases.migrate(event.uid)
             case KeepRoom(others):
-                await self.databases.keep_room(event.uid, others)
+                await self.databases.limit_claimers(event.uid, others)
             case SetLogins(wanted, altered):
                 await self._set_logins(event, dict(wanted), altered)
             case Configure(config):

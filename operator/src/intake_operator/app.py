@@ -18,12 +18,12 @@ from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier
 from intake_operator.kube.client import connect
-from intake_operator.ledger.consistency import Consistencies
-from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
-from intake_operator.pools import Pools
 from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
@@ -43,12 +43,12 @@ async def run(settings: Settings) -> None:
         queue.forget(key)
         metrics.forget(key)
 
-    consistencies = Consistencies(monotonic, queue.add)
+    consistencies = ConsistencyChecks(monotonic, queue.add)
     reconciler = Reconciler(
         observer=Observer(
             cluster,
             databases,
-            Ledgers(monotonic),
+            LedgerChecks(monotonic),
             inventories,
             consistencies,
             Proofs(databases, monotonic),

@@ -15,13 +15,13 @@ from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import Cluster
-from intake_operator.ledger.consistency import Consistencies, Sides
-from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.consistency import ConsistencyChecks, Sides
+from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import Flaw, fingerprint, key_flaw, text, token_flaw, without_content
 from intake_operator.model.spec import IntakeEventSpec, SecretRef
-from intake_operator.pools import Pools
 from intake_operator.reasons import Problem
 
 LISTED: Final = (
@@ -40,9 +40,9 @@ class Observer:
 
     cluster: Cluster
     databases: Databases
-    ledgers: Ledgers
+    ledgers: LedgerChecks
     inventories: Inventories
-    consistencies: Consistencies
+    consistencies: ConsistencyChecks
     proofs: Proofs
     pools: Pools
 
@@ -70,8 +70,9 @@ class Observer:
         if target and superuser and _to_compare(observed):
             assert event.spec.commit_target.postgres
             function = event.spec.commit_target.postgres.function
-            self.consistencies.consider(Sides(event, access.host(event), text(superuser, "password"), target, function))
-        return replace(observed, consistency=self.consistencies.known(event.uid))
+            sides = Sides(event, access.host(event), text(superuser, "password"), target, function)
+            self.consistencies.check_if_due(sides)
+        return replace(observed, consistency=self.consistencies.latest(event.uid))
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
@@ -107,7 +108,7 @@ class Observer:
         wanted = stage is Stage.SERVE or memory.volume_lost(event, observed)
         if spec.inventory is None or not asked or not wanted:
             return observed
-        found = await self.inventories.look(event, spec.inventory, spec.inventory_size, observed.database.stocked)
+        found = await self.inventories.check(event, spec.inventory, spec.inventory_size, observed.database.stocked)
         return replace(observed, inventory=found)
 
     async def _with_audit(self, event: Event, database: DatabaseState) -> DatabaseState:

@@ -91,7 +91,7 @@ class Volume:
 
 
 class Databases:
-    """What the operator uses instead of Databases, Ledgers, Proofs, Pools and Consistencies.
+    """What the operator uses instead of Databases, LedgerChecks, Proofs, Pools and ConsistencyChecks.
 
     `running` answers the volume of the DB1 that can be spoken to, `now` its clock.
     """
@@ -129,7 +129,7 @@ class Databases:
         """Install the schema."""
         self._volume.migrated = True
 
-    async def keep_room(self, uid: str, others: int) -> None:
+    async def limit_claimers(self, uid: str, others: int) -> None:
         """What claimers may have."""
         self._volume.limit = room.limit(make_connections(), others)
 
@@ -172,10 +172,10 @@ class Databases:
     async def close(self, uid: str) -> None:
         """Drop the connection."""
 
-    # Ledgers, Pools, Proofs, Consistencies
+    # LedgerChecks, Pools, Proofs, ConsistencyChecks
 
     async def ledger(self, uid: str, uri: str, namespace: str, function: str) -> LedgerState:
-        """Ledgers.check."""
+        """LedgerChecks.check."""
         return LedgerState(Problem.LEDGER_UNREACHABLE, "away") if self._books.away else LedgerState()
 
     async def pool(self, event: Event, uri: str) -> PoolCheck:
@@ -197,10 +197,10 @@ class Databases:
         account = DatabaseAccount(len(found.claims), 0, found.count("queued"), found.count("dead"), ended, ())
         return Proof(account, ledger), ""
 
-    def consider(self, sides: object) -> None:
+    def check_if_due(self, sides: object) -> None:
         """Claims are not compared one by one here."""
 
-    def known(self, uid: str) -> None:
+    def latest(self, uid: str) -> None:
         """So nothing is known of it."""
 
     def forget(self, uid: str) -> None:

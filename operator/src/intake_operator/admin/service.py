@@ -14,12 +14,15 @@ from intake_operator import names
 from intake_operator.admin.answers import RefusedError
 from intake_operator.admin.requests import Discard, Page, Replay
 from intake_operator.children import access
+from intake_operator.database import connection as db1
 from intake_operator.database import dead_letters
 from intake_operator.database.databases import UNKNOWN_POOL
 from intake_operator.decide.discard import Target, answered, discard
 from intake_operator.kube.client import Cluster
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.consistency import Consistencies, Sides
+from intake_operator.ledger.connection import connect
+from intake_operator.ledger.consistency import ConsistencyChecks, Sides
+from intake_operator.ledger.functions import void_function
+from intake_operator.ledger.voiding import is_claim_error, void
 from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
@@ -38,7 +41,7 @@ class AdminService:
     """
 
     cluster: Cluster
-    consistencies: Consistencies
+    consistencies: ConsistencyChecks
     namespaces: tuple[str, ...] = ()
     """The namespaces that this operator serves; empty means all."""
 
@@ -78,7 +81,7 @@ class AdminService:
     async def discard(self, event: Event, request: Discard, actor: str) -> dict[str, Any]:
         """Void claims in the ledger, then free their slots. What may be committed is `refused` and stays."""
         async with self.database(event, "bridge") as connection:
-            found = await dead_letters.named(connection, event.pool, request.ids)
+            found = await dead_letters.with_ids(connection, event.pool, request.ids)
             decided = await self._decide(event, found, target_checked=request.target_checked)
             by_evidence: dict[str, list[int]] = {}
             for number, decision in decided.items():
@@ -101,7 +104,7 @@ class AdminService:
         """Compare DB1 with the ledger now, claim by claim."""
         uri, function = await self.target(event)
         password = await self._password(event)
-        verdict = await self.consistencies.now(Sides(event, access.host(event), password, uri, function))
+        verdict = await self.consistencies.check_now(Sides(event, access.host(event), password, uri, function))
         return verdict.shown()
 
     @asynccontextmanager
@@ -109,7 +112,7 @@ class AdminService:
         """A connection to DB1 as one of its roles. Raises RefusedError: 409 without DB1, 503 without an answer."""
         password = await self._password(event)
         try:
-            async with dead_letters.visit(access.host(event), password, role) as connection:
+            async with db1.connect(access.host(event), password, role) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
             raise RefusedError(503, "NotReady", f"DB1 is not ready: {one_line(error)}", retry_after=5) from error
@@ -160,15 +163,15 @@ class AdminService:
             return _without_ledger(found, Target.WEBHOOK, target_checked=target_checked)
         decided: Decisions = {}
         try:
-            async with ledgers.visit(uri, event.namespace) as connection:
-                voider = await ledgers.voider(connection, function)
-                if voider is None:
+            async with connect(uri, event.namespace) as connection:
+                void_claim = await void_function(connection, function)
+                if void_claim is None:
                     return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
                 for letter in found:
                     try:
-                        word = await ledgers.void(connection, voider, letter.payload())
+                        word = await void(connection, void_claim, letter.payload())
                     except psycopg.Error as error:
-                        if not ledgers.of_the_claim(error):
+                        if not is_claim_error(error):
                             raise
                         decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {one_line(error)}")
                     else:

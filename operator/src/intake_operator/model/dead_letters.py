@@ -1,4 +1,4 @@
-"""Dead letters, and what is needed to decide about one."""
+"""Dead letters, and what was decided about discarding one."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from intake_shared.claims import Claim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Claim):
-    """A claim that gave up, as `intake.dead_letters` has it; `id` is never used twice."""
+    """A claim that gave up: a row of `intake.dead_letters`. `id` is the message id, which is never used twice."""
 
     id: int
     label: str | None
@@ -40,14 +40,14 @@ class DeadLetter(Claim):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why a claim will never be committed: its slot may be sold again."""
+    """Why a claim will never be committed, so that its slot may be sold again."""
 
     words: str
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A dead letter that stays one, and why."""
+    """Why a dead letter is not discarded. `reason` is one word, for programs."""
 
     reason: str
     message: str

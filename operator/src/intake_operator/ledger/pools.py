@@ -1,7 +1,7 @@
-"""Was a pool sold before? Asks the ledger and the other events, until the first slot is seeded."""
+"""Whether a pool was sold before: asks the ledger and the other events, until the first slot is seeded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Protocol
 
 import psycopg
@@ -9,14 +9,16 @@ from intake_shared.redaction import one_line
 
 from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, told, used_before, without
-from intake_operator.ledger import ledgers
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.connection import ledger_key
 from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
 from intake_operator.reasons import PoolReason
+from intake_operator.remembered import Remembered
 
-# Seconds between two looks at the ledger's account of the pool and at all events.
-REST: Final = 3.0
+# A check reads all events, and the ledger's account of the pool.
+LASTS: Final = timedelta(seconds=3)
 
 
 class Objects(Protocol):
@@ -29,39 +31,30 @@ class Objects(Protocol):
         """All objects of a kind in these namespaces."""
 
 
-@dataclass(frozen=True)
-class _Seen:
-    wish: object
-    until: float
-    check: PoolCheck
-
-
 class Pools:
     """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
 
     def __init__(self, cluster: Objects, clock: Callable[[], float], namespaces: Sequence[str] = ()) -> None:
         self._cluster = cluster
-        self._clock = clock
         self._namespaces = namespaces
-        self._seen: dict[str, _Seen] = {}
+        self._checks: Remembered[object, PoolCheck] = Remembered(clock)
 
     async def check(self, event: Event, uri: str) -> PoolCheck:
         """Whether the pool may be sold. `uri` is the Postgres ledger's; empty for a webhook, or while it is unusable.
 
-        Looks again as soon as the status has told the last verdict: of two events that look at the same time, at least
-        one then reads of the other.
+        Checks again as soon as the status has told the last verdict: of two events that are checked at the same time,
+        at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        wish = (uri, unchecked, event.generation, told(event))
-        seen = self._seen.get(event.uid)
-        if seen is None or seen.wish != wish or self._clock() >= seen.until:
-            check = _unchecked() if unchecked else await self._check(event, uri)
-            seen = self._seen[event.uid] = _Seen(wish, self._clock() + REST, check)
-        return seen.check
+        question = (uri, unchecked, event.generation, told(event))
+        if known := self._checks.fresh(event.uid, question):
+            return known
+        check = _unchecked() if unchecked else await self._check(event, uri)
+        return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
-        """Drop what is remembered of an event."""
-        self._seen.pop(uid, None)
+        """Drop what is known about an event that is gone."""
+        self._checks.forget(uid)
 
     async def _check(self, event: Event, uri: str) -> PoolCheck:
         mine = await self._ledger(event)
@@ -78,18 +71,18 @@ class Pools:
                 f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
             )
         try:
-            booked = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool)
+            account = await read_account(uri, event.namespace, event.pool)
         except (psycopg.Error, OSError) as error:
             return PoolCheck(
                 PoolReason.WAITING,
                 f"the ledger does not say whether the pool was sold before: {one_line(error)}. Slots are seeded when "
                 f"it does; {without(event)}",
             )
-        if booked is None:
+        if account is None:
             return PoolCheck(
                 PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
             )
-        return used_before(event, booked.committed, booked.voided)
+        return used_before(event, account.committed, account.voided)
 
     async def _rivals(self, event: Event) -> list[Rival]:
         found = await self._cluster.list_everywhere(names.KIND, self._namespaces)
@@ -113,7 +106,7 @@ class Pools:
         ref = target.postgres.secret_ref
         secret = await self._cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
-        return ledgers.key(uri, event.namespace, target.postgres.function) if uri else None
+        return ledger_key(uri, event.namespace, target.postgres.function) if uri else None
 
 
 def _unchecked() -> PoolCheck:

@@ -16,7 +16,9 @@ def test_several_seats_are_all_or_nothing(intake: Intake) -> None:
     assert [answer.outcome for answer in intake.claim_several("bob", 2, "r2")] == ["claimed"] * 2
     assert intake.claim_several("cid", 2) == [Answer("sold_out", None, None, None)]
     again = intake.claim_several("ann", 7, "r1")
-    assert again == [Answer("replayed", a.claim_id, a.resource_id, a.slot_no) for a in party], "whatever is asked now"
+    assert again == [Answer("replayed", a.claim_id, a.resource_id, a.slot_no) for a in party], (
+        "whatever quantity is asked for now"
+    )
     assert intake.reconcile() == []
 
 
@@ -34,11 +36,11 @@ def test_i7_a_batch_answers_a_request_as_it_did_before(intake: Intake, limit: in
     assert intake.reconcile() == []
 
 
-def test_a_batch_passes_by_numbers_that_are_held(intake: Intake) -> None:
-    """Tickets that start over, as after a restore of an older sequence."""
+def test_a_batch_skips_numbers_that_are_claimed_already(intake: Intake) -> None:
+    """A sequence that starts over, as after a restore of an older one."""
     intake.open(5)
     first = intake.claim_batch([(f"u{n}", None) for n in range(3)])
-    intake.value("SELECT setval('intake.ticket_1', 1, false)")
+    intake.value("SELECT setval('intake.numbers_1', 1, false)")
     second = intake.claim_batch([(f"v{n}", None) for n in range(3)])
     assert sorted(answer.outcome for answer in second) == ["claimed", "claimed", "sold_out"]
     assert {answer.claim_id for answer in first} < set(intake.column("SELECT claim_id FROM intake.claimed_slots"))
@@ -56,7 +58,7 @@ def test_a_named_seat_leaves_the_free_list(intake: Intake) -> None:
     assert intake.reconcile() == []
 
 
-def test_i6_a_seat_given_back_before_its_ticket_came_is_free_once(intake: Intake) -> None:
+def test_i6_a_seat_given_back_before_the_sequence_reached_it_is_free_once(intake: Intake) -> None:
     intake.open(9)
     for slot_no in (2, 5, 8):
         seat = intake.value("SELECT resource_id::text FROM intake.slots WHERE slot_no = %s", slot_no)
@@ -71,9 +73,9 @@ def test_i6_a_seat_given_back_before_its_ticket_came_is_free_once(intake: Intake
     assert intake.claim("late").outcome == "sold_out"
 
 
-def test_i6_housekeeping_strikes_what_is_held_from_the_free_list(intake: Intake) -> None:
+def test_i6_housekeeping_drops_claimed_numbers_from_the_free_list(intake: Intake) -> None:
     intake.open(2).claim("ann")
-    # What is left when somebody who had the number in hand gives up just as another takes it.
+    # What is left when a claim that had locked the number is rolled back just as another takes it.
     intake.connection.execute("INSERT INTO intake.free_numbers SELECT pool_no, slot_no FROM intake.claimed_slots")
     intake.value("SELECT intake.housekeep(%s)", POOL)
     assert intake.reconcile() == []

@@ -1,15 +1,15 @@
-"""The machine's fans: claims of every kind, also in transactions that abort or stay open."""
+"""The machine's buyers: claims of every kind, also in transactions that abort or stay open."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.sql.intake import Answer
-from tests.sql.machine.base import Ground, requests, users
+from tests.sql.machine.base import PoolMachine, requests, users
 
 SLOW = "slow"
 
 
-class Fans(Ground):
+class Users(PoolMachine):
     """Claims."""
 
     @rule(user=users, request=requests)
@@ -65,7 +65,7 @@ class Fans(Ground):
         if expected in {"queued", "validated"}:
             expected = "releasing" if claim.reads else "released"
             if claim.reads:
-                self.model.recall(claim)
+                self.model.revoke(claim)
             else:
                 claim.place = "released"
         assert answer == expected, f"{answer}, not {expected}"

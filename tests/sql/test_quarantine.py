@@ -1,4 +1,4 @@
-"""Deliveries without an end: whoever ends its bridges is read alone, and then no more."""
+"""Unfinished deliveries: a message that stops its bridges is read alone, and then becomes a dead letter."""
 
 from typing import Any
 
@@ -42,9 +42,9 @@ def die_alone(queue: Intake, user: str, times: int) -> None:
         queue.expire_leases()
 
 
-def test_i2_after_three_deliveries_without_an_end_a_message_is_read_alone(queue: Intake) -> None:
+def test_i2_after_three_unfinished_deliveries_a_message_is_read_alone(queue: Intake) -> None:
     for n in range(3):
-        assert [m["headers"].get("unended", 0) for m in queue.read()] == [n] * 5
+        assert [m["headers"].get("unfinished", 0) for m in queue.read()] == [n] * 5
         assert queue.read_quarantined() == []
         queue.expire_leases()
     queue.claim("innocent")
@@ -56,7 +56,7 @@ def test_i2_after_three_deliveries_without_an_end_a_message_is_read_alone(queue:
     assert queue.rows("SELECT * FROM intake.quarantine") == queue.reconcile() == []
 
 
-def test_i2_only_what_a_message_does_alone_brings_it_to_the_dead_letters(queue: Intake) -> None:
+def test_i2_only_deliveries_alone_make_a_message_a_dead_letter(queue: Intake) -> None:
     quarantine_messages(queue)
     die_alone(queue, "u1", 2)
     assert [m["user_id"] for m in queue.read_quarantined()] == ["u1"], "its third chance"
@@ -65,13 +65,13 @@ def test_i2_only_what_a_message_does_alone_brings_it_to_the_dead_letters(queue: 
     assert [m["user_id"] for m in queue.read_quarantined()] == ["u2"]
     (letter,) = letters(queue)
     assert letter["user_id"] == "u1"
-    assert letter["reason"].startswith("it was read 3 times alone, and no bridge lived to the end of it")
+    assert letter["reason"].startswith("it was read alone 3 times, and each time its bridge stopped before the end")
     assert letter["reason"].endswith("then replay")
     assert queue.inventory() == (5, 5, 0), "it keeps its slot"
     assert queue.reconcile() == []
 
 
-def test_a_message_that_may_be_committed_dies_with_these_words(queue: Intake) -> None:
+def test_the_dead_letter_of_a_message_that_may_be_committed_says_so(queue: Intake) -> None:
     quarantine_messages(queue)
     queue.change("mark_committing", queue.read_quarantined())
     queue.expire_leases()
@@ -79,12 +79,12 @@ def test_a_message_that_may_be_committed_dies_with_these_words(queue: Intake) ->
     assert [m["user_id"] for m in queue.read_quarantined()] == ["u2"]
     (letter,) = letters(queue)
     assert letter["state"] == "committing"
-    assert letter["reason"].endswith("It may be committed: the target knows")
+    assert letter["reason"].endswith("It may be committed: ask the ledger")
     assert queue.reconcile() == []
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_message_that_was_given_back_is_counted_from_nought(queue: Intake, alone: bool) -> None:
+def test_deliveries_of_a_message_that_was_given_back_are_counted_from_zero(queue: Intake, alone: bool) -> None:
     if alone:
         quarantine_messages(queue)
         for _ in range(2):
@@ -100,7 +100,7 @@ def test_a_message_that_was_given_back_is_counted_from_nought(queue: Intake, alo
     assert queue.read_quarantined() == []
 
 
-def test_i9_who_still_has_a_message_in_hand_that_was_set_apart_changes_nothing(queue: Intake) -> None:
+def test_i9_a_worker_whose_message_was_quarantined_changes_nothing(queue: Intake) -> None:
     die(queue, 2)
     stale = queue.read()
     queue.expire_leases()
@@ -110,15 +110,15 @@ def test_i9_who_still_has_a_message_in_hand_that_was_set_apart_changes_nothing(q
 
 
 def test_a_release_is_the_end_of_a_delivery(queue: Intake) -> None:
-    """A fan who gives a claim up ends no bridge."""
+    """A released claim does not count as an unfinished delivery."""
     die(queue, 2)
     for message in queue.read():
         assert queue.release(message["claim_id"]) == "releasing"
-    assert [m["headers"]["unended"] for m in queue.read_releases()] == [2] * 5
+    assert [m["headers"]["unfinished"] for m in queue.read_releases()] == [2] * 5
     assert queue.read_quarantined() == []
 
 
-def test_a_void_that_no_bridge_lives_to_the_end_of_is_a_dead_letter_too(queue: Intake) -> None:
+def test_a_release_with_unfinished_deliveries_becomes_a_dead_letter_too(queue: Intake) -> None:
     for message in queue.read():
         queue.release(message["claim_id"])
     quarantine_messages(queue)
@@ -131,7 +131,7 @@ def test_a_void_that_no_bridge_lives_to_the_end_of_is_a_dead_letter_too(queue: I
     assert queue.reconcile() == []
 
 
-def test_a_replay_of_a_message_that_no_bridge_outlived_begins_anew(queue: Intake) -> None:
+def test_a_replayed_message_has_no_unfinished_deliveries(queue: Intake) -> None:
     quarantine_messages(queue)
     die_alone(queue, "u1", 3)
     while queue.read_quarantined():
@@ -150,7 +150,7 @@ def test_nothing_is_read_alone_while_the_pool_is_paused_or_for_another_pool(queu
     assert queue.read_quarantined() == []
 
 
-def test_what_is_read_alone_outlives_a_rebuild(queue: Intake) -> None:
+def test_quarantine_survives_a_rebuild(queue: Intake) -> None:
     quarantine_messages(queue)
     queue.seed()
     assert len([message for _ in range(6) for message in queue.read_quarantined()]) == 5
