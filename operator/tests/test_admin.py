@@ -333,7 +333,7 @@ def test_dead_letters_are_counted_by_reason_without_what_a_reason_quotes_of_its_
     lines = tables.dead_letters_by_reason(each.shown() for each in [*down, *refused]).splitlines()
     assert [line.split(maxsplit=3)[::3] for line in lines] == [
         ["COUNT", "REASON"],
-        ["3", "commit: seat <label> is not <user>'s"],
+        ["3", "commit: seat … is not …'s"],
         ["1", "validate: answers 500"],
         ["1", "validate: answers 502"],
     ]

@@ -9,14 +9,8 @@ from typing import Any, Final
 type Entry = dict[str, Any]
 """An item of the admin API, as JSON."""
 
-# What a reason may quote of its own claim. Shorter values are left alone: they could be a part of any word.
-_QUOTED: Final = {
-    "claimId": "<claim id>",
-    "resourceId": "<resource id>",
-    "requestId": "<request id>",
-    "userId": "<user>",
-    "label": "<label>",
-}
+# What a reason may quote of its own claim. Shorter values are left alone: they could be any word.
+_QUOTED: Final = ("claimId", "resourceId", "requestId", "userId", "label")
 _SHORTEST_QUOTE: Final = 4
 
 
@@ -47,12 +41,11 @@ def dead_letters_by_reason(items: Iterable[Entry]) -> str:
 
 
 def common_reason(item: Entry) -> str:
-    """The reason without what it quotes of this claim: refusals of the same kind then have the same text."""
+    """The reason with `…` for what it quotes of this claim: refusals of the same kind then have the same text."""
     reason = str(item["reason"] or "")
-    for key, placeholder in _QUOTED.items():
-        quoted = str(item.get(key) or "")
+    for quoted in (str(item[key] or "") for key in _QUOTED):
         if len(quoted) >= _SHORTEST_QUOTE:
-            reason = re.sub(rf"(?<!\w){re.escape(quoted)}(?!\w)", placeholder, reason)
+            reason = re.sub(rf"(?<!\w){re.escape(quoted)}(?!\w)", "…", reason)
     return reason
 
 
