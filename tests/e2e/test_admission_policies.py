@@ -221,7 +221,7 @@ def refusal(kube: Kube, kind: str, name: str, who: str) -> str:
 def assert_message_says_what_why_and_what_to_do(message: str, kind: str) -> None:
     """Check the text of a refusal."""
     assert re.search(rf"\b{kind} {GUARDED} [^.]* the sale drop\b", message, re.IGNORECASE)
-    assert "not all accounted for" in message
+    assert "not all settled" in message
     assert "delete the IntakeEvent drop: " in message
     assert "set the annotation intake-engine.io/abandon: drop on it" in message
 
