@@ -57,6 +57,7 @@ def make_letter() -> DeadLetter:
         pool_id="taylor-la-night-1",
         user_id="ann",
         slot_no=1,
+        label="A-1",
         resource_id=UUID(int=2),
         request_id="r1",
         claimed_at=OPENS,

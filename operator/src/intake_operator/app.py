@@ -1,6 +1,8 @@
 """Builds all parts and runs them; the only module that imports all the others."""
 
 import asyncio
+import logging
+from importlib.metadata import version
 from time import monotonic
 
 import kopf
@@ -8,8 +10,8 @@ import kopf
 from intake_operator import names, probes, watch
 from intake_operator.act import Actor
 from intake_operator.admin import server as admin
-from intake_operator.admin.access import Gatekeeper
-from intake_operator.admin.desk import Desk
+from intake_operator.admin.authorizer import Authorizer
+from intake_operator.admin.service import AdminService
 from intake_operator.children.bridge import BridgeImage, Installation
 from intake_operator.database import migrate
 from intake_operator.database.databases import Databases
@@ -25,6 +27,8 @@ from intake_operator.observe import Observer
 from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
+
+logger = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> None:
@@ -60,9 +64,10 @@ async def run(settings: Settings) -> None:
         drop=drop,
     )
     server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
-    desk = Desk(cluster, consistencies, settings.namespaces)
+    service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
-    counter = await admin.serve(admin.application(Gatekeeper(cluster), desk, queue.add), listen)
+    admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
+    logger.info("intake-operator %s started; %s", version("intake-operator"), settings.summary())
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
     try:
         await kopf.operator(
@@ -78,7 +83,7 @@ async def run(settings: Settings) -> None:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        await counter.cleanup()
+        await admin_server.cleanup()
         await consistencies.close()
         await databases.close_all()
         await cluster.close()

@@ -31,6 +31,16 @@ class Settings(BaseSettings):
     workers: int = 8
     """Passes that run at the same time."""
 
+    def summary(self) -> str:
+        """What this operator serves, and where it listens: for the first log line."""
+        admin = [f"on 127.0.0.1:{self.admin_port}"] if self.admin_port else []
+        if self.admin_tls_dir is not None and self.admin_tls_port:
+            admin.append(f"with TLS on port {self.admin_tls_port}")
+        return (
+            f"namespaces: {', '.join(self.namespaces) or 'all'}; bridge image: {self.bridge_image}; "
+            f"metrics and probes on port {self.http_port}; admin API {' and '.join(admin) or 'off'}"
+        )
+
     @field_validator("namespaces", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

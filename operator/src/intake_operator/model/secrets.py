@@ -34,20 +34,34 @@ def text(secret: Manifest, key: str) -> str:
 
 
 def key_flaw(key: str) -> str:
-    """Why the bridge refuses to character with these keys, one in each line; empty if it does not."""
-    for number, line in enumerate(re.split("\r\n|\n|\r", key), 1):
-        if character := _invisible(line.strip()):
-            return f"in line {number}, {character}, which cannot be seen: the receiver may know the key without it"
+    """Why the bridge refuses to sign with it; empty if it does not. Each line is a signing secret."""
+    for number, line in enumerate((each.strip() for each in re.split("\r\n|\n|\r", key)), 1):
+        if character := _invisible(line):
+            return f"line {number} has an invisible character: {character}; write the secret anew"
+        if line and not _is_signing_secret(line):
+            return (
+                f"line {number} is no signing secret: expected whsec_ and then 24 to 64 bytes in base64; "
+                "make one with: echo whsec_$(openssl rand -base64 32)"
+            )
     return ""
 
 
 def token_flaw(token: str) -> str:
-    """Why the bridge refuses to send this token; empty if it does not."""
+    """Why the bridge refuses to send it; empty if it does not."""
     if character := _invisible(token):
-        return f"{character}, which cannot be seen"
+        return f"it has an invisible character: {character}; write the token anew"
     if " " in token:
         return "it has a space in it; a token is one word, without Bearer before it"
     return "" if token.isascii() else "it has characters that a header cannot carry"
+
+
+def _is_signing_secret(line: str) -> bool:
+    """As Standard Webhooks has it, and the bridge's credentials.py."""
+    try:
+        secret = base64.b64decode(line.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return False
+    return line.startswith("whsec_") and len(secret) in range(24, 65)
 
 
 def _invisible(text: str) -> str:
