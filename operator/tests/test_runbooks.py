@@ -46,7 +46,7 @@ def test_a_runbook_has_a_reason() -> None:
 def test_the_concepts_name_every_problem_in_its_order() -> None:
     concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
     _, _, listed = concepts.partition("\nDegraded, the most fundamental first: ")
-    assert re.findall(r"`(\w+)`", listed.partition(". ")[0]) == [*map(str, Problem)]
+    assert re.findall(r"`(\w+)`", listed.partition("\n\n")[0]) == [*map(str, Problem)]
 
 
 @pytest.mark.parametrize(
