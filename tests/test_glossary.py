@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -143,7 +142,7 @@ def python_identifiers(text: str) -> Iterator[str]:
                 pass
 
 
-def properties(schema: Any) -> Iterator[str]:
+def properties(schema: object) -> Iterator[str]:
     """The names of all fields below a schema."""
     if isinstance(schema, dict):
         yield from schema.get("properties", {}) if isinstance(schema.get("properties"), dict) else ()
