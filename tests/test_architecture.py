@@ -219,7 +219,9 @@ def statements(path: Path) -> Iterator[str]:
 
 
 def files(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The paths of a text, each with the names that it is said to have: `path`: `name`, `name`."""
+    """The paths in its pictures, and those in its prose with the names that they have: `path`: `name`, `name`."""
+    for picture in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        yield from ((path, []) for path in re.findall(r"(?<![\w./])[\w/]+\.(?:py|sql)", picture))
     for path, names in re.findall(r"`([\w./-]+(?:\.(?:py|sql|md|yaml)|/))`(?:: ((?:`[^`]+`(?:, | and )?)+))?", text):
         yield path, re.findall(r"`([^`]+)`", names)
 
