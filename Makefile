@@ -11,8 +11,8 @@ VENV := .venv/bin
 CLUSTER := tests/cluster/cluster
 WITHIN := tests/cluster/within
 
-UNIT_TESTS := operator/tests bridge/tests bench tests --ignore=tests/e2e
-TYPED := operator/src bridge/src bench tests examples
+UNIT_TESTS := operator/tests bridge/tests shared/tests bench tests --ignore=tests/e2e
+TYPED := operator/src bridge/src shared/src bench tests examples
 # Added to every pytest command: make e2e PYTEST_FLAGS='-k deletion -x'
 PYTEST_FLAGS ?=
 
@@ -54,7 +54,7 @@ e2e: ## tests on a real cluster, made if there is none; CI=true takes it away ag
 
 .PHONY: bench-claims
 bench-claims: sync ## compare claims with what else there is, about 20 minutes, into docs/benchmarks.md; QUICK=1 only tries it out
-	@CACHE=$(CACHE) bench/setup
+	@CACHE=$(CACHE) bench/claims/setup
 	@CACHE=$(CACHE) $(VENV)/python -m bench.claims $(if $(QUICK),--quick)
 
 .PHONY: bench-bridge

@@ -1,1 +1,1 @@
-"""Benchmarks on a real PostgreSQL. See README.md."""
+"""Benchmarks and the soak: see README.md of this folder."""

@@ -223,19 +223,19 @@ class PostgresServer:
                 raise RuntimeError(f"{program} failed: {output.read().decode(errors='replace')}\n{log}")
 
 
-def install_intake(uri: str, patch: Patch | None = None) -> None:
+def install_intake(uri: str, patch: Patch | None = None, directory: Path = INTAKE_SQL) -> None:
     """Install pgmq and sql/intake as the operator does, then let the roles log in."""
     with psycopg.connect(uri) as connection:
         connection.execute(files("pgmq").joinpath("sql/pgmq.sql").read_text(encoding="utf-8").encode())
-    _apply(uri, INTAKE_SQL, patch)
+    _apply(uri, directory, patch)
     with psycopg.connect(uri) as connection:
         for role in ("claimer", "bridge", "monitor"):
             connection.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(role)))
 
 
-def install_ledger(uri: str, patch: Patch | None = None) -> None:
+def install_ledger(uri: str, patch: Patch | None = None, directory: Path = LEDGER_SQL) -> None:
     """Install sql/ledger, the reference contract of DB2, and let its writer log in."""
-    _apply(uri, LEDGER_SQL, patch)
+    _apply(uri, directory, patch)
     with psycopg.connect(uri) as connection:
         connection.execute("ALTER ROLE ledger_writer LOGIN")
 

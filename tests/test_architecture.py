@@ -30,7 +30,7 @@ STATEMENT = re.compile(
     r"|(CREATE|ALTER|DROP)\s+(TABLE|ROLE|FUNCTION|SCHEMA|EXTENSION|DATABASE)\s)"
 )
 SQL_MAY_STAND_IN = re.compile(
-    r"intake_operator\.(database|ledger|inventory|postgres)\.|intake_bridge\.adapters\.|intake_shared\."
+    r"intake_operator\.(database|ledger|inventory)\.|intake_bridge\.adapters\.|intake_shared\."
 )
 
 

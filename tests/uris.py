@@ -1,4 +1,4 @@
-"""The connection URIs on which bridge and operator must agree, which share no Python: tests/uris.tsv."""
+"""Connection URIs, and how they are read: tests/uris.tsv."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ SECRET: Final = ("S3", "cret", "tail")
 
 @dataclass(frozen=True)
 class Case:
-    """A URI, and either where it leads or why it is refused."""
+    """A URI, and either where it leads, as libpq reads it and for an event's namespace, or why it is refused."""
 
     uri: str
-    bridge: str
+    libpq: str
     operator: str
     refusal: str
 

@@ -46,7 +46,17 @@ class Clock:
 def message(number: int) -> Message:
     """One of many claims."""
     return Message(
-        POOL, number, 1, UUID(int=number), "fan", number, None, None, datetime.now(UTC), State.QUEUED, failures=0
+        pool_id=POOL,
+        msg_id=number,
+        read_ct=1,
+        claim_id=UUID(int=number),
+        user_id="fan",
+        slot_no=number,
+        resource_id=None,
+        request_id=None,
+        claimed_at=datetime.now(UTC),
+        state=State.QUEUED,
+        failures=0,
     )
 
 

@@ -165,7 +165,9 @@ async def test_a_claimer_cannot_lift_its_limit(sale: Scene, small: PostgresServe
                 await claimer.execute(statement)
 
 
-async def test_more_bridges_leave_claimers_less_at_once(sale: Scene, small: PostgresServer, databases: Databases) -> None:
+async def test_more_bridges_leave_claimers_less_at_once(
+    sale: Scene, small: PostgresServer, databases: Databases
+) -> None:
     before = await databases.observe(UID, POOL, host(small), "")
     assert before.connections
     await databases.keep_room(UID, 0)

@@ -5,7 +5,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
-from intake_bridge.adapters.postgres import connect
+from intake_shared.connections import connect
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from scene import Scene, Templates

@@ -28,9 +28,18 @@ class Clock:
 
 def claim(number: int, failures: int = 0) -> Message:
     """A message."""
-    moment = datetime(2026, 12, 1, tzinfo=UTC)
     return Message(
-        "drop", number, 1, UUID(int=number), f"user-{number}", number, None, None, moment, State.QUEUED, failures
+        pool_id="drop",
+        msg_id=number,
+        read_ct=1,
+        claim_id=UUID(int=number),
+        user_id=f"user-{number}",
+        slot_no=number,
+        resource_id=None,
+        request_id=None,
+        claimed_at=datetime(2026, 12, 1, tzinfo=UTC),
+        state=State.QUEUED,
+        failures=failures,
     )
 
 

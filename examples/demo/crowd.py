@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import PQGen
+from intake_shared.confirmed import ConfirmedConnection
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -50,31 +50,6 @@ class Fan:
     loses_connection: bool
 
 
-class Connection(psycopg.AsyncConnection[dict[str, Any]]):
-    """One that takes a cancelled wait for a synchronous standby as no answer: a failover would make it a false one.
-
-    The server warns (01000) that it has committed without the standby, and otherwise answers as if all were well.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._unconfirmed = False
-        self.add_notice_handler(self._notice)
-
-    async def wait[T](self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
-        """Every exchange with the server goes through here."""
-        result = await super().wait(gen, *args, **kwargs)
-        if self._unconfirmed:
-            await self.close()
-            raise psycopg.OperationalError("committed without the standby")
-        return result
-
-    def _notice(self, said: psycopg.errors.Diagnostic) -> None:
-        # Where it is said, because the words follow the server's language.
-        if said.sqlstate == "01000" and said.source_function == "SyncRepWaitForLSN":
-            self._unconfirmed = True
-
-
 class Crowd:
     """All fans, the connections they share, and the record."""
 
@@ -86,9 +61,9 @@ class Crowd:
         self._contradictions = 0
         self._unanswered = 0
         # A lost database is met by pressing again, so nobody waits long for a connection.
-        self._connections: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._connections: AsyncConnectionPool[ConfirmedConnection] = AsyncConnectionPool(
             uri,
-            connection_class=Connection,
+            connection_class=ConfirmedConnection,
             min_size=min(4, connections),
             max_size=connections,
             open=False,

@@ -1,6 +1,6 @@
 """`make demo`: one IntakeEvent from apply to gone, on a real cluster, in front of your eyes.
 
-It uses the stage of the end-to-end tests (tests/e2e/stage.py), and judges with their queries (tests/e2e/account.sql).
+It uses the helpers of the end-to-end tests (tests/e2e), and counts with their queries (tests/e2e/account.sql).
 The last line says what became of every claim that was acknowledged; the exit status is 0 only if none was lost or
 duplicated and the event is Completed.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from tests.e2e import account, stage
-from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, eventually
+from tests.e2e import account, crowd, events, release, services
+from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, await_rollout, eventually
 
 EVENT = "examples/taylor-drop.yaml"
 
@@ -28,7 +28,7 @@ LASTS_SECONDS = 65
 
 SEATS = 3000
 # More fans than seats, so that it sells out; at a rate at which that takes about half a minute.
-CROWD = stage.CrowdPlan(fans=3600, rate=100, connections=16)
+CROWD = crowd.Plan(fans=3600, rate=100, connections=16)
 # What the ledger can stand is less than what the crowd buys: the queue grows, calls bridges, and empties afterwards.
 COMMITS_PER_SECOND = 70
 
@@ -41,9 +41,9 @@ TABLE_SECONDS = 5.0
 def overlay(event: Object) -> dict[str, Any]:
     """What the demo changes in the event of examples/."""
     return {
-        "window": stage.window(OPENS_IN_SECONDS, LASTS_SECONDS),
+        "window": events.window(OPENS_IN_SECONDS, LASTS_SECONDS),
         "inventorySize": SEATS,
-        "validation": {"webhook": {"url": stage.VALIDATOR_URL}},
+        "validation": {"webhook": {"url": services.VALIDATOR_URL}},
         "commitTarget": {**event["spec"]["commitTarget"], "maxPerSecond": COMMITS_PER_SECOND},
         "bridge": {
             "minReplicas": 1,
@@ -109,9 +109,9 @@ def columns(table: str) -> dict[str, str]:
 def play(kube: Kube) -> tuple[account.Account, str]:
     """The whole sale in one namespace; the account and the last phase."""
     with step("a ledger database (examples/core-ledger.yaml) and a validation webhook (examples/validator.yaml)"):
-        stage.start_ledger(kube)
-        stage.start_validator(kube)
-        stage.await_rollout(kube, "statefulset/core-ledger", "deployment/validator")
+        services.start_ledger(kube)
+        services.start_validator(kube)
+        await_rollout(kube, "statefulset/core-ledger", "deployment/validator")
     with step("kubectl apply -f taylor-drop.yaml"):
         event = the_event()
         kube.apply(event)
@@ -119,18 +119,18 @@ def play(kube: Kube) -> tuple[account.Account, str]:
     with step(
         f"a crowd: {CROWD.fans} fans for {SEATS} seats, {CROWD.rate:.0f} a second once it opens; some press twice"
     ):
-        stage.start_crowd(kube, name, pool, CROWD)
+        crowd.start(kube, name, pool, CROWD)
     with step("kubectl get intakeevents, until Completed"):
         phase = show_until_over(kube, name)
     with step("what the fans were told, and what the ledger holds"):
-        answers = stage.crowd_record(kube, 60)
+        answers = crowd.answers(kube, 60)
         print(f"    answers: {dict(account.outcomes(answers))}")
         status = kube.get("intakeevent", name)["status"]
         dead = status.get("queue", {}).get("deadLetters", 0)
-        settled = account.settle(kube, pool, answers, dead)
+        settled = account.of_pool(kube, pool, answers, dead)
         committed, voided = account.ledger_counts(kube, pool)
         print(f"    acknowledged claims: {settled.acknowledged}; ledger rows: {committed} committed, {voided} voided")
-        print(f"    left of the event: the report, {len(stage.leftovers(kube, name))} other objects")
+        print(f"    left of the event: the report, {len(events.leftovers(kube, name))} other objects")
         for violation in account.violations(kube, pool, answers).splitlines():
             print(f"    broken promise: {violation}")
     return settled, phase
@@ -143,7 +143,7 @@ def clear_away(kube: Kube, *, uninstall: bool) -> None:
     eventually(lambda: not kube.items("intakeevents"), 60, "the event is deleted")
     kube.kubectl("delete", "namespace", kube.namespace, "--timeout=240s", timeout=280)
     if uninstall:
-        stage.remove_operator(kube)
+        release.remove(kube)
 
 
 def main() -> int:
@@ -154,10 +154,10 @@ def main() -> int:
     started = time.monotonic()
     cluster = Kube.connect()
     print(f"context {cluster.context}")
-    was_installed = stage.operator_installed(cluster)
+    was_installed = release.is_installed(cluster)
     with step("helm upgrade --install intake-engine charts/intake-engine"):
-        stage.install_operator(cluster)
-    kube = stage.create_namespace(cluster, f"intake-demo-{secrets.token_hex(2)}")
+        release.install(cluster)
+    kube = cluster.create_namespace(f"intake-demo-{secrets.token_hex(2)}")
     print(f"    namespace {kube.namespace}, in which Pod Security `restricted` is enforced")
     try:
         settled, phase = play(kube)

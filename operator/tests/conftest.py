@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 import pytest
-from given import CLOSES, INSTALLATION, OPENS, make_event, make_observed, make_pod, make_spec, make_status
+from given import CLOSES, INSTALLATION, OPENS, make_event, make_letter, make_observed, make_pod, make_spec, make_status
 from intake_operator.children.bridge import Installation
-from intake_operator.model.letters import DeadLetter
+from intake_operator.model.dead_letters import DeadLetter
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 
@@ -34,7 +33,7 @@ def observed() -> Make[Observed]:
 
 
 @pytest.fixture
-def engine_status() -> Make[dict[str, Any]]:
+def engine_status() -> Make[EngineStatus]:
     """Make what DB1 says of itself."""
     return make_status
 
@@ -66,5 +65,4 @@ def installation() -> Installation:
 @pytest.fixture
 def letter() -> DeadLetter:
     """A claim that gave up after it was validated."""
-    ids = UUID("0192f0c1-0000-7000-8000-000000000001"), UUID(int=2)
-    return DeadLetter(1, ids[0], "ann", 1, ids[1], "r1", "validated", 3, "gave up", "boom", OPENS, OPENS)
+    return make_letter()

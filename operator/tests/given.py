@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from intake_operator import names
 from intake_operator.children import access, database, kinship, protection
 from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.model.dead_letters import DeadLetter
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason
@@ -34,6 +37,25 @@ def make_spec(**changes: Any) -> IntakeEventSpec:
     return IntakeEventSpec.model_validate(spec | changes)
 
 
+def make_letter() -> DeadLetter:
+    """A claim that gave up after it was validated."""
+    return DeadLetter(
+        id=1,
+        claim_id=UUID("0192f0c1-0000-7000-8000-000000000001"),
+        pool_id="taylor-la-night-1",
+        user_id="ann",
+        slot_no=1,
+        resource_id=UUID(int=2),
+        request_id="r1",
+        claimed_at=OPENS,
+        state="validated",
+        failures=3,
+        reason="gave up",
+        last_error="boom",
+        dead_at=OPENS,
+    )
+
+
 def make_event(**changes: Any) -> Event:
     """An event that the operator has already put its finalizer on."""
     base = Event(
@@ -53,24 +75,26 @@ def make_event(**changes: Any) -> Event:
     return replace(base, **changes)
 
 
-def make_status(**changes: Any) -> dict[str, Any]:
-    """What intake.engine_status answers for a database in the middle of a sale."""
+def make_status(**changes: Any) -> EngineStatus:
+    """What intake.engine_status answers for a database in the middle of a sale, with changes (camelCase)."""
+    queue = {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0} | changes.pop("queue", {})
     status: dict[str, Any] = {
         "windowState": "open",
         "sealed": False,
         "ready": True,
-        "generation": 1,
         "inventory": {"size": 20_000, "available": 20_000, "reserved": 0, "consumed": 0},
-        "queue": {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0},
+        "queue": queue,
         "claims": 0,
         "committed": 0,
         "voided": 0,
         "released": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
+        "peakDepth": None,
+        "restored": None,
         "workers": [],
     }
-    return status | changes
+    return EngineStatus.model_validate(status | changes)
 
 
 def make_connections(**changes: int) -> Connections:

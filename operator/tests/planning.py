@@ -5,11 +5,23 @@ from datetime import timedelta
 from typing import Any
 
 from intake_operator.decide.steps import Apply, Plan
-from intake_operator.model.observed import LEDGER_AGREES, Observed, Proof
+from intake_operator.model.engine_status import EngineStatus
+from intake_operator.model.observed import Observed
+from intake_operator.model.proof import Account, DatabaseAccount, LedgerAnswer, Proof
 from intake_operator.reasons import ConditionType
 
 SECOND = timedelta(seconds=1)
-GOOD_PROOF = Proof(claims=11, committed=8, voided=2, released=1, queued=0, dead=0, violations=(), ledger=LEDGER_AGREES)
+
+
+def make_proof(ledger: LedgerAnswer = LedgerAnswer.AGREES, detail: str = "", **changes: int) -> Proof:
+    """A proof that holds: 11 claims, 8 committed, 2 voided, 1 released; with changes."""
+    counts = {"claims": 11, "committed": 8, "voided": 2, "released": 1, "queued": 0} | changes
+    ended = Account(counts["committed"], counts["voided"], slots=counts["committed"], digest=0)
+    account = DatabaseAccount(counts["claims"], counts["released"], counts["queued"], 0, ended, ())
+    return Proof(account, ledger, detail)
+
+
+GOOD_PROOF = make_proof()
 
 
 def kinds(decided: Plan) -> list[str]:
@@ -28,6 +40,6 @@ def drained(decided: Plan) -> str:
     return reason
 
 
-def with_status(observed: Observed, status: dict[str, Any]) -> Observed:
+def with_status(observed: Observed, status: EngineStatus | None) -> Observed:
     """The same observation with another word from DB1."""
     return replace(observed, database=replace(observed.database, status=status))

@@ -27,7 +27,7 @@ from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies
-from intake_operator.model.letters import DeadLetter, Evidence, Kept
+from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
 from psycopg import AsyncConnection
@@ -194,7 +194,7 @@ class TestVoidClaim:
             voider = await ledgers.voider(connection, "finalize_transaction")
             assert voider is not None
             assert await ledgers.voider(connection, "elsewhere.finalize_transaction") is None
-            payload = letter.payload("drop")
+            payload = letter.payload()
             assert await ledgers.void(connection, voider, payload) == "voided"
             assert await ledgers.void(connection, voider, payload | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):
@@ -214,7 +214,7 @@ class TestVoidClaim:
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
         decided = await Desk(Secrets(books.encode()), NEVER)._decide(event(), found, target_checked=False)
         refused = decided[1]
-        assert isinstance(refused, Kept)
+        assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
         assert isinstance(decided[2], Evidence)
         with psycopg.connect(books, autocommit=True) as owner:

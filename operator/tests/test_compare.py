@@ -4,15 +4,15 @@ from uuid import UUID
 
 import pytest
 from intake_operator.decide.compare import NAMED, Bits, Comparison
-from intake_operator.model.consistency import Placed, Sale
+from intake_operator.model.consistency import DatabaseClaim, Sale
 
 SOLD = "committed"
 
 
-def claim(number: int, state: str, **changes: object) -> Placed:
+def claim(number: int, state: str, **changes: object) -> DatabaseClaim:
     key = -number if state in {"voided", "released"} else number
     told = {"user_id": f"u{number}", "slot_no": number, "resource_id": UUID(int=number + 1000)} | changes
-    return Placed(key, UUID(int=number), state, **told)  # type: ignore[arg-type]
+    return DatabaseClaim(key, UUID(int=number), state, **told)  # type: ignore[arg-type]
 
 
 def sale(number: int, state: str = SOLD, **changes: object) -> Sale:
@@ -23,7 +23,7 @@ def sale(number: int, state: str = SOLD, **changes: object) -> Sale:
 
 
 def compared(
-    here: list[Placed], there: list[Sale], *, later: list[Placed] | None = None, voids: bool = True
+    here: list[DatabaseClaim], there: list[Sale], *, later: list[DatabaseClaim] | None = None, voids: bool = True
 ) -> Comparison:
     """`here` is DB1 when the comparison begins, `later` when it is asked about what the ledger has."""
     comparison = Comparison(voids=voids)
@@ -77,7 +77,7 @@ def test_a_claim_that_was_committed_after_its_page_was_read_is_no_mistake() -> N
         ([claim(1, SOLD), claim(2, SOLD)], [sale(1), sale(2, slot_nos=(2, 1))], "I1"),
     ],
 )
-def test_a_mistake_is_found_under_its_promise(here: list[Placed], there: list[Sale], promise: str) -> None:
+def test_a_mistake_is_found_under_its_promise(here: list[DatabaseClaim], there: list[Sale], promise: str) -> None:
     assert promise in {each.promise for each in compared(here, there).violations}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from intake_operator.decide.contract import ledger_ready
 from intake_operator.decide.health import Trouble
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Observed
 from intake_operator.reasons import LedgerReadyReason, Problem
 
@@ -15,9 +16,9 @@ type Make[T] = Callable[..., T]
 ALL = ["batch", "outcomes", "void"]
 
 
-def told(engine_status: Make[Any], *offers: list[str]) -> Observed:
+def told(engine_status: Make[EngineStatus], *offers: list[str]) -> Observed:
     """Bridges that have found this."""
-    workers = [{"worker": "w", "health": {"ledger": {"state": "ok", "offers": each}}} for each in offers]
+    workers = [{"batchSize": 100, "health": {"ledger": {"state": "ok", "offers": each}}} for each in offers]
     return replace(Observed(), database=DatabaseState(status=engine_status(workers=workers)))
 
 
@@ -32,7 +33,11 @@ def told(engine_status: Make[Any], *offers: list[str]) -> Observed:
     ],
 )
 def test_each_form_that_is_weaker_is_said(
-    spec: Make[Any], engine_status: Make[Any], offers: list[list[str]], reason: LedgerReadyReason, words: list[str]
+    spec: Make[Any],
+    engine_status: Make[EngineStatus],
+    offers: list[list[str]],
+    reason: LedgerReadyReason,
+    words: list[str],
 ) -> None:
     target = spec(commitTarget={"postgres": {"secretRef": {"name": "l"}, "function": "shop.finalize"}}).commit_target
     value, said, message = ledger_ready(target, told(engine_status, *offers), ())
@@ -40,7 +45,7 @@ def test_each_form_that_is_weaker_is_said(
     assert all(word in message for word in words)
 
 
-def test_a_webhook_is_weaker(spec: Make[Any], engine_status: Make[Any]) -> None:
+def test_a_webhook_is_weaker(spec: Make[Any], engine_status: Make[EngineStatus]) -> None:
     target = spec(commitTarget={"webhook": {"url": "https://c"}}).commit_target
     value, reason, message = ledger_ready(target, told(engine_status, ["outcomes"]), ())
     assert (value, reason) == (True, LedgerReadyReason.WEAKER)
@@ -48,7 +53,7 @@ def test_a_webhook_is_weaker(spec: Make[Any], engine_status: Make[Any]) -> None:
 
 
 def test_a_problem_of_the_ledger_is_its_reason_and_without_bridges_nothing_is_known(
-    spec: Make[Any], engine_status: Make[Any]
+    spec: Make[Any], engine_status: Make[EngineStatus]
 ) -> None:
     target = spec().commit_target
     down = (Trouble(Problem.VALIDATOR_DOWN, "other"), Trouble(Problem.LEDGER_DOWN, "gone"))

@@ -1,17 +1,15 @@
 """May a dead letter be discarded? By target and state; a claim that may have been committed never is by itself."""
 
-from datetime import UTC, datetime
-from uuid import UUID
+from dataclasses import replace
 
 import pytest
+from given import make_letter
 from intake_operator.decide.discard import CHECKED, Target, answered, discard
-from intake_operator.model.letters import DeadLetter, Evidence, Kept
-
-NOW = datetime(2026, 12, 1, 18, tzinfo=UTC)
+from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 
 
 def letter(state: str) -> DeadLetter:
-    return DeadLetter(1, UUID(int=1), "ann", 1, UUID(int=2), "r1", state, 3, "gave up", "boom", NOW, NOW)
+    return replace(make_letter(), state=state)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +27,7 @@ def test_a_target_without_void_claim_goes_by_the_mark_before_the_first_call(
     target: Target, state: str, *, free: bool
 ) -> None:
     by_itself = discard(letter(state), target, target_checked=False)
-    assert isinstance(by_itself, Evidence if free else Kept)
+    assert isinstance(by_itself, Evidence if free else Refusal)
     checked = discard(letter(state), target, target_checked=True)
     assert isinstance(checked, Evidence)
     assert (checked.words == CHECKED) is not free, "nobody's word is taken for what needs none"
@@ -44,7 +42,7 @@ def test_a_ledger_that_can_promise_is_always_asked(state: str, *, checked: bool)
 def test_only_voided_is_a_promise() -> None:
     assert isinstance(answered("voided"), Evidence)
     kept = {word: answered(word) for word in ("committed", "conflict", "duplicate", "", "VOIDED")}
-    assert {word: each.reason for word, each in kept.items() if isinstance(each, Kept)} == {
+    assert {word: each.reason for word, each in kept.items() if isinstance(each, Refusal)} == {
         "committed": "Committed",
         "conflict": "Conflict",
         "duplicate": "LedgerUnclear",

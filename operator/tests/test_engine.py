@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_bridge.domain.outcomes import SQLSTATES
-from intake_operator.database.databases import Databases
+from intake_operator.database.databases import Databases, Login
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.decide.scaling import LOOK_BACK
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import ledgers
-from intake_operator.ledger.ledgers import WHILE_BAD, WHILE_GOOD, Account, Ledgers
+from intake_operator.ledger.ledgers import WHILE_BAD, WHILE_GOOD, Ledgers
 from intake_operator.model.observed import Event, Manifest, Observed
+from intake_operator.model.proof import Account, DatabaseAccount
 from intake_operator.observe import Observer
 from intake_operator.reasons import Problem
 from psycopg import AsyncConnection
@@ -146,8 +146,8 @@ class TestEngines:
         assert (ready.ready, ready.sealed, ready.depth, ready.dead_letters) == (True, False, 0, 0)
         await databases.seal(UID, POOL, "test")
         assert (await databases.observe(UID, POOL, host, "")).sealed
-        counts, account, violations = await databases.account(UID, POOL)
-        assert (counts, account, violations) == ((0, 0, 0, 0), Account(committed=0, voided=0, slots=0, digest=0), ())
+        nothing = Account(committed=0, voided=0, slots=0, digest=0)
+        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, nothing, ())
 
     async def test_a_sealed_engine_is_still_throttled(self, databases: Databases, host: str) -> None:
         await databases.observe(UID, POOL, host, "")
@@ -190,7 +190,7 @@ class TestEngines:
     ) -> None:
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
-        await databases.set_logins(UID, {"claimer": ("s3cret", "fingerprint-1")})
+        await databases.set_logins(UID, {"claimer": Login("s3cret", "fingerprint-1")})
         assert (await databases.observe(UID, POOL, host, "")).logins["claimer"] == "fingerprint-1"
         with psycopg.connect(uri) as connection:
             row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'claimer'").fetchone()
@@ -227,7 +227,7 @@ class TestEngines:
     ) -> None:
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
-        secret = {"claimer": ("s3cret", "fingerprint-1"), "bridge": ("s3cret", "fingerprint-2")}
+        secret = {"claimer": Login("s3cret", "fingerprint-1"), "bridge": Login("s3cret", "fingerprint-2")}
         await databases.set_logins(UID, secret)
         async with await AsyncConnection.connect(server.uri("intake", "claimer"), autocommit=True) as claimer:
             await claimer.execute(f"ALTER ROLE claimer {password}".encode())
@@ -357,10 +357,6 @@ class TestLedger:
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
         assert await ledgers.account(server.uri(), POOL) is None
-
-
-def test_an_error_speaks_of_the_claim_or_of_the_ledger_as_for_the_bridge() -> None:
-    assert {known[:2] for known in SQLSTATES if known} == set(ledgers.OF_THE_LEDGER)
 
 
 @pytest.mark.parametrize(

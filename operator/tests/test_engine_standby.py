@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from intake_operator.postgres.connection import to_database
+from intake_operator.database.connection import to_database
 
 from tests.standby import Pair
 

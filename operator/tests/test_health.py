@@ -9,6 +9,7 @@ import pytest
 from given import make_connections
 from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, problems
 from intake_operator.decide.stage import Stage
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed
 from intake_operator.reasons import Problem
 
@@ -52,13 +53,13 @@ def test_a_slow_start_is_told_only_when_it_is_slow(
 
 
 @pytest.mark.parametrize(
-    ("workers", "told"), [([], [Problem.PODS_NOT_STARTING]), ([{"worker": "w", "generation": 1, "batchSize": 100}], [])]
+    ("workers", "told"), [([], [Problem.PODS_NOT_STARTING]), ([{"batchSize": 100, "health": {}}], [])]
 )
 def test_a_bridge_that_runs_and_never_reaches_db1_is_told(
     event: Make[Event],
     observed: Make[Observed],
     pod: Make[Manifest],
-    engine_status: Make[dict[str, Any]],
+    engine_status: Make[EngineStatus],
     opens: datetime,
     workers: list[dict[str, Any]],
     told: list[Problem],
@@ -87,7 +88,7 @@ def test_a_service_gets_a_moment_before_db1_is_called_unreachable(
 def test_a_bridge_s_word_on_the_ledger_beats_the_operator_s(
     event: Make[Event],
     observed: Make[Observed],
-    engine_status: Make[dict[str, Any]],
+    engine_status: Make[EngineStatus],
     opens: datetime,
     bridge: dict[str, Any],
     told: list[Problem],
@@ -103,7 +104,7 @@ def test_a_bridge_s_word_on_the_ledger_beats_the_operator_s(
 
 
 def test_targets_that_bridges_report_down_and_dead_letters_in_the_order_of_their_weight(
-    event: Make[Event], observed: Make[Observed], engine_status: Make[dict[str, Any]], opens: datetime
+    event: Make[Event], observed: Make[Observed], engine_status: Make[EngineStatus], opens: datetime
 ) -> None:
     health = {"validator": {"state": "down", "error": "HTTP 500"}, "ledger": {"state": "down", "error": "refused"}}
     status = engine_status(

@@ -12,6 +12,7 @@ from intake_operator.children.bridge import Installation
 from intake_operator.children.bridge import deployment as bridge_deployment
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Apply, Delete, ScaleBridges, Seal, Unguard
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed
 from planning import with_status
 
@@ -24,7 +25,7 @@ ANCHOR = ("NetworkPolicy", "taylor-drop-db")
 def test_i11_everything_stays_guarded_while_claims_are_unsettled(
     event: Make[Event],
     observed: Make[Observed],
-    engine_status: Make[dict[str, Any]],
+    engine_status: Make[EngineStatus],
     installation: Installation,
     opens: datetime,
     closes: datetime,

@@ -16,9 +16,10 @@ from intake_operator.database.recovery import Restored, recover
 from intake_operator.inventory.table import Table
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies, Sides
+from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.inventory import InventoryError
-from intake_operator.model.letters import DeadLetter
 from intake_operator.model.observed import Event
+from intake_operator.model.proof import Account
 from intake_operator.reasons import ConsistencyReason, Problem
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
@@ -90,7 +91,7 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
     async with db1(server, *users) as (database, messages):
         await settle(database, uri, messages)
         found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (POOL,))
-        ours = ledgers.Account(*(await found.fetchone() or ()))
+        ours = Account(*(await found.fetchone() or ()))
         assert (ours.committed, ours.voided) == (len(case.holds), 1)
         assert await ledgers.account(uri, POOL) == ours
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
@@ -115,14 +116,15 @@ async def test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another(
         voider = await ledgers.voider(connection, "finalize_transaction")
         assert voider is not None
         for user in case.lacks:
-            payload = replace(letter, user_id=user).payload(POOL)
+            payload = replace(letter, pool_id=POOL, user_id=user).payload()
             (told,) = await asyncio.gather(ledgers.void(connection, voider, payload), return_exceptions=True)
             assert isinstance(told, psycopg.Error)
             assert ledgers.of_the_claim(told), "the others are given up all the same"
             assert f"encoding {encoding}" in str(told)
             assert "UTF8" in str(told)
-        assert await ledgers.void(connection, voider, replace(letter, user_id=case.holds[0]).payload(POOL)) == "voided"
-    assert await ledgers.account(uri, POOL) != ledgers.Account(0, 0, 0, 0)
+        payload = replace(letter, pool_id=POOL, user_id=case.holds[0]).payload()
+        assert await ledgers.void(connection, voider, payload) == "voided"
+    assert await ledgers.account(uri, POOL) != Account(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.encoding)

@@ -8,6 +8,7 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.compare import read_sales
 from intake_operator.ledger.ledgers import AmbiguousError, Ledgers
 from intake_operator.model.observed import Event, LedgerState
+from intake_operator.model.proof import Account
 from intake_operator.pools import Pools
 from intake_operator.reasons import PoolReason, Problem
 from psycopg import AsyncConnection
@@ -151,7 +152,7 @@ async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, u
         "CREATE FUNCTION ledger_proof(p text, OUT committed int, OUT voided smallint, OUT slots numeric,"
         " OUT digest numeric) LANGUAGE sql AS $$ SELECT 1, 0::smallint, 1.0, -5::numeric $$"
     )
-    assert await ledgers.account(uri, POOL) == ledgers.Account(1, 0, 1, -5)
+    assert await ledgers.account(uri, POOL) == Account(1, 0, 1, -5)
 
 
 async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnection) -> None:

@@ -12,6 +12,7 @@ from intake_operator.children.bridge import Installation
 from intake_operator.decide import memory
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Recover, ScaleBridges
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Event, InventoryState, Manifest, Observed, PoolCheck
 from intake_operator.reasons import ConditionType, DrainReason, Phase, PoolReason, Problem
 from planning import condition, drained, kinds, with_status
@@ -22,7 +23,7 @@ KNOWN = {"database": {"systemIdentifier": "7251"}}
 ASKED = {names.RECOVER_ANNOTATION: "taylor-drop"}
 
 
-def empty(seen: Observed, status: dict[str, Any] | None = None) -> Observed:
+def empty(seen: Observed, status: EngineStatus | None = None) -> Observed:
     """The same event with a new, empty DB1."""
     database = DatabaseState(reachable=True, identity="9999", migrated=status is not None, status=status, logins={})
     return replace(seen, database=database)
@@ -125,7 +126,7 @@ class TestRecovery:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -141,7 +142,7 @@ class TestRecovery:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         pod: Make[Manifest],
         installation: Installation,
         opens: datetime,
@@ -163,7 +164,7 @@ class TestRecovery:
         event: Make[Event],
         spec: Make[Any],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -179,7 +180,7 @@ class TestRecovery:
         event: Make[Event],
         spec: Make[Any],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -193,7 +194,7 @@ class TestRecovery:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -217,7 +218,7 @@ class TestRecovery:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
     ) -> None:

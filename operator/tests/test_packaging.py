@@ -16,12 +16,12 @@ def test_operator_is_the_standard_library_s() -> None:
 
 def test_no_package_or_module_takes_its_name() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists()
-    sources = (ROOT / folder for folder in ("operator", "bridge", "tests", "examples", "bench"))
+    sources = (ROOT / folder for folder in ("operator", "bridge", "shared", "tests", "examples", "bench"))
     assert [path for folder in sources for path in folder.rglob("operator.py")] == []
 
 
 def test_what_builds_the_packages_is_of_one_version() -> None:
-    for project in ("operator", "bridge"):
+    for project in ("operator", "bridge", "shared"):
         content = tomllib.loads((ROOT / project / "pyproject.toml").read_text(encoding="utf-8"))
         # uv.lock has what is installed, not what builds it: an image made tomorrow would be made by another one.
         assert all("==" in requirement for requirement in content["build-system"]["requires"]), project

@@ -1,6 +1,6 @@
 """What is done next, from the first look at an event until its window closes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from intake_operator.decide.steps import (
     SetLogins,
     Stock,
 )
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Event, InventoryState, Manifest, Observed
 from intake_operator.reasons import ConditionType, IntakeReason, Phase, Problem
 from planning import SECOND, condition, kinds, with_status
@@ -123,7 +124,7 @@ class TestProvisioning:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -157,7 +158,7 @@ class TestOwnInventory:
     WANTED: ClassVar = {"inventory": {"configMapRef": {"name": "seats"}}}
 
     @staticmethod
-    def stocked(observed: Observed, rows: int, status: Mapping[str, Any] | None) -> Observed:
+    def stocked(observed: Observed, rows: int, status: EngineStatus | None) -> Observed:
         """DB1 has so many of the user's rows."""
         return replace(observed, database=replace(observed.database, stocked=rows, status=status))
 
@@ -171,7 +172,7 @@ class TestOwnInventory:
         event: Make[Event],
         spec: Make[Any],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -189,7 +190,7 @@ class TestOwnInventory:
         event: Make[Event],
         spec: Make[Any],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -212,7 +213,7 @@ class TestOwnInventory:
         event: Make[Event],
         spec: Make[Any],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -261,7 +262,7 @@ class TestServing:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:

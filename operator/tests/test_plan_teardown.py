@@ -24,9 +24,11 @@ from intake_operator.decide.steps import (
     StopDatabase,
     Unguard,
 )
-from intake_operator.model.observed import LEDGER_AGREES, DatabaseState, Event, Manifest, Observed
+from intake_operator.model.engine_status import EngineStatus
+from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed
+from intake_operator.model.proof import LedgerAnswer
 from intake_operator.reasons import ConditionType, DrainReason, IntakeReason, Phase, Problem
-from planning import GOOD_PROOF, condition, drained, kinds, with_status
+from planning import GOOD_PROOF, condition, drained, kinds, make_proof, with_status
 
 type Make[T] = Callable[..., T]
 
@@ -36,7 +38,7 @@ class TestDrain:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
     ) -> None:
@@ -51,7 +53,7 @@ class TestDrain:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         opens: datetime,
     ) -> None:
@@ -70,7 +72,7 @@ class TestDrain:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
     ) -> None:
@@ -84,7 +86,7 @@ class TestDrain:
         assert drained(plan(e, sealed(0, 1), installation, closes)) == DrainReason.DEAD_LETTERS_BLOCK
         assert drained(plan(e, sealed(0, 0), installation, closes)) == DrainReason.VERIFYING
         for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}):
-            bad = replace(sealed(0, 0), proof=replace(GOOD_PROOF, **one_less))
+            bad = replace(sealed(0, 0), proof=make_proof(**one_less))
             assert drained(plan(e, bad, installation, closes)) == DrainReason.PROOF_FAILED
         good = plan(e, replace(sealed(0, 0), proof=GOOD_PROOF), installation, closes)
         assert kinds(good) == ["ConfigMap"]
@@ -97,7 +99,7 @@ class TestDrain:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
     ) -> None:
@@ -139,7 +141,7 @@ class TestDrain:
 
 def released(event: Event) -> Event:
     """An event whose status has the final account."""
-    told = {"verified": True, "ledgerVerified": LEDGER_AGREES, "writtenAt": "2026-12-01T20:00:05+00:00"}
+    told = {"verified": True, "ledgerVerified": LedgerAnswer.AGREES, "writtenAt": "2026-12-01T20:00:05+00:00"}
     ends = {"claims": 11, "committed": 8, "voided": 2, "released": 1}
     return replace(event, status={"report": told | ends})
 
@@ -272,7 +274,7 @@ class TestRelease:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
     ) -> None:
@@ -311,7 +313,7 @@ class TestKept:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
     ) -> None:
@@ -355,7 +357,7 @@ class TestAbandoned:
         self,
         event: Make[Event],
         observed: Make[Observed],
-        engine_status: Make[dict[str, Any]],
+        engine_status: Make[EngineStatus],
         installation: Installation,
         closes: datetime,
         reachable: bool,
@@ -450,7 +452,7 @@ class TestNamespace:
 def test_i2_nothing_is_removed_without_proof_once_claims_were_possible(
     event: Make[Event],
     observed: Make[Observed],
-    engine_status: Make[dict[str, Any]],
+    engine_status: Make[EngineStatus],
     installation: Installation,
     opens: datetime,
     hours: int,
@@ -465,7 +467,7 @@ def test_i2_nothing_is_removed_without_proof_once_claims_were_possible(
     ]
     for database in databases:
         for deleted_at in (None, opens):
-            for proof in (None, replace(GOOD_PROOF, ledger="the ledger differs"), replace(GOOD_PROOF, queued=1)):
+            for proof in (None, make_proof(ledger=LedgerAnswer.DIFFERS), make_proof(queued=1)):
                 e = event(deleted_at=deleted_at)
                 seen = replace(observed(e), database=database, proof=proof)
                 decided = plan(e, seen, installation, opens + timedelta(hours=hours))

@@ -9,7 +9,8 @@ import pytest
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.ledger.proof import REST, WHILE_BAD, Proofs
-from intake_operator.model.observed import LEDGER_AGREES, Event, Observed, Proof
+from intake_operator.model.observed import Event, Observed
+from intake_operator.model.proof import LedgerAnswer, Proof
 
 from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
 
@@ -43,7 +44,7 @@ class Drained:
 
     async def agrees(self) -> bool:
         proof, _ = await self.prove()
-        return proof is not None and proof.ledger == LEDGER_AGREES and not proof.failures
+        return proof is not None and proof.ledger is LedgerAnswer.AGREES and not proof.failures
 
     def mend(self) -> None:
         """The ledger gets the claim that it lacks."""
@@ -84,7 +85,7 @@ async def drained(server: PostgresServer, event: Callable[..., Event]) -> AsyncI
 async def test_what_does_not_add_up_is_proven_again_after_a_while(drained: Drained) -> None:
     proof, error = await drained.prove()
     assert proof is not None
-    assert (proof.claims, proof.committed, error) == (1, 1, "")
+    assert (proof.account.claims, proof.account.ended.committed, error) == (1, 1, "")
     assert proof.failures == (
         "the ledger has 0 committed, 0 voided; the database 1 and 0; the ledger has sold 0 slots, the database 1;"
         " the claims are not the same ones",

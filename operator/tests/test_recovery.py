@@ -107,8 +107,9 @@ async def test_all_that_the_ledger_has_is_back(lost: Lost, monkeypatch: pytest.M
     monkeypatch.setattr(reading, "LEDGER_PAGE", page)
     assert await lost.recover() == SOLD
     await lost.databases.seed(UID, POOL)
-    _, account, violations = await lost.databases.account(UID, POOL)
-    assert (account.committed, account.voided, account.slots, violations) == (7, 2, 7, ())
+    account = await lost.databases.account(UID, POOL)
+    ended = account.ended
+    assert (ended.committed, ended.voided, ended.slots, account.violations) == (7, 2, 7, ())
     restored = await lost.value("SELECT intake.engine_status(%s) -> 'restored'", POOL)
     assert (restored["committed"], restored["voided"]) == (7, 2)
     assert await lost.value("SELECT outcome FROM intake.claim_resource(%s, 'u1', 'r1')", POOL) == "replayed"

@@ -14,6 +14,7 @@ from intake_operator.children.bridge import deployment as bridge_deployment
 from intake_operator.decide.plan import plan
 from intake_operator.decide.scaling import COOLDOWN, LOOK_BACK
 from intake_operator.decide.steps import Plan, ScaleBridges
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 from planning import GOOD_PROOF, SECOND, with_status
@@ -28,7 +29,7 @@ class Bridges:
     event: Event
     observed: Observed
     installation: Installation
-    engine_status: Make[dict[str, Any]]
+    engine_status: Make[EngineStatus]
     written: Manifest = field(default_factory=dict)
 
     async def apply(self, manifest: Manifest, field_manager: str, **_: str) -> Manifest:
@@ -71,7 +72,7 @@ def bridges(
     event: Make[Event],
     spec: Make[IntakeEventSpec],
     observed: Make[Observed],
-    engine_status: Make[dict[str, Any]],
+    engine_status: Make[EngineStatus],
     installation: Installation,
 ) -> Bridges:
     """None yet; at most eight, one for a thousand."""
@@ -115,7 +116,7 @@ async def test_the_end_of_a_sale_waits_for_no_bridge_that_rests(bridges: Bridges
     decided = await bridges.once(drained, closes + 5 * SECOND)
     assert bridges.replicas == 8
     assert decided.after is not None
-    assert decided.after["report"]["committed"] == GOOD_PROOF.committed
+    assert decided.after["report"]["committed"] == GOOD_PROOF.account.ended.committed
     bridges.event = replace(bridges.event, status=decided.after)
     await bridges.once(drained, closes + 6 * SECOND)
     assert bridges.replicas == 0

@@ -15,7 +15,7 @@ from intake_operator.inventory.table import Table
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.ledger.ledgers import Ledgers
-from intake_operator.model.letters import DeadLetter
+from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.observed import Event, LedgerState
 from psycopg.types.json import Jsonb
 
@@ -137,7 +137,7 @@ async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, lett
                 async with ledgers.visit(server.uri("books"), "tickets") as connection:
                     voider = await ledgers.voider(connection, "finalize_transaction")
                     assert voider is not None
-                    payload = replace(letter, claim_id=_id(number)).payload("other")
+                    payload = replace(letter, pool_id="other", claim_id=_id(number)).payload()
                     assert await ledgers.void(connection, voider, payload) == "voided"
                 lift(owner, "books")
         finally:

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -13,11 +13,13 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.ledgers import LOOK_TIMEOUT, Ledgers
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import LedgerState
-from intake_operator.postgres import uris
-from intake_operator.postgres.errors import brief
+from intake_operator.model.proof import Account
 from intake_operator.reasons import Problem
+from intake_shared import uris
+from intake_shared.redaction import one_line
 
-from tests.postgres import REPOSITORY, PostgresServer, install_ledger
+from tests.frozen import frozen_hosts
+from tests.postgres import PostgresServer, install_ledger
 from tests.uris import READ, REFUSED, SECRET, Case, places
 
 
@@ -42,16 +44,12 @@ def place(server: PostgresServer) -> str:
 
 @pytest.fixture
 def frozen() -> Iterator[list[str]]:
-    """Two hosts that let in and never answer, as a stopped process does; one of them speaks IPv6."""
-    with ExitStack() as stack:
-        six = stack.enter_context(closing(socket.create_server(("::1", 0), family=socket.AF_INET6)))
-        four = stack.enter_context(closing(socket.create_server(("127.0.0.2", 0))))
-        yield [f"[::1]:{six.getsockname()[1]}", f"127.0.0.2:{four.getsockname()[1]}"]
+    with frozen_hosts() as hosts:
+        yield hosts
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.uri)
 def test_a_uri_leads_where_the_table_says(case: Case) -> None:
-    assert places(uris.read(case.uri)) == case.bridge
     assert places(uris.read(ledgers.from_elsewhere(case.uri, "tickets"))) == case.operator
 
 
@@ -60,7 +58,7 @@ async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case)
     try:
         refusal = ledgers.from_elsewhere(case.uri, "tickets")
     except psycopg.ProgrammingError as error:
-        refusal = brief(error)
+        refusal = one_line(error)
     assert case.refusal in refusal
     with pytest.raises(InventoryError) as table:
         await Table(case.uri, "tickets", "seats").count(1)
@@ -72,17 +70,10 @@ async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case)
     assert ledgers.key(case.uri, "tickets", "f") is None
 
 
-def test_bridge_and_operator_read_by_the_same_rules() -> None:
-    """They share no Python, so it is written twice: but for the first line the two are one."""
-    packages = ("bridge/src/intake_bridge/adapters", "operator/src/intake_operator/postgres")
-    one, other = (REPOSITORY.joinpath(each, "uris.py").read_text(encoding="utf-8") for each in packages)
-    assert one.partition("\n")[2] == other.partition("\n")[2]
-
-
 async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
     uri = f"postgresql://postgres@{place}/postgres"
     assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == ledgers.Account(0, 0, 0, 0)
+    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == Account(0, 0, 0, 0)
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 

@@ -12,16 +12,12 @@ from intake_operator.decide.plan import plan
 from intake_operator.decide.stage import Stage
 from intake_operator.decide.status import Facts
 from intake_operator.model.consistency import Verdict, Violation
-from intake_operator.model.observed import (
-    LEDGER_AGREES,
-    LEDGER_SILENT,
-    LEDGER_UNASKED,
-    Event,
-    Observed,
-    Proof,
-)
+from intake_operator.model.engine_status import EngineStatus
+from intake_operator.model.observed import Event, Observed
+from intake_operator.model.proof import LedgerAnswer, Proof
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import ConsistencyReason
+from planning import make_proof
 
 WELL = Verdict(True, ConsistencyReason.LEDGER_AGREES, "all is well")
 MISSING = Violation("I2", "claim 7 of slot 7 is committed here, and not in the ledger")
@@ -29,38 +25,41 @@ WRONG = Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, str(MISSING), (MIS
 DIFFERENT = "the ledger has 4 committed, 0 voided; the database 5 and 0"
 
 
-def proof(ledger: str) -> Proof:
-    return Proof(5, 5, 0, 0, 0, 0, (), ledger)
+def proof(answer: LedgerAnswer) -> Proof:
+    details = {LedgerAnswer.DIFFERS: DIFFERENT, LedgerAnswer.NOT_ASKED: "the ledger cannot be asked: gone"}
+    return make_proof(answer, details.get(answer, ""), claims=5, committed=5, voided=0, released=0)
 
 
 @pytest.mark.parametrize(
-    ("word", "known", "said"),
+    ("answer", "known", "said"),
     [
         (None, None, (None, ConsistencyReason.NOT_COMPARED)),
         (None, WELL, (True, ConsistencyReason.LEDGER_AGREES)),
         (None, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
-        (LEDGER_AGREES, None, (True, ConsistencyReason.LEDGER_AGREES)),
-        (LEDGER_AGREES, WRONG, (True, ConsistencyReason.LEDGER_AGREES)),
-        (LEDGER_SILENT, None, (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)),
-        (LEDGER_SILENT, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
-        (f"{LEDGER_UNASKED}: gone", WELL, (None, ConsistencyReason.COMPARISON_FAILED)),
-        (DIFFERENT, None, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
-        (DIFFERENT, WELL, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
-        (DIFFERENT, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (LedgerAnswer.AGREES, None, (True, ConsistencyReason.LEDGER_AGREES)),
+        (LedgerAnswer.AGREES, WRONG, (True, ConsistencyReason.LEDGER_AGREES)),
+        (LedgerAnswer.NO_PROOF, None, (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)),
+        (LedgerAnswer.NO_PROOF, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (LedgerAnswer.NOT_ASKED, WELL, (None, ConsistencyReason.COMPARISON_FAILED)),
+        (LedgerAnswer.DIFFERS, None, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (LedgerAnswer.DIFFERS, WELL, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
+        (LedgerAnswer.DIFFERS, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
     ],
 )
 def test_the_newest_word_counts(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
-    word: str | None,
+    answer: LedgerAnswer | None,
     known: Verdict | None,
     said: tuple[bool | None, ConsistencyReason],
 ) -> None:
     made = event()
-    seen = observed(made, proof=proof(word) if word else None, consistency=known)
+    seen = observed(made, proof=proof(answer) if answer else None, consistency=known)
     found = verdict(made, seen, Stage.DRAIN)
     assert (found.agrees, found.reason) == said
-    assert not (word == DIFFERENT and known is WRONG) or found.violations, "the claims are named once they are known"
+    assert not (answer is LedgerAnswer.DIFFERS and known is WRONG) or found.violations, (
+        "the claims are named once they are known"
+    )
 
 
 def test_a_webhook_cannot_be_asked(
@@ -73,8 +72,8 @@ def test_a_webhook_cannot_be_asked(
 @pytest.mark.parametrize(
     ("last", "said"),
     [
-        (proof(LEDGER_AGREES), (True, ConsistencyReason.LEDGER_AGREES)),
-        (proof(LEDGER_SILENT), (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)),
+        (proof(LedgerAnswer.AGREES), (True, ConsistencyReason.LEDGER_AGREES)),
+        (proof(LedgerAnswer.NO_PROOF), (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)),
         (None, (None, ConsistencyReason.NOT_COMPARED)),
     ],
 )
@@ -88,19 +87,19 @@ def test_after_the_end_the_report_knows(
     made = event()
     facts = Facts(made, observed(made, proof=last), Stage.DRAIN, closes)
     final = account.proven(facts) if last else account.abandoned(facts)
-    found = verdict(replace(made, status={"report": final.told()}), observed(made), Stage.RELEASE)
+    found = verdict(replace(made, status={"report": final.as_status()}), observed(made), Stage.RELEASE)
     assert (found.agrees, found.reason) == said
 
 
 def test_a_contradiction_degrades_and_is_named_where_the_proof_fails(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
-    engine_status: Callable[..., dict[str, object]],
+    engine_status: Callable[..., EngineStatus],
     installation: Installation,
     closes: datetime,
 ) -> None:
     made = event()
-    seen = observed(made, proof=proof(DIFFERENT), consistency=WRONG)
+    seen = observed(made, proof=proof(LedgerAnswer.DIFFERS), consistency=WRONG)
     sealed = engine_status(sealed=True, windowState="closed", claims=5, committed=5)
     seen = replace(seen, database=replace(seen.database, status=sealed))
     said = {c["type"]: c for c in plan(made, seen, installation, closes).status["conditions"]}

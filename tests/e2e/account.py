@@ -1,4 +1,4 @@
-"""The account of a sale: the crowd's own record of answers against the ledger's rows, by the queries of account.sql."""
+"""The account of a sale: the answers that the crowd recorded, compared with the rows of the ledger by account.sql."""
 
 import json
 from collections import Counter
@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e import stage
+from tests.e2e import sql
 from tests.e2e.kube import Kube
 
 QUERIES = Path(__file__).with_name("account.sql")
 
 type Answers = Sequence[Mapping[str, object]]
 type Psql = Callable[[str], str]
-"""Runs a script of SQL in the ledger with psql; fields separated by `|`."""
+"""Runs an SQL script in the ledger with psql; fields separated by `|`."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Acknowledged claims, and what became of them."""
+    """Acknowledged claims, and how many of them were settled in each way."""
 
     acknowledged: int
     committed: int
@@ -29,7 +29,7 @@ class Account:
 
     @property
     def lost(self) -> int:
-        """Claims that somebody was told of and that have no end anywhere."""
+        """Acknowledged claims that were not settled and are no dead letters."""
         return self.acknowledged - self.committed - self.voided - self.released - self.dead
 
     def line(self) -> str:
@@ -40,41 +40,41 @@ class Account:
         )
 
 
-def settle(kube: Kube, pool: str, answers: Answers, dead: int = 0) -> Account:
-    """The account of a pool. `dead` counts its dead letters: only DB1 knows of them."""
-    return settle_with(_psql(kube), pool, answers, dead)
+def of_pool(kube: Kube, pool: str, answers: Answers, dead: int = 0) -> Account:
+    """The account of a pool. `dead` is the number of its dead letters, which only DB1 has."""
+    return of_pool_with(_psql(kube), pool, answers, dead)
 
 
 def violations(kube: Kube, pool: str, answers: Answers) -> str:
-    """I1 to I4 and I7 for the claims that were acknowledged; empty, or a line for each broken promise."""
+    """I1 to I4 and I7 for the acknowledged claims: a line for each violation, or nothing."""
     return violations_with(_psql(kube), pool, answers)
 
 
-def settle_with(psql: Psql, pool: str, answers: Answers, dead: int = 0) -> Account:
-    """`settle`, for a ledger that is reached in another way."""
+def of_pool_with(psql: Psql, pool: str, answers: Answers, dead: int = 0) -> Account:
+    """`of_pool` for any way to run psql in the ledger."""
     query = "SELECT acknowledged, committed, voided, released, duplicated FROM settlement;"
     acknowledged, committed, voided, released, duplicated = map(int, psql(_script(pool, answers, query)).split("|"))
     return Account(acknowledged, committed, voided, released, dead, duplicated)
 
 
 def violations_with(psql: Psql, pool: str, answers: Answers) -> str:
-    """`violations`, for a ledger that is reached in another way."""
+    """`violations` for any way to run psql in the ledger."""
     return psql(_script(pool, answers, "SELECT invariant, detail FROM violation ORDER BY 1, 2;"))
 
 
 def ledger_counts(kube: Kube, pool: str) -> tuple[int, int]:
-    """Committed and voided rows of a pool, whoever was told of them."""
-    states = stage.ledger(kube, f"SELECT state FROM ledger.claims WHERE pool_id = '{pool}'").splitlines()
+    """Committed and voided rows of a pool, whether they were acknowledged or not."""
+    states = sql.in_ledger(kube, f"SELECT state FROM ledger.claims WHERE pool_id = '{pool}'").splitlines()
     return states.count("committed"), states.count("voided")
 
 
 def outcomes(answers: Answers) -> Counter[object]:
-    """How often each answer was given."""
+    """How often each outcome was answered."""
     return Counter(answer["outcome"] for answer in answers)
 
 
 def _psql(kube: Kube) -> Psql:
-    return lambda script: stage.ledger(kube, script)
+    return lambda script: sql.in_ledger(kube, script)
 
 
 def _script(pool: str, answers: Answers, query: str) -> str:

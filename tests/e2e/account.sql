@@ -1,5 +1,5 @@
--- What the crowd was told against what the ledger holds. The record of the crowd is loaded first, into `record` (a JSON
--- document a line), and `:pool` names the pool. Every row of `violation` is a broken promise; design.md section 8.
+-- Compares the answers that the crowd recorded with the rows of the ledger. The record is loaded first, into `record` (one
+-- JSON document a line); `:pool` names the pool. Each row of `violation` is a broken invariant.
 
 CREATE TEMP VIEW answer AS
 SELECT line->>'request_id' AS request_id, line->>'user_id' AS user_id, line->>'outcome' AS outcome,
@@ -7,12 +7,12 @@ SELECT line->>'request_id' AS request_id, line->>'user_id' AS user_id, line->>'o
     (line->>'resource_id')::uuid AS resource_id
 FROM record;
 
--- A claim that somebody was told of. `replayed` counts: it is how the fan learns of a claim whose first answer was lost.
+-- A claim that a buyer was told of. `replayed` counts: it is the answer to a request whose first answer was lost.
 CREATE TEMP VIEW acknowledged AS
 SELECT DISTINCT claim_id, user_id, request_id, slot_no, resource_id FROM answer
 WHERE outcome IN ('claimed', 'replayed');
 
--- Given back before a bridge had read it: the fan was told so, and the ledger never hears of it.
+-- Released before a bridge had read it. The ledger never has a row for it.
 CREATE TEMP VIEW released AS
 SELECT DISTINCT claim_id FROM answer WHERE outcome = 'released';
 
@@ -39,8 +39,8 @@ FROM acknowledged a JOIN sale s USING (claim_id)
 WHERE (a.user_id, a.request_id) IS DISTINCT FROM (s.user_id, s.request_id)
     OR s.state = 'committed' AND (a.slot_no, a.resource_id) IS DISTINCT FROM (s.slot_no, s.resource_id)
 UNION ALL
--- Somebody whose answers were all lost may own a claim that he was never told of; nobody else may.
-SELECT 'I4 nobody asked for it', format('claim %s of %s', s.claim_id, s.user_id)
+-- A request without an answer may have a claim that was never acknowledged; no other request may.
+SELECT 'I4 claim without a request', format('claim %s of %s', s.claim_id, s.user_id)
 FROM sale s LEFT JOIN acknowledged a USING (claim_id)
 WHERE a.claim_id IS NULL AND NOT EXISTS (SELECT FROM answer q
     WHERE q.request_id = s.request_id AND q.user_id = s.user_id AND q.outcome IN ('unknown', 'error'))
@@ -49,7 +49,7 @@ SELECT 'I7 two claims for one request', format('request %s', request_id)
 FROM (SELECT request_id, claim_id FROM acknowledged UNION SELECT request_id, claim_id FROM sale) every
 GROUP BY request_id HAVING count(DISTINCT claim_id) > 1;
 
--- The last line of the demo. Duplicated: a seat sold again, or a request that was given more than one claim.
+-- The last line of the demo. Duplicated: a slot sold twice, or a request with more than one claim.
 CREATE TEMP VIEW settlement AS
 SELECT count(*) AS acknowledged,
     count(*) FILTER (WHERE s.state = 'committed') AS committed,

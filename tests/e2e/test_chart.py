@@ -1,4 +1,4 @@
-"""The chart, rendered by a real helm: what it asks for, what it refuses, and what its operator may do."""
+"""The chart, rendered by helm: its objects, the values that it refuses, and the rights of its operator."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e import stage
+from tests.e2e import release
 from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, run
 
-CHART = REPOSITORY / stage.CHART
+CHART = REPOSITORY / release.CHART
 EVERYWHERE: tuple[str, ...] = ()
 TWO_NAMESPACES = ("--set", "watchNamespaces={north,south}")
 WITH_TLS = ("--set", "admin.tlsSecretName=admin-tls")
@@ -20,14 +20,14 @@ MODES = pytest.mark.parametrize(
 
 
 @MODES
-def test_every_pod_passes_pod_security_restricted(shared: Kube, mode: tuple[str, ...]) -> None:
+def test_every_pod_passes_pod_security_restricted(shared_namespace: Kube, mode: tuple[str, ...]) -> None:
     templates = [obj["spec"]["template"] for obj in render(*mode) if "template" in obj.get("spec", {})]
     assert templates
     for template in templates:
-        # The namespace enforces `restricted`, so the API server itself is the judge. Its account is not there.
+        # The namespace enforces `restricted`, so the API server decides. It does not have the service account.
         spec = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "judged"}, "spec": spec}
-        shared.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "checked"}, "spec": spec}
+        shared_namespace.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
         assert all(container["securityContext"]["readOnlyRootFilesystem"] for container in spec["containers"])
 
 
@@ -47,18 +47,18 @@ def test_a_list_of_namespaces_gives_the_operator_rights_there_and_nowhere_else(*
         for obj in rendered
         if obj["kind"] in {"RoleBinding", "ClusterRoleBinding"}
     ]
-    # Whose token it is and what he may are questions to the whole cluster; this role lets ask them, and nothing else.
+    # TokenReview and SubjectAccessReview are for the whole cluster; this role allows these two and nothing else.
     cluster_wide = [("ClusterRoleBinding", None, "system:auth-delegator")] if api else []
     assert bindings == [
         *cluster_wide,
-        ("RoleBinding", "north", stage.RELEASE),
-        ("RoleBinding", "south", stage.RELEASE),
+        ("RoleBinding", "north", release.RELEASE),
+        ("RoleBinding", "south", release.RELEASE),
     ]
     assert environment(rendered)["INTAKE_NAMESPACES"] == "north,south"
     assert environment(rendered)["INTAKE_ADMIN_PORT"] == ("8081" if api else "0")
 
 
-def test_the_admin_api_leaves_the_pod_only_with_a_certificate() -> None:
+def test_the_admin_api_has_a_service_only_with_a_certificate() -> None:
     assert "Service" not in {obj["kind"] for obj in render()}
     assert "INTAKE_ADMIN_TLS_DIR" not in environment(render())
     rendered = render("--set", "admin.tlsSecretName=admin-tls")
@@ -71,14 +71,14 @@ def test_the_admin_api_leaves_the_pod_only_with_a_certificate() -> None:
     ]["template"]["spec"]["volumes"]
 
 
-def test_the_operator_s_settings_are_the_chart_s_and_not_those_of_services_beside_it() -> None:
+def test_the_operator_gets_no_environment_from_services_of_its_namespace() -> None:
     assert deployment(render())["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
     rendered = render()
     bound = [obj["roleRef"]["name"] for obj in rendered if "roleRef" in obj]
-    assert sorted(bound) == [stage.RELEASE, "system:auth-delegator"]
+    assert sorted(bound) == [release.RELEASE, "system:auth-delegator"]
     assert environment(rendered)["INTAKE_NAMESPACES"] == ""
 
 
@@ -106,24 +106,26 @@ def test_without_a_list_the_operator_watches_every_namespace() -> None:
         ("create", "subjectaccessreviews.authorization.k8s.io", True),
     ],
 )
-def test_what_the_installed_operator_may_do(shared: Kube, verb: str, resource: str, *, allowed: bool) -> None:
-    account = f"system:serviceaccount:{stage.OPERATOR_NAMESPACE}:{stage.RELEASE}"
+def test_the_rights_of_the_installed_operator(
+    shared_namespace: Kube, verb: str, resource: str, *, allowed: bool
+) -> None:
+    account = f"system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
-        "spec": {"user": account, "resourceAttributes": attributes(shared.namespace, verb, resource)},
+        "spec": {"user": account, "resourceAttributes": attributes(shared_namespace.namespace, verb, resource)},
     }
-    status = json.loads(shared.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(review)))["status"]
+    status = json.loads(shared_namespace.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(review)))["status"]
     assert status["allowed"] is allowed
 
 
-def test_a_role_is_enough_to_look_whether_its_namespace_is_being_deleted(shared: Kube) -> None:
-    rendered = render("--set", f"watchNamespaces={{{shared.namespace}}}", release="narrow")
-    shared.apply(*(obj for obj in rendered if obj["kind"] in {"Role", "RoleBinding"}))
-    account = f"--as=system:serviceaccount:{stage.OPERATOR_NAMESPACE}:narrow-{stage.RELEASE}"
-    shared.kubectl("get", "namespace", shared.namespace, account)
+def test_a_role_is_enough_to_read_its_own_namespace(shared_namespace: Kube) -> None:
+    rendered = render("--set", f"watchNamespaces={{{shared_namespace.namespace}}}", release="narrow")
+    shared_namespace.apply(*(obj for obj in rendered if obj["kind"] in {"Role", "RoleBinding"}))
+    account = f"--as=system:serviceaccount:{release.NAMESPACE}:narrow-{release.RELEASE}"
+    shared_namespace.kubectl("get", "namespace", shared_namespace.namespace, account)
     with pytest.raises(CommandError, match="forbidden"):
-        shared.kubectl("get", "namespace", "default", account)
+        shared_namespace.kubectl("get", "namespace", "default", account)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_role_is_enough_to_look_whether_its_namespace_is_being_deleted(shared:
     ],
     ids=["everywhere", "two-namespaces"],
 )
-def test_guards_act_where_the_operator_is(mode: tuple[str, ...], selector: Object) -> None:
+def test_the_policies_cover_the_namespaces_that_the_operator_watches(mode: tuple[str, ...], selector: Object) -> None:
     policies, bindings = (of_kind(render(*mode), f"ValidatingAdmissionPolicy{kind}") for kind in ("", "Binding"))
     assert policies
     assert [binding["spec"]["policyName"] for binding in bindings] == [p["metadata"]["name"] for p in policies]
@@ -152,7 +154,7 @@ def test_guards_act_where_the_operator_is(mode: tuple[str, ...], selector: Objec
         assert binding["spec"]["validationActions"] == ["Deny"]
 
 
-def test_guards_name_each_kind_and_act_on_nothing_but_deletions() -> None:
+def test_the_policies_name_each_kind_and_cover_deletions_only() -> None:
     for policy in of_kind(render(), "ValidatingAdmissionPolicy"):
         for rule in policy["spec"]["matchConstraints"]["resourceRules"]:
             assert rule["operations"] == ["DELETE"]
@@ -169,22 +171,25 @@ def test_guards_name_each_kind_and_act_on_nothing_but_deletions() -> None:
     ]
 
 
-def test_what_looks_events_up_refuses_nothing_where_their_crd_is_missing() -> None:
+def test_the_policy_that_reads_events_refuses_nothing_without_the_crd() -> None:
     (policy,) = (p for p in of_kind(render(), "ValidatingAdmissionPolicy") if "paramKind" in p["spec"])
     assert policy["spec"]["failurePolicy"] == "Ignore"
     assert {guard["spec"]["failurePolicy"] for guard in guards(render())} == {"Fail"}
 
 
-def test_without_protection_there_is_no_guard_and_the_label_stays_the_same() -> None:
+def test_without_protection_there_is_no_policy_and_the_label_stays_the_same() -> None:
     rendered = render("--set", "protection.enabled=false")
     assert not any(obj["kind"].startswith("ValidatingAdmissionPolicy") for obj in rendered)
-    assert environment(rendered)["INTAKE_GUARD"] == environment(render())["INTAKE_GUARD"] == stage.GUARD
+    assert environment(rendered)["INTAKE_GUARD"] == environment(render())["INTAKE_GUARD"] == release.GUARD
 
 
-def test_the_operator_that_is_let_through_is_the_one_that_is_installed() -> None:
+def test_the_policies_allow_the_service_account_of_the_installed_operator() -> None:
     rendered = render("--set", "serviceAccount.create=false,serviceAccount.name=theirs")
-    let_through = [policy for policy in guards(rendered) if f"{stage.OPERATOR_NAMESPACE}:theirs'" in str(policy)]
-    assert [policy["metadata"]["name"].removeprefix(stage.GUARD) for policy in let_through] == ["-children", "-secrets"]
+    allowing = [policy for policy in guards(rendered) if f"{release.NAMESPACE}:theirs'" in str(policy)]
+    assert [policy["metadata"]["name"].removeprefix(release.GUARD) for policy in allowing] == [
+        "-children",
+        "-secrets",
+    ]
 
 
 LONG = "a" * 63
@@ -202,7 +207,7 @@ LONG = "a" * 63
         ("r", LONG[:48]),
     ],
 )
-def test_a_guard_is_a_valid_label_and_a_valid_name(release: str, namespace: str) -> None:
+def test_the_value_of_the_label_is_valid_and_so_are_the_names_of_the_policies(release: str, namespace: str) -> None:
     rendered = render(release=release, namespace=namespace)
     guard = environment(rendered)["INTAKE_GUARD"]
     assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", guard)
@@ -213,12 +218,12 @@ def test_a_guard_is_a_valid_label_and_a_valid_name(release: str, namespace: str)
         assert f"== '{guard}'" in policy["spec"]["matchConditions"][0]["expression"]
 
 
-def test_two_operators_never_have_the_same_guard() -> None:
+def test_two_operators_never_have_the_same_value_of_the_label() -> None:
     releases = [
         ("intake-engine", "intake-system"),
         ("intake-engine", "other"),
         ("second", "intake-system"),
-        # What tells these apart is behind the 63rd character.
+        # These differ only after the 63rd character.
         ("b" * 52, LONG),
         ("b" * 51 + "c", LONG),
         ("b" * 52, LONG[:62] + "d"),
@@ -229,21 +234,21 @@ def test_two_operators_never_have_the_same_guard() -> None:
     assert len(set(found)) == len(releases)
 
 
-def test_the_chart_can_do_without_any_object_of_the_whole_cluster() -> None:
+def test_the_chart_can_be_installed_without_cluster_wide_objects() -> None:
     off = "protection.enabled=false,admin.enabled=false,aggregateRoles.create=false,crds.install=false"
     rendered = render(*TWO_NAMESPACES, "--set", off)
     assert {obj["kind"] for obj in rendered} == {"Deployment", "Role", "RoleBinding", "ServiceAccount"}
     assert all(obj["metadata"].get("namespace") for obj in rendered)
 
 
-def test_the_chart_ships_the_one_crd() -> None:
+def test_the_chart_ships_the_crd() -> None:
     shipped = [obj for obj in render() if obj["kind"] == "CustomResourceDefinition"]
     assert shipped == [yaml.safe_load((REPOSITORY / "crds" / "intakeevents.yaml").read_text())]
-    # Without this, `helm uninstall` would delete every event there is.
+    # Without this, `helm uninstall` would delete all events.
     assert shipped[0]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_the_crd_can_be_left_to_somebody_else() -> None:
+def test_the_chart_can_be_installed_without_the_crd() -> None:
     assert "CustomResourceDefinition" not in {obj["kind"] for obj in render("--set", "crds.install=false")}
 
 
@@ -259,12 +264,12 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("image.tag=", "tag"),
     ],
 )
-def test_a_mistake_in_the_values_is_refused_by_name(setting: str, named: str) -> None:
+def test_an_invalid_value_is_refused_by_name(setting: str, named: str) -> None:
     with pytest.raises(CommandError, match=named):
         render("--set", setting)
 
 
-def test_every_optional_object_is_one_that_helm_can_render() -> None:
+def test_helm_renders_every_optional_object() -> None:
     rendered = render(
         "--set", "podMonitor.enabled=true,podMonitor.labels.release=prometheus,aggregateRoles.create=false"
     )
@@ -276,23 +281,23 @@ def test_every_optional_object_is_one_that_helm_can_render() -> None:
     assert deployment(without_account)["spec"]["template"]["spec"]["serviceAccountName"] == "theirs"
 
 
-def test_lint_finds_nothing() -> None:
+def test_helm_lint_finds_nothing() -> None:
     assert "0 chart(s) failed" in run("helm", "lint", "--strict", str(CHART))
 
 
-def render(*flags: str, release: str = stage.RELEASE, namespace: str = stage.OPERATOR_NAMESPACE) -> list[Object]:
-    """The objects of the chart as they would be installed."""
+def render(*flags: str, release: str = release.RELEASE, namespace: str = release.NAMESPACE) -> list[Object]:
+    """The objects of the chart, as helm would install them."""
     text = run("helm", "template", release, str(CHART), "--namespace", namespace, *flags)
     return [obj for obj in yaml.safe_load_all(text) if obj]
 
 
 def of_kind(rendered: list[Object], kind: str) -> list[Object]:
-    """Those of one kind, in their order."""
+    """The objects of one kind."""
     return [obj for obj in rendered if obj["kind"] == kind]
 
 
 def guards(rendered: list[Object]) -> list[Object]:
-    """The admission policies that go by the label."""
+    """The admission policies that check the label."""
     policies = of_kind(rendered, "ValidatingAdmissionPolicy")
     found = [policy for policy in policies if "guarded-by" in json.dumps(policy["spec"]["matchConditions"])]
     assert len(found) == 3
@@ -300,19 +305,19 @@ def guards(rendered: list[Object]) -> list[Object]:
 
 
 def deployment(rendered: list[Object]) -> Object:
-    """The operator's only Deployment."""
+    """The operator's Deployment."""
     (found,) = (obj for obj in rendered if obj["kind"] == "Deployment")
     return found
 
 
 def environment(rendered: list[Object]) -> dict[str, str]:
-    """What the operator is told."""
+    """The environment of the operator."""
     (container,) = deployment(rendered)["spec"]["template"]["spec"]["containers"]
     return {variable["name"]: variable["value"] for variable in container["env"]}
 
 
 def attributes(namespace: str, verb: str, resource: str) -> dict[str, Any]:
-    """`resource.group/subresource` in the form that an access review asks for."""
+    """`resource.group/subresource` as the resourceAttributes of an access review."""
     name, _, subresource = resource.partition("/")
     plural, _, group = name.partition(".")
     return {"namespace": namespace, "verb": verb, "group": group, "resource": plural, "subresource": subresource}

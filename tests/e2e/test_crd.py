@@ -1,8 +1,8 @@
-"""Every rule of the CRD, against a real API server: what it accepts, and what it refuses with which words.
+"""Every rule of the CRD on a real API server: what it accepts, and what it refuses with which message.
 
-A fixture of one document is created; one of two is an object and its update. The windows in them have long passed, so
-that an operator that is running makes nothing of them. A file in invalid/ says in its `# expect:` lines what the
-refusal names.
+A fixture with one document is created; a fixture with two is an object and its update. Their windows have passed, so
+that a running operator creates nothing for them. The `# expect:` lines of a file in invalid/ are in the API server's
+message.
 """
 
 import json
@@ -23,14 +23,14 @@ EXPECT = "# expect: "
 
 
 @pytest.mark.parametrize("fixture", VALID, ids=lambda path: path.stem)
-def test_accepts(shared: Kube, fixture: Path) -> None:
-    submit(shared, fixture)
+def test_accepts(shared_namespace: Kube, fixture: Path) -> None:
+    submit(shared_namespace, fixture)
 
 
 @pytest.mark.parametrize("fixture", INVALID, ids=lambda path: path.stem)
-def test_refuses(shared: Kube, fixture: Path) -> None:
+def test_refuses(shared_namespace: Kube, fixture: Path) -> None:
     with pytest.raises(CommandError) as refusal:
-        submit(shared, fixture)
+        submit(shared_namespace, fixture)
     for words in expected(fixture):
         assert words in str(refusal.value)
 
@@ -42,13 +42,13 @@ def test_every_rule_is_broken_by_a_fixture_that_expects_its_field_and_message() 
         assert any(message in words and (not field or f"{field}:" in words) for words in expectations), (field, message)
 
 
-def test_every_refusal_has_a_neighbour_that_is_accepted() -> None:
+def test_every_invalid_fixture_has_a_valid_one_of_the_same_name() -> None:
     assert [path.stem for path in VALID] == [path.stem for path in INVALID]
     assert all(expected(path) for path in INVALID)
 
 
-def test_the_schema_writes_the_defaults(shared: Kube) -> None:
-    spec = created(shared, FIXTURES / "valid" / "pool-required.yaml")["spec"]
+def test_the_schema_sets_the_defaults(shared_namespace: Kube) -> None:
+    spec = created(shared_namespace, FIXTURES / "valid" / "pool-required.yaml")["spec"]
     assert spec["batchSize"] == 100
     assert spec["visibilityTimeoutSeconds"] == 45
     assert spec["maxRetries"] == 10
@@ -62,31 +62,31 @@ def test_the_schema_writes_the_defaults(shared: Kube) -> None:
     assert spec["teardown"] == {"drainTimeoutSeconds": 3600, "keepMinutes": 10}
 
 
-def test_spec_and_status_are_written_apart(shared: Kube) -> None:
+def test_spec_and_status_are_written_separately(shared_namespace: Kube) -> None:
     event = yaml.safe_load((FIXTURES / "valid" / "pool-required.yaml").read_text())
     event["metadata"]["name"] = "forger"
     event["status"] = {"committed": 1000}
-    shared.apply(event)
-    assert shared.get("intakeevent", "forger").get("status", {}).get("committed") != 1000
-    shared.kubectl(
+    shared_namespace.apply(event)
+    assert shared_namespace.get("intakeevent", "forger").get("status", {}).get("committed") != 1000
+    shared_namespace.kubectl(
         "patch", "intakeevent", "forger", "--subresource=status", "--type=merge", '-p={"status":{"voided":7}}'
     )
-    assert shared.get("intakeevent", "forger")["metadata"]["generation"] == 1
-    shared.kubectl("delete", "intakeevent", "forger")
+    assert shared_namespace.get("intakeevent", "forger")["metadata"]["generation"] == 1
+    shared_namespace.kubectl("delete", "intakeevent", "forger")
 
 
-def test_the_example_is_accepted(shared: Kube) -> None:
-    created(shared, REPOSITORY / "examples" / "taylor-drop.yaml")
+def test_the_example_is_accepted(shared_namespace: Kube) -> None:
+    created(shared_namespace, REPOSITORY / "examples" / "taylor-drop.yaml")
 
 
-def test_conditions_of_different_writers_are_merged_by_type() -> None:
+def test_conditions_are_merged_by_type() -> None:
     status = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     conditions = status["properties"]["conditions"]
     assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])
 
 
 def submit(kube: Kube, fixture: Path) -> None:
-    """Create what the fixture holds; of two documents the second is an update of the first, which must be fine."""
+    """Create the first document of a fixture and apply the second, if there is one, as its update."""
     text = fixture.read_text()
     first, *update = text.split("\n---\n")
     if not update:
@@ -101,19 +101,19 @@ def submit(kube: Kube, fixture: Path) -> None:
 
 
 def created(kube: Kube, path: Path) -> dict[str, Any]:
-    """What the API server would store."""
+    """The object that the API server would store."""
     stored: dict[str, Any] = json.loads(kube.kubectl("create", "--dry-run=server", "-o", "json", "-f", str(path)))
     return stored
 
 
 def expected(fixture: Path) -> list[str]:
-    """The words that a refusal must have in it."""
+    """The text that the message of the refusal must contain."""
     lines = fixture.read_text().splitlines()
     return [line.removeprefix(EXPECT) for line in lines if line.startswith(EXPECT)]
 
 
 def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Every CEL rule under a schema: the field that its refusal names, and its message."""
+    """Every CEL rule of a schema: the field that its refusal names, and its message."""
     for rule in schema.get("x-kubernetes-validations", ()):
         yield path + rule.get("fieldPath", ""), rule["message"]
     for name, field in schema.get("properties", {}).items():

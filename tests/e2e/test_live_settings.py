@@ -1,4 +1,4 @@
-"""What a person changes, and what the queue changes, while people are buying."""
+"""A changed batch size and a growing queue during a sale: bridges get the setting, and their number follows."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any, Final
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, sql
 from tests.e2e.kube import Kube, eventually
 
 POOL: Final = "live-pool"
 
-# Waits inside DB1 until every bridge has reported the batch size, and tells when that was, in seconds of the epoch.
-# So the time it takes to start kubectl is not measured.
+# Waits inside DB1 until every bridge has reported the batch size, and returns that moment in seconds of the epoch. So
+# the time to start kubectl is not measured.
 WHEN_REPORTED: Final = """
 DO $$
 DECLARE
@@ -29,68 +29,68 @@ SELECT extract(epoch FROM clock_timestamp());
 """
 
 
-def test_batch_size_edited_mid_sale_reaches_the_bridges_within_two_seconds_and_bridges_follow_the_queue(
-    theatre: Kube,
+def test_an_edited_batch_size_reaches_the_bridges_within_two_seconds_and_bridges_follow_the_queue(
+    kube: Kube,
 ) -> None:
-    # 300 claims at 2 a second: a backlog that outlasts every look on a slow machine, and two bridges by 100 each.
+    # 300 claims at 2 a second: the backlog lasts on a slow machine too, and at 100 a bridge it wants two bridges.
     target = {"postgres": {"secretRef": {"name": "core-ledger"}}, "maxPerSecond": 2}
     bridge = {"minReplicas": 0, "maxReplicas": 2, "backlogPerReplica": 100}
-    sale = stage.window(**stage.LATER)
-    theatre.apply(stage.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
-    stage.await_phase(theatre, "live", "Scheduled", 60)
-    assert _bridges(theatre) == [], "nothing is queued and minReplicas is 0"
-    # As docs/tuning.md counts them, from the 300 that DB1 has; without a restart.
-    assert _limit_of_claimers(theatre) == 250
-    theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 3}}})
-    eventually(lambda: _limit_of_claimers(theatre) == 240, 20, "more bridges leave claimers fewer connections")
-    theatre.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
+    sale = events.window(**events.LATER)
+    kube.apply(events.event("live", sale, inventorySize=400, batchSize=20, bridge=bridge, commitTarget=target))
+    events.await_phase(kube, "live", "Scheduled", 60)
+    assert _bridges(kube) == [], "nothing is queued and minReplicas is 0"
+    # The computation is in docs/tuning.md: max_connections is 300. It changes without a restart.
+    assert _limit_of_claimers(kube) == 250
+    kube.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 3}}})
+    eventually(lambda: _limit_of_claimers(kube) == 240, 20, "more bridges leave fewer connections to claimers")
+    kube.patch("intakeevent", "live", {"spec": {"bridge": {"maxReplicas": 2}}})
 
-    stage.open_now(theatre, "live")
-    stage.await_phase(theatre, "live", "Open", 60)
-    stage.start_crowd(theatre, "live", POOL, stage.CrowdPlan(fans=300))
-    eventually(lambda: _ready_bridges(theatre) == 2, 60, "the queue has called two bridges")
-    answers = stage.crowd_record(theatre, 60)
-    before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)}
-    eventually(lambda: _reported(theatre) == [20, 20], 20, "both bridges report the batch size they started with")
+    events.open_now(kube, "live")
+    events.await_phase(kube, "live", "Open", 60)
+    crowd.start(kube, "live", POOL, crowd.Plan(fans=300))
+    eventually(lambda: _ready_bridges(kube) == 2, 60, "the backlog has scaled out to two bridges")
+    answers = crowd.answers(kube, 60)
+    before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)}
+    eventually(lambda: _reported(kube) == [20, 20], 20, "both bridges report the batch size they started with")
 
     with ThreadPoolExecutor(1) as background:
-        waiting = background.submit(stage.engine, theatre, "live", WHEN_REPORTED.format(pool=POOL, size=7))
-        theatre.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
-        edited = time.time()  # kubectl ends when the API server has taken the edit
+        waiting = background.submit(sql.in_database, kube, "live", WHEN_REPORTED.format(pool=POOL, size=7))
+        kube.patch("intakeevent", "live", {"spec": {"batchSize": 7}})
+        edited = time.time()  # kubectl returns when the API server has stored the edit
         reached = float(waiting.result())
-    assert reached - edited <= 2.0 * _slowness(theatre)
-    assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(theatre)} == before
-    eventually(lambda: _status(theatre).get("effectiveBatchSize") == 7, 10, "status tells the batch size in effect")
+    assert reached - edited <= 2.0 * _slowness(kube)
+    assert {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)} == before
+    eventually(lambda: _status(kube).get("effectiveBatchSize") == 7, 10, "status has the effective batch size")
 
     quick = target | {"maxPerSecond": 1000}
-    theatre.patch("intakeevent", "live", {"spec": {"batchSize": 100, "commitTarget": quick}})
-    eventually(lambda: _status(theatre)["queue"]["depth"] == 0, 30, "the queue is empty")
-    _let_five_minutes_pass(theatre)
-    # Two steps in, each after a cooldown of 15 s.
-    eventually(lambda: not _bridges(theatre), 75, "the bridges have gone back to minReplicas")
+    kube.patch("intakeevent", "live", {"spec": {"batchSize": 100, "commitTarget": quick}})
+    eventually(lambda: _status(kube)["queue"]["depth"] == 0, 30, "the queue is empty")
+    _age_by_five_minutes(kube)
+    # Two steps of scaling in, each after a cooldown of 15 s.
+    eventually(lambda: not _bridges(kube), 75, "the bridges have scaled in to minReplicas")
 
-    theatre.delete("intakeevent", "live")
-    eventually(lambda: theatre.find("intakeevent", "live") is None, 60, "the event is gone")
-    settled = account.settle(theatre, POOL, answers)
+    kube.delete("intakeevent", "live")
+    eventually(lambda: kube.find("intakeevent", "live") is None, 60, "the event is gone")
+    settled = account.of_pool(kube, POOL, answers)
     assert (settled.acknowledged, settled.committed, settled.lost, settled.duplicated) == (300, 300, 0, 0)
-    assert account.violations(theatre, POOL, answers) == ""
+    assert account.violations(kube, POOL, answers) == ""
 
 
-def _let_five_minutes_pass(kube: Kube) -> None:
-    """For what bridges go in by: the depths that DB1 has written down, and the rest since the last bridge was added."""
-    stage.engine(kube, "live", "UPDATE intake.engine_metrics SET at = at - interval '5 minutes'")
-    past = f"intake-engine.io/scale-in-after={stage.instant(datetime.now(UTC))}"
+def _age_by_five_minutes(kube: Kube) -> None:
+    """Make the queue depths in DB1, and the last scale-out, five minutes older: scaling in waits for both."""
+    sql.in_database(kube, "live", "UPDATE intake.engine_metrics SET at = at - interval '5 minutes'")
+    past = f"intake-engine.io/scale-in-after={events.instant(datetime.now(UTC))}"
     kube.kubectl("annotate", "deployment/live-bridge", past, "--overwrite")
 
 
 def _slowness(kube: Kube) -> float:
-    """How often this machine takes the time of a healthy one: that of a look, a kubectl process of 0.15 s."""
-    looks = []
+    """How many times slower than a healthy machine this one is: there, a kubectl process takes 0.15 s."""
+    times = []
     for _ in range(5):
         began = time.monotonic()
         kube.get("intakeevent", "live")
-        looks.append(time.monotonic() - began)
-    return max(1.0, median(looks) / 0.15)
+        times.append(time.monotonic() - began)
+    return max(1.0, median(times) / 0.15)
 
 
 def _status(kube: Kube) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def _status(kube: Kube) -> dict[str, Any]:
 
 
 def _limit_of_claimers(kube: Kube) -> int:
-    return int(stage.engine(kube, "live", "SELECT claimer_limit FROM intake.connections()"))
+    return int(sql.in_database(kube, "live", "SELECT claimer_limit FROM intake.connections()"))
 
 
 def _bridges(kube: Kube) -> list[dict[str, Any]]:
-    return kube.items("pods", f"{stage.EVENT_LABEL}=live,app.kubernetes.io/component=bridge")
+    return kube.items("pods", f"{events.EVENT_LABEL}=live,app.kubernetes.io/component=bridge")
 
 
 def _ready_bridges(kube: Kube) -> int:
@@ -118,4 +118,4 @@ def _restarts(pod: dict[str, Any]) -> int:
 
 def _reported(kube: Kube) -> list[int]:
     query = f"SELECT w->>'batchSize' FROM jsonb_array_elements(intake.engine_status('{POOL}')->'workers') w"
-    return sorted(int(line) for line in stage.engine(kube, "live", query).splitlines())
+    return sorted(int(line) for line in sql.in_database(kube, "live", query).splitlines())

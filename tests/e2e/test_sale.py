@@ -1,16 +1,16 @@
-"""The main job, once from apply to gone: a sale with validation, a crowd that buys it out, drain, proof, report."""
+"""A whole sale, from apply to deletion: validation, a crowd that buys all slots, drain, proof, report."""
 
 from typing import Final
 
 import pytest
 
-from tests.e2e import account, stage
+from tests.e2e import account, crowd, events, services, sql
 from tests.e2e.kube import CommandError, Kube, condition, eventually
 
 POOL: Final = "drop-pool"
 SEATS: Final = 200
 
-# design.md section 7: every step is written to status before it is acted on.
+# Each state is written to status before the operator acts on it.
 TEARDOWN: Final = [
     "NotStarted",
     "IntakeClosed",
@@ -24,71 +24,71 @@ TEARDOWN: Final = [
 COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"]
 
 
-def test_a_sale_from_apply_to_gone_loses_and_doubles_no_acknowledged_claim(theatre: Kube) -> None:
-    webhook = {"url": stage.VALIDATOR_URL}
-    sale = stage.window(**stage.LATER)
-    theatre.apply(stage.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
+def test_a_whole_sale_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> None:
+    webhook = {"url": services.VALIDATOR_URL}
+    sale = events.window(**events.LATER)
+    kube.apply(events.event("drop", sale, inventorySize=SEATS, validation={"webhook": webhook}))
     with (
-        theatre.watch("intakeevent", "drop", "{.status.phase}") as phases,
-        theatre.watch("intakeevent", "drop", '{.status.conditions[?(@.type=="Drained")].reason}') as reasons,
+        kube.watch("intakeevent", "drop", "{.status.phase}") as phases,
+        kube.watch("intakeevent", "drop", '{.status.conditions[?(@.type=="Drained")].reason}') as reasons,
     ):
-        stage.await_phase(theatre, "drop", "Scheduled", 60)
-        assert condition(theatre.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
-        stage.start_crowd(theatre, "drop", POOL, stage.CrowdPlan(fans=SEATS + 60, rate=25))
-        stage.open_now(theatre, "drop")
-        opened = stage.await_phase(theatre, "drop", "Open", 60)
+        events.await_phase(kube, "drop", "Scheduled", 60)
+        assert condition(kube.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
+        crowd.start(kube, "drop", POOL, crowd.Plan(fans=SEATS + 60, rate=25))
+        events.open_now(kube, "drop")
+        opened = events.await_phase(kube, "drop", "Open", 60)
         assert opened["status"]["connection"] == {
             "secretName": "drop-app",
-            "host": f"drop-rw.{theatre.namespace}.svc",
+            "host": f"drop-rw.{kube.namespace}.svc",
         }
 
-        answers = stage.crowd_record(theatre, 60)
+        answers = crowd.answers(kube, 60)
         assert account.outcomes(answers)["sold_out"] > 0
-        assert stage.engine(theatre, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
+        assert sql.in_database(kube, "drop", f"SELECT * FROM intake.reconcile('{POOL}')") == ""
 
-        stage.close_now(theatre, "drop")
-        stage.await_phase(theatre, "drop", "Completed", 90)
+        events.close_now(kube, "drop")
+        events.await_phase(kube, "drop", "Completed", 90)
     assert _first_seen(phases)[-4:] == ["Scheduled", "Open", "Draining", "Completed"]
     seen = _first_seen(reasons)
     assert seen == [reason for reason in TEARDOWN if reason in seen]
     assert {"BridgesStopped", "DatabaseStopped", "VolumesRemoved", "Completed"} <= set(seen)
 
-    assert stage.leftovers(theatre, "drop") == []
-    eventually(lambda: not _volumes(theatre), 30, "the volume itself is gone")
+    assert events.leftovers(kube, "drop") == []
+    eventually(lambda: not _volumes(kube), 30, "the volume is deleted")
 
-    settled = account.settle(theatre, POOL, answers)
+    settled = account.of_pool(kube, POOL, answers)
     assert (settled.lost, settled.duplicated) == (0, 0), settled.line()
     assert settled.acknowledged == settled.committed + settled.voided >= SEATS
-    assert settled.voided > 0, "the validator declines three in a hundred: some of this crowd"
-    assert account.violations(theatre, POOL, answers) == ""
+    assert settled.voided > 0, "the validator declines three in a hundred claims"
+    assert account.violations(kube, POOL, answers) == ""
 
-    effects = stage.validator(theatre, "/effects")
+    effects = services.validator(kube, "/effects")
     assert effects["repeated"] == []
-    assert (effects["approved"], effects["declined"]) == account.ledger_counts(theatre, POOL)
-    report = theatre.get("configmap", "drop-report")["data"]
-    assert (int(report["committed"]), int(report["voided"])) == account.ledger_counts(theatre, POOL)
+    assert (effects["approved"], effects["declined"]) == account.ledger_counts(kube, POOL)
+    report = kube.get("configmap", "drop-report")["data"]
+    assert (int(report["committed"]), int(report["voided"])) == account.ledger_counts(kube, POOL)
     assert report["verified"] == "true"
 
-    header, line = theatre.kubectl("get", "intakeevents").splitlines()
+    header, line = kube.kubectl("get", "intakeevents").splitlines()
     assert header.split() == COLUMNS
     assert line.split()[:3] == ["drop", POOL, "Completed"]
 
-    theatre.delete("intakeevent", "drop")
-    eventually(lambda: theatre.find("intakeevent", "drop") is None, 20, "the completed event is deleted")
+    kube.delete("intakeevent", "drop")
+    eventually(lambda: kube.find("intakeevent", "drop") is None, 20, "the completed event is deleted")
 
 
-def test_a_window_that_has_passed_creates_nothing_and_says_so(namespace: Kube) -> None:
-    namespace.apply(stage.event("late", stage.window(opens_in=-7200, lasts=3600)))
-    late = stage.await_phase(namespace, "late", "Completed", 20)
-    said = condition(late, "IntakeOpen")
-    assert (said["status"], said["reason"]) == ("False", "WindowPassed")
-    assert "nothing is created" in said["message"]
+def test_a_window_that_has_passed_creates_nothing_and_the_condition_says_so(namespace: Kube) -> None:
+    namespace.apply(events.event("late", events.window(opens_in=-7200, lasts=3600)))
+    late = events.await_phase(namespace, "late", "Completed", 20)
+    intake_open = condition(late, "IntakeOpen")
+    assert (intake_open["status"], intake_open["reason"]) == ("False", "WindowPassed")
+    assert "nothing is created" in intake_open["message"]
     assert late["metadata"].get("finalizers", []) == []
-    assert stage.leftovers(namespace, "late") == []
+    assert events.leftovers(namespace, "late") == []
     namespace.kubectl("delete", "intakeevent", "late", "--timeout=60s")
 
 
-def test_the_namespace_of_these_tests_refuses_what_is_not_restricted(namespace: Kube) -> None:
+def test_the_namespaces_of_the_tests_refuse_pods_that_are_not_restricted(namespace: Kube) -> None:
     container = {"name": "root", "image": "postgres:18", "securityContext": {"privileged": True}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root"}, "spec": {"containers": [container]}}
     with pytest.raises(CommandError, match="violates PodSecurity"):

@@ -1,4 +1,4 @@
-"""Slots with ids and labels of the user's own: on sale, through crashes, growing; and what is wrong with them heals."""
+"""Slots with the user's own ids and labels: they survive crashes, more can be added, and errors are reported."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -6,115 +6,121 @@ from uuid import UUID
 import pytest
 import yaml
 
-from tests.e2e import stage
-from tests.e2e.kube import REPOSITORY, Kube, condition, eventually
+from tests.e2e import events, services, sql
+from tests.e2e.kube import REPOSITORY, Kube, await_rollout, condition, eventually
 
 EXAMPLE: Final = "examples/seated.yaml"
 KILL: Final = ("--grace-period=0", "--force")
-# Looks are 3 s apart while something is wrong, 10 s after DB1 has refused a row.
+# The operator checks every 3 s while there is an error, and 10 s after DB1 has refused a row.
 HEALED_SECONDS: Final = 60.0
 
 
 @pytest.fixture(scope="module")
-def hall(shared: Kube) -> Kube:
-    """A namespace with a ledger, which is also where a table of seats may be."""
-    stage.start_ledger(shared)
-    stage.await_rollout(shared, "statefulset/core-ledger")
-    return shared
+def kube(shared_namespace: Kube) -> Kube:
+    """A namespace that the tests of this module share, with a ledger, which may have a table of seats too."""
+    services.start_ledger(shared_namespace)
+    await_rollout(shared_namespace, "statefulset/core-ledger")
+    return shared_namespace
 
 
-def test_the_example_sells_seats_by_name_and_keeps_their_ids_through_crash_and_growth(hall: Kube) -> None:
+def test_the_example_sells_seats_by_label_and_keeps_their_ids_after_a_crash_and_with_more_seats(kube: Kube) -> None:
     seats, event = yaml.safe_load_all((REPOSITORY / EXAMPLE).read_text())
     _, *lines = seats["data"]["seats.csv"].split()
     wanted = {label: resource_id for resource_id, label in (line.split(",") for line in lines)}
-    small = stage.event("chamber", stage.window(opens_in=2, lasts=3600))["spec"]
+    small = events.event("chamber", events.window(opens_in=2, lasts=3600))["spec"]
     event["spec"] |= {name: small[name] for name in ("window", "bridge", "database")}
-    hall.apply(seats, event)
-    stage.await_phase(hall, "chamber", "Open", 60)
-    assert _slots(hall, "chamber") == list(wanted.items())[:8]
+    kube.apply(seats, event)
+    events.await_phase(kube, "chamber", "Open", 60)
+    assert _slots(kube, "chamber") == list(wanted.items())[:8]
 
-    assert _claim_seat(hall, "ann", "A-3") == f"claimed|{wanted['A-3']}|3"
-    assert _claim_seat(hall, "bob", "A-3") == "taken||"
-    first = stage.engine(
-        hall, "chamber", "SELECT resource_id FROM intake.claim_resource('chamber-night-1', 'bob', 'r')"
+    assert _claim_seat(kube, "ann", "A-3") == f"claimed|{wanted['A-3']}|3"
+    assert _claim_seat(kube, "bob", "A-3") == "taken||"
+    first = sql.in_database(
+        kube, "chamber", "SELECT resource_id FROM intake.claim_resource('chamber-night-1', 'bob', 'r')"
     )
     assert first in wanted.values()
 
-    # Postgres answers the SIGKILL of any of its processes with a restart that empties the UNLOGGED tables.
-    hall.delete("configmap", "chamber-seats")
-    victim = stage.engine(hall, "chamber", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
-    hall.execute("chamber-db-0", "sh", "-c", f"kill -9 {victim}")
-    eventually(lambda: _slots(hall, "chamber") == list(wanted.items())[:8], 60, "the same seats are back")
-    pod = hall.get("pod", "chamber-db-0")["metadata"]["uid"]
-    hall.delete("pod", "chamber-db-0", *KILL)
-    eventually(lambda: hall.get("pod", "chamber-db-0")["metadata"]["uid"] != pod, 30, "DB1 has a new pod")
-    eventually(lambda: _slots(hall, "chamber") == list(wanted.items())[:8], 60, "the same seats are back")
-    assert _claim_seat(hall, "ann", "A-3") == f"replayed|{wanted['A-3']}|3"
-    assert _claim_seat(hall, "cy", wanted["A-3"]) == "taken||"
+    # When one of its processes is killed, Postgres restarts and empties the UNLOGGED tables.
+    kube.delete("configmap", "chamber-seats")
+    victim = sql.in_database(kube, "chamber", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    kube.execute("chamber-db-0", "sh", "-c", f"kill -9 {victim}")
+    eventually(lambda: _slots(kube, "chamber") == list(wanted.items())[:8], 60, "the same slots can be claimed")
+    pod = kube.get("pod", "chamber-db-0")["metadata"]["uid"]
+    kube.delete("pod", "chamber-db-0", *KILL)
+    eventually(lambda: kube.get("pod", "chamber-db-0")["metadata"]["uid"] != pod, 30, "DB1 has a new pod")
+    eventually(lambda: _slots(kube, "chamber") == list(wanted.items())[:8], 60, "the same slots can be claimed")
+    assert _claim_seat(kube, "ann", "A-3") == f"replayed|{wanted['A-3']}|3"
+    assert _claim_seat(kube, "cy", wanted["A-3"]) == "taken||"
 
-    hall.apply(seats)
-    hall.patch("intakeevent", "chamber", {"spec": {"inventorySize": 10}})
-    eventually(lambda: _slots(hall, "chamber") == list(wanted.items()), 30, "the seats held back are on sale")
-    assert _claim_seat(hall, "cy", "B-5") == f"claimed|{wanted['B-5']}|10"
-    hall.delete("intakeevent", "chamber")
-    eventually(lambda: hall.find("intakeevent", "chamber") is None, 90, "it has drained, was proven, and is gone")
+    kube.apply(seats)
+    kube.patch("intakeevent", "chamber", {"spec": {"inventorySize": 10}})
+    eventually(lambda: _slots(kube, "chamber") == list(wanted.items()), 30, "the added slots can be claimed")
+    assert _claim_seat(kube, "cy", "B-5") == f"claimed|{wanted['B-5']}|10"
+    kube.delete("intakeevent", "chamber")
+    eventually(lambda: kube.find("intakeevent", "chamber") is None, 90, "the event has drained and is gone")
     query = (
         "SELECT c.user_id, s.resource_id FROM ledger.claims c JOIN ledger.sold_slots s USING (claim_id)"
         " WHERE c.pool_id = 'chamber-night-1' ORDER BY 1"
     )
-    assert stage.ledger(hall, query).splitlines() == [f"ann|{wanted['A-3']}", f"bob|{first}", f"cy|{wanted['B-5']}"]
+    assert sql.in_ledger(kube, query).splitlines() == [
+        f"ann|{wanted['A-3']}",
+        f"bob|{first}",
+        f"cy|{wanted['B-5']}",
+    ]
 
 
-def test_what_is_wrong_with_a_config_map_is_told_and_heals_when_it_is_mended(hall: Kube) -> None:
+def test_an_error_in_a_config_map_is_reported_until_it_is_corrected(kube: Kube) -> None:
     source = {"configMapRef": {"name": "late", "key": "hall.csv"}}
-    sale = stage.window(opens_in=2, lasts=3600)
-    hall.apply(stage.event("late", sale, inventorySize=4, batchSize=4, inventory=source))
+    sale = events.window(opens_in=2, lasts=3600)
+    kube.apply(events.event("late", sale, inventorySize=4, batchSize=4, inventory=source))
     rows = [f"{UUID(int=n)},{n}" for n in range(1, 7)]
-    _await_degraded(hall, "late", "InventoryMissing", "ConfigMap late, key hall.csv: there is no such ConfigMap")
-    _config_map(hall, rows[:3])
-    _await_degraded(hall, "late", "InventoryTooSmall", "it has 3 rows, spec.inventorySize wants 4")
-    _config_map(hall, [*rows[:3], "seat-4,4"])
-    _await_degraded(hall, "late", "InventoryInvalid", "line 5: 'seat-4' is not a UUID")
-    _config_map(hall, rows[:4])
-    stage.await_phase(hall, "late", "Open", HEALED_SECONDS)
-    _await_healed(hall, "late")
+    _await_degraded(kube, "late", "InventoryMissing", "ConfigMap late, key hall.csv: there is no such ConfigMap")
+    _config_map(kube, rows[:3])
+    _await_degraded(kube, "late", "InventoryTooSmall", "it has 3 rows, spec.inventorySize wants 4")
+    _config_map(kube, [*rows[:3], "seat-4,4"])
+    _await_degraded(kube, "late", "InventoryInvalid", "line 5: 'seat-4' is not a UUID")
+    _config_map(kube, rows[:4])
+    events.await_phase(kube, "late", "Open", HEALED_SECONDS)
+    _await_healed(kube, "late")
 
-    # A row that is on sale is exchanged, and slots are to be added after it.
-    _config_map(hall, [rows[0], rows[5], *rows[2:5]])
-    hall.patch("intakeevent", "late", {"spec": {"inventorySize": 5}})
-    _await_degraded(hall, "late", "InventoryChanged", "slot 2")
-    assert [label for label, _ in _slots(hall, "late")] == ["1", "2", "3", "4"], "the sale goes on as it was"
-    _config_map(hall, rows[:5])
-    _await_healed(hall, "late")
-    eventually(lambda: len(_slots(hall, "late")) == 5, HEALED_SECONDS, "the fifth slot is on sale")
-    _go(hall, "late")
+    # The row of a slot on sale is changed, and a slot is added after it.
+    _config_map(kube, [rows[0], rows[5], *rows[2:5]])
+    kube.patch("intakeevent", "late", {"spec": {"inventorySize": 5}})
+    _await_degraded(kube, "late", "InventoryChanged", "slot 2")
+    assert [label for label, _ in _slots(kube, "late")] == ["1", "2", "3", "4"], (
+        "the sale goes on with the former slots"
+    )
+    _config_map(kube, rows[:5])
+    _await_healed(kube, "late")
+    eventually(lambda: len(_slots(kube, "late")) == 5, HEALED_SECONDS, "the fifth slot can be claimed")
+    _delete(kube, "late")
 
 
-def test_seats_from_a_table_and_an_event_that_never_got_its_seats_can_be_deleted(hall: Kube) -> None:
+def test_seats_can_come_from_a_table_and_an_event_without_its_seats_can_be_deleted(kube: Kube) -> None:
     source = {"table": {"secretRef": {"name": "core-ledger"}, "name": "hall.seats"}}
-    sale = stage.window(opens_in=2, lasts=3600)
-    hall.apply(stage.event("tabled", sale, inventorySize=3, batchSize=3, inventory=source))
-    never = {"table": {"secretRef": {"name": "core-ledger"}, "name": "hall.nobody_makes_this"}}
-    hall.apply(stage.event("never", sale, inventorySize=3, batchSize=3, inventory=never))
-    _await_degraded(hall, "tabled", "InventoryMissing", 'relation "hall.seats" does not exist')
-    stage.ledger(
-        hall,
+    sale = events.window(opens_in=2, lasts=3600)
+    kube.apply(events.event("tabled", sale, inventorySize=3, batchSize=3, inventory=source))
+    never = {"table": {"secretRef": {"name": "core-ledger"}, "name": "hall.never_created"}}
+    kube.apply(events.event("never", sale, inventorySize=3, batchSize=3, inventory=never))
+    _await_degraded(kube, "tabled", "InventoryMissing", 'relation "hall.seats" does not exist')
+    sql.in_ledger(
+        kube,
         """
         CREATE SCHEMA hall;
         CREATE TABLE hall.seats (resource_id uuid PRIMARY KEY, label text UNIQUE);
         INSERT INTO hall.seats SELECT gen_random_uuid(), label FROM unnest(ARRAY['C-1', 'A-1', 'B-1']) AS label;
         """,
     )
-    _await_degraded(hall, "tabled", "InventoryMissing", "permission denied")
-    stage.ledger(hall, "GRANT USAGE ON SCHEMA hall TO ledger_writer; GRANT SELECT ON hall.seats TO ledger_writer;")
-    stage.await_phase(hall, "tabled", "Open", HEALED_SECONDS)
-    _await_healed(hall, "tabled")
-    theirs = stage.ledger(hall, "SELECT label, resource_id FROM hall.seats ORDER BY label").splitlines()
-    assert [f"{label}|{resource_id}" for label, resource_id in _slots(hall, "tabled")] == theirs
+    _await_degraded(kube, "tabled", "InventoryMissing", "permission denied")
+    sql.in_ledger(kube, "GRANT USAGE ON SCHEMA hall TO ledger_writer; GRANT SELECT ON hall.seats TO ledger_writer;")
+    events.await_phase(kube, "tabled", "Open", HEALED_SECONDS)
+    _await_healed(kube, "tabled")
+    theirs = sql.in_ledger(kube, "SELECT label, resource_id FROM hall.seats ORDER BY label").splitlines()
+    assert [f"{label}|{resource_id}" for label, resource_id in _slots(kube, "tabled")] == theirs
 
-    _await_degraded(hall, "never", "InventoryMissing", "hall.nobody_makes_this")
-    _go(hall, "never")
-    _go(hall, "tabled")
+    _await_degraded(kube, "never", "InventoryMissing", "hall.never_created")
+    _delete(kube, "never")
+    _delete(kube, "tabled")
 
 
 def _config_map(kube: Kube, rows: list[str]) -> None:
@@ -124,7 +130,7 @@ def _config_map(kube: Kube, rows: list[str]) -> None:
 
 def _claim_seat(kube: Kube, user: str, seat: str) -> str:
     claim = f"SELECT outcome, resource_id, slot_no FROM intake.claim_seat('chamber-night-1', '{user}', '{seat}', 'r1')"
-    return stage.engine(kube, "chamber", claim)
+    return sql.in_database(kube, "chamber", claim)
 
 
 def _slots(kube: Kube, event: str) -> list[tuple[Any, ...]]:
@@ -133,7 +139,7 @@ def _slots(kube: Kube, event: str) -> list[tuple[Any, ...]]:
         SELECT a.label, a.resource_id FROM intake.allocations a JOIN intake.pools p USING (pool_id)
         WHERE a.slot_no <= p.capacity ORDER BY a.slot_no
     """
-    return [tuple(line.split("|")) for line in stage.engine(kube, event, query).splitlines()]
+    return [tuple(line.split("|")) for line in sql.in_database(kube, event, query).splitlines()]
 
 
 def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
@@ -143,7 +149,7 @@ def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
         assert says in found["message"], found
         return True
 
-    eventually(look, HEALED_SECONDS, f"{name} is Degraded: {reason}, and the message says what is wrong")
+    eventually(look, HEALED_SECONDS, f"{name} is Degraded with reason {reason}, and the message says what is wrong")
 
 
 def _await_healed(kube: Kube, name: str) -> None:
@@ -152,10 +158,10 @@ def _await_healed(kube: Kube, name: str) -> None:
         assert found["status"] == "False", found
         return True
 
-    eventually(look, HEALED_SECONDS, f"{name} is healed")
+    eventually(look, HEALED_SECONDS, f"{name} is not degraded")
 
 
-def _go(kube: Kube, name: str) -> None:
+def _delete(kube: Kube, name: str) -> None:
     kube.delete("intakeevent", name)
     eventually(lambda: kube.find("intakeevent", name) is None, 60, f"{name} is gone")
-    assert stage.leftovers(kube, name) == []
+    assert events.leftovers(kube, name) == []

@@ -1,6 +1,6 @@
 """What the pipeline needs from the outside, without naming a driver."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ssl import SSLContext
@@ -11,6 +11,9 @@ from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.meter import TokenAnswer
 from intake_bridge.domain.outcomes import Outcome, Transport
+
+type UriSource = Callable[[], Awaitable[str]]
+"""Returns a connection URI. Called at each connect, so that a rotated Secret needs no restart."""
 
 
 class DatabaseUnavailableError(Exception):

@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 
+from intake_shared import logs
 from pydantic import ValidationError
 
-from intake_bridge.observability import logs
 from intake_bridge.observability.tracing import tracing
 from intake_bridge.settings import MissingSettingError, load
 from intake_bridge.worker import Tuning, Worker
@@ -20,7 +20,7 @@ async def run(tuning: Tuning | None = None) -> int:
     except (MissingSettingError, ValidationError) as error:
         sys.stderr.write(f"intake-bridge: {error}\n")
         return 2
-    logs.configure(settings.log_level, settings.worker)
+    logs.configure(settings.log_level, "intake_bridge", worker=settings.worker)
     traces = tracing(os.environ, settings.worker, settings.pool)
     worker = Worker(settings, secrets, tuning, traces)
     loop = asyncio.get_running_loop()

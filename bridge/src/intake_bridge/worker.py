@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from intake_shared.redaction import one_line
+
 from intake_bridge.adapters.database import Database
 from intake_bridge.domain.backoff import Backoff, Uniform
 from intake_bridge.domain.batch import Batch
@@ -24,7 +26,6 @@ from intake_bridge.observability.metrics import Metrics
 from intake_bridge.observability.tracing import NoTracing, Tracing
 from intake_bridge.pipeline import Pipeline, Targets
 from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError
-from intake_bridge.redaction import one_line
 from intake_bridge.settings import MissingSettingError, Secrets, Settings
 from intake_bridge.targets import TargetBoard
 

@@ -12,11 +12,13 @@ def main() -> None:
     until the real handler is there, SIGTERM ends a process that has not begun anything.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from intake_operator import app, logs  # noqa: PLC0415 -- after the handler
+    from intake_shared import logs  # noqa: PLC0415 -- after the handler
+
+    from intake_operator import app  # noqa: PLC0415
     from intake_operator.settings import Settings  # noqa: PLC0415
 
     settings = Settings()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, "intake_operator")
     asyncio.run(app.run(settings))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from intake_operator import names
 from intake_operator.children import access
-from intake_operator.database.databases import Databases
+from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling
 from intake_operator.decide.steps import (
     HASTE,
@@ -155,12 +155,12 @@ class Actor:
         await self.databases.recover(event.uid, event.namespace, event.pool, text(secret, ref.key) if secret else "")
 
     async def _set_logins(self, event: Event, wanted: dict[str, str], altered: tuple[str, ...]) -> None:
-        passwords = {}
+        logins = {}
         for role, name in wanted.items():
             secret = await self.cluster.get("Secret", event.namespace, name)
             if secret is not None:
-                passwords[role] = (value(secret, "password"), fingerprint(secret))
-        await self.databases.set_logins(event.uid, passwords)
+                logins[role] = Login(value(secret, "password"), fingerprint(secret))
+        await self.databases.set_logins(event.uid, logins)
         if altered:
             ended = await self.databases.reset_roles(event.uid, altered)
             logger.warning(

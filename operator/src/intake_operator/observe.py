@@ -18,7 +18,7 @@ from intake_operator.kube.client import Cluster
 from intake_operator.ledger.consistency import Consistencies, Sides
 from intake_operator.ledger.ledgers import Ledgers
 from intake_operator.ledger.proof import Proofs
-from intake_operator.model.observed import LEDGER_ACCEPTS, DatabaseState, Event, LedgerState, Manifest, Observed, owned
+from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import Flaw, fingerprint, key_flaw, text, token_flaw, without_content
 from intake_operator.model.spec import IntakeEventSpec, SecretRef
 from intake_operator.pools import Pools
@@ -168,8 +168,8 @@ def _to_compare(observed: Observed) -> bool:
     """There is peace, something has ended, and no proof has just said that the ledger agrees."""
     database = observed.database
     at_peace = database.ready and database.status is not None and database.depth == 0
-    ended = database.status is not None and (database.status["committed"] or database.status["voided"])
-    return bool(at_peace and ended and not (observed.proof and observed.proof.ledger in LEDGER_ACCEPTS))
+    ended = database.status is not None and (database.status.committed or database.status.voided)
+    return bool(at_peace and ended and not (observed.proof and observed.proof.ledger.accepted))
 
 
 def _usable(ref: SecretRef, secret: Manifest | None, flaw: Flaw | None) -> LedgerState:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, told, used_before, without
@@ -12,7 +13,6 @@ from intake_operator.ledger import ledgers
 from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import PoolReason
 
 # Seconds between two looks at the ledger's account of the pool and at all events.
@@ -82,8 +82,8 @@ class Pools:
         except (psycopg.Error, OSError) as error:
             return PoolCheck(
                 PoolReason.WAITING,
-                f"the ledger does not say whether the pool was sold before: {brief(error)}. Slots are seeded when it "
-                f"does; {without(event)}",
+                f"the ledger does not say whether the pool was sold before: {one_line(error)}. Slots are seeded when "
+                f"it does; {without(event)}",
             )
         if booked is None:
             return PoolCheck(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator import names
 from intake_operator.act import Actor
@@ -22,7 +23,6 @@ from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.parse import parse
 from intake_operator.observe import Observer
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import ConditionType, Problem
 from intake_operator.workqueue import Key
 
@@ -64,7 +64,7 @@ class Reconciler:
             except Exception as error:
                 logger.warning(
                     "reconcile failed",
-                    extra={"namespace": key[0], "event": key[1], "error": str(error)[:1000] or brief(error)},
+                    extra={"namespace": key[0], "event": key[1], "error": one_line(error, most=1000)},
                 )
                 raise
 

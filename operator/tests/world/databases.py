@@ -7,8 +7,11 @@ from typing import Any
 
 from given import make_connections, make_status
 from intake_operator import names
+from intake_operator.database.databases import Login
 from intake_operator.decide import room
-from intake_operator.model.observed import LEDGER_AGREES, DatabaseState, Event, LedgerState, Observed, PoolCheck, Proof
+from intake_operator.model.engine_status import EngineStatus
+from intake_operator.model.observed import DatabaseState, Event, LedgerState, Observed, PoolCheck
+from intake_operator.model.proof import Account, DatabaseAccount, LedgerAnswer, Proof
 from intake_operator.reasons import PoolReason, Problem
 
 SLOTS = 12
@@ -59,7 +62,7 @@ class Volume:
     def window(self, now: datetime) -> str:
         """By its own clock."""
         if now < datetime.fromisoformat(self.config["opensAt"]):
-            return "before"
+            return "scheduled"
         return "open" if now < datetime.fromisoformat(self.config["closesAt"]) else "closed"
 
     def count(self, *states: str) -> int:
@@ -70,7 +73,7 @@ class Volume:
         """Whether a claim would be accepted."""
         return self.hot and not self.sealed and self.window(now) == "open" and len(self.claims) < SLOTS
 
-    def status(self, now: datetime) -> dict[str, Any]:
+    def status(self, now: datetime) -> EngineStatus:
         """intake.engine_status."""
         queued, dead = self.count("queued"), self.count("dead")
         free = SLOTS - len(self.claims) if self.hot else 0
@@ -130,9 +133,9 @@ class Databases:
         """What claimers may have."""
         self._volume.limit = room.limit(make_connections(), others)
 
-    async def set_logins(self, uid: str, passwords: dict[str, tuple[str, str]]) -> None:
+    async def set_logins(self, uid: str, logins: dict[str, Login]) -> None:
         """Passwords out of Secrets."""
-        self._volume.logins |= {role: fingerprint for role, (_, fingerprint) in passwords.items()}
+        self._volume.logins |= {role: login.fingerprint for role, login in logins.items()}
 
     async def configure(self, uid: str, pool: str, config: dict[str, Any]) -> None:
         """The live configuration."""
@@ -189,9 +192,10 @@ class Databases:
             return None, "the account cannot be made"
         found = self._volume
         ours = {claim.number: claim.slot for claim in found.claims.values() if claim.state == "committed"}
-        word = LEDGER_AGREES if ours == self._books.sold else "the ledger differs"
-        counts = (len(found.claims), len(ours), 0, 0, found.count("queued"), found.count("dead"))
-        return Proof(*counts, violations=(), ledger=word), ""
+        ledger = LedgerAnswer.AGREES if ours == self._books.sold else LedgerAnswer.DIFFERS
+        ended = Account(committed=len(ours), voided=0, slots=len(ours), digest=0)
+        account = DatabaseAccount(len(found.claims), 0, found.count("queued"), found.count("dead"), ended, ())
+        return Proof(account, ledger), ""
 
     def consider(self, sides: object) -> None:
         """Claims are not compared one by one here."""

@@ -16,7 +16,7 @@ class Mutant:
     """A broken variant of one module of the operator."""
 
     where: str
-    """The module, below intake_operator."""
+    """The module, below intake_operator, or with its full name in intake_shared."""
     before: str
     after: str
     caught_by: str
@@ -27,7 +27,7 @@ class Mutant:
     @property
     def module(self) -> str:
         """Its name for an import."""
-        return f"intake_operator.{self.where}"
+        return self.where if self.where.startswith("intake_shared.") else f"intake_operator.{self.where}"
 
     def replaced(self, text: str) -> str:
         """The broken text."""
@@ -268,14 +268,14 @@ MUTANTS = {
         "test_uris.py",
     ),
     "slash in a password not looked for": Mutant(
-        "postgres.uris",
+        "intake_shared.uris",
         '    if "@" in path:',
         "    if False:",
         "test_what_would_be_misread_is_refused_without_a_word_of_it",
         "test_uris.py",
     ),
     "each host has all of the time": Mutant(
-        "postgres.connection",
+        "intake_shared.connections",
         "asyncio.timeout((deadline - clock()) / left)",
         "asyncio.timeout(deadline - clock())",
         "test_behind_two_frozen_hosts_the_third_is_reached_within_a_look",

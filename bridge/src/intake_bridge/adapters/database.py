@@ -6,19 +6,20 @@ from typing import Any, Final, LiteralString
 from uuid import UUID
 
 import psycopg
+from intake_shared import uris
+from intake_shared.confirmed import ConfirmedConnection
+from intake_shared.connections import PINNED, SETTINGS
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
-from intake_bridge.adapters.confirmed import WARNINGS, ConfirmedConnection
-from intake_bridge.adapters.postgres import CONNECTION, PINNED, UriSource, readable
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.message import Message, Messages, State
 from intake_bridge.domain.meter import TokenAnswer
-from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError, GiveBack
-from intake_bridge.redaction import one_line
+from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError, GiveBack, UriSource
 
 # Lane, its lease extension, the renewal of its tokens, configuration and heartbeat.
 _CONNECTIONS = 7
@@ -77,12 +78,12 @@ class Database:
 
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
-        self._uri = readable(uri)
-        self._kwargs = CONNECTION | {"application_name": application_name, "options": f"{PINNED} {WARNINGS}"}
+        self._given = uri
+        self._kwargs = SETTINGS | {"application_name": application_name, "options": PINNED, "autocommit": True}
         self._pool = AsyncConnectionPool(
             self._uri,  # asked again for each new connection: a rotated secret needs no restart
             connection_class=ConfirmedConnection,
-            kwargs=self._kwargs | {"options": f"{PINNED} {WARNINGS} {_STATEMENT_TIMEOUT}"},
+            kwargs=self._kwargs | {"options": f"{PINNED} {_STATEMENT_TIMEOUT}"},
             min_size=1,
             max_size=_CONNECTIONS,
             open=False,
@@ -182,6 +183,12 @@ class Database:
             raise DatabaseUnavailableError(one_line(error)) from error
         async with connection:
             yield DatabaseSession(connection, self._pool_id)
+
+    async def _uri(self) -> str:
+        """DB1's URI. Refused here if libpq cannot parse it, because libpq's error would quote the password."""
+        uri = await self._given()
+        uris.read(uri)
+        return uri
 
     async def _lease(self, statement: LiteralString, worker: str, limit: int) -> list[Message]:
         rows = await self._rows(statement, (self._pool_id, worker, limit))

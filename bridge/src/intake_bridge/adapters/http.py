@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
+from intake_shared.redaction import one_line
 
 from intake_bridge.adapters.encodings import UnreadableError, too_large, unpacked
 from intake_bridge.domain.outcomes import Transport
 from intake_bridge.domain.window import CEILING
 from intake_bridge.ports import HttpError, HttpReply
-from intake_bridge.redaction import one_line
 
 _CONNECT_SECONDS: Final = 3.0
 # An answer is a decision for each claim; a batch of 10 000 with reasons fits, an endless body does not.

@@ -2,21 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psycopg
+from intake_shared.connections import bounded, connect
+from intake_shared.redaction import one_line
+from intake_shared.sqlstates import NO_SUCH_CHARACTER, QUERY_CANCELED
 from psycopg import AsyncConnection, sql
 from psycopg.types.json import Jsonb
 
-from intake_bridge.adapters.postgres import CONNECTION, UriSource, connect
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.message import Messages, State, anonymous
 from intake_bridge.domain.outcomes import Outcome
-from intake_bridge.ports import Gate, Offer, TargetDownError
-from intake_bridge.redaction import one_line
+from intake_bridge.ports import Gate, Offer, TargetDownError, UriSource
 
 # A ledger call is cancelled after this. The lease is renewed meanwhile.
 _CALL_SECONDS = 30.0
@@ -43,8 +43,6 @@ _ENCODING: Final = "SELECT pg_catalog.getdatabaseencoding()"
 _KEEPS: Final = "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERATOR(pg_catalog.=) %s::pg_catalog.bytea"
 # In these nothing is converted.
 _HOLD_ALL: Final = frozenset({"UTF8", "SQL_ASCII"})
-# untranslatable_character, character_not_in_repertoire: what a database without a character answers.
-_NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
 
 _SEVERITY = [table.Blame.CLAIM, table.Blame.SUSPECT, table.Blame.TARGET]
 
@@ -98,8 +96,9 @@ class PostgresLedger:
         self._name = function
         self._call_seconds = call_seconds
         self._uri = uri
-        self._kwargs: dict[str, Any] = CONNECTION | {
+        self._kwargs: dict[str, Any] = {
             "application_name": application_name,
+            "autocommit": True,
             "prepare_threshold": None,  # a transaction pooler may stand before the ledger
         }
         self._connection: AsyncConnection[Any] | None = None
@@ -117,7 +116,7 @@ class PostgresLedger:
         await self.close()
         try:
             self._connection = await connect(await self._uri(), **self._kwargs)
-            async with self._in_time():
+            async with bounded(self._call_seconds):
                 self._signature = await self._look(self._connection)
         except TimeoutError as error:
             await self.close()
@@ -157,12 +156,6 @@ class PostgresLedger:
             never = {each.msg_id: ours for each in messages if each.state is State.QUEUED}
             return never | await self.commit([each for each in messages if each.msg_id not in never], gate)
         return await self._halving(_scalar_call(self._signature.voider), table.VOID_WORDS, messages, gate)
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        # Twice: a cancelled psycopg call waits for the server to agree, and a frozen server never does.
-        async with asyncio.timeout(self._call_seconds + 1), asyncio.timeout(self._call_seconds):
-            yield
 
     async def _look(self, connection: AsyncConnection[Any]) -> Signature:
         *schema, name = self._name.split(".")
@@ -235,16 +228,16 @@ class PostgresLedger:
     async def _call(self, statement: sql.Composed, words: Words, messages: Messages) -> dict[int, Outcome] | Outcome:
         assert self._connection is not None
         # As it is, without escapes: those of other databases than UTF8 know few of them, or none.
-        payload = json.dumps([message.item() for message in messages], ensure_ascii=False)
+        payload = json.dumps([message.payload() for message in messages], ensure_ascii=False)
         try:
-            async with self._in_time():
+            async with bounded(self._call_seconds):
                 if not await self._holds(payload):
                     return self._unwritable()
                 cursor = await self._connection.execute(statement, (Jsonb(payload, dumps=str),))
                 rows = await cursor.fetchall()
         except TimeoutError:
             await self.close()
-            return table.of_sqlstate("57014", "no answer in time")
+            return table.of_sqlstate(QUERY_CANCELED, "no answer in time")
         except psycopg.Error as error:
             return table.of_sqlstate(error.sqlstate, anonymous(one_line(error), messages))
         said = {str(claim_id): word for claim_id, word in rows}
@@ -264,7 +257,7 @@ class PostgresLedger:
         try:
             row = await (await self._connection.execute(_KEEPS, (payload, payload.encode()))).fetchone()
         except psycopg.DataError as error:
-            if error.sqlstate in _NO_SUCH_CHARACTER:
+            if error.sqlstate in NO_SUCH_CHARACTER:
                 return False
             raise
         return bool(row and row[0])

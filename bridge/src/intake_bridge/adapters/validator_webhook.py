@@ -53,7 +53,7 @@ class WebhookValidator:
         return await self._batch(admitted, gate) if admitted else {}
 
     async def _batch(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
-        body = compact({"items": [message.item() for message in messages]}).encode()
+        body = compact({"items": [message.payload() for message in messages]}).encode()
         claims = ",".join(str(message.claim_id) for message in messages)
         key = f"{hashlib.sha256(claims.encode()).hexdigest()}:validate"
         try:

@@ -9,13 +9,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from intake_shared.redaction import writable
+
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.domain.message import Message, Messages, anonymous
 from intake_bridge.domain.outcomes import Blame, Outcome, Transport, of_status, of_transport
 from intake_bridge.domain.singled_out import SingledOut
 from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
-from intake_bridge.redaction import writable
 
 # A pause that a target may ask for. Longer ones are asked for again; a target that asks for none, or for one in the
 # past, would be called without a rest.
@@ -90,7 +91,7 @@ class Caller:
 
     async def _call(self, message: Message) -> Outcome:
         contract = self._contract
-        body = compact(message.item()).encode()
+        body = compact(message.payload()).encode()
         headers = self._credentials.headers(f"{message.claim_id}:{contract.step}", body) | message.trace_headers()
         try:
             reply = await self._http.post(contract.url, body, headers, contract.timeout_seconds, self._credentials.tls)

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
-from uuid import UUID
+
+from intake_shared.claims import Claim
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -19,37 +19,18 @@ class State(StrEnum):
     COMMITTING = "committing"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message(Claim):
     """One leased message. (msg_id, read_ct) is the lease; claim_id is the identity."""
 
-    pool_id: str
     msg_id: int
     read_ct: int
-    claim_id: UUID
-    user_id: str
-    slot_no: int
-    resource_id: UUID | None
-    request_id: str | None
-    claimed_at: datetime
     state: State
     failures: int
     release: bool = False
     """To be voided, not sold."""
     traceparent: str | None = None
     """The W3C trace context of whoever made the claim."""
-
-    def item(self) -> dict[str, Any]:
-        """The claim as webhooks and ledgers see it: the payload of every contract."""
-        return {
-            "claim_id": str(self.claim_id),
-            "pool_id": self.pool_id,
-            "user_id": self.user_id,
-            "slot_no": self.slot_no,
-            "resource_id": None if self.resource_id is None else str(self.resource_id),
-            "request_id": self.request_id,
-            "claimed_at": self.claimed_at.isoformat(),
-        }
 
     def for_log(self) -> dict[str, Any]:
         """The fields of a log line that speaks of this claim. No user in it: logs travel further than data may."""

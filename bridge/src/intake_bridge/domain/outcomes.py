@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from intake_bridge.redaction import redacted
+from intake_shared.redaction import redacted
+from intake_shared.sqlstates import QUERY_CANCELED, Subject, subject
 
 
 class Result(StrEnum):
@@ -128,26 +129,11 @@ TRANSPORT = {
     Transport.TOO_LARGE: _MISCONFIGURED,
 }
 
-# SQLSTATE of a failed ledger statement, the longest prefix wins. What is not listed is the row's fault: data errors,
-# constraints, and whatever the function itself raises.
-_LEDGER_DOWN = _MISCONFIGURED
-_LEDGER_BUSY = Outcome(Result.RETRY, Blame.SUSPECT)
-SQLSTATES = {
-    "": Outcome(Result.RETRY, counted=True),
-    "08": _LEDGER_DOWN,
-    "0A": _LEDGER_DOWN,
-    "25": _LEDGER_DOWN,  # 25006: a standby that was promoted the other way
-    "28": _LEDGER_DOWN,
-    "3D": _LEDGER_DOWN,
-    "40": _LEDGER_BUSY,
-    "42": _LEDGER_DOWN,  # function or table missing, no permission
-    "53": _LEDGER_DOWN,
-    "55": _LEDGER_BUSY,
-    "57": _LEDGER_DOWN,
-    "57014": replace(_LEDGER_BUSY, lingers=True),  # also said of a statement that we have stopped waiting for
-    "58": _LEDGER_DOWN,
-    "F0": _LEDGER_DOWN,
-    "XX": _LEDGER_DOWN,
+# A failed ledger statement, by what its SQLSTATE speaks of.
+STATEMENTS = {
+    Subject.CLAIM: Outcome(Result.RETRY, counted=True),
+    Subject.LOCK: Outcome(Result.RETRY, Blame.SUSPECT),
+    Subject.LEDGER: _MISCONFIGURED,
 }
 
 
@@ -176,11 +162,11 @@ def of_transport(kind: Transport, error: str) -> Outcome:
 
 
 def of_sqlstate(sqlstate: str | None, error: str) -> Outcome:
-    """The outcome of a failed ledger statement; no SQLSTATE at all is a connection that is gone."""
-    if sqlstate is None:
-        return replace(_LEDGER_DOWN, reason=error, lingers=True)
-    prefix = max((known for known in SQLSTATES if sqlstate.startswith(known)), key=len)
-    return replace(SQLSTATES[prefix], reason=f"{error} (SQLSTATE {sqlstate})", kind=sqlstate)
+    """The outcome of a failed ledger statement; no SQLSTATE at all is a lost connection."""
+    # Of these two it is unknown whether the statement has ended in the ledger.
+    lingers = sqlstate in {None, QUERY_CANCELED}
+    reason = f"{error} (SQLSTATE {sqlstate})" if sqlstate else error
+    return replace(STATEMENTS[subject(sqlstate)], reason=reason, kind=sqlstate, lingers=lingers)
 
 
 def of_word(word: object, words: Mapping[str, Outcome]) -> Outcome:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
 from intake_operator import names
@@ -19,15 +20,14 @@ from intake_operator.decide.discard import Target, answered, discard
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.consistency import Consistencies, Sides
-from intake_operator.model.letters import DeadLetter, Evidence, Kept
+from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
-from intake_operator.postgres.errors import brief
 
 logger = logging.getLogger(__name__)
 
-type Decisions = dict[int, Evidence | Kept]
+type Decisions = dict[int, Evidence | Refusal]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Desk:
     async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
         """The audit, latest first."""
         async with self.database(event, "monitor") as connection:
-            return await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
+            entries = await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
+        return [entry.shown() for entry in entries]
 
     async def replay(self, event: Event, asked: Replay, actor: str) -> dict[str, Any]:
         """Back on the queue, state kept. A repeated call finds none, and says so."""
@@ -82,8 +83,8 @@ class Desk:
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
             for words, ids in by_evidence.items():
-                done |= await dead_letters.discard(connection, event.pool, ids, (actor, asked.reason), words)
-        kept = {number: decision for number, decision in decided.items() if isinstance(decision, Kept)}
+                done |= await dead_letters.discard(connection, event.pool, ids, actor, asked.reason, words)
+        kept = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
         _log(event, actor, asked.reason, f"discarded {len(done)} of {len(asked.ids)} dead letters, {len(kept)} refused")
         claims = {letter.id: letter.claim_id for letter in found}
         refused = [
@@ -107,12 +108,12 @@ class Desk:
             async with dead_letters.visit(access.host(event), password, role) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
-            raise RefusedError(503, "NotReady", f"DB1 is not ready: {brief(error)}", retry_after=5) from error
+            raise RefusedError(503, "NotReady", f"DB1 is not ready: {one_line(error)}", retry_after=5) from error
         except (psycopg.Error, OSError) as error:
             if isinstance(error, psycopg.Error) and error.sqlstate == UNKNOWN_POOL:
                 raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error
             raise RefusedError(
-                503, "DatabaseUnavailable", f"DB1 did not do it: {brief(error)}; try again", retry_after=5
+                503, "DatabaseUnavailable", f"DB1 did not do it: {one_line(error)}; try again", retry_after=5
             ) from error
 
     async def _password(self, event: Event) -> str:
@@ -161,20 +162,20 @@ class Desk:
                     return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
                 for letter in found:
                     try:
-                        word = await ledgers.void(connection, voider, letter.payload(event.pool))
+                        word = await ledgers.void(connection, voider, letter.payload())
                     except psycopg.Error as error:
                         if not ledgers.of_the_claim(error):
                             raise
-                        decided[letter.id] = Kept("LedgerRefused", f"void_claim failed: {brief(error)}")
+                        decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {one_line(error)}")
                     else:
                         decided[letter.id] = answered(word)
         except (psycopg.Error, OSError) as error:
             # TimeoutError is an OSError. Those that have their word are given up, the others are asked for again.
-            told = f"the ledger did not answer: {brief(error)}; nothing is decided, try again"
+            told = f"the ledger did not answer: {one_line(error)}; nothing is decided, try again"
             if not decided:
                 raise RefusedError(503, "LedgerUnavailable", told, retry_after=10) from error
             unasked = [letter.id for letter in found if letter.id not in decided]
-            decided |= dict.fromkeys(unasked, Kept("LedgerUnavailable", told))
+            decided |= dict.fromkeys(unasked, Refusal("LedgerUnavailable", told))
         return decided
 
 

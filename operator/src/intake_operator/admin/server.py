@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import ClientError, web
+from intake_shared.redaction import one_line
 
 from intake_operator.admin.access import Gatekeeper, User
 from intake_operator.admin.answers import RefusedError, answer
@@ -126,7 +127,7 @@ def _context(folder: Path) -> ssl.SSLContext:
                 latest, read = fresh(), changed
         except OSError as error:
             # SSLError is one: half of a pair. The one before serves until the pair is whole.
-            logger.warning("the admin API's certificate cannot be read", extra={"error": str(error)})
+            logger.warning("the admin API's certificate cannot be read", extra={"error": one_line(error)})
         connection.context = latest
 
     outer = fresh()
@@ -148,7 +149,7 @@ async def _refusals(
         allowed = ", ".join(sorted(error.allowed_methods))
         return RefusedError(405, "MethodNotAllowed", f"{request.method} is not offered here, {allowed} is").response()
     except (ApiError, ClientError, TimeoutError) as error:
-        logger.warning("admin request failed", extra={"error": str(error)[:500]})
+        logger.warning("admin request failed", extra={"error": one_line(error)})
         told = getattr(error, "reason", "") or "no answer"
         return RefusedError(503, "ServiceUnavailable", f"Kubernetes' API server: {told}", retry_after=5).response()
     except Exception:

@@ -2,11 +2,11 @@
 
 from intake_operator import names
 from intake_operator.children import common
-from intake_operator.model.account import Account
 from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.report import Report
 
 
-def report(event: Event, account: Account) -> Manifest:
+def report(event: Event, account: Report) -> Manifest:
     """The account of a finished event, and who replayed, discarded, sealed or restored: DB1's audit goes with DB1.
 
     It belongs to the event alone, and goes with it.

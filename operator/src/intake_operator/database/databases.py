@@ -3,19 +3,24 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
+from intake_shared.connections import bounded
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from pydantic import ValidationError
 
+from intake_operator.database.connection import no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide import room
-from intake_operator.ledger.ledgers import Account
+from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
-from intake_operator.postgres.connection import in_time, to_database
-from intake_operator.postgres.errors import brief, no_connection_left
+from intake_operator.model.proof import Account, DatabaseAccount
 
 # Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
 OBSERVE_TIMEOUT: Final = 20.0
@@ -26,6 +31,14 @@ STATEMENT_TIMEOUT: Final = "300s"
 RECOVERY_TIMEOUT: Final = 5400.0
 
 UNKNOWN_POOL: Final = "IE001"
+
+
+@dataclass(frozen=True)
+class Login:
+    """The password of a role, and the fingerprint of the Secret that it is from."""
+
+    password: str = field(repr=False)
+    fingerprint: str
 
 
 class Databases:
@@ -41,7 +54,7 @@ class Databases:
     async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
         """Look at DB1. Not being able to is an observation, too."""
         try:
-            async with in_time(self._patience):
+            async with bounded(self._patience):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
                 if not missing:
@@ -55,10 +68,12 @@ class Databases:
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
             return DatabaseState(
-                error=brief(error),
+                error=one_line(error),
                 login_failed="password authentication failed" in str(error),
                 refused=no_connection_left(error),
             )
+        except ValidationError as error:
+            return DatabaseState(error=_misread(error))
         return DatabaseState(
             reachable=True,
             identity=identity,
@@ -81,15 +96,15 @@ class Databases:
         if known.limit != (most := room.limit(known, others)):
             await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
-    async def set_logins(self, uid: str, passwords: Mapping[str, tuple[str, str]]) -> None:
-        """Role to (password, fingerprint of its Secret). The server sees a SCRAM verifier, never the password."""
+    async def set_logins(self, uid: str, logins: Mapping[str, Login]) -> None:
+        """Let these roles log in. The server sees a SCRAM verifier, never the password."""
         connection = self._connections[uid]
         async with connection.transaction():
-            for role, (password, fingerprint) in passwords.items():
+            for role, login in logins.items():
                 verifier = connection.pgconn.encrypt_password(
-                    password.encode(), role.encode(), b"scram-sha-256"
+                    login.password.encode(), role.encode(), b"scram-sha-256"
                 ).decode()
-                await connection.execute("SELECT intake.set_login(%s, %s, %s)", (role, verifier, fingerprint))
+                await connection.execute("SELECT intake.set_login(%s, %s, %s)", (role, verifier, login.fingerprint))
 
     async def reset_roles(self, uid: str, roles: Sequence[str]) -> int:
         """Give roles their settings again; the number of sessions that were ended because they may have had others."""
@@ -127,7 +142,7 @@ class Databases:
         """
         connection = self._connections[uid]
         try:
-            async with in_time(RECOVERY_TIMEOUT):
+            async with bounded(RECOVERY_TIMEOUT):
                 return await recover(connection, uri, event_namespace, pool, time.monotonic)
         except OSError:
             # Broken off in the middle: whatever is left of the transaction ends with the connection.
@@ -138,8 +153,8 @@ class Databases:
         """End claiming for good; returns when no claim is under way any more."""
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
-    async def account(self, uid: str, pool: str) -> tuple[Sequence[int], Account, tuple[str, ...]]:
-        """(claims, released, queued, dead) of a sealed database, what the ledger must have too, and its violations."""
+    async def account(self, uid: str, pool: str) -> DatabaseAccount:
+        """Where every claim of a sealed pool is. Raises psycopg.Error or OSError."""
         connection = self._connections[uid]
         found = await connection.execute(
             "SELECT claims, released, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)", (pool,)
@@ -149,7 +164,8 @@ class Databases:
         violations = await (
             await connection.execute("SELECT invariant || ': ' || detail FROM intake.reconcile(%s) LIMIT 20", (pool,))
         ).fetchall()
-        return row[:4], Account(*row[4:]), tuple(v[0] for v in violations)
+        claims, released, queued, dead, *ended = row
+        return DatabaseAccount(claims, released, queued, dead, Account(*ended), tuple(v[0] for v in violations))
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
         """What people did by hand, the latest hundred, a line of JSON each: it outlives DB1 in the report."""
@@ -198,12 +214,13 @@ class Databases:
         return dict(await logins.fetchall()), tuple(row[0])
 
     async def _room(self, connection: AsyncConnection) -> Connections:
-        found = await connection.execute(
-            "SELECT most, superusers, reserved, claimer_limit, claimers, taken FROM intake.connections()"
+        cursor = connection.cursor(row_factory=class_row(Connections))
+        await cursor.execute(
+            'SELECT most, superusers, reserved, claimer_limit AS "limit", claimers, taken FROM intake.connections()'
         )
-        row = await found.fetchone()
-        assert row is not None
-        return Connections(*row)
+        found = await cursor.fetchone()
+        assert found is not None
+        return found
 
     async def _stocked(self, connection: AsyncConnection, pool: str) -> int:
         # By the primary key, however many there are; there are no gaps.
@@ -216,11 +233,18 @@ class Databases:
         assert row is not None
         return int(row[0])
 
-    async def _status(self, connection: AsyncConnection, pool: str) -> dict[str, Any] | None:
+    async def _status(self, connection: AsyncConnection, pool: str) -> EngineStatus | None:
         try:
             row = await (await connection.execute("SELECT intake.engine_status(%s)", (pool,))).fetchone()
         except psycopg.Error as error:
             if error.sqlstate == UNKNOWN_POOL:
                 return None
             raise
-        return row[0] if row else None
+        assert row is not None
+        return EngineStatus.model_validate(row[0])
+
+
+def _misread(error: ValidationError) -> str:
+    """The first field of `intake.engine_status` that is not as EngineStatus has it; never its value."""
+    wrong = error.errors(include_url=False, include_input=False)[0]
+    return f"DB1's engine_status is not the one of this operator: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"

@@ -2,22 +2,23 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any, Final, LiteralString
+from typing import Final, LiteralString
 
+from intake_shared.connections import bounded
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 
-from intake_operator.model.letters import DeadLetter
-from intake_operator.postgres.connection import in_time, to_database
+from intake_operator.database.connection import to_database
+from intake_operator.model.audit import AuditEntry
+from intake_operator.model.dead_letters import DeadLetter
 
 STATEMENT_TIMEOUT: Final = "20s"
 # Seconds; frozen, DB1 does not keep to its own.
 CALL_TIMEOUT: Final = 25.0
 
 _LIST: Final = (
-    "SELECT msg_id, claim_id, user_id, slot_no, resource_id, request_id, state, failures, reason, last_error, dead_at,"
-    " claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
+    "SELECT %s::text AS pool_id, msg_id AS id, claim_id, user_id, slot_no, resource_id, request_id, state, failures,"
+    " reason, last_error, dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
 )
 
 
@@ -32,12 +33,12 @@ async def visit(
 
 async def page(connection: AsyncConnection, pool: str, most: int, after: int) -> list[DeadLetter]:
     """Some of the dead letters, oldest first."""
-    return [DeadLetter(*row) for row in await _rows(connection, _LIST, pool, most, after, None)]
+    return await _list(connection, pool, most, after, None)
 
 
 async def named(connection: AsyncConnection, pool: str, ids: Sequence[int]) -> list[DeadLetter]:
     """Those of these ids that are dead letters."""
-    return [DeadLetter(*row) for row in await _rows(connection, _LIST, pool, len(ids), 0, list(ids))]
+    return await _list(connection, pool, len(ids), 0, list(ids))
 
 
 async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str) -> set[int]:
@@ -47,23 +48,28 @@ async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], act
 
 
 async def discard(
-    connection: AsyncConnection, pool: str, ids: Sequence[int], who: tuple[str, str], evidence: str
+    connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str, evidence: str
 ) -> set[int]:
-    """Archived as voided, slots free; the ids that were dead letters until now. `who` is actor and reason."""
-    done = await _rows(connection, "SELECT intake.discard(%s, %s, %s, %s, %s)", pool, list(ids), *who, evidence)
+    """Archived as voided, slots free; the ids that were dead letters until now."""
+    query = "SELECT intake.discard(%s, %s, %s, %s, %s)"
+    done = await _rows(connection, query, pool, list(ids), actor, reason, evidence)
     return {row[0] for row in done}
 
 
-async def audit(connection: AsyncConnection, pool: str, most: int, before: int | None) -> list[dict[str, Any]]:
+async def audit(connection: AsyncConnection, pool: str, most: int, before: int | None) -> list[AuditEntry]:
     """What people did by hand, the latest first."""
     query = "SELECT id, at, action, actor, reason, detail FROM intake.audit_log(%s, %s, %s)"
-    return [_entry(*row) for row in await _rows(connection, query, pool, most, before)]
+    async with bounded(CALL_TIMEOUT), connection.cursor(row_factory=class_row(AuditEntry)) as cursor:
+        return await (await cursor.execute(query, (pool, most, before))).fetchall()
+
+
+async def _list(
+    connection: AsyncConnection, pool: str, most: int, after: int, ids: list[int] | None
+) -> list[DeadLetter]:
+    async with bounded(CALL_TIMEOUT), connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
+        return await (await cursor.execute(_LIST, (pool, pool, most, after, ids))).fetchall()
 
 
 async def _rows(connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[TupleRow]:
-    async with in_time(CALL_TIMEOUT):
+    async with bounded(CALL_TIMEOUT):
         return await (await connection.execute(query, arguments)).fetchall()
-
-
-def _entry(number: int, at: datetime, action: str, actor: str, reason: str, detail: object) -> dict[str, Any]:
-    return {"id": number, "at": at.isoformat(), "action": action, "actor": actor, "reason": reason, "detail": detail}

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from intake_operator.ledger import ledgers
 from intake_operator.ledger.compare import read_sales
 from intake_operator.model.consistency import Sale
+from intake_operator.model.proof import Account
 
 CREATE: Final = "create it as docs/ledger.md says (sql/ledger/0001_ledger.sql is the reference), then recover again"
 
@@ -46,7 +47,7 @@ async def recover(
         assert row is not None
         # Asked after the last page: a bridge that is still at work has committed in between, on a page that was read.
         told = await ledgers.account(ledgers.from_elsewhere(uri, namespace), pool)
-        return agreed(ledgers.Account(*row), told)
+        return agreed(Account(*row), told)
 
 
 def as_page(sales: Sequence[Sale]) -> list[dict[str, Any]]:
@@ -65,7 +66,7 @@ def as_page(sales: Sequence[Sale]) -> list[dict[str, Any]]:
     ]
 
 
-def agreed(ours: ledgers.Account, told: ledgers.Account | None) -> Restored:
+def agreed(ours: Account, told: Account | None) -> Restored:
     """What was restored, if the ledger's own account is the same. Raises RecoveryError otherwise."""
     if told is None:
         raise RecoveryError(f"the ledger offers no ledger_proof, by which a recovery is checked: {CREATE}")

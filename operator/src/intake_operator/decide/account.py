@@ -2,22 +2,24 @@
 
 from intake_operator.decide import memory
 from intake_operator.decide.status import Facts
-from intake_operator.model.account import Account
+from intake_operator.model.report import Report
 
 
-def proven(facts: Facts) -> Account:
+def proven(facts: Facts) -> Report:
     """Of an event whose proof is in hand."""
     proof = facts.observed.proof
     assert proof is not None
-    counts = {"claims": proof.claims, "committed": proof.committed, "voided": proof.voided, "released": proof.released}
+    account, ended = proof.account, proof.account.ended
+    counts = {"claims": account.claims, "committed": ended.committed, "voided": ended.voided}
+    counts["released"] = account.released
     recovery = memory.recovery(facts.event, facts.observed)
     if recovery:
         counts["unaccounted"] = int(recovery["unaccounted"])
     counted = str(recovery.get("countedAt", "")) if recovery else ""
-    return Account(True, proof.ledger, _now(facts), counts, counted, proof.audit)
+    return Report(True, proof.ledger_message, _now(facts), counts, counted, proof.audit)
 
 
-def abandoned(facts: Facts) -> Account:
+def abandoned(facts: Facts) -> Report:
     """Of an event that a person gave up: what DB1 can still tell, or told last."""
     event, observed = facts.event, facts.observed
     last = memory.counts(event, observed, facts.now)
@@ -27,7 +29,7 @@ def abandoned(facts: Facts) -> Account:
         open_claims = {"queued": int(queue["depth"]), "deadLetters": int(queue["deadLetters"])}
         counts = {"claims": sum(ends.values()) + sum(open_claims.values()), **ends, **open_claims}
     told = "not asked: the event was abandoned by annotation"
-    return Account(False, told, _now(facts), counts, str(last.get("countedAt", "")), observed.database.audit)
+    return Report(False, told, _now(facts), counts, str(last.get("countedAt", "")), observed.database.audit)
 
 
 def _now(facts: Facts) -> str:

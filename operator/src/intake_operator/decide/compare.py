@@ -11,7 +11,7 @@ The order of the looks makes sure that what is on its way is never taken for a m
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
-from intake_operator.model.consistency import Placed, Sale, Violation
+from intake_operator.model.consistency import DatabaseClaim, Sale, Violation
 
 # So many are named; all are counted.
 NAMED = 100
@@ -69,7 +69,7 @@ class Comparison:
         if len(self.violations) < NAMED:
             self.violations.append(Violation(promise, detail))
 
-    def ended(self, claims: Iterable[Placed]) -> None:
+    def ended(self, claims: Iterable[DatabaseClaim]) -> None:
         """Claims that have ended in DB1, before the ledger is read."""
         for claim in claims:
             if claim.state == "committed":
@@ -77,7 +77,7 @@ class Comparison:
             elif claim.state == "voided" and self._voids:
                 self._voided.add(-claim.key)
 
-    def page(self, sales: Sequence[Sale], claims: Mapping[UUID, Placed]) -> None:
+    def page(self, sales: Sequence[Sale], claims: Mapping[UUID, DatabaseClaim]) -> None:
         """A page of the ledger, and where DB1 then had its claims."""
         for sale in sales:
             if sale.state == "committed":
@@ -94,13 +94,13 @@ class Comparison:
         yield from self._committed
         yield from (-message for message in self._voided)
 
-    def absent(self, claim: Placed) -> None:
+    def absent(self, claim: DatabaseClaim) -> None:
         """A claim behind one of these keys."""
         self.broken(
             "I2", f"claim {claim.claim_id} of slot {claim.slot_no} is {claim.state} here, and not in the ledger"
         )
 
-    def _sold(self, sale: Sale, claim: Placed | None) -> None:
+    def _sold(self, sale: Sale, claim: DatabaseClaim | None) -> None:
         self.committed += 1
         for slot in sale.slot_nos:
             if not self._first_of(slot):
@@ -126,7 +126,7 @@ class Comparison:
             self._odd_slots.add(slot)
         return not seen
 
-    def _given_up(self, sale: Sale, claim: Placed | None) -> None:
+    def _given_up(self, sale: Sale, claim: DatabaseClaim | None) -> None:
         self.voided += 1
         if claim is None:
             self.broken("I2", f"claim {sale.claim_id} is voided in the ledger, and nobody made it here")
@@ -144,7 +144,7 @@ class Comparison:
             self.on_their_way += 1
 
 
-def _differ(sale: Sale, claim: Placed) -> str:
+def _differ(sale: Sale, claim: DatabaseClaim) -> str:
     """What is not the same; never a user's name."""
     pairs = {
         "user": (sale.user_id, claim.user_id),

@@ -6,7 +6,8 @@ from typing import Any, Final
 from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned
 from intake_operator.model.consistency import Verdict
-from intake_operator.model.observed import LEDGER_AGREES, LEDGER_SILENT, LEDGER_UNASKED, Event, Observed
+from intake_operator.model.observed import Event, Observed
+from intake_operator.model.proof import LedgerAnswer, Proof
 from intake_operator.reasons import ConsistencyReason
 
 NO_QUESTION: Final = "a webhook ledger offers no way to ask what it holds"
@@ -24,7 +25,7 @@ def verdict(event: Event, observed: Observed, stage: Stage) -> Verdict:
         return Verdict(None, ConsistencyReason.NOT_COMPARED, "nothing was sold, so there is nothing to compare")
     if event.spec is not None and event.spec.commit_target.postgres is None:
         return Verdict(None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, NO_QUESTION)
-    if observed.proof is not None and (proven := _proven(observed.proof.ledger, observed.consistency)):
+    if observed.proof is not None and (proven := _proven(observed.proof, observed.consistency)):
         return proven
     return observed.consistency or Verdict(
         None,
@@ -33,21 +34,25 @@ def verdict(event: Event, observed: Observed, stage: Stage) -> Verdict:
     )
 
 
-def _proven(word: str, known: Verdict | None) -> Verdict | None:
-    if word == LEDGER_AGREES:
-        return Verdict(True, ConsistencyReason.LEDGER_AGREES, word)
-    if word == LEDGER_SILENT:
-        return known or Verdict(
-            None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, f"{word} (ledger_proof, docs/ledger.md)"
-        )
-    if word.startswith(LEDGER_UNASKED):
-        return Verdict(None, ConsistencyReason.COMPARISON_FAILED, word)
-    return known if known and known.agrees is False else Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, word)
+def _proven(proof: Proof, known: Verdict | None) -> Verdict | None:
+    message = proof.ledger_message
+    match proof.ledger:
+        case LedgerAnswer.AGREES:
+            return Verdict(True, ConsistencyReason.LEDGER_AGREES, message)
+        case LedgerAnswer.NO_PROOF:
+            return known or Verdict(
+                None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, f"{message} (ledger_proof, docs/ledger.md)"
+            )
+        case LedgerAnswer.NOT_ASKED:
+            return Verdict(None, ConsistencyReason.COMPARISON_FAILED, message)
+        case LedgerAnswer.DIFFERS:
+            named = known and known.agrees is False
+            return known if named else Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, message)
 
 
 def _reported(report: Mapping[str, Any]) -> Verdict:
     word = str(report["ledgerVerified"])
-    if word == LEDGER_AGREES:
+    if word == LedgerAnswer.AGREES:
         told = f"the ledger agreed at the end: {report['committed']} claims committed, {report['voided']} voided"
         return Verdict(True, ConsistencyReason.LEDGER_AGREES, told)
     reason = ConsistencyReason.LEDGER_CANNOT_BE_ASKED if report["verified"] else ConsistencyReason.NOT_COMPARED

@@ -37,10 +37,8 @@ def ledger_ready(
     trouble = next((each for each in problems if each.reason in _LEDGER_PROBLEMS), None)
     if trouble is not None:
         return False, trouble.reason, trouble.message
-    workers = observed.database.status["workers"] if observed.database.status else []
-    told = [
-        health["ledger"]["offers"] for w in workers if "offers" in (health := w.get("health") or {}).get("ledger", {})
-    ]
+    ledgers = (worker.health.ledger for worker in observed.database.workers)
+    told = [ledger.offers for ledger in ledgers if ledger is not None and ledger.offers is not None]
     if not told or target is None:
         return None, LedgerReadyReason.NOT_LOOKED_AT, "no bridge that runs now has looked at it"
     if target.postgres is None:

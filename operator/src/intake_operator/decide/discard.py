@@ -2,7 +2,7 @@
 
 from enum import Enum, auto
 
-from intake_operator.model.letters import DeadLetter, Evidence, Kept
+from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 
 
 class Target(Enum):
@@ -19,7 +19,7 @@ class Target(Enum):
 CHECKED = "the target was checked by hand"
 
 
-def discard(letter: DeadLetter, target: Target, *, target_checked: bool) -> Evidence | Kept | None:
+def discard(letter: DeadLetter, target: Target, *, target_checked: bool) -> Evidence | Refusal | None:
     """What follows without asking the ledger; None where the ledger is to be asked.
 
     The marks are fenced and durable before the call that they speak of, and a dead letter is in nobody's hands.
@@ -35,23 +35,23 @@ def discard(letter: DeadLetter, target: Target, *, target_checked: bool) -> Evid
         return Evidence(f"never marked {mark}: no commit was tried")
     if target_checked:
         return Evidence(CHECKED)
-    return Kept(
+    return Refusal(
         "MayBeCommitted",
         f"its state is {letter.state}: the target may hold this sale, and cannot promise never to. Look there; if it "
         "does not, discard again with targetChecked, otherwise replay",
     )
 
 
-def answered(word: str) -> Evidence | Kept:
+def answered(word: str) -> Evidence | Refusal:
     """What follows from the word of `void_claim`."""
     match word:
         case "voided":
             return Evidence("void_claim answered voided")
         case "committed":
-            return Kept("Committed", "the ledger has committed it: replay it, and it ends as committed")
+            return Refusal("Committed", "the ledger has committed it: replay it, and it ends as committed")
         case "conflict":
-            return Kept(
+            return Refusal(
                 "Conflict", "the ledger has another sale under this claim_id: compare the rows, and mend it there"
             )
         case _:
-            return Kept("LedgerUnclear", f"void_claim answered {word[:100]!r}, which is no promise")
+            return Refusal("LedgerUnclear", f"void_claim answered {word[:100]!r}, which is no promise")

@@ -173,7 +173,7 @@ def _pool(observed: Observed) -> Iterator[Trouble]:
 def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Trouble]:
     """Bridges that run, while DB1 has not heard of any: nothing would be committed, and nothing else would say so."""
     since = [_ready_since(p) for p in observed.pods if _component(p) == "database" and _ready(p)]
-    if not since or observed.database.status is None or observed.database.status["workers"]:
+    if not since or observed.database.status is None or observed.database.workers:
         return
     if observed.database.connections and observed.database.connections.exhausted:
         return  # that is why, and it is told
@@ -212,8 +212,8 @@ def _connections(event: Event, observed: Observed) -> Iterator[Trouble]:
 
 def _ledger(observed: Observed) -> Iterator[Trouble]:
     # A bridge's word beats the operator's, which looks from another namespace, perhaps through other network policies.
-    workers = observed.database.status["workers"] if observed.database.status else []
-    answers = any((w.get("health") or {}).get("ledger", {}).get("state") == "ok" for w in workers)
+    ledgers = (worker.health.ledger for worker in observed.database.workers)
+    answers = any(ledger is not None and ledger.state == "ok" for ledger in ledgers)
     if observed.ledger.problem and not (answers and observed.ledger.problem is Problem.LEDGER_UNREACHABLE):
         yield Trouble(observed.ledger.problem, observed.ledger.message)
 
@@ -224,19 +224,25 @@ def _inventory(observed: Observed) -> Iterator[Trouble]:
 
 
 def _workers(observed: Observed) -> Iterator[Trouble]:
-    workers = observed.database.status["workers"] if observed.database.status else []
-    for target, reason, cure in (
-        ("ledger", Problem.LEDGER_DOWN, "Claims wait in the queue; commits go on with the first that succeeds."),
+    workers = observed.database.workers
+    for target, states, reason, cure in (
+        (
+            "ledger",
+            [worker.health.ledger for worker in workers],
+            Problem.LEDGER_DOWN,
+            "Claims wait in the queue; commits go on with the first that succeeds.",
+        ),
         (
             "validator",
+            [worker.health.validator for worker in workers],
             Problem.VALIDATOR_DOWN,
             "Claims wait in the queue; check spec.validation.webhook and its server.",
         ),
     ):
-        errors = [h[target] for w in workers if (h := w.get("health") or {}).get(target, {}).get("state") == "down"]
-        if errors:
-            told = errors[0].get("error") or "no answer"
-            yield Trouble(reason, f"{len(errors)} of {len(workers)} bridges report the {target} down: {told}. {cure}")
+        down = [state for state in states if state is not None and state.state == "down"]
+        if down:
+            told = down[0].error or "no answer"
+            yield Trouble(reason, f"{len(down)} of {len(workers)} bridges report the {target} down: {told}. {cure}")
 
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Trouble]:

@@ -93,7 +93,7 @@ def counts(event: Event, observed: Observed, now: datetime) -> dict[str, Any]:
     status = observed.database.status
     if status is None or volume_lost(event, observed):
         return before | ({"countedAt": at} if at else {})
-    fresh = {name: status[name] for name in COUNTS}
+    fresh = status.counts(COUNTS)
     if at and fresh == before and now - datetime.fromisoformat(at) < COUNTED_ANEW:
         return fresh | {"countedAt": at}
     return fresh | {"countedAt": now.isoformat(timespec="seconds")}
@@ -106,14 +106,14 @@ def recovery(event: Event, observed: Observed) -> dict[str, Any] | None:
     """
     known: dict[str, Any] | None = event.status.get("recovery")
     restored = observed.database.restored
-    if restored is None or not rebuilt(event, observed) or (known and known["at"] == restored["at"]):
+    if restored is None or not rebuilt(event, observed) or (known and known["at"] == restored.at):
         return known
     inventory = event.status.get("inventory") or {}
     acknowledged = sum(
         (int(inventory.get("reserved", 0)), int(event.status.get("committed", 0)), int(event.status.get("voided", 0)))
     )
-    found = int(restored["committed"]) + int(restored["voided"])
+    found = restored.committed + restored.voided
     lost = max(acknowledged - found, 0) + int((known or {}).get("unaccounted", 0))
-    told = {"at": restored["at"], "committed": restored["committed"], "voided": restored["voided"], "unaccounted": lost}
+    told = {**restored.model_dump(), "unaccounted": lost}
     at = event.status.get("countedAt")
     return told | ({"countedAt": at} if at else {})

@@ -286,9 +286,9 @@ def _numbers(facts: Facts) -> dict[str, Any]:
     }
     if (database := observed.database.status) is not None and not memory.volume_lost(event, observed):
         numbers |= {
-            "claimsPerSecond": database["claimsPerSecond"],
-            "commitsPerSecond": database["commitsPerSecond"],
-            "effectiveBatchSize": min((w["batchSize"] for w in database["workers"]), default=None),
+            "claimsPerSecond": database.claims_per_second,
+            "commitsPerSecond": database.commits_per_second,
+            "effectiveBatchSize": min((worker.batch_size for worker in database.workers), default=None),
         }
     return {name: value for name, value in numbers.items() if value is not None}
 

@@ -78,9 +78,9 @@ def _finish(facts: Facts, *, proven: bool) -> Plan:
     final = account.proven(facts) if proven else account.abandoned(facts)
     said = status.build(facts)
     if event.deleting:  # a copy would go with the event, and nothing can be made in a namespace that goes
-        return Plan((), said, 0.0, after=said | {"report": final.told()})
+        return Plan((), said, 0.0, after=said | {"report": final.as_status()})
     copy = report.report(event, final)
-    told = final.told() | {"configMapName": copy["metadata"]["name"]}
+    told = final.as_status() | {"configMapName": copy["metadata"]["name"]}
     return Plan((Apply(copy),), said, 0.0, after=said | {"report": told})
 
 

@@ -149,8 +149,7 @@ def database_steps(facts: Facts) -> list[Step]:
 
 
 def _seeded(facts: Facts, spec: IntakeEventSpec, known: DatabaseState) -> list[Step]:
-    inventory = known.status["inventory"] if known.status else {}
-    seeded = sum(inventory.get(part, 0) for part in ("available", "reserved", "consumed"))
+    seeded = known.status.inventory.seeded if known.status else 0
     grows = seeded < _size(spec, known) and not known.sealed
     if (not known.ready or grows) and _stocked(spec, known):
         return [Seed()] if facts.claimable else []
@@ -230,7 +229,7 @@ def _size(spec: IntakeEventSpec, known: DatabaseState) -> int:
     """The inventory to configure: growth waits for its rows, so that a crash meanwhile can be repaired."""
     if spec.inventory is None or known.status is None or known.stocked >= spec.inventory_size:
         return spec.inventory_size
-    return int(known.status["inventory"]["size"])
+    return known.status.inventory.size
 
 
 def _stocked(spec: IntakeEventSpec, known: DatabaseState) -> bool:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.table import CHUNK, Table
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
 from intake_operator.model.observed import Event, InventoryState, Manifest
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 # Seconds between two looks. ConfigMaps are not watched, which would need leave to read every one there is.
@@ -126,7 +126,7 @@ class Inventories:
         except psycopg.Error as error:
             if error.sqlstate not in REFUSALS:
                 raise
-            refusal = _told(wanted, REFUSALS[error.sqlstate], brief(error))
+            refusal = _told(wanted, REFUSALS[error.sqlstate], one_line(error))
         memory.refusal = memory.found = refusal
         memory.until = self._clock() + (WHILE_REFUSED if refusal.problem else 0.0)
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from intake_shared.connections import connect
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection, sql
 
+from intake_operator import names
 from intake_operator.ledger.ledgers import from_elsewhere
 from intake_operator.model.inventory import InventoryError, Row, check, invalid, quoted
-from intake_operator.postgres.connection import reach
-from intake_operator.postgres.errors import brief
 from intake_operator.reasons import Problem
 
 # Rows in one call of intake.stock: more make it no faster, and this is all that is in memory at a time.
@@ -69,7 +70,7 @@ class Table:
                     yield [check(f"row {number + n}", *row) for n, row in enumerate(rows, 1)]
                     number += len(rows)
             except psycopg.errors.InvalidTextRepresentation as error:
-                raise await self._unreadable(brief(error)) from None
+                raise await self._unreadable(one_line(error)) from None
 
     async def _unreadable(self, told: str) -> InventoryError:
         """Which row breaks off the reading, in words by which its owner finds it."""
@@ -84,14 +85,19 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with await reach(from_elsewhere(self.uri, self.namespace), prepare_threshold=None) as connection:
+            # Never prepared: a pooler may stand before the table.
+            async with await connect(
+                from_elsewhere(self.uri, self.namespace),
+                application_name=names.FIELD_MANAGER,
+                prepare_threshold=None,
+            ) as connection:
                 await connection.set_read_only(True)
                 await connection.execute(SETTINGS)
                 yield connection
         except psycopg.DataError as error:
-            raise invalid(brief(error)) from error
+            raise invalid(one_line(error)) from error
         except (psycopg.Error, OSError) as error:
-            raise InventoryError(Problem.INVENTORY_MISSING, brief(error)) from error
+            raise InventoryError(Problem.INVENTORY_MISSING, one_line(error)) from error
 
     def _query(self, query: sql.SQL, size: int) -> sql.Composed:
         return query.format(table=sql.Identifier(*self.name.split(".")), size=sql.Literal(size))

@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
-from typing import Final
+from typing import Final, LiteralString
 
+from intake_shared.connections import bounded
 from psycopg import AsyncConnection
+from psycopg.rows import class_row
 
 from intake_operator.decide.compare import NAMED, Comparison
 from intake_operator.ledger import ledgers
-from intake_operator.model.consistency import Placed, Sale
-from intake_operator.postgres.connection import in_time
+from intake_operator.model.consistency import DatabaseClaim, Sale
 
 # Rows of one read: a few milliseconds of either database.
 DATABASE_PAGE: Final = 5000
@@ -37,31 +38,34 @@ async def compare(
         comparison.ended(ended)
     async for sales in read_sales(books, pool, clock):
         ids = [sale.claim_id for sale in sales]
-        found = await database.execute("SELECT * FROM intake.claims_at(%s, %s)", (pool, ids))
-        comparison.page(sales, {claim.claim_id: claim for claim in (Placed(*row) for row in await found.fetchall())})
+        found = await _claims(database, "SELECT * FROM intake.claims_at(%s, %s)", pool, ids)
+        comparison.page(sales, {claim.claim_id: claim for claim in found})
     for number, key in enumerate(comparison.missing()):
         if number >= NAMED:
             comparison.broken("I2", "and another claim that the ledger does not have")
             continue
-        found = await database.execute("SELECT * FROM intake.ended_claims(%s, %s, 1)", (pool, key - 1))
-        row = await found.fetchone()
-        assert row is not None
-        comparison.absent(Placed(*row))
+        (claim,) = await _claims(database, "SELECT * FROM intake.ended_claims(%s, %s, 1)", pool, key - 1)
+        comparison.absent(claim)
     internal = await database.execute(INTERNAL, (pool, NAMED))
     for invariant, detail in await internal.fetchall():
         comparison.broken(invariant, detail)
     return comparison
 
 
-async def _ended(database: AsyncConnection, pool: str) -> AsyncIterator[list[Placed]]:
+async def _ended(database: AsyncConnection, pool: str) -> AsyncIterator[list[DatabaseClaim]]:
     after: int | None = None
     while True:
         query = "SELECT * FROM intake.ended_claims(%s, %s, %s)"
-        rows = await (await database.execute(query, (pool, after, DATABASE_PAGE))).fetchall()
-        if not rows:
+        claims = await _claims(database, query, pool, after, DATABASE_PAGE)
+        if not claims:
             return
-        yield [Placed(*row) for row in rows]
-        after = rows[-1][0]
+        yield claims
+        after = claims[-1].key
+
+
+async def _claims(database: AsyncConnection, query: LiteralString, *arguments: object) -> list[DatabaseClaim]:
+    async with database.cursor(row_factory=class_row(DatabaseClaim)) as cursor:
+        return await (await cursor.execute(query, arguments)).fetchall()
 
 
 async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], float]) -> AsyncIterator[list[Sale]]:
@@ -69,7 +73,7 @@ async def read_sales(books: AsyncConnection, pool: str, clock: Callable[[], floa
     after = None
     while True:
         began = clock()
-        async with in_time(ledgers.CALL_TIMEOUT):
+        async with bounded(ledgers.CALL_TIMEOUT):
             found = await books.execute(LEDGER_CLAIMS, (pool, after, LEDGER_PAGE), binary=True)
             rows = await found.fetchall()
         took = clock() - began

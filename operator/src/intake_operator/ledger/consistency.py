@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
 from intake_operator.database import dead_letters
@@ -20,7 +21,7 @@ from intake_operator.ledger import ledgers
 from intake_operator.ledger.compare import OrderError, compare
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
-from intake_operator.postgres.errors import brief
+from intake_operator.model.proof import Account
 from intake_operator.reasons import ConsistencyReason
 from intake_operator.workqueue import Key
 
@@ -175,11 +176,11 @@ def agreed(committed: int, voided: int, on_their_way: int = 0) -> Verdict:
 
 def failed(error: Exception) -> Verdict:
     """One of the two did not answer as it should."""
-    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {brief(error)}")
+    return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {one_line(error)}")
 
 
-async def _ends(database: AsyncConnection, pool: str) -> ledgers.Account:
+async def _ends(database: AsyncConnection, pool: str) -> Account:
     found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
     row = await found.fetchone()
     assert row is not None
-    return ledgers.Account(*row)
+    return Account(*row)

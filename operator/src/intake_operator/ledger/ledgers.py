@@ -8,15 +8,18 @@ from ipaddress import ip_address
 from typing import Final
 
 import psycopg
+from intake_shared import uris
+from intake_shared.connections import bounded, connect
+from intake_shared.redaction import one_line
+from intake_shared.sqlstates import NO_SUCH_CHARACTER, Subject, subject
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
+from intake_operator import names
 from intake_operator.decide.pool import LedgerKey
 from intake_operator.model.observed import LedgerState
-from intake_operator.postgres import uris
-from intake_operator.postgres.connection import in_time, reach
-from intake_operator.postgres.errors import brief
+from intake_operator.model.proof import Account
 from intake_operator.reasons import Problem
 
 # Seconds between two looks: the ledger is somebody's old database, but a person who mends something wants to see it.
@@ -28,9 +31,6 @@ LOOK_TIMEOUT: Final = 10.0
 CALL_TIMEOUT: Final = 20.0
 # The same for the account of a whole pool: five seconds for a million slots, and ten million are the most.
 PROOF_TIMEOUT: Final = 120.0
-
-# Classes of SQLSTATE that speak of the ledger, or of a lock in it (docs/ledger.md); any other speaks of the claim.
-OF_THE_LEDGER: Final = ("08", "0A", "25", "28", "3D", "40", "42", "53", "55", "57", "58", "F0", "XX")
 
 # The functions that a call with one jsonb could mean, exactly as the bridge looks for them.
 CALLABLE: Final = """
@@ -50,20 +50,8 @@ NAMED: Final = """
 # Whether a text comes back as it was: a few characters of the Japanese and Chinese encodings become others, or bytes
 # that the server itself refuses to read.
 KEEPS: Final = "SELECT pg_catalog.convert_to(%s::pg_catalog.text, 'UTF8') OPERATOR(pg_catalog.=) %s::pg_catalog.bytea"
-# untranslatable_character, character_not_in_repertoire.
-NO_SUCH_CHARACTER: Final = frozenset({"22P05", "22021"})
 # As numbers, whatever type the ledger counts in.
 PROOF: Final = "SELECT committed::bigint, voided::bigint, slots::bigint, digest::bigint FROM ledger_proof(%s)"
-
-
-@dataclass(frozen=True)
-class Account:
-    """What one side holds of a pool: claims, claims, sold slots, and a digest of them all (docs/ledger.md)."""
-
-    committed: int
-    voided: int
-    slots: int
-    digest: int
 
 
 class Ledgers:
@@ -85,7 +73,7 @@ class Ledgers:
         try:
             reachable = from_elsewhere(uri, namespace)
         except psycopg.Error as error:
-            ledger = LedgerState(Problem.LEDGER_UNREACHABLE, brief(error))
+            ledger = LedgerState(Problem.LEDGER_UNREACHABLE, one_line(error))
         else:
             ledger = await self._look(reachable, function)
         self._seen[uid] = (self._clock(), wish, ledger)
@@ -97,7 +85,7 @@ class Ledgers:
 
     async def _look(self, uri: str, function: str) -> LedgerState:
         try:
-            async with in_time(self._patience), await _connect(uri) as connection:
+            async with bounded(self._patience), await _connect(uri) as connection:
                 one = await _callable(connection, function)
                 many = await _callable(connection, f"{function}s")
                 await voider(connection, function)
@@ -110,7 +98,7 @@ class Ledgers:
         except (psycopg.Error, OSError) as error:
             return LedgerState(
                 Problem.LEDGER_UNREACHABLE,
-                f"the ledger cannot be reached: {brief(error)}. Claims wait in the queue; correct the Secret or the "
+                f"the ledger cannot be reached: {one_line(error)}. Claims wait in the queue; correct the Secret or the "
                 "database.",
             )
         if one is None and not (many and many.set_based):
@@ -176,7 +164,7 @@ async def account(uri: str, pool: str) -> Account | None:
 
     Raises psycopg.Error, too, where it offers several, or answers with something else than four numbers.
     """
-    async with in_time(PROOF_TIMEOUT), await _connect(uri) as connection:
+    async with bounded(PROOF_TIMEOUT), await _connect(uri) as connection:
         if not await offers(connection, "ledger_proof"):
             return None
         rows = await (await connection.execute(PROOF, (pool,))).fetchall()
@@ -216,7 +204,7 @@ async def voider(connection: AsyncConnection, function: str) -> sql.Identifier |
 
 async def offers(connection: AsyncConnection, name: str) -> bool:
     """Whether the ledger has a function to read from. Raises AmbiguousError for more than one: which is it?"""
-    async with in_time(CALL_TIMEOUT):
+    async with bounded(CALL_TIMEOUT):
         found = [form for (form,) in await (await connection.execute(NAMED, {"name": name})).fetchall()]
     if len(found) > 1:
         raise AmbiguousError(
@@ -228,7 +216,7 @@ async def offers(connection: AsyncConnection, name: str) -> bool:
 async def _callable(connection: AsyncConnection, function: str) -> _Function | None:
     """What a call of the function with one jsonb means. Raises AmbiguousError."""
     schema, _, name = function.rpartition(".")
-    async with in_time(CALL_TIMEOUT):
+    async with bounded(CALL_TIMEOUT):
         rows = await (await connection.execute(CALLABLE, {"name": name, "schema": schema})).fetchall()
     found = [_Function(*row) for row in rows]
     if len(found) > 1:
@@ -243,7 +231,7 @@ async def void(connection: AsyncConnection, voider: sql.Identifier, payload: Map
     """The ledger's word on a claim that is to be given up: voided, committed, conflict. Raises TimeoutError, too."""
     # Without escapes: those of other databases than UTF8 know few of them, or none.
     text = json.dumps(payload, ensure_ascii=False)
-    async with in_time(CALL_TIMEOUT):
+    async with bounded(CALL_TIMEOUT):
         await _written(connection, text)
         found = await connection.execute(sql.SQL("SELECT {}(%s)").format(voider), (Jsonb(text, dumps=str),))
         row = await found.fetchone()
@@ -273,10 +261,10 @@ async def _written(connection: AsyncConnection, text: str) -> None:
 
 
 def of_the_claim(error: psycopg.Error) -> bool:
-    """Whether a call failed for its claim's sake, by the same classes as for the bridge; all others would fail, too."""
-    return error.sqlstate is not None and not error.sqlstate.startswith(OF_THE_LEDGER)
+    """Whether the ledger refused this claim alone. After any other error the next claim would fail, too."""
+    return subject(error.sqlstate) is Subject.CLAIM
 
 
 async def _connect(uri: str) -> AsyncConnection:
     # Never prepared, and nothing set for the session: a transaction pooler may stand before the ledger.
-    return await reach(uri, autocommit=True, prepare_threshold=None)
+    return await connect(uri, application_name=names.FIELD_MANAGER, autocommit=True, prepare_threshold=None)

@@ -5,18 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
 from intake_operator.ledger import ledgers
-from intake_operator.model.observed import (
-    LEDGER_AGREES,
-    LEDGER_SILENT,
-    LEDGER_UNASKED,
-    Event,
-    Observed,
-    Proof,
-)
-from intake_operator.postgres.errors import brief
+from intake_operator.model.observed import Event, Observed
+from intake_operator.model.proof import LedgerAnswer, Proof
 
 # Seconds between two proofs of something that somebody may be mending.
 WHILE_BAD: Final = 3.0
@@ -43,8 +37,7 @@ class Proofs:
 
     async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
         """The proof, or why it cannot be made. `uri` is the Postgres ledger's, empty without one that can be used."""
-        status = observed.database.status or {}
-        ends = [status.get(name) for name in ("claims", "committed", "voided", "released")]
+        ends = observed.database.status and observed.database.status.ends
         subject = (uri, observed.ledger, observed.database.identity, ends)
         made = self._made.get(event.uid)
         if made is None or made.subject != subject or self._clock() >= made.until:
@@ -63,18 +56,18 @@ class Proofs:
 
     async def _prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
         try:
-            (claims, released, queued, dead), ours, violations = await self._engines.account(event.uid, event.pool)
+            account = await self._engines.account(event.uid, event.pool)
             by_hand = await self._engines.audit(event.uid, event.pool)
             told = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
-            return None, f"the account cannot be made: {brief(error)}"
+            return None, f"the account cannot be made: {one_line(error)}"
         unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
-        if unasked and (ours.committed or ours.voided):
-            word = f"{LEDGER_UNASKED}: {observed.ledger.message}"
+        answer, detail = LedgerAnswer.AGREES, ""
+        if unasked and (account.ended.committed or account.ended.voided):
+            answer = LedgerAnswer.NOT_ASKED
+            detail = f"{answer.value}: {observed.ledger.message}"
         elif told is None:
-            word = LEDGER_SILENT
-        elif told == ours:
-            word = LEDGER_AGREES
-        else:
-            word = ledgers.difference(told, ours)
-        return Proof(claims, ours.committed, ours.voided, released, queued, dead, violations, word, by_hand), ""
+            answer = LedgerAnswer.NO_PROOF
+        elif told != account.ended:
+            answer, detail = LedgerAnswer.DIFFERS, ledgers.difference(told, account.ended)
+        return Proof(account, answer, detail, by_hand), ""

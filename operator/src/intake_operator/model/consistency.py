@@ -9,7 +9,7 @@ from intake_operator.reasons import ConsistencyReason
 
 
 @dataclass(frozen=True)
-class Placed:
+class DatabaseClaim:
     """A claim in DB1: `intake.placed_claim`."""
 
     key: int

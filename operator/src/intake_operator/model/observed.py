@@ -1,12 +1,14 @@
 """What one read pass saw. Errors are values here: a part that could not be read says why, and the decision goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from intake_operator import names
 from intake_operator.model.consistency import Verdict
+from intake_operator.model.engine_status import EngineStatus, Restore, Worker
+from intake_operator.model.proof import Proof
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason, Problem
 
@@ -97,83 +99,52 @@ class DatabaseState:
     """Roles whose settings in DB1 are not those that its SQL gives them."""
     connections: Connections | None = None
     """None before the schema is there."""
-    status: Mapping[str, Any] | None = None
-    """`intake.engine_status`; None before the pool is configured."""
+    status: EngineStatus | None = None
+    """None before the pool is configured."""
     stocked: int = 0
     """Rows of the user's own inventory that it has."""
     audit: tuple[str, ...] = ()
     """What people did by hand; read only for the report of an event that is abandoned."""
 
     @property
-    def restored(self) -> Mapping[str, Any] | None:
-        """What was rebuilt from the ledger (at, committed, voided); None for a DB1 with a life of its own."""
-        return self.status.get("restored") if self.status else None
+    def restored(self) -> Restore | None:
+        """The rebuild from the ledger; None for a DB1 that was never rebuilt, or whose status is not known."""
+        return self.status.restored if self.status else None
 
     @property
     def ready(self) -> bool:
         """Claims can be answered: the hot row is there."""
-        return bool(self.status and self.status["ready"])
+        return self.status is not None and self.status.ready
 
     @property
     def sealed(self) -> bool:
         """No claim will ever be accepted again."""
-        return bool(self.status and self.status["sealed"])
+        return self.status is not None and self.status.sealed
 
     @property
     def depth(self) -> int | None:
         """Intents on the queue, visible and in flight; None when unknown."""
-        return self.status["queue"]["depth"] if self.status else None
+        return self.status.queue.depth if self.status else None
 
     @property
     def peak_depth(self) -> int | None:
-        """The most that was queued in the last five minutes; None where nobody has written it down."""
-        return self.status.get("peakDepth") if self.status else None
+        """The largest depth of the last five minutes; None when no bridge has recorded one."""
+        return self.status.peak_depth if self.status else None
 
     @property
     def dead_letters(self) -> int:
         """Intents that gave up and still hold their slot."""
-        return int(self.status["queue"]["deadLetters"]) if self.status else 0
+        return self.status.queue.dead_letters if self.status else 0
 
     @property
     def window_closed(self) -> bool:
         """DB1's clock is past closesAt."""
-        return bool(self.status and self.status["windowState"] == "closed")
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The account of a sealed database, and the ledger's word on it."""
-
-    claims: int
-    committed: int
-    voided: int
-    released: int
-    queued: int
-    dead: int
-    violations: tuple[str, ...]
-    ledger: str
-    """'agrees', 'offers no proof' or what differs."""
-    audit: tuple[str, ...] = ()
-    """What people did by hand, for the report."""
+        return self.status is not None and self.status.window_state == "closed"
 
     @property
-    def failures(self) -> tuple[str, ...]:
-        """Why this is not a proof; empty when it is one."""
-        found = list(self.violations)
-        if self.queued or self.dead:
-            found.append(f"{self.queued} intents are still queued and {self.dead} are dead letters")
-        if self.claims != self.committed + self.voided + self.released:
-            ends = f"{self.committed} committed, {self.voided} voided and {self.released} released"
-            found.append(f"{self.claims} claims but {ends}")
-        if self.ledger not in LEDGER_ACCEPTS:
-            found.append(self.ledger)
-        return tuple(found)
-
-
-LEDGER_AGREES = "the ledger agrees"
-LEDGER_SILENT = "the ledger offers no proof"
-LEDGER_UNASKED = "the ledger cannot be asked"
-LEDGER_ACCEPTS = frozenset({LEDGER_AGREES, LEDGER_SILENT})
+    def workers(self) -> Sequence[Worker]:
+        """The bridges that have sent a heartbeat lately; none when unknown."""
+        return self.status.workers if self.status else ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The benchmark of the bridge: from the queue to the ledger."""

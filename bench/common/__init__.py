@@ -1,0 +1,1 @@
+"""What the benchmarks and the soak share: figures, results, tables, the pool that all of them sell."""

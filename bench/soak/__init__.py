@@ -1,0 +1,1 @@
+"""The soak: an hour of steady claims through two bridges."""

@@ -1,0 +1,34 @@
+"""Connections to DB1 with the rights of one of its roles, and what it means when DB1 refuses one."""
+
+from typing import Final
+
+from intake_shared.confirmed import ConfirmedConnection
+from intake_shared.connections import PINNED, SETTINGS
+from psycopg import AsyncConnection
+
+from intake_operator import names
+
+# As the server words SQLSTATE 53300; of a connection that was refused, libpq keeps only the words.
+_NO_CONNECTION_LEFT: Final = ("too many clients already", "connection slots are reserved", "too many connections for")
+
+
+async def to_database(host: str, password: str, statement_timeout: str, role: str = names.SUPERUSER) -> AsyncConnection:
+    """Connect to DB1 as one of its roles. Raises psycopg.Error or OSError.
+
+    Errors are not written to DB1's log, because they may quote values: the operator reports them itself.
+    """
+    return await ConfirmedConnection.connect(
+        host=host,
+        dbname=names.DATABASE_NAME,
+        user=names.SUPERUSER,
+        password=password,
+        application_name=names.FIELD_MANAGER,
+        options=f"{PINNED} -c role={role} -c statement_timeout={statement_timeout} -c log_min_messages=log",
+        autocommit=True,
+        **SETTINGS,
+    )
+
+
+def no_connection_left(error: BaseException) -> bool:
+    """Whether a server refused us because it has no connection left for us."""
+    return any(words in str(error) for words in _NO_CONNECTION_LEFT)

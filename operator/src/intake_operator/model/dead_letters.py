@@ -1,0 +1,51 @@
+"""Dead letters, and what is needed to decide about one."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from intake_shared.claims import Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Claim):
+    """A claim that gave up, as `intake.dead_letters` has it; `id` is never used twice."""
+
+    id: int
+    state: str
+    failures: int
+    reason: str
+    last_error: str | None
+    dead_at: datetime
+
+    def shown(self) -> dict[str, Any]:
+        """As the admin API shows it."""
+        return {
+            "id": self.id,
+            "claimId": str(self.claim_id),
+            "userId": self.user_id,
+            "slot": self.slot_no,
+            "resourceId": None if self.resource_id is None else str(self.resource_id),
+            "requestId": self.request_id,
+            "state": self.state,
+            "failures": self.failures,
+            "reason": self.reason,
+            "lastError": self.last_error,
+            "deadAt": self.dead_at.isoformat(),
+            "claimedAt": self.claimed_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a claim will never be committed: its slot may be sold again."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A dead letter that stays one, and why."""
+
+    reason: str
+    message: str

@@ -1,0 +1,107 @@
+"""What `intake.engine_status` answers, as far as the operator reads it.
+
+DB1 may answer more: unknown fields are ignored. A field that is missing, or of another type, raises
+pydantic.ValidationError. `operator/tests/test_engine_status.py` holds these models against the SQL.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class SlotCounts(_Model):
+    """Slots of the pool, by what became of them."""
+
+    size: int
+    """The configured inventory; slots are seeded up to it."""
+    available: int
+    """0 while the pool is not ready."""
+    reserved: int
+    consumed: int
+
+    @property
+    def seeded(self) -> int:
+        """Slots that are there."""
+        return self.available + self.reserved + self.consumed
+
+
+class QueueCounts(_Model):
+    """Intents of the pool."""
+
+    depth: int
+    """Visible and in flight."""
+    in_flight: int
+    oldest_seconds: float
+    dead_letters: int
+
+
+class DependencyHealth(_Model):
+    """What one bridge says of its ledger or of its validator."""
+
+    state: Literal["ok", "down"]
+    error: str | None = None
+    """Why it is down."""
+    offers: tuple[str, ...] | None = None
+    """What a ledger that is ok can do beyond the least; the words of the bridge's `Offer`."""
+
+
+class WorkerHealth(_Model):
+    """Both are None before the worker has called them for the first time."""
+
+    ledger: DependencyHealth | None = None
+    validator: DependencyHealth | None = None
+
+
+class Worker(_Model):
+    """A bridge whose last heartbeat is younger than ten seconds."""
+
+    batch_size: int
+    health: WorkerHealth
+
+
+class Restore(_Model):
+    """The rebuild of a lost DB1 from the ledger."""
+
+    at: str
+    """A time in RFC 3339, exactly as DB1 writes it."""
+    committed: int
+    voided: int
+
+
+class EngineStatus(_Model):
+    """The state of a pool in DB1. Counts without another unit are claims."""
+
+    window_state: Literal["scheduled", "open", "closed"]
+    """By DB1's own clock."""
+    sealed: bool
+    ready: bool
+    """The hot row is there, so claims can be answered."""
+    inventory: SlotCounts
+    queue: QueueCounts
+    claims: int
+    committed: int
+    voided: int
+    released: int
+    claims_per_second: float
+    commits_per_second: float
+    peak_depth: int | None
+    """The largest depth of the last five minutes; None where no bridge has recorded one."""
+    restored: Restore | None
+    """None for a DB1 that was never rebuilt from the ledger."""
+    workers: tuple[Worker, ...]
+
+    @property
+    def ends(self) -> tuple[int, int, int, int]:
+        """Claims, and how many of them are committed, voided and released."""
+        return self.claims, self.committed, self.voided, self.released
+
+    def counts(self, names: Sequence[str]) -> dict[str, Any]:
+        """Some of the fields under their names in JSON, as `status` of an event has them."""
+        dumped = self.model_dump(by_alias=True)
+        return {name: dumped[name] for name in names}

@@ -1,0 +1,79 @@
+"""Connections to PostgreSQL: settings, time limits, and the addresses of a URI one after the other."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_attempts_async
+
+from intake_shared import uris
+from intake_shared.confirmed import ConfirmedConnection
+
+# Seconds for one address.
+ADDRESS_TIMEOUT: Final = 5
+# Seconds for all addresses of all hosts. The operator's check of a ledger, connecting included, may take ten.
+CONNECT_TIMEOUT: Final = 8.0
+# Seconds without an acknowledged packet after which a connection is dead. A node that is gone, or a pulled cable,
+# otherwise takes TCP a quarter of an hour.
+_SILENCE: Final = 10
+
+# Parameters of every connection, by libpq's names. They take precedence over those of a user's URI.
+SETTINGS: Final[dict[str, Any]] = {
+    "client_encoding": "utf8",  # from a database in SQL_ASCII psycopg returns bytes otherwise
+    "connect_timeout": ADDRESS_TIMEOUT,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": _SILENCE * 1000,
+}
+
+# Session settings for DB1, as `options`. A server, database or role may have set them otherwise, and values would be
+# read or written in another form, or the warning that `ConfirmedConnection` needs would not be sent.
+# Never for a ledger: its sessions are its owner's (docs/ledger.md), and a pooler before it may refuse `options`.
+PINNED: Final = (
+    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=1 -c bytea_output=hex"
+    " -c array_nulls=on -c transform_null_equals=off -c standard_conforming_strings=on"
+    r" -c default_transaction_isolation=read\ committed -c default_transaction_read_only=off"
+    " -c client_min_messages=warning"
+)
+
+
+@asynccontextmanager
+async def bounded(seconds: float) -> AsyncIterator[None]:
+    """Limit the time of the calls inside, all together. Raises TimeoutError, which is an OSError."""
+    # Two limits: a cancelled psycopg call waits until the server agrees, and a frozen server never does. The second
+    # limit, a second later, ends that wait.
+    async with asyncio.timeout(seconds + 1), asyncio.timeout(seconds):
+        yield
+
+
+async def connect(uri: str, seconds: float = CONNECT_TIMEOUT, **more: Any) -> ConfirmedConnection:
+    """Connect to the first address of a user's URI that accepts us. `more` are further parameters of psycopg.
+
+    Each address gets an equal share of the time that is left: of three hosts two may be frozen. psycopg itself gives
+    each address all of the time. Raises psycopg.Error or OSError, with the name of each address and what it answered.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    failures: list[psycopg.Error] = []
+    try:
+        async with asyncio.timeout(seconds):
+            attempts = await conninfo_attempts_async(uris.read(uri))
+    except TimeoutError:
+        raise psycopg.OperationalError("the names of its hosts are not resolved in time") from None
+    for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
+        try:
+            async with asyncio.timeout((deadline - clock()) / left):
+                return await ConfirmedConnection.connect(**(attempt | SETTINGS | more))
+        except TimeoutError:
+            host, port = attempt.get("host") or attempt.get("hostaddr"), attempt.get("port") or 5432
+            failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))
+        except psycopg.Error as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    answers = "; ".join(str(each).strip().partition("\n")[0] for each in failures)
+    raise psycopg.OperationalError(f"none of {len(failures)} addresses lets us in: {answers}")

@@ -1,0 +1,1 @@
+"""The SQL on a real PostgreSQL 18."""
