@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--messages", type=int, default=20_000, help="claims that a run of the bridge takes")
     options = parser.parse_args(arguments)
     checkout = Checkout(options.checkout.resolve())
-    if not (checkout.intake_sql.is_dir() and checkout.bridge_source.is_dir()):
+    if not (checkout.intake_sql.is_dir() and checkout.ledger_sql.is_dir()):
         parser.error(f"{checkout.root} is no checkout of this repository")
     if options.only != "bridge":
         compare_claims(checkout, options)

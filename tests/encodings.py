@@ -1,4 +1,4 @@
-"""Every encoding that a database can have, with names that it holds and names that it does not."""
+"""Every server encoding of PostgreSQL, with names that it can represent and names that it cannot."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -17,15 +17,15 @@ TICKET: Final = ("🎫 fan",)
 
 @dataclass(frozen=True)
 class Case:
-    """An encoding, and what it has place for."""
+    """An encoding, with names that it can represent (`holds`) and names that it cannot (`lacks`)."""
 
     encoding: str
     holds: tuple[str, ...]
     lacks: tuple[str, ...]
 
 
-# encoding: holds, lacks. The server takes the last names of EUC_JP, EUC_TW and EUC_JIS_2004, too. It gives the first
-# back as another one, and refuses to read what it has made of the others.
+# encoding: (names it can represent, names it cannot). The server accepts the last names of EUC_JP, EUC_TW and
+# EUC_JIS_2004 too. It returns the first of these changed, and cannot read back what it stored of the others.
 _CASES: Final = {
     "UTF8": (LATIN + HEBREW + JAPANESE + TICKET, ()),
     "SQL_ASCII": (LATIN + HEBREW + JAPANESE + TICKET, ()),
@@ -64,5 +64,5 @@ _CASES: Final = {
 }
 NAMES: Final = tuple(_CASES)
 ALL: Final = tuple(Case(encoding, *names) for encoding, names in _CASES.items())
-# PostgreSQL converts these to no UTF-8: no client of ours can speak with them.
+# PostgreSQL does not convert these to UTF-8, so none of our clients can use them.
 REFUSED: Final = frozenset({"MULE_INTERNAL"})

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 @contextmanager
 def frozen_hosts() -> Iterator[list[str]]:
-    """Two of them, as a URI writes them: one speaks IPv6, one IPv4."""
+    """Yield two such hosts with their ports, as in a URI: one of IPv6, one of IPv4."""
     with ExitStack() as stack:
         six = stack.enter_context(closing(socket.create_server(("::1", 0), family=socket.AF_INET6)))
         four = stack.enter_context(closing(socket.create_server(("127.0.0.2", 0))))

@@ -1,7 +1,7 @@
-"""python -m tests.mutants: run every mutant against the test that must catch it, and say which did.
+"""python -m tests.mutants: run every mutant against the test that must catch it, and print which were caught.
 
-Three catalogues, of SQL, of the bridge and of the operator. They run with the rest of the tests too; this is the way to
-see them alone. Fails if one survives.
+There are three catalogues: of the SQL, of the bridge and of the operator. All tests include the mutants; this command
+runs them alone. Exit code 1 if one survives.
 """
 
 import runpy
@@ -13,7 +13,7 @@ import pytest
 from tests.postgres import REPOSITORY
 from tests.sql.mutants import catalogue
 
-# The tests of bridge and operator are no packages.
+# The folders of these two are not packages.
 OTHERS = ("bridge/tests/faults/mutants.py", "operator/tests/world/mutants.py")
 CATALOGUES = [catalogue.MUTANTS, *(runpy.run_path(str(REPOSITORY / path))["MUTANTS"] for path in OTHERS)]
 CAUGHT_BY = {name: mutant.caught_by for mutants in CATALOGUES for name, mutant in mutants.items()}
@@ -21,7 +21,7 @@ assert len(CAUGHT_BY) == sum(len(mutants) for mutants in CATALOGUES), "two mutan
 
 
 class Verdicts:
-    """Which mutants were caught: each must fail its test in all of its parametrizations."""
+    """Which mutants were caught: a mutant must fail its test with every parameter."""
 
     def __init__(self) -> None:
         self.mutant_of: dict[str, str] = {}
@@ -34,7 +34,7 @@ class Verdicts:
             self.mutant_of[item.nodeid] = mark.args[0]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # A mutant that cannot even be installed fails in setup: that is not being caught.
+        # A mutant that fails in setup was not caught: it could not be installed.
         if report.when == "call" or report.failed:
             self.caught[self.mutant_of[report.nodeid]].append(report.when == "call" and report.skipped)
 
@@ -44,11 +44,11 @@ class Verdicts:
             terminalreporter.write_line(f"{verdict:8}  {name:45}  {test}")
 
     def survivors(self) -> list[str]:
-        """Mutants that a test let pass, or that none was run on."""
+        """Mutants whose test passed or did not run."""
         return [name for name in CAUGHT_BY if not all(self.caught[name] or [False])]
 
 
-if __name__ == "__main__":  # the operator's mutants run in processes that import this module again
+if __name__ == "__main__":  # the operator's mutants run in processes that import this module
     verdicts = Verdicts()
     where = ["tests/sql", "bridge/tests/faults", "operator/tests/test_operator_mutants.py"]
     arguments = [*where, "-m", "mutant", "-q", "--no-header", "-r", "fE", *sys.argv[1:]]

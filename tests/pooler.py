@@ -1,6 +1,6 @@
-"""A pooler in transaction mode as far as a client notices: it refuses startup parameters that it cannot keep track of.
+"""A stand-in for a pooler in transaction mode: it refuses startup parameters that it cannot track for each client.
 
-PgBouncer does so, unless each is named in `ignore_startup_parameters`. Behind it the real server answers.
+PgBouncer does so for all that `ignore_startup_parameters` does not name. The real server answers the queries.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-# What PgBouncer keeps for each client by itself.
+# The parameters that PgBouncer tracks for each client.
 TRACKED: Final = frozenset(
     {"user", "database", "client_encoding", "datestyle", "timezone", "standard_conforming_strings", "application_name"}
 )
@@ -28,7 +28,7 @@ class Pooler:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """The port that it listens on, on 127.0.0.1."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -49,9 +49,9 @@ class Pooler:
             if startup is None:
                 return
             self.connections += 1
-            there, back = await asyncio.open_unix_connection(str(self._socket))
-            back.write(startup)
-            await asyncio.gather(self._messages(reader, back), _copy(there, writer))
+            server_reader, server_writer = await asyncio.open_unix_connection(str(self._socket))
+            server_writer.write(startup)
+            await asyncio.gather(self._messages(reader, server_writer), _copy(server_reader, writer))
         writer.close()
 
     async def _startup(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
@@ -67,25 +67,25 @@ class Pooler:
             unknown = [name.decode() for name in names if name.decode() not in TRACKED]
             if not unknown:
                 return struct.pack("!II", length, code) + rest
-            told = f"SFATAL\0C08P01\0Munsupported startup parameter: {unknown[0]}\0\0".encode()
-            writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
+            error = f"SFATAL\0C08P01\0Munsupported startup parameter: {unknown[0]}\0\0".encode()
+            writer.write(b"E" + struct.pack("!I", len(error) + 4) + error)
             await writer.drain()
             writer.close()
             return None
 
-    async def _messages(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        """What the client says, its statements remembered."""
+    async def _messages(self, reader: asyncio.StreamReader, server_writer: asyncio.StreamWriter) -> None:
+        """Forward the client's messages, and record its statements."""
         with suppress(asyncio.IncompleteReadError):
             while True:
                 kind, length = struct.unpack("!cI", await reader.readexactly(5))
                 body = await reader.readexactly(length - 4)
                 if kind in {b"Q", b"P"}:
                     name, _, text = body.partition(b"\0") if kind == b"P" else (b"", b"", body)
-                    assert not name, "a prepared statement stays behind in somebody else's session"
+                    assert not name, "a prepared statement would stay in a session that other clients use"
                     self.statements.append(text.partition(b"\0")[0].decode().strip())
-                back.write(kind + struct.pack("!I", length) + body)
-                await back.drain()
-        back.close()
+                server_writer.write(kind + struct.pack("!I", length) + body)
+                await server_writer.drain()
+        server_writer.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,6 @@
 """A real PostgreSQL 18 for tests: start it, stop it, kill it, install our SQL into it.
 
-Shared by tests/sql and the bridge's tests. The server listens on a unix socket in its own directory, so that any
-number of runs share a machine without ever meeting on a port.
+The server listens on a unix socket in its own directory, so that runs beside each other need no ports.
 """
 
 import os
@@ -27,11 +26,11 @@ LEDGER_SQL = REPOSITORY / "sql" / "ledger"
 
 # PostgreSQL refuses to run as root: under root the server runs as `nobody`.
 _NOBODY = 65534
-# Longer than crash recovery of anything a test writes; only a broken server reaches it.
+# Longer than the crash recovery of any test. Only a broken server reaches it.
 _TIMEOUT_SECONDS = 300
 
-# fsync off: the tests kill processes, not the machine, and what a process wrote survives it in the page cache.
-# Commits still write their WAL before they answer, so "acknowledged" means what it means in production.
+# fsync off: the tests kill processes, not the machine, and the page cache survives a process. A commit still writes its
+# WAL before it answers, so "acknowledged" means the same as in production.
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
@@ -40,13 +39,13 @@ _SETTINGS = {
     "shared_buffers": "128MB",
     "max_wal_size": "2GB",
     "timezone": "UTC",
-    # A test that waits for itself fails instead of hanging.
+    # A test with a deadlock of its own fails instead of hanging.
     "lock_timeout": "180s",
     "log_min_messages": "warning",
 }
 
 type Patch = Callable[[str, str], str]
-"""(file name, its SQL) -> the SQL to run instead: how a mutant is made."""
+"""(file name, its SQL) -> the SQL to run instead. Mutants are made with it."""
 
 
 class PostgresServer:
@@ -74,12 +73,12 @@ class PostgresServer:
 
     @property
     def pid(self) -> int:
-        """The postmaster's process id."""
+        """The process id of the postmaster."""
         return int((self.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
 
     @property
     def running(self) -> bool:
-        """Whether the postmaster lives."""
+        """Whether the postmaster runs."""
         try:
             return _alive(self.pid)
         except FileNotFoundError:
@@ -87,7 +86,7 @@ class PostgresServer:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What is in its configuration."""
+        """The settings in its configuration."""
         return self._settings
 
     def uri(self, dbname: str = "postgres", user: str = "postgres") -> str:
@@ -95,10 +94,10 @@ class PostgresServer:
         return f"postgresql://{user}@/{dbname}?host={quote(str(self.directory / 'socket'), safe='')}"
 
     def start(self) -> None:
-        """Start it; the first time also create the cluster. After `stop` or `kill` it comes back with its data."""
+        """Start the server; the first time, run initdb. After `stop` or `kill` it has its data again."""
         if self._directory is None:
             self._initialise()
-        # -w waits until it answers, crash recovery included.
+        # -w waits until the server answers, so crash recovery is over.
         self._run("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", str(_TIMEOUT_SECONDS), "start")
 
     def stop(self) -> None:
@@ -107,9 +106,9 @@ class PostgresServer:
             self._run("pg_ctl", "-D", "data", "-w", "-t", str(_TIMEOUT_SECONDS), "-m", "fast", "stop")
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster and all it has forked, as a dying container does: UNLOGGED tables are lost."""
+        """SIGKILL the postmaster and its children, as when a container dies: UNLOGGED tables are lost."""
         postmaster = self.pid
-        # Stopped first, so that it forks nobody whom we would miss.
+        # Stopped first, so that it forks no further children.
         os.kill(postmaster, signal.SIGSTOP)
         family = [postmaster, *_children(postmaster)]
         for pid in family:
@@ -119,14 +118,14 @@ class PostgresServer:
                 continue
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while any(_alive(pid) for pid in family):
-            assert time.monotonic() < deadline, f"processes outlive SIGKILL: {family}"
+            assert time.monotonic() < deadline, f"processes survive SIGKILL: {family}"
             time.sleep(0.002)
-        # Where init reaps late, the dead postmaster's id still looks taken and the next one would refuse to start.
+        # If init reaps late, the id of the dead postmaster still exists, and the next one would refuse to start.
         (self.directory / "data" / "postmaster.pid").unlink()
         (self.directory / "socket" / ".s.PGSQL.5432.lock").unlink()
 
     def close(self) -> None:
-        """Stop it and remove its directory."""
+        """Stop the server and remove its directory."""
         if self._directory is None:
             return
         self.stop()
@@ -134,23 +133,23 @@ class PostgresServer:
         self._directory = None
 
     def standby(self, name: str) -> "PostgresServer":
-        """A standby of this server, started: it streams under that name, and reading from it is allowed."""
+        """Start a hot standby of this server, which streams under that name."""
         copy = PostgresServer(self._settings | {"wal_retrieve_retry_interval": "100ms"})
         copy._make_directory()
         socket = self.directory / "socket"
         copy._run("pg_basebackup", "-D", "data", "-h", str(socket), "-U", "postgres", "-c", "fast", "--no-sync")
-        # Not pg_basebackup's -R: it writes options that the libpq of an older system refuses.
+        # Not with -R, which writes options that the libpq of an older system refuses.
         copy._configure({"primary_conninfo": self.conninfo(name)})
         (copy.directory / "data" / "standby.signal").touch()
         copy.start()
         return copy
 
     def conninfo(self, name: str) -> str:
-        """Where a standby of that name streams from."""
+        """The primary_conninfo of a standby of that name."""
         return f"user=postgres host={self.directory / 'socket'} application_name={name}"
 
     def create_database(self, name: str, template: str = "template1") -> str:
-        """Create a database and return its URI. A template is copied whole, and nobody may be connected to it."""
+        """Create a database and return its URI. No session may be connected to its template."""
         with psycopg.connect(self.uri(), autocommit=True) as connection:
             connection.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
@@ -170,12 +169,12 @@ class PostgresServer:
         return self.uri(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, whoever is connected."""
+        """Drop a database, and end its sessions."""
         with psycopg.connect(self.uri(), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def log(self) -> str:
-        """What the server wrote to its log."""
+        """The log of the server."""
         return (self.directory / "log").read_text(errors="replace")
 
     def _initialise(self) -> None:
@@ -188,7 +187,7 @@ class PostgresServer:
         if os.geteuid() == 0:
             os.chown(self._directory, _NOBODY, _NOBODY)
             if not _reachable(self._binaries):
-                # The checkout lies below a directory that only root may enter.
+                # The checkout is below a directory that only root may enter.
                 copy = self._directory / "postgresql"
                 shutil.copytree(self._binaries.parent, copy, symlinks=True)
                 self._binaries = copy / "bin"
@@ -209,7 +208,7 @@ class PostgresServer:
             done = subprocess.run(
                 [str(self._binaries / program), *arguments],
                 cwd=self.directory,
-                # A standby receives through a library that finds its libpq only so.
+                # The library with which a standby receives WAL finds its libpq only with this.
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "LD_LIBRARY_PATH": str(self._binaries.parent / "lib")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -248,7 +247,7 @@ def _apply(uri: str, directory: Path, patch: Patch | None) -> None:
 
 
 def _reachable(binaries: Path) -> bool:
-    """Whether `nobody` may execute what is in there."""
+    """Whether `nobody` may execute programs in this directory."""
     return all(directory.stat().st_mode & 0o001 for directory in (binaries, *binaries.parents))
 
 
@@ -257,9 +256,9 @@ def _children(pid: int) -> list[int]:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and only waits to be reaped does not."""
+    """Whether a process runs. A zombie does not."""
     try:
-        # The state follows the command's name, which is in parentheses and may contain anything.
+        # The state follows the name of the command, which is in parentheses and may contain any character.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False

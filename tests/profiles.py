@@ -1,6 +1,6 @@
-"""How much Hypothesis tries: the same few examples each time in the suite, many others under the profile `long`.
+"""How many examples Hypothesis tries: in the suite few and always the same, with the profile `long` many others.
 
-Imported by the conftests, because the option is read before any test module is.
+The conftests import this module, because pytest reads the option before it imports the test modules.
 """
 
 from hypothesis import HealthCheck, Phase, settings
@@ -14,13 +14,13 @@ _SHARED = settings(
     phases=[Phase.generate, Phase.shrink],
 )
 settings.register_profile("long", _SHARED, print_blob=True)
-# For tests that ask for nothing in particular: Hypothesis would give each example 200 ms, whatever the machine.
+# For tests without settings of their own. Hypothesis' default deadline of 200 ms fails on a slow machine.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 
 def chosen(suite: settings, long: settings) -> settings:
-    """The numbers of one of the two, for whichever was asked for."""
+    """The settings for the profile in force: `suite` or `long`."""
     if settings.get_current_profile_name() == "long":
         return settings(
             settings.get_profile("long"), max_examples=long.max_examples, stateful_step_count=long.stateful_step_count

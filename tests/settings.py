@@ -1,4 +1,4 @@
-"""What a server, a database or a role may have set for every session, and what none of our answers may depend on."""
+"""Settings that a server, a database or a role may have for every session. No answer of ours may depend on them."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ HOSTILE: Final = {
     "DateStyle Postgres": "Postgres, MDY",
     "IntervalStyle": "sql_standard",
     "TimeZone": "Australia/Lord_Howe",
-    # No zone that anybody knows.
+    # A zone without a name.
     "TimeZone by hand": "<+0030>-00:30",
     "extra_float_digits": "-15",
     "bytea_output": "escape",
@@ -30,17 +30,17 @@ HOSTILE: Final = {
 
 
 def impose(owner: psycopg.Connection, database: str, name: str) -> None:
-    """Set one of them for every new session in a database, as a role's owner or a server's administrator does."""
+    """Set one of them for every new session in a database."""
     owner.execute(
         sql.SQL("ALTER DATABASE {} SET {} = {}").format(
             sql.Identifier(database),
             sql.Identifier(name.split(maxsplit=1)[0].lower()),
-            # A list is a list: one literal would be one schema.
+            # Not as a literal, which would be the name of one schema.
             sql.SQL(HOSTILE[name]) if name == "search_path" else sql.Literal(HOSTILE[name]),
         )
     )
 
 
 def lift(owner: psycopg.Connection, database: str) -> None:
-    """All of them as they were."""
+    """Reset all of them."""
     owner.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(sql.Identifier(database)))

@@ -1,4 +1,4 @@
-"""DB1 and a ledger on two servers: a primary, and a synchronous standby that can be made deaf, and take over."""
+"""DB1 and a ledger on a primary with a synchronous standby, which can be disconnected and promoted."""
 
 import time
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from psycopg import sql
 from tests.postgres import Patch, PostgresServer, install_intake, install_ledger
 
 STANDBY = "standby"
-# Longer than anything takes here on a busy machine; only a broken server reaches it.
+# Longer than anything takes here on a busy machine. Only a broken server reaches it.
 TIMEOUT_SECONDS = 60
 
 
 class Pair:
-    """With `with`: both started, `intake` and `ledger` installed, and every commit waits for the standby."""
+    """A context manager: both servers run, with `intake` and `ledger`; every commit waits for the standby."""
 
     def __init__(self, patch: Patch | None = None) -> None:
         self._patch = patch
@@ -39,16 +39,16 @@ class Pair:
         self.primary.close()
 
     def uri(self, role: str = "postgres") -> str:
-        """DB1 on the primary."""
+        """The URI of DB1 on the primary."""
         return self.primary.uri("intake", role)
 
     def deafen(self) -> None:
-        """From now on the standby hears nothing: whoever commits waits."""
+        """Disconnect the standby: from now on every commit waits."""
         _set(self.standby, "primary_conninfo", "")
-        until(lambda: not self.hears(), "the standby is gone")
+        until(lambda: not self.hears(), "the standby is disconnected")
 
     def hear(self) -> None:
-        """It hears again, and catches up."""
+        """Connect the standby again; it catches up."""
         _set(self.standby, "primary_conninfo", self.primary.conninfo(STANDBY))
         self._wait_until_heard()
 
@@ -63,25 +63,28 @@ class Pair:
         return [row[0] for row in rows]
 
     def wait_until_waiting(self, done: Callable[[], bool] = lambda: False) -> int:
-        """Until one commit waits, or needs no more to: its process id, or 0."""
-        until(lambda: bool(self.waiting()) or done(), "somebody waits for the standby")
+        """Wait until a commit waits for the standby or `done` is true; return its process id, or 0."""
+        until(lambda: bool(self.waiting()) or done(), "a commit waits for the standby")
         return next(iter(self.waiting()), 0)
 
     def cancel(self, pid: int) -> None:
-        """What a client's own timeout does: it ends the wait, and the commit stands."""
+        """Cancel the wait, as a client's timeout does: the commit stays."""
         assert _ask(self.primary, "SELECT pg_cancel_backend(%s)", pid) is True
 
     def terminate(self, pid: int) -> None:
-        """The same, and the connection ends, as in a shutdown."""
+        """End the session, as a shutdown does: the commit stays."""
         assert _ask(self.primary, "SELECT pg_terminate_backend(%s, 10000)", pid) is True
 
     def catch_up(self) -> None:
-        """Until what the primary has written can be read on the standby."""
+        """Wait until the standby has replayed what the primary has written."""
         written = _ask(self.primary, "SELECT pg_current_wal_lsn()::text")
-        until(lambda: _ask(self.standby, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", written), "it caught up")
+        until(
+            lambda: _ask(self.standby, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", written),
+            "the standby has caught up",
+        )
 
     def fail_over(self) -> None:
-        """The primary is lost with all its processes and never comes back; the standby takes over, alone."""
+        """Kill the primary for good, and promote the standby."""
         self.primary.kill()
         assert _ask(self.standby, "SELECT pg_promote()") is True
 
@@ -91,13 +94,13 @@ class Pair:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Ask until it is so."""
+    """Wait until the condition is true."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"never came true: {what}"
+        assert time.monotonic() < deadline, f"not within {TIMEOUT_SECONDS} s: {what}"
 
 
-def _ask(server: PostgresServer, query: LiteralString, *arguments: object) -> Any:  # noqa: ANN401 - whatever it is
+def _ask(server: PostgresServer, query: LiteralString, *arguments: object) -> Any:  # noqa: ANN401 - the type depends on the query
     with psycopg.connect(server.uri(), autocommit=True) as connection:
         row = connection.execute(query, arguments).fetchone()
     assert row is not None

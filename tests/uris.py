@@ -7,13 +7,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-# Parts of the passwords in the table: no message may have one.
+# Parts of the passwords in the table. No message may contain one.
 SECRET: Final = ("S3", "cret", "tail")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A URI, and either where it leads, as libpq reads it and for an event's namespace, or why it is refused."""
+    """A URI, and either its places (as libpq reads it, and for an event's namespace) or the reason of its refusal."""
 
     uri: str
     libpq: str
@@ -32,7 +32,7 @@ def _unescaped(text: str) -> str:
 
 
 def places(parameters: Mapping[str, object]) -> str:
-    """Hosts, addresses and ports of what was read, as the table writes them."""
+    """Hosts, addresses and ports of a parsed URI, in the notation of the table."""
     hosts, addresses, ports = (str(parameters.get(name) or "").split(",") for name in ("host", "hostaddr", "port"))
     if len(ports) == 1:
         ports *= max(len(hosts), len(addresses))

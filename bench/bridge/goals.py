@@ -7,7 +7,7 @@ from bench.common.figures import Measurement, Spread, ratio
 from bench.common.goals import Verdict
 from bench.common.results import Results
 
-# The tokens of one lease, in seconds of the rate: half of intake.bucket_capacity().
+# The tokens of one lease, in seconds of the rate: half of intake_private.bucket_capacity().
 _LEASE: Final = 0.05
 
 

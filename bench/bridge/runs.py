@@ -179,7 +179,7 @@ class BridgeRuns:
         environment = {
             "PATH": os.environ["PATH"],
             # Found before the installed package.
-            "PYTHONPATH": str(self._checkout.bridge_source),
+            "PYTHONPATH": os.pathsep.join(map(str, self._checkout.python_path)),
             "INTAKE_DATABASE_URI": uri.replace("postgres@", "bridge@"),
             "INTAKE_LEDGER_URI": self.ledger_uri.replace("postgres@", "ledger_writer@"),
             "INTAKE_POOL": POOL,

@@ -16,9 +16,9 @@ from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.http import HttpClient
 from intake_bridge.adapters.webhook import Caller, Contract
 from intake_bridge.domain import outcomes as table
+from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Outcome
-from intake_bridge.domain.window import Window
 
 from bench.common.figures import Sample
 
@@ -29,17 +29,17 @@ type Client = Callable[[str, Sequence[Message], int], Awaitable[None]]
 
 
 class OpenGate:
-    """Everything may go."""
+    """Lets every call through."""
 
-    def admits(self, message: Message) -> bool:  # noqa: ARG002 - the port's
+    def may_start(self, message: Message) -> bool:  # noqa: ARG002 - the port's
         """Always."""
         return True
 
-    def holds(self, message: Message) -> bool:  # noqa: ARG002 - the port's
+    def may_continue(self, message: Message) -> bool:  # noqa: ARG002 - the port's
         """Always."""
         return True
 
-    def told(self, outcome: Outcome, seconds: float | None = None) -> None:  # noqa: ARG002 - the port's
+    def record(self, outcome: Outcome, seconds: float | None = None) -> None:  # noqa: ARG002 - the port's
         """Another answer than an approval costs more or less, so it ends the run."""
         if outcome is not table.DECISIONS["approved"] and outcome.result is not table.Result.APPROVED:
             raise RuntimeError(f"the webhook did not approve: {outcome}")
@@ -87,13 +87,13 @@ async def alone(url: str, messages: Sequence[Message], concurrency: int) -> None
 
 
 async def ours(url: str, messages: Sequence[Message], concurrency: int) -> None:
-    """The bridge's caller, its window held open at this concurrency."""
+    """The bridge's caller, with a concurrency limit that stays the same."""
     http = HttpClient()
     contract = Contract(url, _TIMEOUT_SECONDS, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS)
     credentials = Credentials(_nothing, time.time)
-    window = Window(_TIMEOUT_SECONDS, first=concurrency, ceiling=concurrency)
+    limit = ConcurrencyLimit(_TIMEOUT_SECONDS, first=concurrency, ceiling=concurrency)
     try:
-        outcomes = await Caller(http, contract, credentials, window).call_each(messages, OpenGate())
+        outcomes = await Caller(http, contract, credentials, limit).call_each(messages, OpenGate())
     finally:
         await http.close()
     if len(outcomes) != len(messages):

@@ -11,7 +11,9 @@ def facts_table(results: Results) -> Iterator[str]:
     """The machine and the settings."""
     yield from table(("", ""), [("date", results.date), *results.machine.items()])
     yield ""
-    yield "Settings: " + ", ".join(f"`{name} = {value}`" for name, value in sorted(results.settings.items())) + "."
+    yield "Settings:"
+    yield ""
+    yield from (f"- `{name} = {value}`" for name, value in sorted(results.settings.items()))
 
 
 def goals_table(verdicts: Iterable[Verdict]) -> Iterator[str]:

@@ -46,9 +46,9 @@ class Checkout:
         return self.root / "sql" / "ledger"
 
     @property
-    def bridge_source(self) -> Path:
-        """The folder that has the package intake_bridge in it."""
-        return self.root / "bridge" / "src"
+    def python_path(self) -> tuple[Path, ...]:
+        """The folders of the packages that the bridge runs."""
+        return self.root / "bridge" / "src", self.root / "shared" / "src"
 
 
 THIS: Final = Checkout()

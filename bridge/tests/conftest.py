@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from scene import Scene, Templates
+from sale import Sale, Templates
 from webhook_server import WebhookServer
 
 from tests import profiles  # noqa: F401 - registers them
@@ -31,14 +31,14 @@ def fragile() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def scene(templates: Templates) -> AsyncIterator[Scene]:
+async def sale(templates: Templates) -> AsyncIterator[Sale]:
     """A seeded, open pool in DB1 and the reference ledger."""
-    async with templates.scene() as ready:
+    async with templates.sale() as ready:
         yield ready
 
 
 @pytest.fixture
 async def webhook() -> AsyncIterator[WebhookServer]:
-    """A validation or commit webhook that approves or commits unless told otherwise."""
+    """A validation or commit webhook that approves or commits unless the test sets another behaviour."""
     async with WebhookServer() as running:
         yield running

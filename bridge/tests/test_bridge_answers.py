@@ -1,4 +1,4 @@
-"""Every answer of a webhook has an end: the claim's, at once or after maxRetries; or people are told of the target."""
+"""Every answer of a webhook ends the claim, at once or after maxRetries, or is reported in a condition."""
 
 import itertools
 import json
@@ -7,10 +7,10 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from asked import Asked
+from intake_bridge.domain.claim_specific import ClaimSpecificFailures
 from intake_bridge.domain.outcomes import Blame, Outcome, Result, Transport
-from intake_bridge.domain.singled_out import SingledOut
 from intake_bridge.ports import HttpError, HttpReply
+from unserved_webhook import UnservedWebhook
 
 KINDS = ("validate", "validate a batch", "commit")
 ENDS = {Result.APPROVED, Result.DECLINED, Result.COMMITTED, Result.DEAD}
@@ -26,7 +26,7 @@ UNKNOWN = ("COMMITTED", "Approved", " committed", "ok", "", None, 1, True, ["app
 PAUSES = (
     None, "0", "-1", "0.5", "7", "315360000", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2515 07:28:00 GMT",
 )  # fmt: skip
-# What is no object with a word in it, whatever its encoding is said to be.
+# Bodies that are no object with a word in it, in any encoding.
 SHAPELESS = (
     b"", b" ", b"approved", b"<html>502</html>", b"null", b"[]", b"[{}]", b'"committed"', b"committed", b"{",
     b"\xff\xfe", b"\x1f\x8b", b'{"decision": "approved"', b"[" * 100_000, b"1" * 5000, b'{"items": {}}',
@@ -42,8 +42,8 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 def body(kind: str, word: object, number: int = 1) -> bytes:
     """An answer with this word where it belongs."""
-    said = {"outcome" if kind == "commit" else "decision": word}
-    return json.dumps({"items": [{"claim_id": str(UUID(int=number)), **said}]} if "batch" in kind else said).encode()
+    item = {"outcome" if kind == "commit" else "decision": word}
+    return json.dumps({"items": [{"claim_id": str(UUID(int=number)), **item}]} if "batch" in kind else item).encode()
 
 
 def believed(kind: str, status: int, word: object) -> set[Result]:
@@ -62,60 +62,60 @@ def believed(kind: str, status: int, word: object) -> set[Result]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_answer_is_for_ever_and_untold(kind: str) -> None:
-    asked = Asked(kind)
+async def test_no_answer_leaves_a_claim_for_ever_without_a_report(kind: str) -> None:
+    webhook = UnservedWebhook(kind)
     words: list[object] = [*GOOD[kind], *BAD[kind], *UNKNOWN]
     cells = itertools.chain(
         ((status, word, body(kind, word)) for status, word in itertools.product(STATUSES, words)),
         ((status, None, text) for status, text in itertools.product(TELLING, SHAPELESS)),
     )
     for status, word, text in cells:
-        asked.breaker.succeeded()
-        outcome = await asked.ask(HttpReply(status, text))
+        webhook.breaker.record_success()
+        outcome = await webhook.ask(HttpReply(status, text))
         ends = believed(kind, status, word)
         where = f"{status} {text[:60]!r}: {outcome}"
         assert outcome.result in (ends or {Result.RETRY}), where
         if outcome.result is Result.RETRY:
-            # Counted; or the target is told of: at once, or once it has held everybody for half a minute (below).
-            assert outcome.counted or outcome.holds or asked.breaker.trouble == outcome.reason, where
+            # Counted, or reported: at once, or after half a minute of requests to wait (below).
+            assert outcome.counted or outcome.pauses_dependency or webhook.breaker.message == outcome.reason, where
             assert (outcome.reason or "").startswith((f"answers {status}", "the validation webhook left")), where
             assert len(outcome.reason or "") < 400, where
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_answer_that_is_given_for_ever_ends_the_claim_or_is_told(kind: str) -> None:
+async def test_every_answer_that_is_repeated_for_ever_ends_the_claim_or_is_reported(kind: str) -> None:
     """The answers of the table, one of each kind, as often as a claim is tried."""
-    asked = Asked(kind)
+    webhook = UnservedWebhook(kind)
     replies: dict[Outcome, HttpReply | HttpError] = {}
     words = (*GOOD[kind], *BAD[kind], "x", None)
     every = itertools.chain(itertools.product(STATUSES, words, (None,)), itertools.product(TELLING, words, PAUSES[1:]))
     for status, word, pause in every:
         headers = {} if pause is None else {"Retry-After": pause}
         reply = HttpReply(status, body(kind, word), headers)
-        replies.setdefault(replace(await asked.ask(reply), reason=None), reply)
+        replies.setdefault(replace(await webhook.ask(reply), reason=None), reply)
     for transport in Transport:
         error = HttpError(transport, "no answer")
-        replies.setdefault(replace(await asked.ask(error), reason=None), error)
+        replies.setdefault(replace(await webhook.ask(error), reason=None), error)
     assert len(replies) > 12
     for reply in replies.values():
-        assert await _fate(kind, reply) in {"ended", "dead", "told"}, reply
+        assert await _fate(kind, reply) in {"ended", "dead", "reported"}, reply
 
 
 async def _fate(kind: str, reply: HttpReply | HttpError) -> str:
-    """What becomes of a claim that gets nothing else, in a queue with nobody else, within an hour."""
-    asked = Asked(kind)
+    """What becomes within an hour of a claim that gets only this answer, alone in the queue."""
+    webhook = UnservedWebhook(kind)
     failures = 0
-    end = asked.clock.now + 3600
-    while asked.clock.now < end:
-        outcome = await asked.ask(reply)
+    end = webhook.clock.now + 3600
+    while webhook.clock.now < end:
+        outcome = await webhook.ask(reply)
         if outcome.result is not Result.RETRY:
             return "ended"
-        failures += outcome.counted and not asked.breaker.excuses(failures, alone=outcome.alone)
+        failures += outcome.counted and not webhook.breaker.is_to_blame(failures, claim_specific=outcome.claim_specific)
         if failures > 10:
             return "dead"
         assert (outcome.retry_after or 1.0) >= 1.0, "called without a rest"
-        asked.clock.now += outcome.retry_after or 1.0
-    return "for ever" if asked.breaker.trouble is None else "told"
+        webhook.clock.now += outcome.retry_after or 1.0
+    return "for ever" if webhook.breaker.message is None else "reported"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,47 +132,45 @@ async def _fate(kind: str, reply: HttpReply | HttpError) -> str:
     ],
     ids=str,
 )
-async def test_what_one_claim_alone_is_told_while_others_are_answered_ends_it(
-    kind: str, reply: HttpReply | HttpError
-) -> None:
-    asked = Asked(kind)
+async def test_an_answer_that_one_claim_alone_gets_ends_it(kind: str, reply: HttpReply | HttpError) -> None:
+    webhook = UnservedWebhook(kind)
     good = HttpReply(200, body(kind, min(GOOD[kind]), 2))
     failures = 0
     for _ in range(60):
-        outcome = await asked.ask(reply)
-        failures += outcome.counted and not asked.breaker.excuses(failures, alone=outcome.alone)
+        outcome = await webhook.ask(reply)
+        failures += outcome.counted and not webhook.breaker.is_to_blame(failures, claim_specific=outcome.claim_specific)
         if failures > 10:
             break
-        assert (await asked.ask(good, 2)).result in ENDS
-        asked.clock.now += 30
+        assert (await webhook.ask(good, 2)).result in ENDS
+        webhook.clock.now += 30
     else:
         pytest.fail(f"{failures} failures: {outcome}")
     assert outcome.reason
-    assert asked.breaker.trouble is None
+    assert webhook.breaker.message is None
 
 
-async def test_an_outage_in_which_nobody_is_answered_is_no_claims_however_often_it_is_asked_about() -> None:
-    singled_out = SingledOut()
-    down = Outcome(Result.RETRY, Blame.TARGET, reason="answers 401")
+async def test_an_outage_is_not_specific_to_a_claim_however_often_the_claim_fails() -> None:
+    known = ClaimSpecificFailures()
+    down = Outcome(Result.RETRY, Blame.DEPENDENCY, reason="answers 401")
     for number in range(1, 40):
-        assert not singled_out.judged(UUID(int=number), down, 0.0).counted
-    singled_out.judged(UUID(int=99), Outcome(Result.COMMITTED), 0.0)  # one got through
+        assert not known.classify(UUID(int=number), down, 0.0).counted
+    known.classify(UUID(int=99), Outcome(Result.COMMITTED), 0.0)  # one got through
     for second in range(86_400):
-        assert not singled_out.judged(UUID(int=second % 40), down, float(second)).counted
+        assert not known.classify(UUID(int=second % 40), down, float(second)).counted
 
 
-def test_a_rate_limit_that_lets_others_through_is_nobodys_failure_for_ten_minutes() -> None:
-    singled_out = SingledOut()
-    wait, good = Outcome(Result.RETRY, holds=True), Outcome(Result.COMMITTED)
+def test_a_rate_limit_that_lets_others_through_counts_for_no_claim_within_ten_minutes() -> None:
+    known = ClaimSpecificFailures()
+    wait, good = Outcome(Result.RETRY, pauses_dependency=True), Outcome(Result.COMMITTED)
     judged = []
     for second in range(700):
-        judged.append(singled_out.judged(UUID(int=1), wait, float(second)).counted)
-        singled_out.judged(UUID(int=2), good, float(second))
+        judged.append(known.classify(UUID(int=1), wait, float(second)).counted)
+        known.classify(UUID(int=2), good, float(second))
     assert judged == [False] * 600 + [True] * 100
 
 
-def test_what_is_remembered_of_claims_is_bounded() -> None:
-    singled_out = SingledOut()
+def test_the_memory_of_claims_is_bounded() -> None:
+    known = ClaimSpecificFailures()
     for number in range(30_000):
-        singled_out.judged(UUID(int=number), Outcome(Result.RETRY), 0.0)
-    assert len(singled_out._known) == 10_000
+        known.classify(UUID(int=number), Outcome(Result.RETRY), 0.0)
+    assert len(known._known) == 10_000

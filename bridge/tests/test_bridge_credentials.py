@@ -1,17 +1,17 @@
-"""Keys, tokens and authorities as people save them: what is not part of them is left out, what nobody sees is told."""
+"""Secrets, tokens and authorities as people save them: blanks are left out, invisible characters are refused."""
 
-import hashlib
-import hmac
+import base64
 from pathlib import Path
 
 import pytest
 import trustme
-from intake_bridge.adapters.credentials import Credentials, keys_of, token_of
-from intake_bridge.ports import TargetDownError
-from scene import Scene, validation
+from intake_bridge.adapters.credentials import Credentials, bearer_token, signing_secrets
+from intake_bridge.ports import DependencyDownError
+from sale import Sale, validation
 from webhook_server import WebhookServer
 
 MARK = "\ufeff"
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
 def credentials(**values: str) -> Credentials:
@@ -23,55 +23,82 @@ def credentials(**values: str) -> Credentials:
     return Credentials(source, lambda: 0.0)
 
 
+@pytest.mark.parametrize("before", ["", " ", "\n", "\t", "\r\n\r\n"], ids=ascii)
+@pytest.mark.parametrize("after", ["", "\n", "\r\n", " \r\n\r\n", "\n   \n", "\r", "\t", "\u0085"], ids=ascii)
+def test_blanks_and_line_ends_are_no_part_of_a_secret(before: str, after: str) -> None:
+    assert signing_secrets(before + SECRET + after) == [SECRET]
+    assert signing_secrets(f"{before}{SECRET}{after}\n{SECRET}") == [SECRET, SECRET]
+
+
+@pytest.mark.parametrize("size", range(24, 65))
+def test_a_secret_is_whsec_and_24_to_64_bytes(size: int) -> None:
+    secret = "whsec_" + base64.b64encode(bytes(size)).decode()
+    assert signing_secrets(secret) == [secret]
+
+
 @pytest.mark.parametrize(
-    "text", ["key", "key\n", "key\r\n", " key \r\n\r\n", "\nkey", "key\n   \n", "key\r", "\tkey\t"], ids=ascii
+    "line",
+    [
+        "S3cret",
+        "only the bridge and we know",
+        "neuer Schlüssel",
+        SECRET.removeprefix("whsec_"),
+        SECRET.upper(),
+        SECRET + "!",
+        SECRET[:-1],
+        "whsec_",
+        "whsec_" + base64.b64encode(bytes(23)).decode(),
+        "whsec_" + base64.b64encode(bytes(65)).decode(),
+    ],
 )
-async def test_blanks_and_line_ends_are_no_part_of_a_key(text: str) -> None:
-    ours = credentials(SIGNING_KEY=text)
-    await ours.refresh()
-    signed = hmac.new(b"key", b"0.{}", hashlib.sha256).hexdigest()
-    assert ours.headers("c:commit", b"{}")["Intake-Signature"] == f"t=0,v1={signed}"
-
-
-def test_a_key_may_be_of_any_letters_and_have_spaces_in_it() -> None:
-    assert keys_of("old key\nneuer Schlüssel\u0085") == [b"old key", "neuer Schlüssel".encode()]
+def test_a_line_of_another_form_is_refused_with_what_makes_a_secret(line: str) -> None:
+    with pytest.raises(DependencyDownError) as refusal:
+        signing_secrets(f"{SECRET}\n{line}")
+    assert str(refusal.value) == (
+        "line 2 of what signingSecretRef names is no signing secret: "
+        "expected whsec_ and then 24 to 64 bytes in base64; "
+        "make one with: echo whsec_$(openssl rand -base64 32)"
+    )
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         (
             f"{MARK}S3cret",
-            "in line 1 of what signingSecretRef names, character 1 is U+FEFF (BYTE ORDER MARK), which nobod",
+            "line 1 of what signingSecretRef names has an invisible character: character 1 is U+FEFF (BYTE ORDER MARK)",
         ),
-        (f"old\n{MARK}S3cret", "in line 2 of what signingSecretRef names, character 1 is U+FEFF"),
+        (
+            f"{SECRET}\n{MARK}S3cret",
+            "line 2 of what signingSecretRef names has an invisible character: character 1 is U+FEFF",
+        ),
         ("S3\u200bcret", "character 3 is U+200B (ZERO WIDTH SPACE)"),
         ("S3\u00a0cret", "character 3 is U+00A0 (NO-BREAK SPACE)"),
-        ("S3\x00cret", "character 3 is U+0000, which nobody can see"),
+        ("S3\x00cret", "character 3 is U+0000; write the secret anew"),
         ("S3\x0bcret", "character 3 is U+000B"),
         ("S3\u2028cret", "character 3 is U+2028 (LINE SEPARATOR)"),
     ],
 )
-def test_a_key_that_the_receiver_may_know_otherwise_is_refused_without_a_word_of_it(key: str, told: str) -> None:
-    with pytest.raises(TargetDownError) as refusal:
-        keys_of(key)
-    assert told in str(refusal.value)
-    assert "cret" not in str(refusal.value).replace("signingSecretRef", "")
+def test_a_secret_with_an_invisible_character_is_refused_and_not_quoted(key: str, message: str) -> None:
+    with pytest.raises(DependencyDownError) as refusal:
+        signing_secrets(key)
+    assert message in str(refusal.value)
+    assert "S3" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("token", "told"),
+    ("token", "message"),
     [
-        (f"{MARK}S3cret", "in what secretRef names, character 1 is U+FEFF (BYTE ORDER MARK), which nobody can see"),
+        (f"{MARK}S3cret", "what secretRef names has an invisible character: character 1 is U+FEFF (BYTE ORDER MARK)"),
         ("S3cret\nmore", "character 7 is U+000A"),
         ("Bearer S3cret", "has a space in it; a token is one word, without Bearer before it"),
         ("S3crét", "has letters that a header cannot carry"),
     ],
 )
-def test_a_token_that_no_header_can_carry_is_refused_without_a_word_of_it(token: str, told: str) -> None:
-    with pytest.raises(TargetDownError) as refusal:
-        token_of(token)
-    assert told in str(refusal.value)
+def test_a_token_that_no_header_can_carry_is_refused_and_not_quoted(token: str, message: str) -> None:
+    with pytest.raises(DependencyDownError) as refusal:
+        bearer_token(token)
+    assert message in str(refusal.value)
     assert "S3" not in str(refusal.value)
 
 
@@ -85,22 +112,22 @@ async def test_an_authority_is_trusted_whatever_is_written_beside_it(before: str
 
 
 @pytest.mark.parametrize("content", ["Zertifikat für den Prüfer", MARK], ids=ascii)
-async def test_an_authority_that_is_none_is_told(content: str) -> None:
-    with pytest.raises(TargetDownError, match="holds no certificates in PEM"):
+async def test_a_file_without_authorities_is_reported(content: str) -> None:
+    with pytest.raises(DependencyDownError, match="holds no certificates in PEM"):
         await credentials(CA=content).refresh()
 
 
-async def test_a_key_with_a_byte_order_mark_is_said_before_anything_is_read(
-    scene: Scene, webhook: WebhookServer, tmp_path: Path
+async def test_a_secret_with_a_byte_order_mark_is_reported_before_anything_is_read(
+    sale: Sale, webhook: WebhookServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "key"
-    file.write_text("key\n", encoding="utf-8-sig")
-    await scene.configure(validation=validation(webhook.single), commitTarget={"webhook": {"url": webhook.single}})
-    await scene.claim(3)
-    async with scene.worker(INTAKE_COMMIT_SIGNING_KEY_FILE=str(file)):
-        await scene.until_health("ledger", "down", "U+FEFF (BYTE ORDER MARK)")
-        assert {row["read_ct"] for row in (await scene.queue()).values()} == {0}
+    file.write_text(f"{SECRET}\n", encoding="utf-8-sig")
+    await sale.configure(validation=validation(webhook.single), commitTarget={"webhook": {"url": webhook.single}})
+    await sale.claim(3)
+    async with sale.worker(INTAKE_COMMIT_SIGNING_KEY_FILE=str(file)):
+        await sale.until_health("ledger", "down", "U+FEFF (BYTE ORDER MARK)")
+        assert {row["read_ct"] for row in (await sale.queue()).values()} == {0}
         assert webhook.calls == []
-        file.write_text("key\n")
-        await scene.until_drained()
-    assert webhook.signers(-1, "key") == ["key"]
+        file.write_text(f"{SECRET}\n")
+        await sale.until_drained()
+    assert webhook.signers(-1, SECRET) == [SECRET]

@@ -7,10 +7,10 @@ from typing import Final
 import psycopg
 import pytest
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
-from intake_bridge.ports import TargetDownError
+from intake_bridge.ports import DependencyDownError
 from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
-from scene import Scene, Templates
+from sale import Sale, Templates
 
 from tests.encodings import ALL, NAMES, REFUSED, Case
 from tests.postgres import PostgresServer, install_ledger
@@ -20,7 +20,7 @@ PLAIN: Final = ["plain", "a|b", 'quote"\\slash', "tab\tand bell\a"]
 
 
 @asynccontextmanager
-async def scene_in(templates: Templates, server: PostgresServer, encoding: str) -> AsyncIterator[Scene]:
+async def scene_in(templates: Templates, server: PostgresServer, encoding: str) -> AsyncIterator[Sale]:
     """A sale whose reference ledger is in a database of this encoding."""
     server.drop_database("books")
     uri = server.create_encoded("books", encoding)
@@ -28,18 +28,18 @@ async def scene_in(templates: Templates, server: PostgresServer, encoding: str) 
     ours = f"{uri}&client_encoding=utf8"
     install_ledger(ours)
     async with (
-        templates.scene() as scene,
+        templates.sale() as sale,
         await AsyncConnection.connect(ours, autocommit=True, row_factory=dict_row) as ledger,
     ):
-        scene.ledger_uri, scene.ledger = uri, ledger
-        yield scene
+        sale.ledger_uri, sale.ledger = uri, ledger
+        yield sale
     server.drop_database("books")
 
 
-async def fans(scene: Scene, *users: str) -> None:
+async def claim_as(sale: Sale, *users: str) -> None:
     """A claim for each, with a request of the same letters."""
     for user in users:
-        await scene.rows("SELECT intake.claim_resource(%s, %s, %s)", scene.pool, user, f"r {user}")
+        await sale.rows("SELECT intake.claim_resource(%s, %s, %s)", sale.pool, user, f"r {user}")
 
 
 def test_every_encoding_that_a_server_can_have_is_tried(server: PostgresServer) -> None:
@@ -57,23 +57,23 @@ def test_every_encoding_that_a_server_can_have_is_tried(server: PostgresServer) 
 async def test_what_can_be_written_is_sold_and_what_cannot_is_one_dead_letter(
     templates: Templates, server: PostgresServer, case: Case
 ) -> None:
-    async with scene_in(templates, server, case.encoding) as scene:
+    async with scene_in(templates, server, case.encoding) as sale:
         known = [*PLAIN, *case.holds]
         # Bad ones at both ends and in the middle: one call for all of them fails, and so does each half.
-        await fans(scene, *case.lacks[:1], *known, *case.lacks[1:])
-        async with scene.worker():
-            await scene.until_drained()
-        dead = {row["user_id"]: row for row in (await scene.dead()).values()}
+        await claim_as(sale, *case.lacks[:1], *known, *case.lacks[1:])
+        async with sale.worker():
+            await sale.until_drained()
+        dead = {row["user_id"]: row for row in (await sale.dead()).values()}
         assert set(dead) == set(case.lacks)
         for row in dead.values():
             assert f"encoding {case.encoding}" in row["reason"]
             assert "UTF8" in row["reason"]
             assert row["failures"] == 0, "it is not tried again"
-        sales = await scene.sales()
+        sales = await sale.sales()
         assert {row["user_id"]: row["request_id"] for row in sales.values()} == {user: f"r {user}" for user in known}
-        (ours,) = await scene.rows("SELECT committed, voided, slots, digest FROM intake.proof(%s)", scene.pool)
+        (ours,) = await sale.rows("SELECT committed, voided, slots, digest FROM intake.proof(%s)", sale.pool)
         theirs = await (
-            await scene.ledger.execute("SELECT committed, voided, slots, digest FROM ledger_proof(%s)", (scene.pool,))
+            await sale.ledger.execute("SELECT committed, voided, slots, digest FROM ledger_proof(%s)", (sale.pool,))
         ).fetchone()
         assert ours == theirs
         assert ours["committed"] == len(known)
@@ -84,45 +84,47 @@ async def test_a_claim_that_is_given_up_is_voided_under_its_name(
     templates: Templates, server: PostgresServer, encoding: str
 ) -> None:
     case = next(each for each in ALL if each.encoding == encoding)
-    async with scene_in(templates, server, encoding) as scene:
-        await fans(scene, *case.holds, *case.lacks)
+    async with scene_in(templates, server, encoding) as sale:
+        await claim_as(sale, *case.holds, *case.lacks)
         # Read once, so that only the ledger can end them.
-        await scene.rows("SELECT * FROM intake.read_batch(%s, 'w', 100)", scene.pool)
-        await scene.rows(
+        await sale.rows("SELECT * FROM intake.read_batch(%s, 'w', 100)", sale.pool)
+        await sale.rows(
             "SELECT intake.release_claim(%s, (message ->> 'claim_id')::uuid, 'ill') FROM pgmq.q_intake_queue",
-            scene.pool,
+            sale.pool,
         )
-        async with scene.worker():
-            await scene.until_drained()
-        assert {row["user_id"] for row in (await scene.dead()).values()} == set(case.lacks)
-        assert {(row["user_id"], row["state"]) for row in (await scene.sales()).values()} == {
+        async with sale.worker():
+            await sale.until_drained()
+        assert {row["user_id"] for row in (await sale.dead()).values()} == set(case.lacks)
+        assert {(row["user_id"], row["state"]) for row in (await sale.sales()).values()} == {
             (user, "voided") for user in case.holds
         }
 
 
 @pytest.mark.parametrize("encoding", sorted(REFUSED))
-async def test_an_encoding_that_knows_no_utf8_is_told_as_the_ledger_s(server: PostgresServer, encoding: str) -> None:
+async def test_a_ledger_in_an_encoding_without_conversion_to_utf8_is_reported(
+    server: PostgresServer, encoding: str
+) -> None:
     server.drop_database("books")
     uri = server.create_encoded("books", encoding)
 
     async def source() -> str:
         return uri
 
-    with pytest.raises(TargetDownError, match=f"between UTF8 and {encoding} is not supported"):
+    with pytest.raises(DependencyDownError, match=f"between UTF8 and {encoding} is not supported"):
         await PostgresLedger("finalize_transaction", source, "test").check()
 
 
-async def test_where_nobody_can_be_written_each_is_a_dead_letter_that_says_so(
+async def test_where_no_user_can_be_written_each_claim_is_a_dead_letter_that_says_so(
     templates: Templates, server: PostgresServer
 ) -> None:
     """It is each claim's own name, however many there are: nothing in the ledger can be mended for them to succeed."""
-    async with scene_in(templates, server, "LATIN1") as scene:
+    async with scene_in(templates, server, "LATIN1") as sale:
         users = [f"שרה {n}" for n in range(8)]
-        await fans(scene, *users)
-        async with scene.worker():
-            await scene.until_drained()
+        await claim_as(sale, *users)
+        async with sale.worker():
+            await sale.until_drained()
             # It reports only once it has been asked to: the queue may be empty before that.
-            await scene.until_health("ledger", "ok")
-        dead = await scene.dead()
+            await sale.until_health("ledger", "ok")
+        dead = await sale.dead()
         assert {row["user_id"] for row in dead.values()} == set(users)
         assert all("encoding LATIN1" in row["reason"] for row in dead.values())

@@ -1,50 +1,46 @@
-"""What breaks, and what must hold while it is broken and after it is mended."""
+"""Failures of validators, stale workers and long calls: what is counted, what is reported, and what recovers."""
 
 import asyncio
-import logging
 from dataclasses import replace
 
 import pytest
 from aiohttp import web
-from intake_bridge.domain.window import FIRST
-from psycopg.types.json import Jsonb
-from scene import POOL, TUNING, Scene, Templates, open_scene, validation
+from intake_bridge.domain.concurrency_limit import FIRST
+from sale import POOL, TUNING, Sale, validation
 from webhook_server import Answer, Behaviour, Item, WebhookServer, approve, status
 
-from tests.postgres import PostgresServer, install_intake, install_ledger
 
-
-async def test_a_failure_is_retried_and_counted_until_it_succeeds(scene: Scene, webhook: WebhookServer) -> None:
-    claims = await scene.claim(10)
+async def test_a_failure_is_retried_and_counted_until_it_succeeds(sale: Sale, webhook: WebhookServer) -> None:
+    claims = await sale.claim(10)
     sick = str(claims[3].claim_id)
     webhook.behaviour = lambda item: (
         status(500) if item["claim_id"] == sick and webhook.asked()[sick] < 3 else approve(item)
     )
-    await scene.configure(validation=validation(webhook.single))
-    async with scene.worker():
-        await scene.until_drained()
-    await scene.check()
+    await sale.configure(validation=validation(webhook.single))
+    async with sale.worker():
+        await sale.until_drained()
+    await sale.check()
     assert webhook.asked()[sick] == 3
-    (archived,) = await scene.rows("SELECT message FROM pgmq.a_intake_queue WHERE message ->> 'claim_id' = %s", sick)
+    (archived,) = await sale.rows("SELECT message FROM pgmq.a_intake_queue WHERE message ->> 'claim_id' = %s", sick)
     assert archived["message"]["failures"] == 2
     assert archived["message"]["last_error"] == "validate: answers 500"
-    assert len(await scene.sales()) == 10
+    assert len(await sale.sales()) == 10
 
 
 async def test_i2_after_max_retries_a_claim_is_a_dead_letter_that_holds_its_slot(
-    scene: Scene, webhook: WebhookServer
+    sale: Sale, webhook: WebhookServer
 ) -> None:
-    claims = await scene.claim(10)
+    claims = await sale.claim(10)
     sick = str(claims[3].claim_id)
     webhook.behaviour = lambda item: status(500) if item["claim_id"] == sick else approve(item)
-    await scene.configure(validation=validation(webhook.single), maxRetries=2)
-    async with scene.worker():
-        await scene.until_drained()
-    await scene.check()
+    await sale.configure(validation=validation(webhook.single), maxRetries=2)
+    async with sale.worker():
+        await sale.until_drained()
+    await sale.check()
     assert webhook.asked()[sick] == 3  # one try and two retries
-    (dead,) = (await scene.dead()).values()
+    (dead,) = (await sale.dead()).values()
     assert (str(dead["claim_id"]), dead["reason"]) == (sick, "validate: answers 500 (after 3 failures)")
-    assert (await scene.status())["inventory"] == {"size": 1000, "available": 990, "reserved": 1, "consumed": 9}
+    assert (await sale.status())["inventory"] == {"size": 1000, "available": 990, "reserved": 1, "consumed": 9}
 
 
 def _hang() -> asyncio.Future[Answer]:
@@ -52,9 +48,7 @@ def _hang() -> asyncio.Future[Answer]:
 
 
 @pytest.mark.parametrize("kind", ["500", "timeout", "refused", "401", "html", "redirect"])
-async def test_a_validator_that_is_down_costs_no_claim_anything(
-    scene: Scene, webhook: WebhookServer, kind: str
-) -> None:
+async def test_a_validator_that_is_down_costs_no_claim_anything(sale: Sale, webhook: WebhookServer, kind: str) -> None:
     down: dict[str, Behaviour] = {
         "500": lambda _: status(500),
         "timeout": lambda _: _hang(),
@@ -63,7 +57,7 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(
         "html": lambda _: status(200, {"hello": "world"}),
         "redirect": lambda _: status(302, location=webhook.single),
     }
-    said = {
+    errors = {
         "500": "500",
         "timeout": "no answer",
         "refused": "cannot be reached",
@@ -72,14 +66,14 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(
         "redirect": "302",
     }
     webhook.behaviour = down[kind]
-    url = "http://127.0.0.1:9/single" if kind == "refused" else webhook.single  # the discard port: nobody listens
-    await scene.configure(validation=validation(url, seconds=0.5 if kind == "timeout" else 60), maxRetries=0)
-    claims = await scene.claim(40)
-    async with scene.worker() as worker:
-        await scene.until_health("validator", "down", said[kind])
-        await _until_probed(scene, 40 + 3)
+    url = "http://127.0.0.1:9/single" if kind == "refused" else webhook.single  # the discard port: no program listens
+    await sale.configure(validation=validation(url, seconds=0.5 if kind == "timeout" else 60), maxRetries=0)
+    claims = await sale.claim(40)
+    async with sale.worker() as worker:
+        await sale.until_health("validator", "down", errors[kind])
+        await _until_probed(sale, 40 + 3)
         calls = len(webhook.calls)
-        probes = sum(row["read_ct"] for row in (await scene.queue()).values()) - 40
+        probes = sum(row["read_ct"] for row in (await sale.queue()).values()) - 40
         # One call a probe. Before: as many as run side by side, and those that start until the fifth has failed.
         assert calls <= FIRST + 4 + probes
         read, batches = (
@@ -87,73 +81,73 @@ async def test_a_validator_that_is_down_costs_no_claim_anything(
             for what in ("sum", "count")
         )
         assert read == 40 + (batches - 1)
-        assert await scene.sales() == {}
-        queue = await scene.queue()
+        assert await sale.sales() == {}
+        queue = await sale.queue()
         assert len(queue) == len(claims)
         assert {row["message"]["failures"] for row in queue.values()} == {0}
-        assert (await scene.health())["ledger"]["state"] == "ok"
+        assert (await sale.health())["ledger"]["state"] == "ok"
         webhook.behaviour = approve
-        await scene.configure(validation=validation(webhook.single))
-        await scene.until_drained()
-        await scene.until_health("validator", "ok")
-    await scene.check()
-    assert len(await scene.sales()) == 40
+        await sale.configure(validation=validation(webhook.single))
+        await sale.until_drained()
+        await sale.until_health("validator", "ok")
+    await sale.check()
+    assert len(await sale.sales()) == 40
 
 
 @pytest.mark.parametrize("target", ["validation", "commitTarget"])
-async def test_a_claim_that_fails_alone_is_excused_as_in_an_outage_and_ends_in_the_dead_letters_after_it(
-    scene: Scene, webhook: WebhookServer, target: str
+async def test_failures_of_the_only_claim_do_not_count_for_an_outage_and_then_end_it(
+    sale: Sale, webhook: WebhookServer, target: str
 ) -> None:
     webhook.behaviour = lambda _: status(500)
     urls = {"validation": validation(webhook.single), "commitTarget": {"webhook": {"url": webhook.single}}}
-    await scene.configure(**{target: urls[target]}, maxRetries=5)
-    (claim,) = await scene.claim()
-    async with scene.worker():
-        await _until_probed(scene, 12)
-        assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {4}
+    await sale.configure(**{target: urls[target]}, maxRetries=5)
+    (claim,) = await sale.claim()
+    async with sale.worker():
+        await _until_probed(sale, 12)
+        assert {row["message"]["failures"] for row in (await sale.queue()).values()} == {4}
     # Not an hour later but at once.
-    impatient = replace(TUNING, breaker=replace(TUNING.breaker, excuse_seconds=0.0))
-    async with scene.worker("two", impatient):
-        await scene.until_drained()
-    (dead,) = (await scene.dead()).values()
+    impatient = replace(TUNING, breaker=replace(TUNING.breaker, blame_seconds=0.0))
+    async with sale.worker("two", impatient):
+        await sale.until_drained()
+    (dead,) = (await sale.dead()).values()
     assert dead["claim_id"] == claim.claim_id
     assert "answers 500 (after 6 failures)" in dead["reason"]
-    assert await scene.inventory() == (999, 1, 0)
-    assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
+    assert await sale.inventory() == (999, 1, 0)
+    assert await sale.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
 
 
-async def _until_probed(scene: Scene, reads: int) -> None:
+async def _until_probed(sale: Sale, reads: int) -> None:
     async def probed() -> bool:
-        return sum(int(row["read_ct"]) for row in (await scene.queue()).values()) >= reads
+        return sum(int(row["read_ct"]) for row in (await sale.queue()).values()) >= reads
 
-    await scene.until(probed, "the breaker probes")
+    await sale.until(probed, "the breaker probes")
 
 
-async def test_a_validator_that_asks_to_wait_is_waited_for_and_nothing_is_counted(
-    scene: Scene, webhook: WebhookServer
+async def test_a_retry_after_of_the_validator_is_obeyed_and_nothing_is_counted(
+    sale: Sale, webhook: WebhookServer
 ) -> None:
-    await scene.claim(5)
+    await sale.claim(5)
     webhook.behaviour = lambda item: status(429, retry_after=1) if len(webhook.calls) <= 5 else approve(item)
-    await scene.configure(validation=validation(webhook.single), maxRetries=0)
-    async with scene.worker():
-        await scene.until_drained()
+    await sale.configure(validation=validation(webhook.single), maxRetries=0)
+    async with sale.worker():
+        await sale.until_drained()
     assert webhook.moments[5] - webhook.moments[4] >= 1
     assert len(webhook.calls) == 10
-    await scene.check()
+    await sale.check()
 
 
-async def test_a_batch_webhook_that_leaves_claims_out_gets_them_again(scene: Scene, webhook: WebhookServer) -> None:
-    claims = await scene.claim(6)
+async def test_a_batch_webhook_that_leaves_claims_out_gets_them_again(sale: Sale, webhook: WebhookServer) -> None:
+    claims = await sale.claim(6)
     shy = str(claims[2].claim_id)
     webhook.behaviour = lambda item: {} if item["claim_id"] == shy and webhook.asked()[shy] < 2 else approve(item)
-    await scene.configure(validation=validation(webhook.batch, batch=True))
-    async with scene.worker():
-        await scene.until_drained()
-    await scene.check()
+    await sale.configure(validation=validation(webhook.batch, batch=True))
+    async with sale.worker():
+        await sale.until_drained()
+    await sale.check()
     assert webhook.asked()[shy] == 2
 
 
-async def test_calls_side_by_side_are_bounded_until_answers_come(scene: Scene, webhook: WebhookServer) -> None:
+async def test_calls_under_way_are_bounded_until_answers_come(sale: Sale, webhook: WebhookServer) -> None:
     release = asyncio.Event()
 
     async def slow(item: Item) -> Answer:
@@ -161,144 +155,17 @@ async def test_calls_side_by_side_are_bounded_until_answers_come(scene: Scene, w
         return approve(item)
 
     webhook.behaviour = slow
-    await scene.configure(validation=validation(webhook.single))
-    await scene.claim(60)
-    async with scene.worker():
+    await sale.configure(validation=validation(webhook.single))
+    await sale.claim(60)
+    async with sale.worker():
         await webhook.until_calls(FIRST)
         assert webhook.most_open == FIRST
         release.set()
-        await scene.until_drained()
-    await scene.check()
+        await sale.until_drained()
+    await sale.check()
 
 
-async def test_a_ledger_without_the_function_is_said_and_heals(templates: Templates) -> None:
-    async with templates.scene_with_ledger() as scene:
-        await scene.claim(5)
-        async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
-            await scene.until_health("ledger", "down", "function finalize_transaction(payload jsonb) does not exist")
-            assert {row["read_ct"] for row in (await scene.queue()).values()} == {0}
-            install_ledger(scene.ledger_uri)
-            await scene.until_health("ledger", "ok")
-            await scene.until_drained()
-        await scene.check()
-
-
-async def test_a_function_that_disappears_during_the_sale_is_said_and_heals(templates: Templates) -> None:
-    async with templates.scene_with_ledger() as scene:
-        install_ledger(scene.ledger_uri)
-        await scene.claim(5)
-        async with scene.worker():
-            await scene.until_drained()
-            await scene.ledger.execute("ALTER FUNCTION finalize_transactions(jsonb) RENAME TO gone")
-            await scene.ledger.execute("ALTER FUNCTION finalize_transaction(jsonb) RENAME TO gone_too")
-            await scene.claim(5)
-            await scene.until_health("ledger", "down", "does not exist")
-            assert {row["message"]["failures"] for row in (await scene.queue()).values()} == {0}
-            await scene.ledger.execute("ALTER FUNCTION gone(jsonb) RENAME TO finalize_transactions")
-            await scene.ledger.execute("ALTER FUNCTION gone_too(jsonb) RENAME TO finalize_transaction")
-            await scene.until_drained()
-        await scene.check()
-
-
-async def test_no_ledger_uri_is_said(scene: Scene) -> None:
-    await scene.claim(1)
-    async with scene.worker(INTAKE_LEDGER_URI=""):
-        await scene.until_health("ledger", "down", "INTAKE_LEDGER_URI")
-    assert len(await scene.queue()) == 1
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "5ecret",
-        "postgresql://u:5ecret one@db/ledger",
-        "postgresql://u:5ecret%@db/ledger",
-        "postgresql://u:p@5ecret@db/l",
-    ],
-)
-async def test_a_uri_that_cannot_be_parsed_is_never_quoted(
-    scene: Scene, caplog: pytest.LogCaptureFixture, uri: str
-) -> None:
-    async with scene.worker(INTAKE_LEDGER_URI=uri):
-        await scene.until_health("ledger", "down", "the URI cannot be parsed")
-    assert "5ecret" not in str(await scene.status())
-    async with scene.worker(INTAKE_DATABASE_URI=uri):
-
-        async def said() -> bool:
-            return "housekeeping interrupted: the URI cannot be parsed" in caplog.text and "db1" in caplog.text
-
-        await scene.until(said, "DB1's is told, too")
-    assert "5ecret" not in caplog.text
-
-
-async def test_a_conflict_is_a_dead_letter_and_an_error(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    claims = await scene.claim(3)
-    (item, *_) = [
-        row["message"] for row in (await scene.queue()).values() if row["message"]["slot_no"] == claims[1].slot_no
-    ]
-    other = item | {"claim_id": "00000000-0000-7000-8000-000000000001", "user_id": "somebody else"}
-    await scene.ledger.execute("SELECT finalize_transaction(%s)", (Jsonb(other),))
-    with caplog.at_level(logging.ERROR):
-        async with scene.worker():
-            await scene.until_drained()
-    assert set(await scene.dead()) == {claims[1].claim_id}
-    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
-    assert (record.__dict__["claim_id"], record.__dict__["pool_id"]) == (str(claims[1].claim_id), POOL)
-    assert (await scene.status())["committed"] == 2
-
-
-@pytest.mark.parametrize("word", ["voided", "conflict"])
-async def test_after_committing_a_webhook_leads_to_committed_or_dead_only(
-    scene: Scene, webhook: WebhookServer, word: str
-) -> None:
-    claims = await scene.claim(4)
-    odd = str(claims[0].claim_id)
-    webhook.behaviour = lambda item: {"outcome": word if item["claim_id"] == odd else "duplicate"}
-    await scene.configure(commitTarget={"webhook": {"url": webhook.single}})
-    async with scene.worker():
-        await scene.until_drained()
-    assert set(await scene.dead()) == {claims[0].claim_id}
-    assert (await scene.status())["inventory"] == {"size": 1000, "available": 996, "reserved": 1, "consumed": 3}
-
-
-async def test_a_commit_webhook_that_is_down_costs_no_claim_anything(scene: Scene, webhook: WebhookServer) -> None:
-    webhook.behaviour = lambda _: status(503)
-    await scene.claim(20)
-    await scene.configure(commitTarget={"webhook": {"url": webhook.single}}, maxRetries=0)
-    async with scene.worker():
-        await scene.until_health("ledger", "down", "503")
-        webhook.behaviour = approve
-        await scene.until_drained()
-    assert await scene.dead() == {}
-    assert (await scene.status())["committed"] == 20
-    assert await scene.rows("SELECT * FROM intake.reconcile(%s)", POOL) == []
-
-
-PICKY = """
-CREATE TABLE sold (claim_id uuid PRIMARY KEY, user_id text CHECK (user_id <> 'user-7'));
-CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO sold VALUES ((payload ->> 'claim_id')::uuid, payload ->> 'user_id') ON CONFLICT DO NOTHING;
-    RETURN 'committed';
-END $$;
-"""
-
-
-async def test_a_row_that_the_ledger_refuses_fails_alone(templates: Templates) -> None:
-    async with templates.scene_with_ledger(PICKY) as scene:
-        claims = await scene.claim(20)
-        await scene.configure(maxRetries=1)
-        async with scene.worker(INTAKE_LEDGER_URI=scene.ledger_uri):
-            await scene.until_drained()
-        sold = await (await scene.ledger.execute("SELECT user_id FROM sold")).fetchall()
-        assert len(sold) == 19
-        (dead,) = (await scene.dead()).values()
-        assert dead["user_id"] == "user-7"
-        assert "SQLSTATE 23514" in dead["reason"]
-        assert (await scene.status())["committed"] == len(claims) - 1
-
-
-async def test_i9_a_stale_worker_changes_nothing(scene: Scene, webhook: WebhookServer) -> None:
+async def test_i9_a_stale_worker_changes_nothing(sale: Sale, webhook: WebhookServer) -> None:
     release = asyncio.Event()
 
     async def slow(item: Item) -> Answer:
@@ -306,108 +173,79 @@ async def test_i9_a_stale_worker_changes_nothing(scene: Scene, webhook: WebhookS
         return approve(item)
 
     webhook.behaviour = slow
-    await scene.configure(validation=validation(webhook.single))
-    (claim,) = await scene.claim()
-    async with scene.worker() as worker:
+    await sale.configure(validation=validation(webhook.single))
+    (claim,) = await sale.claim()
+    async with sale.worker() as worker:
         await webhook.until_calls(1)
         # Another worker reads it: the lease is (msg_id, read_ct).
-        await scene.intake.execute(
+        await sale.intake.execute(
             "UPDATE pgmq.q_intake_queue SET read_ct = read_ct + 1, vt = now() + interval '1 hour'"
         )
-        (before,) = await scene.rows("SELECT * FROM pgmq.q_intake_queue")
+        (before,) = await sale.rows("SELECT * FROM pgmq.q_intake_queue")
         release.set()
 
         async def noticed() -> bool:
             return worker.metrics.registry.get_sample_value("intake_bridge_messages_total", {"end": "stale"}) == 1
 
-        await scene.until(noticed, "the worker notices that it is stale")
-        assert await scene.rows("SELECT * FROM pgmq.q_intake_queue") == [before]
-        assert await scene.sales() == {}
-        await scene.intake.execute("UPDATE pgmq.q_intake_queue SET vt = now()")
-        await scene.until_drained()
-    await scene.check()
-    assert set(await scene.sales()) == {claim.claim_id}
+        await sale.until(noticed, "the worker notices that it is stale")
+        assert await sale.rows("SELECT * FROM pgmq.q_intake_queue") == [before]
+        assert await sale.sales() == {}
+        await sale.intake.execute("UPDATE pgmq.q_intake_queue SET vt = now()")
+        await sale.until_drained()
+    await sale.check()
+    assert set(await sale.sales()) == {claim.claim_id}
 
 
-async def test_a_long_call_keeps_its_lease(scene: Scene, webhook: WebhookServer) -> None:
-    """The visibility timeout is shorter than the validator takes, and still nobody else gets the message."""
+async def test_a_long_call_keeps_its_lease(sale: Sale, webhook: WebhookServer) -> None:
+    """The visibility timeout is shorter than the validator takes, and still no other worker gets the message."""
     seconds = 8  # a worker that gets no turn for three of them loses its lease, as it must
 
     async def until_the_first_lease_is_over(item: Item) -> Answer:
-        first = (await scene.rows("SELECT max(last_read_at) AS at FROM pgmq.q_intake_queue"))[0]["at"]
+        first = (await sale.rows("SELECT max(last_read_at) AS at FROM pgmq.q_intake_queue"))[0]["at"]
 
         async def over() -> bool:
-            (row,) = await scene.rows(
+            (row,) = await sale.rows(
                 "SELECT clock_timestamp() - %s > make_interval(secs => %s) AS over", first, seconds
             )
             return bool(row["over"])
 
-        await scene.until(over, "the time of the first lease has passed")
+        await sale.until(over, "the time of the first lease has passed")
         return approve(item)
 
     webhook.behaviour = until_the_first_lease_is_over
-    await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=seconds)
-    await scene.claim(3)
-    async with scene.worker("one"), scene.worker("two"):
-        await scene.until_drained()
-    await scene.check()
+    await sale.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=seconds)
+    await sale.claim(3)
+    async with sale.worker("one"), sale.worker("two"):
+        await sale.until_drained()
+    await sale.check()
     assert set(webhook.asked().values()) == {1}
-
-
-async def test_i2_ledger_killed_and_db1_killed_under_load_lose_nothing(fragile: PostgresServer) -> None:
-    """Both databases die with SIGKILL in mid-sale; the bridge alone brings the sale back, without the operator."""
-    intake_uri, ledger_uri = fragile.create_database("intake"), fragile.create_database("ledger")
-    await asyncio.to_thread(install_intake, intake_uri)
-    await asyncio.to_thread(install_ledger, ledger_uri)
-    async with open_scene(intake_uri, ledger_uri, 3000) as scene:
-        await scene.configure(batchSize=10)
-        await scene.claim(2000)
-        async with scene.worker():
-
-            async def begun() -> bool:
-                return len(await scene.sales()) >= 50
-
-            await scene.until(begun, "some are committed")
-            await asyncio.to_thread(fragile.kill)
-            await asyncio.to_thread(fragile.start)
-            after = await scene.reconnected()
-            async with after.stack:
-                await after.until_drained()
-
-                async def rebuilt() -> bool:
-                    return bool((await after.status())["ready"])
-
-                await after.until(rebuilt, "the housekeeper has rebuilt the holds")
-                await after.claim(1)
-                await after.until_drained()
-                await after.check()
 
 
 # What JSON can say and no text of PostgreSQL can hold.
 UNWRITABLE = "no \0 and no \ud800"
 
 
-async def test_a_reason_that_postgres_cannot_hold_ends_no_batch(scene: Scene, webhook: WebhookServer) -> None:
-    claims = await scene.claim(10)
+async def test_a_reason_that_postgres_cannot_hold_ends_no_batch(sale: Sale, webhook: WebhookServer) -> None:
+    claims = await sale.claim(10)
     sick = str(claims[3].claim_id)
     webhook.behaviour = lambda item: status(500, {"reason": UNWRITABLE}) if item["claim_id"] == sick else approve(item)
-    await scene.configure(validation=validation(webhook.single), maxRetries=1)
-    async with scene.worker():
-        await scene.until_drained()
-    await scene.check()
-    (dead,) = (await scene.dead()).values()
+    await sale.configure(validation=validation(webhook.single), maxRetries=1)
+    async with sale.worker():
+        await sale.until_drained()
+    await sale.check()
+    (dead,) = (await sale.dead()).values()
     assert (str(dead["claim_id"]), dead["reason"]) == (
         sick,
         "validate: answers 500: no \ufffd and no ? (after 2 failures)",
     )
 
 
-async def test_a_reason_that_postgres_cannot_hold_ends_no_heartbeat(scene: Scene, webhook: WebhookServer) -> None:
+async def test_a_reason_that_postgres_cannot_hold_ends_no_heartbeat(sale: Sale, webhook: WebhookServer) -> None:
     webhook.behaviour = lambda _: status(401, {"reason": f"{UNWRITABLE}: Bearer 5ecret"})
-    await scene.configure(validation=validation(webhook.single))
-    await scene.claim()
-    async with scene.worker():
-        await scene.until_health("validator", "down", "answers 401: no \ufffd and no ?: Bearer ***")
+    await sale.configure(validation=validation(webhook.single))
+    await sale.claim()
+    async with sale.worker():
+        await sale.until_health("validator", "down", "answers 401: no \ufffd and no ?: Bearer ***")
 
 
 @pytest.mark.parametrize(
@@ -418,30 +256,30 @@ async def test_a_reason_that_postgres_cannot_hold_ends_no_heartbeat(scene: Scene
     ],
     ids=["date", "depth"],
 )
-async def test_an_answer_beyond_what_python_counts_fails_its_claim_alone(
-    scene: Scene, webhook: WebhookServer, answer: web.Response
+async def test_a_number_too_long_for_python_fails_its_claim_alone(
+    sale: Sale, webhook: WebhookServer, answer: web.Response
 ) -> None:
-    claims = await scene.claim(10)
+    claims = await sale.claim(10)
     sick = str(claims[3].claim_id)
     webhook.behaviour = lambda item: (
         web.Response(status=answer.status, headers=answer.headers, body=answer.body)
         if item["claim_id"] == sick
         else approve(item)
     )
-    await scene.configure(validation=validation(webhook.single), maxRetries=1)
-    async with scene.worker():
-        await scene.until_drained()
-    await scene.check()
-    assert {str(claim_id) for claim_id in await scene.dead()} == {sick}
+    await sale.configure(validation=validation(webhook.single), maxRetries=1)
+    async with sale.worker():
+        await sale.until_drained()
+    await sale.check()
+    assert {str(claim_id) for claim_id in await sale.dead()} == {sick}
 
 
-async def test_who_asks_to_wait_is_not_called_for_the_rest_of_what_was_read(
-    scene: Scene, webhook: WebhookServer
+async def test_a_validator_that_asks_to_wait_is_not_called_for_the_rest_of_the_batch(
+    sale: Sale, webhook: WebhookServer
 ) -> None:
-    await scene.claim(100)
+    await sale.claim(100)
     webhook.behaviour = lambda item: status(429, retry_after=1) if len(webhook.calls) <= FIRST else approve(item)
-    await scene.configure(validation=validation(webhook.single), batchSize=50, maxRetries=0)
-    async with scene.worker():
-        await scene.until_drained()
+    await sale.configure(validation=validation(webhook.single), batchSize=50, maxRetries=0)
+    async with sale.worker():
+        await sale.until_drained()
     assert webhook.moments[FIRST] - webhook.moments[FIRST - 1] >= 1
-    await scene.check()
+    await sale.check()

@@ -8,44 +8,41 @@ import pytest
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
-from intake_bridge.ports import TargetDownError
-from scene import POOL, Scene
+from intake_bridge.ports import DependencyDownError
+from sale import POOL, Sale
 
 from tests.patience import PATIENCE_SECONDS
 
 
 class OpenGate:
-    """Lets everything through and remembers."""
+    """Lets every call through, and keeps the outcomes."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    def admits(self, message: Message) -> bool:
-        """Always."""
+    def may_start(self, message: Message) -> bool:
         return True
 
-    def holds(self, message: Message) -> bool:
-        """Always."""
+    def may_continue(self, message: Message) -> bool:
         return True
 
-    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """Remember."""
+    def record(self, outcome: Outcome, seconds: float | None = None) -> None:
         self.outcomes.append(outcome)
 
 
-async def test_a_frozen_ledger_is_given_up_in_time(scene: Scene) -> None:
-    (claim,) = await scene.claim()
-    (row,) = await scene.rows("SELECT * FROM intake.read_batch(%s, 'test', 1)", POOL)
+async def test_a_frozen_ledger_is_given_up_in_time(sale: Sale) -> None:
+    (claim,) = await sale.claim()
+    (row,) = await sale.rows("SELECT * FROM intake.read_batch(%s, 'test', 1)", POOL)
     row = {key: value for key, value in row.items() if key not in {"enqueued_at", "headers", "state"}}
     message = Message(pool_id=POOL, state=State.VALIDATED, **row)
 
     async def uri() -> str:
-        return scene.ledger_uri.replace("postgres@", "ledger_writer@")
+        return sale.ledger_uri.replace("postgres@", "ledger_writer@")
 
     ledger, gate = PostgresLedger("finalize_transaction", uri, "test", call_seconds=3), OpenGate()
     await ledger.check()
     (backend,) = await (
-        await scene.ledger.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'test'")
+        await sale.ledger.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'test'")
     ).fetchall()
     os.kill(backend["pid"], signal.SIGSTOP)
     try:
@@ -59,21 +56,21 @@ async def test_a_frozen_ledger_is_given_up_in_time(scene: Scene) -> None:
     await ledger.check()
     assert {each.result for each in (await ledger.commit([message], gate)).values()} == {Result.COMMITTED}
     await ledger.close()
-    assert set(await scene.sales()) == {claim.claim_id}
+    assert set(await sale.sales()) == {claim.claim_id}
 
 
-async def test_a_ledger_that_lets_in_and_then_says_nothing_is_given_up_in_time(scene: Scene) -> None:
+async def test_a_ledger_that_accepts_the_connection_and_never_answers_is_given_up_in_time(sale: Sale) -> None:
     """As a pooler does that has no connection to give."""
 
     async def uri() -> str:
-        return scene.ledger_uri.replace("postgres@", "ledger_writer@")
+        return sale.ledger_uri.replace("postgres@", "ledger_writer@")
 
     ledger = PostgresLedger("finalize_transaction", uri, "test", call_seconds=3)
-    async with scene.ledger.transaction():
-        await scene.ledger.execute("LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE")
+    async with sale.ledger.transaction():
+        await sale.ledger.execute("LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE")
         async with asyncio.timeout(PATIENCE_SECONDS):
             # New sessions use a copy of the catalogue; now and then there is none, and they wait for the lock, too.
-            with pytest.raises(TargetDownError, match=r"no answer in time|connection timeout expired"):
+            with pytest.raises(DependencyDownError, match=r"no answer in time|connection timeout expired"):
                 await ledger.check()
     await ledger.check()
     await ledger.close()

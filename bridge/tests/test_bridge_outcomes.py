@@ -18,26 +18,26 @@ VALIDATE = [
     # status, word, result, blame, counted
     (200, "approved", Result.APPROVED, Blame.CLAIM, False),
     (201, "declined", Result.DECLINED, Blame.CLAIM, False),
-    (200, None, Result.RETRY, Blame.TARGET, False),
-    (200, "maybe", Result.RETRY, Blame.TARGET, False),
-    (204, None, Result.RETRY, Blame.TARGET, False),
-    (301, None, Result.RETRY, Blame.TARGET, False),
-    (302, "approved", Result.RETRY, Blame.TARGET, False),
+    (200, None, Result.RETRY, Blame.DEPENDENCY, False),
+    (200, "maybe", Result.RETRY, Blame.DEPENDENCY, False),
+    (204, None, Result.RETRY, Blame.DEPENDENCY, False),
+    (301, None, Result.RETRY, Blame.DEPENDENCY, False),
+    (302, "approved", Result.RETRY, Blame.DEPENDENCY, False),
     (400, None, Result.RETRY, Blame.SUSPECT, True),
-    (401, None, Result.RETRY, Blame.TARGET, False),
+    (401, None, Result.RETRY, Blame.DEPENDENCY, False),
     (402, None, Result.DECLINED, Blame.CLAIM, False),
-    (403, None, Result.RETRY, Blame.TARGET, False),
+    (403, None, Result.RETRY, Blame.DEPENDENCY, False),
     (403, "declined", Result.DECLINED, Blame.CLAIM, False),
-    (404, "declined", Result.RETRY, Blame.TARGET, False),
-    (405, None, Result.RETRY, Blame.TARGET, False),
+    (404, "declined", Result.RETRY, Blame.DEPENDENCY, False),
+    (405, None, Result.RETRY, Blame.DEPENDENCY, False),
     (408, None, Result.RETRY, Blame.SUSPECT, True),
     (409, None, Result.RETRY, Blame.CLAIM, True),
     (409, "declined", Result.DECLINED, Blame.CLAIM, False),
     (410, None, Result.DECLINED, Blame.CLAIM, False),
-    (415, None, Result.RETRY, Blame.TARGET, False),
+    (415, None, Result.RETRY, Blame.DEPENDENCY, False),
     (418, None, Result.RETRY, Blame.SUSPECT, True),
     (422, None, Result.DECLINED, Blame.CLAIM, False),
-    # It contradicts itself: nobody is declined or approved.
+    # It contradicts itself: no claim is declined or approved.
     (409, "approved", Result.RETRY, Blame.SUSPECT, True),
     (422, "approved", Result.RETRY, Blame.SUSPECT, True),
     (425, None, Result.RETRY, Blame.CLAIM, True),
@@ -45,7 +45,7 @@ VALIDATE = [
     (500, None, Result.RETRY, Blame.SUSPECT, True),
     (500, "approved", Result.RETRY, Blame.SUSPECT, True),
     (503, None, Result.RETRY, Blame.SUSPECT, True),
-    (700, None, Result.RETRY, Blame.TARGET, False),
+    (700, None, Result.RETRY, Blame.DEPENDENCY, False),
 ]
 
 
@@ -74,10 +74,12 @@ COMMIT = [
 ]
 
 
-@pytest.mark.parametrize(("status", "word", "result", "page"), COMMIT)
-def test_commit_webhook_ends_in_committed_or_dead(status: int, word: str | None, result: Result, page: bool) -> None:
+@pytest.mark.parametrize(("status", "word", "result", "needs_human"), COMMIT)
+def test_commit_webhook_ends_in_committed_or_dead(
+    status: int, word: str | None, result: Result, needs_human: bool
+) -> None:
     outcome = table.of_status(status, word, table.COMMIT_WORDS, table.COMMIT_STATUS)
-    assert (outcome.result, outcome.page) == (result, page)
+    assert (outcome.result, outcome.needs_human) == (result, needs_human)
 
 
 def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
@@ -85,8 +87,8 @@ def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
     rows = [line.strip("| ").split(" | ") for line in README.read_text().splitlines() if re.match(r"\| \d", line)]
     meant = {
         "counted": lambda each: each.result is Result.RETRY and each.counted,
-        "target trouble": lambda each: each.result is Result.RETRY and each.blame is Blame.TARGET,
-        "everybody waits": lambda each: each.result is Result.RETRY and each.holds,
+        "dependency fails": lambda each: each.result is Result.RETRY and each.blame is Blame.DEPENDENCY,
+        "calls pause": lambda each: each.result is Result.RETRY and each.pauses_dependency,
         "committed": lambda each: each.result is Result.COMMITTED,
         "declined": lambda each: each.result is Result.DECLINED,
         "dead letter": lambda each: each.result is Result.DEAD,
@@ -96,23 +98,23 @@ def test_the_table_of_the_readme_says_what_the_table_here_does() -> None:
     looked = 0
     for answer, *cells in rows:
         statuses = [int(each.replace("xx", "99")) for each in re.findall(r"\b\d(?:\d\d|xx)\b", answer)]
-        said = re.findall(r"`(\w+)`", answer.partition("(")[0])
+        named = re.findall(r"`(\w+)`", answer.partition("(")[0])
         for cell, (words, outcomes) in zip(cells, tables, strict=False):
             wanted = [meant[each] for each in meant if cell.startswith(each)]
-            spoken: list[str | None] = [each for each in said if each in words]
-            spoken = spoken or ([*words] if "with a word of" in answer else [] if said else [None])
+            spoken: list[str | None] = [each for each in named if each in words]
+            spoken = spoken or ([*words] if "with a word of" in answer else [] if named else [None])
             for status, word in itertools.product(statuses, spoken if wanted else []):
                 assert wanted[0](table.of_status(status, word, words, outcomes)), (answer, cell, status, word)
                 looked += 1
     assert looked > 60
 
 
-def test_a_word_is_told_and_a_novel_is_not() -> None:
+def test_an_unknown_word_is_reported_and_a_long_text_is_cut() -> None:
     assert table.of_status(200, "ok", table.DECISIONS, {}).reason == (
         "answers 200 with 'ok', expected one of approved, declined"
     )
-    novel = "x" * 10**6
-    for outcome in (table.of_status(200, novel, table.DECISIONS, {}), table.of_word(novel, table.VOID_WORDS)):
+    text = "x" * 10**6
+    for outcome in (table.of_status(200, text, table.DECISIONS, {}), table.of_word(text, table.VOID_WORDS)):
         assert len(outcome.reason or "") < 300
 
 
@@ -144,10 +146,10 @@ def test_i3_a_commit_webhook_never_voids(status: int, word: str | None) -> None:
 @pytest.mark.parametrize(
     ("kind", "blame", "counted"),
     [
-        (Transport.UNREACHABLE, Blame.TARGET, False),
+        (Transport.UNREACHABLE, Blame.DEPENDENCY, False),
         (Transport.TIMEOUT, Blame.SUSPECT, True),
         (Transport.BROKEN, Blame.SUSPECT, True),
-        (Transport.TOO_LARGE, Blame.TARGET, False),
+        (Transport.TOO_LARGE, Blame.DEPENDENCY, False),
     ],
 )
 def test_without_an_answer_it_is_retried(kind: Transport, blame: Blame, counted: bool) -> None:
@@ -158,15 +160,15 @@ def test_without_an_answer_it_is_retried(kind: Transport, blame: Blame, counted:
 @pytest.mark.parametrize(
     ("sqlstate", "blame", "counted"),
     [
-        (None, Blame.TARGET, False),
-        ("08006", Blame.TARGET, False),
-        ("25006", Blame.TARGET, False),
-        ("28P01", Blame.TARGET, False),
-        ("3D000", Blame.TARGET, False),
-        ("42883", Blame.TARGET, False),
-        ("42501", Blame.TARGET, False),
-        ("53300", Blame.TARGET, False),
-        ("57P01", Blame.TARGET, False),
+        (None, Blame.DEPENDENCY, False),
+        ("08006", Blame.DEPENDENCY, False),
+        ("25006", Blame.DEPENDENCY, False),
+        ("28P01", Blame.DEPENDENCY, False),
+        ("3D000", Blame.DEPENDENCY, False),
+        ("42883", Blame.DEPENDENCY, False),
+        ("42501", Blame.DEPENDENCY, False),
+        ("53300", Blame.DEPENDENCY, False),
+        ("57P01", Blame.DEPENDENCY, False),
         ("57014", Blame.SUSPECT, False),
         ("40001", Blame.SUSPECT, False),
         ("40P01", Blame.SUSPECT, False),
@@ -182,11 +184,11 @@ def test_a_failed_ledger_statement(sqlstate: str | None, blame: Blame, counted: 
 
 
 def test_the_words_of_a_ledger() -> None:
-    said = {word: table.of_word(word, table.LEDGER_WORDS) for word in ("committed", "duplicate", "voided", "conflict")}
-    assert [each.result for each in said.values()] == [Result.COMMITTED, Result.COMMITTED, Result.VOIDED, Result.DEAD]
-    assert said["conflict"].page
-    assert table.of_word("ok", table.LEDGER_WORDS).blame is Blame.TARGET
-    assert table.of_word(None, table.LEDGER_WORDS).blame is Blame.TARGET
+    rows = {word: table.of_word(word, table.LEDGER_WORDS) for word in ("committed", "duplicate", "voided", "conflict")}
+    assert [each.result for each in rows.values()] == [Result.COMMITTED, Result.COMMITTED, Result.VOIDED, Result.DEAD]
+    assert rows["conflict"].needs_human
+    assert table.of_word("ok", table.LEDGER_WORDS).blame is Blame.DEPENDENCY
+    assert table.of_word(None, table.LEDGER_WORDS).blame is Blame.DEPENDENCY
     assert table.of_word("committed", table.VOID_WORDS).result is Result.COMMITTED
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from scene import Scene, log_lines, validation
+from sale import Sale, log_lines, validation
 from webhook_server import Answer, Item, WebhookServer, approve
 
 from tests.patience import PATIENCE_SECONDS
@@ -22,12 +22,12 @@ class Effects:
 
 
 async def test_sigterm_finishes_what_was_begun_gives_back_the_rest_and_exits_0(
-    scene: Scene, webhook: WebhookServer
+    sale: Sale, webhook: WebhookServer
 ) -> None:
     effects = Effects(webhook)
-    await scene.configure(validation=validation(webhook.single))
-    await scene.claim(50)
-    async with scene.process() as process:
+    await sale.configure(validation=validation(webhook.single))
+    await sale.claim(50)
+    async with sale.process() as process:
         await webhook.until_calls(32)  # as many as are asked side by side; the others of the batch wait for their turn
         begun = set(webhook.asked())
         process.terminate()
@@ -37,98 +37,98 @@ async def test_sigterm_finishes_what_was_begun_gives_back_the_rest_and_exits_0(
         effects.release.set()
         _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
         assert process.returncode == 0
-    assert {str(key) for key in await scene.sales()} == begun
-    left = await scene.queue()
+    assert {str(key) for key in await sale.sales()} == begun
+    left = await sale.queue()
     assert len(left) == 50 - 32
     assert all(row["visible"] and row["message"]["failures"] == 0 for row in left.values())
     assert log_lines(errors)[-1]["message"] == "stopped"
-    async with scene.worker("second"):
-        await scene.until_drained()
-    await scene.check()
+    async with sale.worker("second"):
+        await sale.until_drained()
+    await sale.check()
     assert set(webhook.asked().values()) == {1}
 
 
-async def test_sigterm_while_everything_is_down_exits_0(scene: Scene, webhook: WebhookServer) -> None:
-    await scene.claim(5)
-    async with scene.process(INTAKE_LEDGER_URI="postgresql://nobody:topsecret@127.0.0.1:9/nowhere") as process:
-        await scene.until_health("ledger", "down", "refused")
+async def test_sigterm_while_everything_is_down_exits_0(sale: Sale, webhook: WebhookServer) -> None:
+    await sale.claim(5)
+    async with sale.process(INTAKE_LEDGER_URI="postgresql://nobody:topsecret@127.0.0.1:9/nowhere") as process:
+        await sale.until_health("ledger", "down", "refused")
         process.terminate()
         _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode == 0
     assert b"topsecret" not in errors
-    assert "topsecret" not in json.dumps(await scene.health())
-    assert all(row["message"]["failures"] == 0 for row in (await scene.queue()).values())
+    assert "topsecret" not in json.dumps(await sale.health())
+    assert all(row["message"]["failures"] == 0 for row in (await sale.queue()).values())
 
 
-async def test_i2_i3_i4_killed_between_ledger_and_acknowledgement_commits_once(scene: Scene) -> None:
-    await scene.configure(visibilityTimeoutSeconds=1)
-    await scene.claim(30)
-    async with scene.process() as process, scene.intake.transaction(force_rollback=True):
-        await scene.intake.execute("LOCK TABLE intake.claimed_slots IN SHARE MODE")  # acknowledge waits here
+async def test_i2_i3_i4_killed_between_ledger_and_acknowledgement_commits_once(sale: Sale) -> None:
+    await sale.configure(visibilityTimeoutSeconds=1)
+    await sale.claim(30)
+    async with sale.process() as process, sale.intake.transaction(force_rollback=True):
+        await sale.intake.execute("LOCK TABLE intake.claimed_slots IN SHARE MODE")  # acknowledge waits here
 
         async def committed() -> bool:
-            return len(await scene.sales()) == 30
+            return len(await sale.sales()) == 30
 
-        await scene.until(committed, "the ledger has all")
+        await sale.until(committed, "the ledger has all")
         process.kill()
         await process.wait()
         # Its orphaned session would acknowledge as soon as it gets the lock.
-        await scene.intake.execute(
+        await sale.intake.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'bridge'"
         )
-    before = await scene.sales()
-    assert len(await scene.queue()) == 30
-    async with scene.worker("second"):
-        await scene.until_drained()
-    await scene.check()
-    assert await scene.sales() == before
+    before = await sale.sales()
+    assert len(await sale.queue()) == 30
+    async with sale.worker("second"):
+        await sale.until_drained()
+    await sale.check()
+    assert await sale.sales() == before
 
 
-async def test_i5_killed_while_validating_asks_again_under_the_same_key(scene: Scene, webhook: WebhookServer) -> None:
+async def test_i5_killed_while_validating_asks_again_under_the_same_key(sale: Sale, webhook: WebhookServer) -> None:
     effects = Effects(webhook)
-    await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
-    await scene.claim(10)
-    async with scene.process() as process:
+    await sale.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
+    await sale.claim(10)
+    async with sale.process() as process:
         await webhook.until_calls(10)
         process.kill()
         await process.wait()
     effects.release.set()
-    async with scene.worker("second"):
-        await scene.until_drained()
-    await scene.check()
+    async with sale.worker("second"):
+        await sale.until_drained()
+    await sale.check()
     assert len(set(webhook.keys)) == 10
-    assert len(await scene.sales()) == 10
+    assert len(await sale.sales()) == 10
 
 
-async def test_i5_killed_after_the_mark_does_not_ask_again(scene: Scene, webhook: WebhookServer) -> None:
-    await scene.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
-    await scene.claim(10)
-    async with scene.process() as process, scene.ledger.transaction(force_rollback=True):
-        await scene.ledger.execute("LOCK TABLE ledger.claims IN SHARE MODE")
+async def test_i5_killed_after_the_mark_does_not_ask_again(sale: Sale, webhook: WebhookServer) -> None:
+    await sale.configure(validation=validation(webhook.single), visibilityTimeoutSeconds=1)
+    await sale.claim(10)
+    async with sale.process() as process, sale.ledger.transaction(force_rollback=True):
+        await sale.ledger.execute("LOCK TABLE ledger.claims IN SHARE MODE")
 
         async def marked() -> bool:
-            return {row["message"]["state"] for row in (await scene.queue()).values()} == {"validated"}
+            return {row["message"]["state"] for row in (await sale.queue()).values()} == {"validated"}
 
-        await scene.until(marked, "all are marked")
+        await sale.until(marked, "all are marked")
         process.kill()
         await process.wait()
-    async with scene.worker("second"):
-        await scene.until_drained()
-    await scene.check()
+    async with sale.worker("second"):
+        await sale.until_drained()
+    await sale.check()
     assert set(webhook.asked().values()) == {1}
 
 
-async def test_many_workers_share_a_queue_and_commit_each_claim_once(scene: Scene) -> None:
-    await scene.configure(batchSize=10)
-    await scene.claim(400)
-    async with scene.worker("one"), scene.worker("two"), scene.worker("three"):
-        await scene.until_drained()
-    await scene.check()
-    assert len(await scene.sales()) == 400
+async def test_many_workers_share_a_queue_and_commit_each_claim_once(sale: Sale) -> None:
+    await sale.configure(batchSize=10)
+    await sale.claim(400)
+    async with sale.worker("one"), sale.worker("two"), sale.worker("three"):
+        await sale.until_drained()
+    await sale.check()
+    assert len(await sale.sales()) == 400
 
 
-async def test_a_missing_variable_is_named(scene: Scene) -> None:
-    async with scene.process(INTAKE_POOL="") as process:
+async def test_a_missing_variable_is_named(sale: Sale) -> None:
+    async with sale.process(INTAKE_POOL="") as process:
         _, errors = await process.communicate()
     assert process.returncode == 2
     assert b"INTAKE_POOL" in errors

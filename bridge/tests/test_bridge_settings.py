@@ -1,4 +1,4 @@
-"""What a bridge is told and what it tells: its configuration, its secrets, its logs."""
+"""The bridge's configuration, its secrets and its logs."""
 
 import json
 import logging

@@ -19,11 +19,11 @@ async def test_i8_a_read_whose_wait_for_the_standby_is_cancelled_was_not_answere
     """Its message would go to the ledger, and after a failover its slot would be sold again."""
     with Pair() as pair:
         now = datetime.now(UTC)
-        window = {"opensAt": str(now - timedelta(hours=1)), "closesAt": str(now + timedelta(hours=1))}
+        times = {"opensAt": str(now - timedelta(hours=1)), "closesAt": str(now + timedelta(hours=1))}
         with psycopg.connect(pair.uri(), autocommit=True) as owner:
             # What a role is not sent, no client can heed.
             owner.execute("ALTER ROLE bridge SET client_min_messages = error")
-            owner.execute("SELECT intake.configure(%s, %s)", (POOL, json.dumps(CONFIG | window)))
+            owner.execute("SELECT intake.configure(%s, %s)", (POOL, json.dumps(CONFIG | times)))
             owner.execute("SELECT intake.seed(%s)", (POOL,))
             owner.execute("SELECT intake.claim_resource(%s, 'ann', 'r1')", (POOL,))
 

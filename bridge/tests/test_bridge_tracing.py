@@ -9,13 +9,14 @@ from collections import Counter
 import pytest
 from aiohttp import web
 from intake_bridge.observability.spans import Spans
-from intake_bridge.observability.tracing import NoTracing, tracing, wanted
+from intake_bridge.observability.tracing import tracing, wanted
+from intake_bridge.ports import NoTracing
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 from psycopg.types.json import Jsonb
-from scene import POOL, Scene, validation
+from sale import POOL, Sale, validation
 from webhook_server import WebhookServer, approve, status
 
 from tests.patience import PATIENCE_SECONDS
@@ -40,10 +41,10 @@ def traceparent(number: int) -> str:
     return f"00-{number:032x}-{number:016x}-01"
 
 
-async def give_contexts(scene: Scene, *texts: str | None) -> None:
+async def give_contexts(sale: Sale, *texts: str | None) -> None:
     """As a claimer gives them with its claims, in their order."""
-    for claim, text in zip(scene.claims, texts, strict=True):
-        await scene.intake.execute(
+    for claim, text in zip(sale.claims, texts, strict=True):
+        await sale.intake.execute(
             "UPDATE pgmq.q_intake_queue SET headers = coalesce(headers, '{}') || %s WHERE message ->> 'claim_id' = %s",
             (Jsonb({"traceparent": text}), str(claim.claim_id)),
         )
@@ -62,26 +63,26 @@ def ids(span: ReadableSpan) -> tuple[str, str]:
 
 
 async def test_without_spans_the_claims_context_goes_to_both_webhooks_as_it_came(
-    scene: Scene, webhook: WebhookServer
+    sale: Sale, webhook: WebhookServer
 ) -> None:
-    await scene.configure(validation=validation(webhook.single), commitTarget={"webhook": {"url": webhook.single}})
-    await scene.claim(4)
-    await give_contexts(scene, traceparent(1), None, "evil\r\nX-Admin: 1", traceparent(4).upper() + "A")
-    async with scene.worker():
-        await scene.until_drained()
+    await sale.configure(validation=validation(webhook.single), commitTarget={"webhook": {"url": webhook.single}})
+    await sale.claim(4)
+    await give_contexts(sale, traceparent(1), None, "evil\r\nX-Admin: 1", traceparent(4).upper() + "A")
+    async with sale.worker():
+        await sale.until_drained()
     assert Counter(webhook.traceparents) == {traceparent(1): 2, None: 6}
 
 
 async def test_a_batch_links_to_its_claims_and_a_call_belongs_to_its_claims_trace(
-    scene: Scene, webhook: WebhookServer
+    sale: Sale, webhook: WebhookServer
 ) -> None:
     recorded = Recorded()
-    await scene.configure(validation=validation(webhook.single), batchSize=3)
+    await sale.configure(validation=validation(webhook.single), batchSize=3)
     users = ["one", "two", "three"]
     for user, context in zip(users, (traceparent(1), traceparent(2), None), strict=True):
-        await scene.rows("SELECT intake.claim_resource(%s, %s, NULL, %s)", POOL, user, context)
-    async with scene.worker(tracing=recorded.spans):
-        await scene.until_drained()
+        await sale.rows("SELECT intake.claim_resource(%s, %s, NULL, %s)", POOL, user, context)
+    async with sale.worker(tracing=recorded.spans):
+        await sale.until_drained()
     (batch,) = recorded.named("intake batch")
     (validate,) = recorded.named("intake validate")
     assert batch.kind is SpanKind.CONSUMER
@@ -101,21 +102,21 @@ async def test_a_batch_links_to_its_claims_and_a_call_belongs_to_its_claims_trac
     }
     assert {link.context.span_id for call in calls for link in call.links} == {validate.get_span_context().span_id}
     # What the webhook got continues the call's span, not the claim's.
-    told = {str(each).rpartition("-")[0] for each in webhook.traceparents}
-    assert told == {f"00-{'-'.join(ids(call))}" for call in calls}
+    sent = {str(each).rpartition("-")[0] for each in webhook.traceparents}
+    assert sent == {f"00-{'-'.join(ids(call))}" for call in calls}
     everything = " ".join(span.to_json() for name in ("intake batch", "POST") for span in recorded.named(name))
     assert not any(f'"{user}"' in everything for user in users)
     assert "/single" not in everything
 
 
-async def test_a_batch_call_belongs_to_the_batch_and_a_failed_one_says_so(scene: Scene, webhook: WebhookServer) -> None:
+async def test_a_batch_call_belongs_to_the_batch_and_a_failed_one_says_so(sale: Sale, webhook: WebhookServer) -> None:
     recorded = Recorded()
     webhook.behaviour = lambda item: status(503) if len(webhook.calls) == 1 else approve(item)
-    await scene.configure(validation=validation(webhook.batch, batch=True))
-    await scene.claim(1)
-    await give_contexts(scene, traceparent(1))
-    async with scene.worker(tracing=recorded.spans):
-        await scene.until_drained()
+    await sale.configure(validation=validation(webhook.batch, batch=True))
+    await sale.claim(1)
+    await give_contexts(sale, traceparent(1))
+    async with sale.worker(tracing=recorded.spans):
+        await sale.until_drained()
     failed, well = recorded.named("POST")
     steps = {ids(span)[1] for span in recorded.named("intake validate")}
     assert {parent(failed), parent(well)} == steps
@@ -124,12 +125,12 @@ async def test_a_batch_call_belongs_to_the_batch_and_a_failed_one_says_so(scene:
     assert well.status.status_code is StatusCode.UNSET
 
 
-async def test_a_call_without_an_answer_says_what_became_of_it(scene: Scene) -> None:
+async def test_a_call_without_an_answer_says_what_became_of_it(sale: Sale) -> None:
     recorded = Recorded()
-    await scene.configure(validation=validation("http://127.0.0.1:9/"))  # the discard port: nobody listens
-    await scene.claim(1)
-    async with scene.worker(tracing=recorded.spans):
-        await scene.until_health("validator", "down", "cannot be reached")
+    await sale.configure(validation=validation("http://127.0.0.1:9/"))  # the discard port: no program listens
+    await sale.claim(1)
+    async with sale.worker(tracing=recorded.spans):
+        await sale.until_health("validator", "down", "cannot be reached")
     call, *_ = recorded.named("POST")
     assert call.attributes is not None
     assert (call.attributes["error.type"], call.attributes["server.port"]) == ("unreachable", 9)
@@ -167,7 +168,7 @@ def test_an_endpoint_without_the_extra_is_told_and_nothing_is_traced(
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["well", "hangs"])
 async def test_a_process_sends_its_last_spans_and_a_collector_that_hangs_does_not_hold_it(
-    scene: Scene, hangs: bool
+    sale: Sale, hangs: bool
 ) -> None:
     arrived: asyncio.Queue[bytes] = asyncio.Queue()
     released = asyncio.Event()
@@ -183,10 +184,10 @@ async def test_a_process_sends_its_last_spans_and_a_collector_that_hangs_does_no
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    await scene.claim(2)
+    await sale.claim(2)
     endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with asyncio.timeout(PATIENCE_SECONDS), scene.process(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
-        await scene.until_drained()
+    async with asyncio.timeout(PATIENCE_SECONDS), sale.process(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
+        await sale.until_drained()
         process.terminate()
         assert await process.wait() == 0
     assert b"intake acknowledge" in await arrived.get()

@@ -1,7 +1,6 @@
-"""A webhook as a test wants it: real HTTP, any behaviour, and a record of what was asked."""
+"""A webhook with any behaviour, over real HTTP, and a record of its calls."""
 
 import asyncio
-import hmac
 import inspect
 import ssl
 from collections import Counter
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -22,6 +22,15 @@ type Behaviour = Callable[[Item], Answer | Awaitable[Answer]]
 def approve(_: Item) -> Answer:
     """Both contracts at once: an approval for a validator, a commit for a ledger."""
     return {"decision": "approved", "outcome": "committed"}
+
+
+def verified(secret: str, body: bytes, headers: dict[str, str]) -> bool:
+    """Whether a receiver that knows this secret believes a call."""
+    try:
+        Webhook(secret).verify(body, headers)
+    except WebhookVerificationError:
+        return False
+    return True
 
 
 def status(
@@ -36,7 +45,7 @@ def status(
 
 @asynccontextmanager
 async def sending(answer: bytes) -> AsyncIterator[str]:
-    """A server that sends these bytes to whoever has asked, and closes; its URL. For what no library would send."""
+    """The URL of a server that sends these bytes to each client, and closes. For what no library would send."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -61,7 +70,7 @@ class WebhookServer:
         self.keys: list[str] = []
         self.moments: list[float] = []
         self.authorizations: set[str | None] = set()
-        self.signatures: list[tuple[str, bytes]] = []
+        self.requests: list[tuple[dict[str, str], bytes]] = []
         self.traceparents: list[str | None] = []
         self.open = 0
         self.most_open = 0
@@ -100,12 +109,10 @@ class WebhookServer:
         """How often each claim was asked about."""
         return Counter(item["claim_id"] for item in self.calls)
 
-    def signers(self, call: int, *keys: str) -> list[str]:
-        """Those of the keys that have signed a call."""
-        header, body = self.signatures[call]
-        moment, *signed = [part.partition("=")[2] for part in header.split(",")]
-        made = {key: hmac.new(key.encode(), f"{moment}.".encode() + body, "sha256").hexdigest() for key in keys}
-        return [key for key, value in made.items() if value in signed]
+    def signers(self, call: int, *secrets: str) -> list[str]:
+        """Those of the secrets that have signed a call, as the library of Standard Webhooks sees it."""
+        headers, body = self.requests[call]
+        return [secret for secret in secrets if verified(secret, body, headers)]
 
     async def until_calls(self, count: int) -> None:
         """Wait until so many items have arrived."""
@@ -136,7 +143,7 @@ class WebhookServer:
                 self.keys.append(request.headers.get("Idempotency-Key", ""))
                 self.authorizations.add(request.headers.get("Authorization"))
                 self.traceparents.append(request.headers.get("traceparent"))
-                self.signatures.append((request.headers.get("Intake-Signature", ""), await request.read()))
+                self.requests.append((dict(request.headers), await request.read()))
                 self.called.notify_all()
             answer = self.behaviour(item)
             return await answer if inspect.isawaitable(answer) else answer

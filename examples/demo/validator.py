@@ -4,17 +4,22 @@ It declines a fixed share of the users, always the same ones. A request is ident
 batch: by the claim), so that a repeated request gets the first answer again and takes effect once. `/effects` tells
 what it did, `/faults?mode=...` makes it misbehave, with `&users=sick` only where a user's id begins so. It keeps
 everything in memory: one replica, no restarts.
+
+With the variable SIGNING_SECRET (`whsec_…`, the value behind `signingSecretRef`) it answers 401 to a call that is not
+signed with it.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from standardwebhooks import Webhook, WebhookVerificationError
 
 # How long a request hangs in mode `timeout`: longer than any timeoutSeconds the CRD allows.
 HANG_SECONDS = 90.0
@@ -78,10 +83,14 @@ class Validator:
         }
 
 
-def application(validator: Validator) -> web.Application:
-    """The HTTP side of a validator."""
+def application(validator: Validator, signing_secret: str = "") -> web.Application:
+    """The HTTP side of a validator. With a signing secret only signed calls are answered."""
+    signature = Webhook(signing_secret) if signing_secret else None
 
     async def validate(request: web.Request) -> web.StreamResponse:
+        if signature is not None:
+            # Over the body as it came, before any parsing.
+            signature.verify(await request.read(), dict(request.headers), json_parse=False)
         body = await request.json()
         validator.requests += 1
         mode = validator.mode_for(body)
@@ -125,9 +134,11 @@ def application(validator: Validator) -> web.Application:
 async def refuse_bad_requests(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """A body that is not a claim, or a missing Idempotency-Key, is the caller's mistake: 400."""
+    """401 for a call that is not signed; 400 for a body that is not a claim, or a missing Idempotency-Key."""
     try:
         return await handler(request)
+    except WebhookVerificationError as error:
+        return web.json_response({"error": f"not signed: {error}"}, status=401)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         return web.json_response({"error": f"not a claim with an Idempotency-Key: {error!r}"}, status=400)
 
@@ -135,7 +146,7 @@ async def refuse_bad_requests(
 async def serve(port: int, decline_percent: int) -> web.Application:
     """Build the application inside the running loop, which the fault's event belongs to."""
     print(f"validator on port {port}, declines {decline_percent} % of the users", flush=True)
-    return application(Validator(decline_percent))
+    return application(Validator(decline_percent), os.environ.get("SIGNING_SECRET", ""))
 
 
 def main() -> None:

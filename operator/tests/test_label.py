@@ -1,10 +1,10 @@
-"""What a slot may be called, and what is said about the rest. test_inventories.py compares this with intake.stock."""
+"""Which labels a slot may have, and how others are refused. test_inventory_text.py compares this with intake.stock."""
 
 import unicodedata
 from uuid import UUID
 
 import pytest
-from intake_operator.model.label import as_id, composed, flaw, unseen
+from intake_operator.model.label import as_id, composed, flaw, invisible
 
 EVERY = [chr(n) for n in range(0x110000)]
 
@@ -17,7 +17,7 @@ def test_a_letter_and_its_accent_are_one_letter() -> None:
 @pytest.mark.parametrize(
     "label", ["A-1", "Loge Ä", "Block 3, row 12", "Balkon \u2013 rechts", "座席 7", "٣", "🎟 5", "x" * 200]
 )
-def test_what_can_be_seen_may_be_a_label(label: str) -> None:
+def test_a_label_of_visible_characters_is_allowed(label: str) -> None:
     assert flaw(label) == ""
 
 
@@ -26,7 +26,7 @@ def test_what_can_be_seen_may_be_a_label(label: str) -> None:
     [
         (
             "A\u00a01",
-            "character 2 is U+00A0 (NO-BREAK SPACE) in the label, which nobody can see; leave it out, or write",
+            "character 2 is U+00A0 (NO-BREAK SPACE) in the label, which cannot be seen; leave it out, or write",
         ),
         ("A-1\u200b", "character 4 is U+200B (ZERO WIDTH SPACE)"),
         ("\ufeffA", "character 1 is U+FEFF (BYTE ORDER MARK)"),
@@ -38,7 +38,7 @@ def test_what_can_be_seen_may_be_a_label(label: str) -> None:
         ("A\0", "character 2 is U+0000 (NUL)"),
         ("A\U000e0031", "character 2 is U+E0031 (TAG DIGIT ONE)"),
         ("A\ud800", "character 2 is U+D800 in the label"),
-        (" A", "the label begins with U+0020 (SPACE), which nobody can see; leave it out"),
+        (" A", "the label begins with U+0020 (SPACE), which cannot be seen; leave it out"),
         ("A ", "the label ends with U+0020 (SPACE)"),
         ("x" * 201, "a label has at most 200 characters, this one 201; shorten it"),
     ],
@@ -48,21 +48,21 @@ def test_a_label_that_looks_like_another_is_refused_with_its_code_point(label: s
     assert label not in flaw(label)
 
 
-def test_every_blank_and_every_control_character_is_one_that_nobody_sees() -> None:
+def test_every_blank_and_every_control_character_counts_as_invisible() -> None:
     hidden = {sign for sign in EVERY if unicodedata.category(sign) in {"Cc", "Zs", "Zl", "Zp", "Cf"} and sign != " "}
-    # Format characters, and yet to be seen: marks around or above numbers.
-    seen = {
+    # Format characters that are visible all the same: marks around or above numbers.
+    visible = {
         sign
         for sign in hidden
         if "NUMBER" in (name := unicodedata.name(sign, "")) or "ARABIC" in name or "SYRIAC" in name
     }
-    assert {sign for sign in hidden - seen if not unseen(sign)} == set()
-    assert len(seen) < 20
+    assert {sign for sign in hidden - visible if not invisible(sign)} == set()
+    assert len(visible) < 20
 
 
-def test_what_has_a_shape_is_seen() -> None:
+def test_a_letter_a_number_or_a_sign_counts_as_visible() -> None:
     shapes = {"Lu", "Ll", "Lt", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk"}
-    assert [sign for sign in EVERY if unicodedata.category(sign) in shapes and unseen(sign)] == []
+    assert [sign for sign in EVERY if unicodedata.category(sign) in shapes and invisible(sign)] == []
 
 
 def test_an_id_is_read_as_postgres_reads_it() -> None:

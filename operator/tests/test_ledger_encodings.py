@@ -1,4 +1,4 @@
-"""Ledgers and inventories in databases of every encoding: read, proven and compared; a lost DB1 comes back from one."""
+"""Ledgers and inventories in databases of every encoding are read, proven, compared and recovered from."""
 
 import asyncio
 import json
@@ -14,8 +14,11 @@ import psycopg
 import pytest
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.inventory.table import Table
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.consistency import Consistencies, Sides
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.connection import connect
+from intake_operator.ledger.consistency import ConsistencyChecks, Sides
+from intake_operator.ledger.functions import void_function
+from intake_operator.ledger.voiding import is_claim_error, void
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import Event
@@ -67,11 +70,11 @@ async def db1(server: PostgresServer, *users: str) -> AsyncIterator[tuple[AsyncC
 
 
 async def settle(database: AsyncConnection, uri: str, messages: list[dict[str, Any]]) -> None:
-    """The first is voided by the operator, the others are committed; DB1 hears of it."""
-    async with ledgers.visit(uri, "tickets") as connection:
-        voider = await ledgers.voider(connection, "finalize_transaction")
-        assert voider is not None
-        assert await ledgers.void(connection, voider, messages[0]) == "voided"
+    """The operator voids the first claim, the others are committed; all are acknowledged in DB1."""
+    async with connect(uri, "tickets") as connection:
+        void_claim = await void_function(connection, "finalize_transaction")
+        assert void_claim is not None
+        assert await void(connection, void_claim, messages[0]) == "voided"
         for message in messages[1:]:
             await connection.execute("SELECT finalize_transaction(%s)", (json.dumps(message, ensure_ascii=False),))
     await database.execute(
@@ -93,10 +96,10 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
         found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (POOL,))
         ours = Account(*(await found.fetchone() or ()))
         assert (ours.committed, ours.voided) == (len(case.holds), 1)
-        assert await ledgers.account(uri, POOL) == ours
+        assert await read_account(uri, "tickets", POOL) == ours
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", uri, "finalize_transaction")
-        verdict = await Consistencies(lambda: 0.0, lambda _: None).now(sides)
+        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(sides)
         assert (verdict.agrees, verdict.reason) == (True, ConsistencyReason.LEDGER_AGREES), verdict
     async with db1(server) as (database, _):
         assert await recover(database, uri, "tickets", POOL, lambda: 0.0) == Restored(
@@ -107,24 +110,24 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP", "EUC_TW"])
-async def test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another(
+async def test_a_user_that_the_ledger_s_encoding_lacks_is_not_voided_under_another_name(
     server: PostgresServer, letter: DeadLetter, encoding: str
 ) -> None:
     case = next(each for each in ALL if each.encoding == encoding)
     uri = books(server, encoding)
-    async with ledgers.visit(uri, "tickets") as connection:
-        voider = await ledgers.voider(connection, "finalize_transaction")
-        assert voider is not None
+    async with connect(uri, "tickets") as connection:
+        void_claim = await void_function(connection, "finalize_transaction")
+        assert void_claim is not None
         for user in case.lacks:
             payload = replace(letter, pool_id=POOL, user_id=user).payload()
-            (told,) = await asyncio.gather(ledgers.void(connection, voider, payload), return_exceptions=True)
+            (told,) = await asyncio.gather(void(connection, void_claim, payload), return_exceptions=True)
             assert isinstance(told, psycopg.Error)
-            assert ledgers.of_the_claim(told), "the others are given up all the same"
+            assert is_claim_error(told), "the others are given up all the same"
             assert f"encoding {encoding}" in str(told)
             assert "UTF8" in str(told)
         payload = replace(letter, pool_id=POOL, user_id=case.holds[0]).payload()
-        assert await ledgers.void(connection, voider, payload) == "voided"
-    assert await ledgers.account(uri, POOL) != Account(0, 0, 0, 0)
+        assert await void(connection, void_claim, payload) == "voided"
+    assert await read_account(uri, "tickets", POOL) != Account(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.encoding)
@@ -138,10 +141,10 @@ async def test_labels_in_any_encoding_are_read(server: PostgresServer, case: Cas
     assert {label for _, label in rows} == set(case.holds)
 
 
-async def test_bytes_that_are_no_utf8_are_told_and_end_nothing(
+async def test_bytes_that_are_not_utf8_are_reported_as_an_error(
     server: PostgresServer, event: Callable[..., Event]
 ) -> None:
-    """A database without an encoding holds what its clients of twenty years have sent."""
+    """A database in SQL_ASCII has whatever bytes its clients have sent."""
     uri = books(server, "SQL_ASCII")
     with psycopg.connect(uri, autocommit=True) as owner:
         owner.execute("CREATE TABLE seats AS SELECT gen_random_uuid() AS resource_id, E'Z\\351' AS label")
@@ -156,14 +159,14 @@ async def test_bytes_that_are_no_utf8_are_told_and_end_nothing(
         [chunk async for chunk in Table(uri, "tickets", "seats").chunks(10)]
     assert caught.value.problem is Problem.INVENTORY_INVALID
     with pytest.raises(psycopg.DataError, match="invalid byte sequence"):
-        await ledgers.account(uri, POOL)
+        await read_account(uri, "tickets", POOL)
     async with db1(server, "plain"):
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", uri, "finalize_transaction")
-        verdict = await Consistencies(lambda: 0.0, lambda _: None).now(sides)
+        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(sides)
     assert (verdict.agrees, verdict.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "invalid byte sequence" in verdict.message
-    async with ledgers.visit(uri, "tickets") as connection:
+    async with connect(uri, "tickets") as connection:
         with pytest.raises(psycopg.Error) as told:
             await connection.execute("SELECT broken('{}')")
     assert "vendu" in str(told.value) or "invalid byte sequence" in str(told.value)

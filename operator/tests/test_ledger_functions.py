@@ -1,15 +1,17 @@
-"""Which function of a ledger is meant: none, one, or several, of which nobody could say whose word it is."""
+"""Which function of a ledger a call means: none, one, or several, which is an error."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.compare import read_sales
-from intake_operator.ledger.ledgers import AmbiguousError, Ledgers
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.claims import ledger_claims
+from intake_operator.ledger.functions import AmbiguousFunctionError, offers, void_function
+from intake_operator.ledger.pools import Pools
+from intake_operator.ledger.voiding import void
 from intake_operator.model.observed import Event, LedgerState
 from intake_operator.model.proof import Account
-from intake_operator.pools import Pools
 from intake_operator.reasons import PoolReason, Problem
 from psycopg import AsyncConnection
 
@@ -50,11 +52,11 @@ async def books(uri: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def look(uri: str, function: str = "finalize_transaction") -> LedgerState:
-    return await Ledgers(lambda: 0.0).check("uid", uri, "tickets", function)
+    return await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", function)
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_two_that_could_be_meant_are_said_before_anything_is_sold(
+async def test_a_ledger_with_two_functions_of_a_name_is_reported_before_the_sale(
     books: AsyncConnection, uri: str, name: str
 ) -> None:
     await books.execute(f"CREATE FUNCTION {name}{AMBIGUOUS[name]}".encode())
@@ -65,7 +67,7 @@ async def test_two_that_could_be_meant_are_said_before_anything_is_sold(
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_one_that_is_hidden_or_cannot_be_called_so_is_no_second_one(
+async def test_a_hidden_function_or_one_with_other_arguments_is_no_second_one(
     books: AsyncConnection, uri: str, name: str
 ) -> None:
     await books.execute("CREATE SCHEMA old")
@@ -75,7 +77,7 @@ async def test_one_that_is_hidden_or_cannot_be_called_so_is_no_second_one(
     assert await look(uri) == LedgerState()
 
 
-async def test_each_schema_has_its_own(books: AsyncConnection, uri: str) -> None:
+async def test_each_schema_may_have_a_function_of_the_name(books: AsyncConnection, uri: str) -> None:
     await books.execute("CREATE SCHEMA shop")
     for name in ("finalize_transaction", "void_claim"):
         await books.execute(f"CREATE FUNCTION shop.{name}(jsonb) RETURNS text LANGUAGE sql RETURN 'voided'".encode())
@@ -86,7 +88,7 @@ async def test_each_schema_has_its_own(books: AsyncConnection, uri: str) -> None
 
 
 async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: AsyncConnection, uri: str) -> None:
-    """The set form alone is enough; one that takes something else than a jsonb is none."""
+    """The set-based form alone is enough. A function that takes anything but a jsonb does not count."""
     await books.execute("DROP FUNCTION finalize_transaction")
     assert await look(uri) == LedgerState()
     await books.execute("DROP FUNCTION finalize_transactions")
@@ -96,24 +98,24 @@ async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: As
     assert "finalize_transaction(jsonb)" in seen.message
 
 
-async def test_ambiguous_claims_are_read_by_nobody(books: AsyncConnection, uri: str) -> None:
+async def test_an_ambiguous_ledger_claims_is_not_read(books: AsyncConnection, uri: str) -> None:
     await books.execute(f"CREATE FUNCTION ledger_claims{AMBIGUOUS['ledger_claims']}".encode())
-    with pytest.raises(AmbiguousError, match="2 functions named ledger_claims"):
-        await ledgers.offers(books, "ledger_claims")
+    with pytest.raises(AmbiguousFunctionError, match="2 functions named ledger_claims"):
+        await offers(books, "ledger_claims")
 
 
-async def test_an_ambiguous_void_claim_gives_up_nothing(books: AsyncConnection) -> None:
+async def test_an_ambiguous_void_claim_voids_nothing(books: AsyncConnection) -> None:
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
-    with pytest.raises(AmbiguousError, match="2 functions void_claim"):
-        await ledgers.voider(books, "finalize_transaction")
+    with pytest.raises(AmbiguousFunctionError, match="2 functions void_claim"):
+        await void_function(books, "finalize_transaction")
 
 
 async def test_the_only_void_claim_may_have_a_further_argument_with_a_default(books: AsyncConnection) -> None:
     await books.execute("DROP FUNCTION void_claim")
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
-    voider = await ledgers.voider(books, "finalize_transaction")
-    assert voider is not None
-    assert await ledgers.void(books, voider, {"claim_id": "x"}) == "voided"
+    void_claim = await void_function(books, "finalize_transaction")
+    assert void_claim is not None
+    assert await void(books, void_claim, {"claim_id": "x"}) == "voided"
 
 
 @pytest.mark.parametrize(
@@ -126,14 +128,14 @@ async def test_the_only_void_claim_may_have_a_further_argument_with_a_default(bo
         (PROOF + " LANGUAGE sql AS $$ SELECT 1::bigint, 0::bigint, 1::bigint, NULL::bigint $$", "a NULL"),
     ],
 )  # fmt: skip
-async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
+async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
     books: AsyncConnection, uri: str, event: Callable[..., Event], form: str, told: str
 ) -> None:
-    """A ledger that offers no proof is believed: one that groups by pool, and finds no row, is not."""
+    """A ledger without ledger_proof is accepted. One whose ledger_proof groups by pool, and has no row, is not."""
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(form.encode())
     with pytest.raises(psycopg.Error, match=f"one row of four numbers.*{told}"):
-        await ledgers.account(uri, POOL)
+        await read_account(uri, "tickets", POOL)
 
     class Objects:
         async def get(self, *_: str) -> None:
@@ -146,16 +148,16 @@ async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
     assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 
-async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, uri: str) -> None:
+async def test_a_ledger_proof_may_return_any_type_of_number(books: AsyncConnection, uri: str) -> None:
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(
         "CREATE FUNCTION ledger_proof(p text, OUT committed int, OUT voided smallint, OUT slots numeric,"
         " OUT digest numeric) LANGUAGE sql AS $$ SELECT 1, 0::smallint, 1.0, -5::numeric $$"
     )
-    assert await ledgers.account(uri, POOL) == Account(1, 0, 1, -5)
+    assert await read_account(uri, "tickets", POOL) == Account(1, 0, 1, -5)
 
 
-async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnection) -> None:
+async def test_ledger_claims_may_return_types_of_the_ledger_s_own(books: AsyncConnection) -> None:
     await books.execute("DROP FUNCTION ledger_claims")
     await books.execute("CREATE TYPE fate AS ENUM ('committed', 'voided')")
     await books.execute("CREATE DOMAIN buyer AS varchar(80)")
@@ -165,7 +167,7 @@ async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnecti
         " AS $$ SELECT '01900000-0000-7000-8000-000000000001'::uuid, 'committed'::fate, 'ann', 'r-1',"
         " '2026-12-01T18:00Z'::timestamptz, '{1}'::int[], '{NULL}'::uuid[] WHERE after IS NULL $$"
     )
-    (page,) = [page async for page in read_sales(books, POOL, lambda: 0.0)]
+    (page,) = [page async for page in ledger_claims(books, POOL, lambda: 0.0)]
     (sale,) = page
     assert (sale.state, sale.user_id, sale.request_id, sale.slot_nos) == ("committed", "ann", "r-1", (1,))
     assert sale.claimed_at is not None

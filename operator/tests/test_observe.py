@@ -1,4 +1,4 @@
-"""What is seen of a cluster in which people have had their hands."""
+"""What is observed of a cluster whose objects were changed by hand."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -9,12 +9,12 @@ from intake_operator import names
 from intake_operator.children import access, common
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
-from intake_operator.ledger.consistency import Consistencies
-from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
-from intake_operator.pools import Pools
 
 type Make[T] = Callable[..., T]
 
@@ -36,7 +36,7 @@ class Objects:
 
 
 @pytest.mark.parametrize("data", [None, {}, {"user": "cG9zdGdyZXM="}, {"password": ""}, {"password": "//79"}], ids=str)
-async def test_a_superuser_secret_that_was_emptied_by_hand_is_told_and_ends_no_pass(
+async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_no_pass(
     event: Make[Event], pod: Make[Manifest], opens: datetime, data: dict[str, str] | None
 ) -> None:
     e = event()
@@ -49,9 +49,9 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_told_and_ends_no_p
     observer = Observer(
         cluster,
         databases,
-        Ledgers(lambda: 0.0),
+        LedgerChecks(lambda: 0.0),
         Inventories(cluster, databases, lambda: 0.0),
-        Consistencies(lambda: 0.0, lambda _: None),
+        ConsistencyChecks(lambda: 0.0, lambda _: None),
         Proofs(databases, lambda: 0.0),
         Pools(cluster, lambda: 0.0),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
-from intake_operator.ledger.ledgers import key
+from intake_operator.ledger.connection import ledger_key
 from intake_operator.model.observed import Event
 from intake_operator.reasons import PoolReason
 
@@ -52,7 +52,9 @@ def test_another_ledger_is_another_pool(event: Make[Event], mine: LedgerKey | No
         ([], {"conditions": [{"type": "Drained", "status": "True"}]}, False),
     ],
 )
-def test_an_event_that_is_over_holds_no_pool(finalizers: list[str], status: dict[str, Any], lives: bool) -> None:
+def test_an_event_that_is_over_does_not_reserve_its_pool(
+    finalizers: list[str], status: dict[str, Any], lives: bool
+) -> None:
     assert live({"metadata": {"finalizers": finalizers}, "status": status}) is lives
 
 
@@ -77,9 +79,9 @@ def test_i1_a_pool_that_the_ledger_knows_was_used_before(event: Make[Event], com
         ("postgresql://a@core,spare:5433/db", "postgresql://a@spare,other/db", False),
     ],
 )
-def test_a_ledger_is_known_by_host_port_and_database_not_by_who_asks(
+def test_a_ledger_is_identified_by_host_port_and_database_not_by_user(
     event: Make[Event], one: str, other: str, same: bool
 ) -> None:
-    mine, theirs = (key(uri, "tickets", "f") for uri in (one, other))
+    mine, theirs = (ledger_key(uri, "tickets", "f") for uri in (one, other))
     rival = replace(event(uid="x"), created_at=event().created_at - timedelta(days=1))
     assert (in_use(event(), mine, [Rival(rival, theirs)]) is not None) is same

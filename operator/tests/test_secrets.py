@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from intake_bridge.adapters.credentials import keys_of, token_of
-from intake_bridge.ports import TargetDownError
+from intake_bridge.adapters.credentials import bearer_token, signing_secrets
+from intake_bridge.ports import DependencyDownError
 from intake_operator.kube.client import Cluster
 from intake_operator.model.observed import Event, LedgerState, Manifest, Observed
 from intake_operator.model.secrets import key_flaw, text, token_flaw
@@ -17,20 +17,23 @@ from intake_operator.reasons import Problem
 
 SIGNED = {"signingSecretRef": {"name": "shop", "key": "value"}, "url": "http://shop/commit"}
 CALLED = {"secretRef": {"name": "shop", "key": "value"}, "url": "http://shop/commit"}
+OLD, NEW = ("whsec_" + base64.b64encode(bytes([first] * 32)).decode() for first in (1, 2))
 VALUES = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\r\t\ufeff\u200b\u00a0ab")))
 
 
 @given(VALUES)
 @example("\ufeffkey")
 @example("old\n\ufeffnew\r\n")
+@example(f"{OLD}\n{NEW}\r\n")
+@example(f"{OLD}=\n{NEW}\r\n")
 @example("Bearer token")
 def test_a_key_or_token_is_refused_by_both_or_by_neither(given: str) -> None:
     seen = text({"data": {"value": base64.b64encode(given.encode()).decode()}}, "value")
-    for told, read in ((key_flaw(seen), keys_of), (token_flaw(seen), token_of)):
+    for told, read in ((key_flaw(seen), signing_secrets), (token_flaw(seen), bearer_token)):
         refused = False
         try:
             read(given.strip())  # as Secrets.optional of the bridge hands it on
-        except TargetDownError:
+        except DependencyDownError:
             refused = True
         assert bool(told) == refused, told
 
@@ -38,19 +41,20 @@ def test_a_key_or_token_is_refused_by_both_or_by_neither(given: str) -> None:
 @pytest.mark.parametrize(
     ("webhook", "value", "told"),
     [
-        (SIGNED, "\ufeffS3cret\n", "in line 1, character 1 is U+FEFF (BYTE ORDER MARK), which nobody can see"),
+        (SIGNED, "\ufeffS3cret\n", "line 1 has an invisible character: character 1 is U+FEFF (BYTE ORDER MARK)"),
         (
             SIGNED,
-            "old\r\nS3\u200bcret\r\n",
-            "in line 2, character 3 is U+200B (ZERO WIDTH SPACE), which nobody can see",
+            f"{OLD}\r\nS3\u200bcret\r\n",
+            "line 2 has an invisible character: character 3 is U+200B (ZERO WIDTH SPACE)",
         ),
-        (CALLED, "\ufeffS3cret\n", "character 1 is U+FEFF (BYTE ORDER MARK), which nobody can see"),
-        (CALLED, "Bearer S3cret", "a space is in it, and a token is one word"),
-        (SIGNED, "old S3cret\r\nnew S3cret\r\n", ""),
+        (CALLED, "\ufeffS3cret\n", "it has an invisible character: character 1 is U+FEFF (BYTE ORDER MARK)"),
+        (CALLED, "Bearer S3cret", "it has a space in it; a token is one word"),
+        (SIGNED, "S3cret\n", "line 1 is no signing secret: expected whsec_ and then 24 to 64 bytes in base64"),
+        (SIGNED, f"{OLD}\r\n{NEW}\r\n", ""),
         (CALLED, "S3cret\r\n", ""),
     ],
 )
-async def test_what_the_bridge_will_refuse_is_told_before_the_sale(
+async def test_a_value_that_the_bridge_will_refuse_is_reported_before_the_sale(
     event: Callable[..., Event], spec: Callable[..., Any], webhook: dict[str, Any], value: str, told: str
 ) -> None:
     class Secrets(Cluster):

@@ -1,4 +1,4 @@
-"""Whatever a server or a role has set for its sessions: every read of DB1, ledger and inventory says the same."""
+"""Settings of a server or a role change nothing that is read of DB1, ledger and inventory."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -10,11 +10,15 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from intake_operator.database import connection as db1
 from intake_operator.database import dead_letters
 from intake_operator.inventory.table import Table
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.consistency import Consistencies, Sides
-from intake_operator.ledger.ledgers import Ledgers
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.checks import LedgerChecks
+from intake_operator.ledger.connection import connect
+from intake_operator.ledger.consistency import ConsistencyChecks, Sides
+from intake_operator.ledger.functions import void_function
+from intake_operator.ledger.voiding import void
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.observed import Event, LedgerState
 from psycopg.types.json import Jsonb
@@ -83,7 +87,7 @@ class Reading:
     async def everything(self) -> list[Any]:
         """Each read over a connection of its own, as it comes to the user's session settings."""
         host, uri, hall = self.sides.host, self.sides.uri, self.server.uri("hall")
-        async with dead_letters.visit(host, "", "monitor") as connection:
+        async with db1.connect(host, "", "monitor") as connection:
             dead = await dead_letters.page(connection, POOL, 10, 0)
             audit = await dead_letters.audit(connection, POOL, 10, None)
             found = await connection.execute("SELECT intake.engine_status(%s)", (POOL,))
@@ -94,10 +98,12 @@ class Reading:
             dead,
             audit,
             status,
-            await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction"),
-            await ledgers.account(uri, POOL),
+            await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction"),
+            await read_account(uri, "tickets", POOL),
             # Here what cannot be read came as an exception that no caller expects.
-            *await asyncio.gather(Consistencies(lambda: 0.0, lambda _: None).now(self.sides), return_exceptions=True),
+            *await asyncio.gather(
+                ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(self.sides), return_exceptions=True
+            ),
             [
                 [row async for chunk in Table(hall, "tickets", table).chunks(9) for row in chunk]
                 for table in ("days", "rows", "ages")
@@ -128,17 +134,17 @@ async def test_no_setting_changes_what_is_read(server: PostgresServer, reading: 
                 lift(owner, database)
 
 
-async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, letter: DeadLetter) -> None:
-    """Its moment goes as text, which is understood alike everywhere."""
+async def test_a_claim_is_voided_under_any_setting(server: PostgresServer, letter: DeadLetter) -> None:
+    """The time of a claim goes as RFC 3339, which every DateStyle reads alike."""
     with psycopg.connect(server.uri(), autocommit=True) as owner:
         try:
             for number, setting in enumerate(HOSTILE, 50):
                 impose(owner, "books", setting)
-                async with ledgers.visit(server.uri("books"), "tickets") as connection:
-                    voider = await ledgers.voider(connection, "finalize_transaction")
-                    assert voider is not None
+                async with connect(server.uri("books"), "tickets") as connection:
+                    void_claim = await void_function(connection, "finalize_transaction")
+                    assert void_claim is not None
                     payload = replace(letter, pool_id="other", claim_id=_id(number)).payload()
-                    assert await ledgers.void(connection, voider, payload) == "voided"
+                    assert await void(connection, void_claim, payload) == "voided"
                 lift(owner, "books")
         finally:
             lift(owner, "books")
@@ -148,13 +154,13 @@ async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, lett
     assert moments == [(letter.claimed_at,)]
 
 
-async def test_a_pooler_takes_every_connection_of_ours_and_gets_it_back_as_it_was(reading: Reading) -> None:
+async def test_a_pooler_takes_every_connection_and_gets_it_back_unchanged(reading: Reading) -> None:
     """It refuses parameters that it does not know, and lends one session to many."""
     async with Pooler(reading.sides.host) as pooler:
         uri = f"postgresql://postgres@127.0.0.1:{pooler.port}/books"
-        assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-        assert await ledgers.account(uri, POOL) == await ledgers.account(reading.sides.uri, POOL)
-        verdict = await Consistencies(lambda: 0.0, lambda _: None).now(replace(reading.sides, uri=uri))
+        assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
+        assert await read_account(uri, "tickets", POOL) == await read_account(reading.sides.uri, "tickets", POOL)
+        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(replace(reading.sides, uri=uri))
         assert verdict.agrees is True
         hall = f"postgresql://postgres@127.0.0.1:{pooler.port}/hall"
         assert await Table(hall, "tickets", "days").count(9) == 3

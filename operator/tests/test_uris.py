@@ -1,4 +1,4 @@
-"""How the operator reads a user's URI, for ledger and inventory alike, and how it gets to a host behind frozen ones."""
+"""How the operator reads a user's URI, for ledger and inventory alike, and reaches a host behind frozen ones."""
 
 import asyncio
 import socket
@@ -8,9 +8,11 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from intake_operator.addresses import qualified_uri
 from intake_operator.inventory.table import Table
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.ledgers import LOOK_TIMEOUT, Ledgers
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.checks import CHECK_TIMEOUT, LedgerChecks
+from intake_operator.ledger.connection import ledger_key
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import LedgerState
 from intake_operator.model.proof import Account
@@ -49,43 +51,43 @@ def frozen() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.uri)
-def test_a_uri_leads_where_the_table_says(case: Case) -> None:
-    assert places(uris.read(ledgers.from_elsewhere(case.uri, "tickets"))) == case.operator
+def test_a_uri_has_the_hosts_that_the_table_says(case: Case) -> None:
+    assert places(uris.read(qualified_uri(case.uri, "tickets"))) == case.operator
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.uri)
-async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case) -> None:
+async def test_a_uri_that_libpq_would_misread_is_refused_and_not_quoted(case: Case) -> None:
     try:
-        refusal = ledgers.from_elsewhere(case.uri, "tickets")
+        refusal = qualified_uri(case.uri, "tickets")
     except psycopg.ProgrammingError as error:
         refusal = one_line(error)
     assert case.refusal in refusal
     with pytest.raises(InventoryError) as table:
         await Table(case.uri, "tickets", "seats").count(1)
-    seen = await Ledgers(lambda: 0.0).check("uid", case.uri, "tickets", "finalize_transaction")
+    seen = await LedgerChecks(lambda: 0.0).check("uid", case.uri, "tickets", "finalize_transaction")
     assert seen.problem is Problem.LEDGER_UNREACHABLE
     for told in (refusal, str(table.value), seen.message):
         assert case.refusal in told
         assert [word for word in SECRET if word in told] == []
-    assert ledgers.key(case.uri, "tickets", "f") is None
+    assert ledger_key(case.uri, "tickets", "f") is None
 
 
 async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
     uri = f"postgresql://postgres@{place}/postgres"
-    assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-    assert await ledgers.account(ledgers.from_elsewhere(uri, "tickets"), "drop") == Account(0, 0, 0, 0)
+    assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
+    assert await read_account(uri, "tickets", "drop") == Account(0, 0, 0, 0)
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 
-async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_look(place: str, frozen: list[str]) -> None:
+async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_check(place: str, frozen: list[str]) -> None:
     uri = f"postgresql://postgres@{','.join([*frozen, place])}/postgres?target_session_attrs=read-write"
-    assert await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-    assert LOOK_TIMEOUT == 10, "a pass waits for it"
+    assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
+    assert CHECK_TIMEOUT == 10, "a pass waits for it"
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 
-async def test_what_a_server_says_in_its_own_language_and_encoding_is_told() -> None:
-    """Before it knows ours, it speaks its own: here French in LATIN1."""
+async def test_a_server_s_error_in_its_own_language_and_encoding_is_reported() -> None:
+    """Before it knows the client's encoding, a server answers in its own: here French in LATIN1."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -101,7 +103,7 @@ async def test_what_a_server_says_in_its_own_language_and_encoding_is_told() -> 
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        seen = await Ledgers(lambda: 0.0).check("uid", f"postgresql://w@127.0.0.1:{port}/x", "tickets", "f")
+        seen = await LedgerChecks(lambda: 0.0).check("uid", f"postgresql://w@127.0.0.1:{port}/x", "tickets", "f")
     assert seen.problem is Problem.LEDGER_UNREACHABLE
     assert "la base de donn" in seen.message
     assert "existe pas" in seen.message
@@ -109,7 +111,7 @@ async def test_what_a_server_says_in_its_own_language_and_encoding_is_told() -> 
 
 async def test_frozen_hosts_alone_are_named(frozen: list[str]) -> None:
     uri = f"postgresql://w:S3cret@{','.join(frozen)}/postgres"
-    seen = await Ledgers(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction")
+    seen = await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction")
     assert seen.problem is Problem.LEDGER_UNREACHABLE
     assert "none of 2 addresses" in seen.message
     assert "::1" in seen.message

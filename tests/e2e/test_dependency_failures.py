@@ -13,6 +13,8 @@ from tests.e2e.kube import Kube, Object, await_rollout, condition, eventually
 OUTAGE_SECONDS: Final = 60.0
 # A probe comes after at most 15 s.
 PROBED_SECONDS: Final = 30.0
+# Known to the bridge and to the webhook alone.
+SIGNING_SECRET: Final = "whsec_b25seSB0aGUgYnJpZGdlIGFuZCB3ZSBrbm93IHRoaXM="
 
 
 def test_a_ledger_outage_loses_no_claim_and_is_reported(shared_kube: Kube) -> None:
@@ -127,14 +129,14 @@ def test_a_commit_webhook_gets_signed_calls_and_a_claim_that_it_refuses_becomes_
 
 
 def _start_commit_webhook(kube: Kube) -> None:
-    kube.kubectl("create", "secret", "generic", "commit-webhook", "--from-literal=key=only the bridge and we know")
+    kube.kubectl("create", "secret", "generic", "commit-webhook", f"--from-literal=key={SIGNING_SECRET}")
     kube.config_map("commit-webhook", "tests/e2e/commit_webhook.py")
     labels = {"app.kubernetes.io/name": "commit-webhook"}
     pod = kube.get("deployment", "validator")["spec"]["template"]
     container: dict[str, Any] = pod["spec"]["containers"][0] | {
         "name": "commit-webhook",
         "command": ["python", "/app/commit_webhook.py"],
-        "env": [{"name": "SIGNING_KEY", "value": "/key/key"}],
+        "env": [{"name": "SIGNING_SECRET_FILE", "value": "/key/key"}],
         "readinessProbe": {"httpGet": {"path": "/sold", "port": "http"}, "periodSeconds": 1},
     }
     container["volumeMounts"] = [*container["volumeMounts"], {"name": "key", "mountPath": "/key", "readOnly": True}]

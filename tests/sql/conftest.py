@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer]:
-    # Hundreds of fans, each with a connection of his own.
+    # Hundreds of buyers, each with a connection of their own.
     with PostgresServer({"max_connections": "400"}) as running:
         yield running
 

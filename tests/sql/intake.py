@@ -1,4 +1,4 @@
-"""DB1 as its callers see it: one method for each SQL function, and a crowd that calls them all at once."""
+"""DB1 as its callers see it: one method for each SQL function, and many buyers that call at once."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of a crowd and its answer; None = the connection died before it came."""
+    """One call and its answer; None = the connection broke before it came."""
 
     user: str
     request: str | None
@@ -79,7 +79,7 @@ class Intake:
         return sorted(row[0] for row in self.rows(query, *arguments))
 
     def configure(self, inventory: int, **settings: object) -> int:
-        """Configure the pool; open now unless told otherwise. Returns the generation."""
+        """Configure the pool; open now by default. Returns the generation."""
         config = window() | {"inventorySize": inventory} | settings
         return int(self.value("SELECT intake.configure(%s, %s)", self.pool, json.dumps(config)))
 
@@ -146,7 +146,7 @@ class Intake:
         return self.dicts("SELECT * FROM intake.read_releases(%s, %s, %s)", self.pool, worker, limit)
 
     def read_quarantined(self, worker: str = "worker") -> list[dict[str, Any]]:
-        """Lease a message that was set apart."""
+        """Lease a quarantined message."""
         return self.dicts("SELECT * FROM intake.read_quarantined(%s, %s)", self.pool, worker)
 
     def change(self, function: LiteralString, messages: Sequence[dict[str, Any]], *more: list[Any]) -> list[int]:
@@ -184,7 +184,7 @@ class Intake:
 
 
 def empty(uri: str) -> None:
-    """DB1 as migrated: nobody connected, every table empty, no tickets."""
+    """DB1 as migrated: no connections, every table empty, no sequences."""
     with psycopg.connect(uri, autocommit=True) as owner:
         owner.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
@@ -195,8 +195,10 @@ def empty(uri: str) -> None:
             " WHERE schemaname = 'intake' OR schemaname = 'pgmq' AND tablename ~ '^[aq]_'"
         ).fetchall()
         truncate(owner, tables, sql.SQL("RESTART IDENTITY"))
-        for ticket in owner.execute("SELECT sequencename FROM pg_sequences WHERE sequencename ~ '^ticket_'").fetchall():
-            owner.execute(sql.SQL("DROP SEQUENCE {}").format(sql.Identifier("intake", *ticket)))
+        for sequence in owner.execute(
+            "SELECT sequencename FROM pg_sequences WHERE sequencename ~ '^numbers_'"
+        ).fetchall():
+            owner.execute(sql.SQL("DROP SEQUENCE {}").format(sql.Identifier("intake", *sequence)))
 
 
 def truncate(owner: psycopg.Connection, tables: Iterable[tuple[str, str]], more: sql.SQL = NOTHING) -> None:
@@ -240,7 +242,7 @@ async def crowd(
     pending = iter(calls)
     history: list[Asked] = []
 
-    async def fan(connection: psycopg.AsyncConnection) -> None:
+    async def buyer(connection: psycopg.AsyncConnection) -> None:
         for user, request in pending:
             try:
                 answer = await ask(connection, user, request)
@@ -251,8 +253,8 @@ async def crowd(
             if done:
                 await done(history[-1])
 
-    async with connections(uri, count) as fans:
-        await asyncio.gather(*(fan(connection) for connection in fans))
+    async with connections(uri, count) as buyers:
+        await asyncio.gather(*(buyer(connection) for connection in buyers))
     return history
 
 

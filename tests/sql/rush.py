@@ -18,8 +18,8 @@ AGAIN = {"busy", "deadlock"}
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a fan asks for."""
+class Wanted:
+    """What a buyer asks for."""
 
     user: str
     request: str | None = None
@@ -31,7 +31,7 @@ class Wish:
 class Got:
     """What came of it; no answers = the connection died before they came."""
 
-    wish: Wish
+    wanted: Wanted
     answers: tuple[Answer, ...] = ()
 
     @property
@@ -40,32 +40,32 @@ class Got:
         return self.answers[0].outcome if self.answers else "lost"
 
 
-type Call = tuple[Wish, ...]
-"""One call of one function: a batch, if there is more than one wish."""
+type Call = tuple[Wanted, ...]
+"""One call of one function: a batch, if there is more than one wanted."""
 
 
-def singly(wishes: Iterable[Wish]) -> list[Call]:
+def singly(wanted_calls: Iterable[Wanted]) -> list[Call]:
     """A call for each."""
-    return [(wish,) for wish in wishes]
+    return [(wanted,) for wanted in wanted_calls]
 
 
 async def ask_for(connection: psycopg.AsyncConnection, call: Call) -> list[Got]:
     """Make the call; its transaction has committed when this returns."""
     if len(call) > 1:
         rows = connection.cursor(row_factory=tuple_row)
-        await rows.execute(BATCH, (POOL, [wish.user for wish in call], [wish.request for wish in call]))
+        await rows.execute(BATCH, (POOL, [wanted.user for wanted in call], [wanted.request for wanted in call]))
         found = sorted(await rows.fetchall())
         assert [row[0] for row in found] == list(range(1, len(call) + 1)), "one row for each"
-        return [Got(wish, (Answer(*row[1:]),)) for wish, row in zip(call, found, strict=True)]
-    (wish,) = call
+        return [Got(wanted, (Answer(*row[1:]),)) for wanted, row in zip(call, found, strict=True)]
+    (wanted,) = call
     cursor = connection.cursor(row_factory=class_row(Answer))
-    if wish.seat is not None:
-        await cursor.execute(SEAT, (POOL, wish.user, wish.seat, wish.request))
-    elif wish.quantity > 1:
-        await cursor.execute(SEVERAL, (POOL, wish.user, wish.quantity, wish.request))
+    if wanted.seat is not None:
+        await cursor.execute(SEAT, (POOL, wanted.user, wanted.seat, wanted.request))
+    elif wanted.quantity > 1:
+        await cursor.execute(SEVERAL, (POOL, wanted.user, wanted.quantity, wanted.request))
     else:
-        await cursor.execute(CLAIM, (POOL, wish.user, wish.request))
-    return [Got(wish, tuple(await cursor.fetchall()))]
+        await cursor.execute(CLAIM, (POOL, wanted.user, wanted.request))
+    return [Got(wanted, tuple(await cursor.fetchall()))]
 
 
 async def rush(
@@ -75,26 +75,26 @@ async def rush(
     pending = iter(calls)
     history: list[Got] = []
 
-    async def fan(connection: psycopg.AsyncConnection) -> None:
+    async def buyer(connection: psycopg.AsyncConnection) -> None:
         for call in pending:
             try:
                 got = await ask_for(connection, call)
             except psycopg.errors.DeadlockDetected:
-                got = [Got(wish, (DEADLOCK,)) for wish in call]
+                got = [Got(wanted, (DEADLOCK,)) for wanted in call]
             except psycopg.OperationalError:
-                history.extend(Got(wish) for wish in call)
+                history.extend(Got(wanted) for wanted in call)
                 return
             history.extend(got)
             if done:
                 await done(got)
 
-    async with connections(uri, min(count, len(calls))) as fans:
-        await asyncio.gather(*(fan(connection) for connection in fans))
+    async with connections(uri, min(count, len(calls))) as buyers:
+        await asyncio.gather(*(buyer(connection) for connection in buyers))
     return history
 
 
-async def insist(uri: str, count: int, calls: Sequence[Call]) -> list[Got]:
-    """The same, and whoever is told `busy` asks again, until nobody is.
+async def retry_until_answered(uri: str, count: int, calls: Sequence[Call]) -> list[Got]:
+    """The same, and calls that are answered `busy` are repeated until none is.
 
     So does whoever the server picks out of a deadlock: at the last tickets a batch takes some turns out of order. It
     has taken nothing, and a retry is safe.
@@ -102,7 +102,7 @@ async def insist(uri: str, count: int, calls: Sequence[Call]) -> list[Got]:
     history: list[Got] = []
     while calls:
         got = await rush(uri, count, calls)
-        calls = singly(g.wish for g in got if g.outcome in AGAIN)
+        calls = singly(g.wanted for g in got if g.outcome in AGAIN)
         history += [g for g in got if g.outcome not in AGAIN]
     return history
 
@@ -138,10 +138,10 @@ def check_history(intake: Intake, history: Sequence[Got]) -> dict[UUID, str]:
         for answer in got.answers:
             if answer.claim_id:
                 assert answer.claim_id in places, f"I2: {answer.claim_id} was acknowledged and is lost"
-                assert facts[answer.claim_id] == (got.wish.user, answer.slot_no, answer.resource_id), "another claim"
-        if got.wish.request:
-            key = got.wish.user, got.wish.request
-            assert len(made[key]) in {0, got.wish.quantity}, f"{got.wish} made {len(made[key])} claims"
+                assert facts[answer.claim_id] == (got.wanted.user, answer.slot_no, answer.resource_id), "another claim"
+        if got.wanted.request:
+            key = got.wanted.user, got.wanted.request
+            assert len(made[key]) in {0, got.wanted.quantity}, f"{got.wanted} made {len(made[key])} claims"
             if ids:
                 answers_of[key].add(ids)
     assert all(len(answers) == 1 for answers in answers_of.values()), "I7: two answers to one request"
@@ -167,7 +167,7 @@ class Bridge:
         self.intake.connection.close()
         self.ledger.close()
 
-    def settle(self, messages: list[dict[str, Any]], function: str) -> int:
+    def finish(self, messages: list[dict[str, Any]], function: str) -> int:
         """Ask the ledger for each message, and acknowledge what it says."""
         words = []
         for message in messages:
@@ -183,16 +183,16 @@ class Bridge:
         """Most claims are committed, some voided, a few die, a few are given back; releases are voided."""
         messages = self.intake.read(limit)
         self.intake.change("mark_validated", messages)
-        ended = self.settle(messages[:13], "finalize_transaction") + self.settle(messages[13:17], "void_claim")
+        ended = self.finish(messages[:13], "finalize_transaction") + self.finish(messages[13:17], "void_claim")
         self.intake.change("dead_letter", messages[17:18], ["poison"] * len(messages[17:18]))
         back = len(messages[18:19])
         self.intake.change("give_back", messages[18:19], [0.0] * back, ["again"] * back)
-        return ended + self.settle(self.intake.read_releases(limit), "void_claim")
+        return ended + self.finish(self.intake.read_releases(limit), "void_claim")
 
     def drain(self) -> None:
         """Until nothing is left on the queue or among the dead letters."""
         self.intake.expire_leases()
-        while self.settle(self.intake.read(500), "finalize_transaction") + self.settle(
+        while self.finish(self.intake.read(500), "finalize_transaction") + self.finish(
             self.intake.read_releases(500), "void_claim"
         ):
             letters = self.intake.column("SELECT msg_id FROM intake.dead_letters(%s, 1000)", POOL)

@@ -10,7 +10,7 @@ UNKNOWN, BAD, MISSING, DIFFERENT = "IE001", "IE002", "IE005", "IE006"
 LONG = "repeat('x', 201)"
 ANY_ID = "'00000000-0000-7000-8000-000000000001'::uuid"
 
-# Nobody touches dead letters without a name and a reason.
+# Replay and discard need an actor and a reason.
 NAMELESS = [
     ("'{1}', '', 'why'", BAD),
     ("'{1}', NULL, 'why'", BAD),
@@ -113,7 +113,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     "proof": [],
     "reconcile": [],
     "audit_log": [],
-    "ended_claims": [],
+    "settled_claims": [],
     "claims_at": [],
     # The owner's, beside configure, whose refusals are in test_seed.py.
     "seed": [],
@@ -158,7 +158,7 @@ GOOD: dict[str, str] = {
     "report_worker": "'w', 1, 1, '{}'",
     "lease_tokens": "1",
     "return_tokens": f"{ANY_ID}, 1",
-    "ended_claims": "NULL, 10",
+    "settled_claims": "NULL, 10",
     "claims_at": f"ARRAY[{ANY_ID}]",
     "seal": "'why'",
     "stock": "1, ARRAY[uuidv7()]",
@@ -184,10 +184,10 @@ def sale(intake: Intake) -> Intake:
 
 
 def everything(intake: Intake) -> dict[str, object]:
-    """What stands in every table, and how many tickets were drawn."""
+    """The rows of every table, and how many numbers were drawn."""
     relations = intake.rows(
         "SELECT n.nspname, c.relname, c.relkind = 'S' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname IN ('intake', 'pgmq') AND (c.relkind = 'r' OR c.relname ~ '^ticket_[0-9]+$')"
+        " WHERE n.nspname IN ('intake', 'pgmq') AND (c.relkind = 'r' OR c.relname ~ '^numbers_[0-9]+$')"
     )
     table = sql.SQL("SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM {} t")
     sequence = sql.SQL("SELECT last_value, is_called FROM {}")
@@ -199,7 +199,7 @@ def everything(intake: Intake) -> dict[str, object]:
     }
 
 
-def test_every_function_is_asked(intake: Intake) -> None:
+def test_every_function_is_tested(intake: Intake) -> None:
     called = intake.column(
         "SELECT DISTINCT p.proname FROM pg_proc p, aclexplode(p.proacl) a"
         " WHERE p.pronamespace = 'intake'::regnamespace AND a.grantee <> p.proowner"

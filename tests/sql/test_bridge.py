@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -36,11 +37,11 @@ def test_a_lease_that_expired_is_given_to_the_next_reader(queue: Intake) -> None
     queue.read(worker="one")
     queue.expire_leases()
     assert [(m["read_ct"], m["headers"]) for m in queue.read(worker="two")] == [
-        (2, {"worker": "two", "unended": 1})
+        (2, {"worker": "two", "unfinished": 1})
     ] * 5
 
 
-def test_a_message_that_comes_back_queues_up_by_when_it_falls_due(queue: Intake) -> None:
+def test_a_message_that_was_given_back_is_ordered_by_its_due_time(queue: Intake) -> None:
     queue.change("give_back", queue.read(2), [0.0, 60.0], ["busy", "busy"])
     assert [m["slot_no"] for m in queue.read(3)] == [3, 4, 5], "what has waited longer goes first"
     assert [m["slot_no"] for m in queue.read(3)] == [1]
@@ -54,7 +55,7 @@ def test_a_paused_pool_is_not_read_and_a_sealed_one_is(queue: Intake) -> None:
     assert len(queue.read()) == 5
 
 
-def test_a_message_that_is_committed_late_is_not_passed_over(intake: Intake, uri: str) -> None:
+def test_a_message_that_is_committed_late_is_not_skipped(intake: Intake, uri: str) -> None:
     intake.open(10)
     with Intake(uri) as slow:
         with slow.connection.transaction():
@@ -97,7 +98,7 @@ def test_i9_a_stale_worker_changes_nothing(queue: Intake, function: str, argumen
     before = queue.rows(everything)
     assert queue.change(function, stale[:2], *([argument] * 2 for argument in arguments)) == []
     assert queue.rows(everything) == before
-    # The same call by the owner works, and those that nobody else has read are still the first worker's.
+    # The same call with valid leases works, and messages that were not read again still belong to the first worker.
     assert queue.change(function, owner, *([argument] * 2 for argument in arguments)) == [m["msg_id"] for m in owner]
     assert queue.change(function, stale[2:], *([argument] * 3 for argument in arguments)) == [
         m["msg_id"] for m in stale[2:]
@@ -114,7 +115,7 @@ def test_i8_validated_is_remembered_by_the_next_reader_and_never_taken_back(queu
     assert [m["state"] for m in queue.read()] == ["committing", "validated", "queued", "queued", "queued"]
 
 
-def test_i8_where_nobody_is_to_be_asked_a_lease_is_the_mark(queue: Intake) -> None:
+def test_i8_without_a_validator_a_lease_marks_a_message_validated(queue: Intake) -> None:
     first = queue.read(1)
     queue.configure(10)
     second = queue.read(1)
@@ -155,7 +156,7 @@ def test_failures_are_counted_only_where_there_was_an_error(queue: Intake) -> No
     assert messages[1]["msg_id"] not in [m["msg_id"] for m in queue.read()], "not before its delay"
 
 
-def test_a_failure_that_is_told_twice_is_counted_once(queue: Intake) -> None:
+def test_a_failure_that_is_reported_twice_is_counted_once(queue: Intake) -> None:
     messages = queue.read(1)
     assert queue.change("give_back", messages, [0.0], ["timeout"]) == [messages[0]["msg_id"]]
     assert queue.change("give_back", messages, [0.0], ["timeout"]) == [], "the first answer was lost, not its effect"
@@ -199,6 +200,17 @@ def test_dead_letters_come_in_pages_and_by_id(queue: Intake) -> None:
     assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 2, %s)", POOL, every[1]) == every[2:4]
     asked = [every[3], 999, every[0]]
     assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 9, 0, %s)", POOL, asked) == [every[0], every[3]]
+
+
+def test_a_dead_letter_has_the_label_of_its_slot(intake: Intake) -> None:
+    intake.configure(2, ownResources=True)
+    intake.stock(1, [(UUID(int=1), "Row 1, seat 1"), (UUID(int=2), None)])
+    intake.seed()
+    for user in ("ann", "bob"):
+        intake.claim(user)
+    intake.change("dead_letter", intake.read(2), ["poison"] * 2)
+    letters = intake.rows("SELECT slot_no, label FROM intake.dead_letters(%s)", POOL)
+    assert sorted(letters) == [(1, "Row 1, seat 1"), (2, None)]
 
 
 def test_the_audit_says_who_did_what_and_by_what_evidence_the_latest_first(queue: Intake) -> None:

@@ -10,7 +10,7 @@ from tests.postgres import PostgresServer
 from tests.settings import HOSTILE, impose, lift
 from tests.sql.intake import POOL, Intake
 
-# Refused with words of its own: test_every_kind_of_claim_refuses_an_isolation_level_that_cannot_see_the_present.
+# Refused with a message of its own: test_every_kind_of_claim_refuses_an_isolation_level_that_cannot_see_the_present.
 SETTINGS = [name for name in HOSTILE if name != "default_transaction_isolation"]
 
 

@@ -24,7 +24,7 @@ def test_a_claim_takes_the_next_slot_and_queues_its_intent(intake: Intake) -> No
         "pool_id": POOL,
         "user_id": "ann",
         "request_id": "r1",
-        "seat": 1,
+        "part_no": 1,
         "slot_no": 1,
         "resource_id": str(answer.resource_id),
         "state": "queued",
@@ -71,7 +71,7 @@ def test_i7_a_retry_of_a_voided_claim_does_not_claim_again(intake: Intake, limit
     assert intake.claim("ann", "r2").outcome == "claimed", "a new request is a new claim"
 
 
-def test_a_retry_burns_no_ticket_and_writes_nothing(intake: Intake) -> None:
+def test_a_retry_burns_no_number_and_writes_nothing(intake: Intake) -> None:
     intake.open(10)
     intake.claim("ann", "r1")
     before = intake.value("SELECT pg_current_wal_insert_lsn()")
@@ -119,9 +119,9 @@ def test_sold_out_only_after_the_last_slot_and_open_again_when_one_returns(intak
 def test_sold_out_is_answered_without_writing_anything(intake: Intake) -> None:
     intake.open(1, claimsPerUser=1)
     assert [intake.claim(f"u{n}").outcome for n in range(2)] == ["claimed", "sold_out"]
-    before = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.ticket_1")
+    before = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.numbers_1")
     assert intake.claim("late", "r1") == refused("sold_out")
-    after = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.ticket_1")
+    after = intake.value("SELECT pg_current_wal_insert_lsn()"), intake.value("SELECT last_value FROM intake.numbers_1")
     assert after == before
 
 
@@ -138,11 +138,11 @@ def test_the_window_and_the_pause(intake: Intake) -> None:
 
 def test_the_window_closes_on_transactions_that_began_before_it(intake: Intake) -> None:
     intake.open(10)
-    with Intake(intake.uri) as fan, fan.connection.transaction():
-        fan.value("SELECT now()")
+    with Intake(intake.uri) as buyer, buyer.connection.transaction():
+        buyer.value("SELECT now()")
         close = intake.value("SELECT clock_timestamp()")
         intake.configure(10, closesAt=close.isoformat())
-        assert fan.claim("ann") == refused("closed")
+        assert buyer.claim("ann") == refused("closed")
 
 
 def test_not_ready_until_seeded_and_after_the_hot_row_is_gone(intake: Intake) -> None:
@@ -151,7 +151,7 @@ def test_not_ready_until_seeded_and_after_the_hot_row_is_gone(intake: Intake) ->
     intake.seed()
     assert intake.claim("ann", "r1").outcome == "claimed"
     intake.connection.execute(
-        "TRUNCATE intake.pools, intake.claimed_slots, intake.slots, intake.free_numbers, intake.tails"
+        "TRUNCATE intake.pools, intake.claimed_slots, intake.slots, intake.free_numbers, intake.number_progress"
     )
     assert intake.claim("ann", "r1") == refused("not_ready")
     assert intake.status()["ready"] is False
@@ -161,8 +161,8 @@ def test_not_ready_until_seeded_and_after_the_hot_row_is_gone(intake: Intake) ->
 
 def test_an_aborted_claim_leaves_no_trace_and_its_number_comes_back(intake: Intake) -> None:
     intake.open(3)
-    with Intake(intake.uri) as fan, fan.connection.transaction(force_rollback=True):
-        assert fan.claim("ann").slot_no == 1
+    with Intake(intake.uri) as buyer, buyer.connection.transaction(force_rollback=True):
+        assert buyer.claim("ann").slot_no == 1
     assert [intake.claim(f"u{n}").slot_no for n in range(3)] == [2, 3, 1]
     assert intake.claim("late") == refused("sold_out")
     assert intake.reconcile() == []
@@ -170,10 +170,10 @@ def test_an_aborted_claim_leaves_no_trace_and_its_number_comes_back(intake: Inta
 
 def test_housekeeping_brings_burnt_numbers_back(intake: Intake) -> None:
     intake.open(5)
-    with Intake(intake.uri) as fan:
+    with Intake(intake.uri) as buyer:
         for _ in range(3):
-            with fan.connection.transaction(force_rollback=True):
-                fan.claim("ann")
+            with buyer.connection.transaction(force_rollback=True):
+                buyer.claim("ann")
     assert intake.housekeep() == 3
     assert intake.column("SELECT slot_no FROM intake.free_numbers") == [1, 2, 3]
     assert intake.housekeep() == 0
@@ -182,14 +182,14 @@ def test_housekeeping_brings_burnt_numbers_back(intake: Intake) -> None:
 def test_busy_and_not_sold_out_while_the_last_slot_may_still_return(intake: Intake) -> None:
     intake.open(2)
     assert intake.claim("ann").outcome == "claimed"
-    with Intake(intake.uri) as fan:
-        with fan.connection.transaction(force_rollback=True):
-            assert fan.claim("bob").outcome == "claimed"
-            assert intake.claim("cid") == refused("busy"), "the last ticket is in a running transaction"
+    with Intake(intake.uri) as buyer:
+        with buyer.connection.transaction(force_rollback=True):
+            assert buyer.claim("bob").outcome == "claimed"
+            assert intake.claim("cid") == refused("busy"), "the last number is in a running transaction"
         assert intake.claim("cid").outcome == "claimed", "which gave it back"
         intake.acknowledge(intake.read(1), "voided")
-        with fan.connection.transaction(force_rollback=True):
-            assert fan.claim("bob").outcome == "claimed"
+        with buyer.connection.transaction(force_rollback=True):
+            assert buyer.claim("bob").outcome == "claimed"
             assert intake.claim("dan") == refused("busy"), "the returned slot is locked, not sold"
         assert intake.claim("dan").outcome == "claimed"
     assert intake.claim("eve") == refused("sold_out")
@@ -203,7 +203,7 @@ def test_inventory_grows_in_the_middle_of_the_sale(intake: Intake) -> None:
     assert intake.seed() == 3
     taken = [intake.claim(f"v{n}") for n in range(4)]
     assert [answer.outcome for answer in taken] == ["claimed"] * 3 + ["sold_out"]
-    assert {answer.slot_no for answer in taken} == {3, 4, 5, None}, "numbers that tickets had passed come back too"
+    assert {answer.slot_no for answer in taken} == {3, 4, 5, None}, "numbers that the sequence had passed come back too"
     assert intake.reconcile() == []
 
 
@@ -237,7 +237,7 @@ def test_claim_status_follows_a_claim(intake: Intake) -> None:
     assert intake.value("SELECT state FROM intake.claim_status(%s, uuidv7())", POOL) == "unknown"
 
 
-def test_claim_status_is_told_in_a_transaction_that_only_reads(intake: Intake) -> None:
+def test_claim_status_works_in_a_transaction_that_only_reads(intake: Intake) -> None:
     claim = intake.open(10).claim("ann", "r1")
     intake.connection.execute("SET default_transaction_read_only = on")
     assert intake.claim_status(claim.claim_id)["state"] == "queued"
@@ -310,7 +310,7 @@ def test_a_trace_travels_with_its_claim_and_a_malformed_one_is_ignored(intake: I
 
 
 def test_a_request_is_not_said_to_have_made_nothing_while_the_pool_is_rebuilt(intake: Intake) -> None:
-    """No row means that nothing was claimed, and nobody may say so while the holds are gone."""
+    """No row means that nothing was claimed, which cannot be known while the claimed slots are lost."""
     claim = intake.open(10).claim("ann", "r1")
     lose_unlogged(intake.connection)
     unready = {"claim_id": None, "state": "not_ready", "slot_no": None, "resource_id": None, "label": None}

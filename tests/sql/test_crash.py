@@ -18,11 +18,11 @@ from tests.sql.rush import (
     Bridge,
     Call,
     Got,
-    Wish,
+    Wanted,
     ask_for,
     check_history,
-    insist,
     outcomes_of,
+    retry_until_answered,
     rush,
     singly,
 )
@@ -30,7 +30,7 @@ from tests.sql.rush import (
 ROUNDS = 10
 INVENTORY = 3000
 ANSWERS_PER_ROUND = 250
-FANS, BRIDGES, RELEASERS = 16, 2, 2
+BUYERS, BRIDGES, RELEASERS = 16, 2, 2
 
 type Released = dict[UUID, set[str]]
 """By claim, what release_claim has answered."""
@@ -48,23 +48,23 @@ def doomed() -> Iterator[PostgresServer]:
 def calls_of(round_no: int) -> Iterator[Call]:
     """Singles, several seats, named seats, batches and retries; the same for the same round."""
     dice = random.Random(round_no)
-    made: list[Wish] = []
+    made: list[Wanted] = []
     for n in range(100_000):
         user, request = f"u{round_no}-{dice.randrange(400)}", f"r{round_no}-{n}"
         kind = dice.randrange(12)
         if kind < 5:
-            call: Call = (Wish(user, request),)
+            call: Call = (Wanted(user, request),)
         elif kind < 7:
-            call = (Wish(user, request, quantity=dice.randint(2, 4)),)
+            call = (Wanted(user, request, quantity=dice.randint(2, 4)),)
         elif kind < 8:
-            call = (Wish(user, request, seat=f"seat {dice.randint(1, INVENTORY)}"),)
+            call = (Wanted(user, request, seat=f"seat {dice.randint(1, INVENTORY)}"),)
         elif kind < 10:
-            call = tuple(Wish(f"{user}-{k}", request) for k in range(8))
+            call = tuple(Wanted(f"{user}-{k}", request) for k in range(8))
         elif made:
             call = (dice.choice(made[-40:]),)
         else:
-            call = (Wish(user),)
-        made += [wish for wish in call if wish.request]
+            call = (Wanted(user),)
+        made += [wanted for wanted in call if wanted.request]
         yield call
 
 
@@ -81,7 +81,7 @@ def work(server: PostgresServer) -> None:
 
 
 async def release_some(connection: psycopg.AsyncConnection, history: list[Got], released: Released) -> None:
-    """Every now and then a fan has changed his mind, until the server dies."""
+    """Now and then a buyer releases a claim, until the server dies."""
     looked = 0
     cursor = connection.cursor(row_factory=tuple_row)
     try:
@@ -98,27 +98,27 @@ async def release_some(connection: psycopg.AsyncConnection, history: list[Got], 
 
 
 async def sell_until_killed(server: PostgresServer, round_no: int, released: Released) -> list[Got]:
-    """Everything at full speed; SIGKILL as soon as enough fans have their answers."""
+    """Everything at full speed; SIGKILL as soon as enough buyers have their answers."""
     history: list[Got] = []
     killed: asyncio.Future[None] | None = None
     calls = calls_of(round_no)
 
-    async def fan(connection: psycopg.AsyncConnection) -> None:
+    async def buyer(connection: psycopg.AsyncConnection) -> None:
         nonlocal killed
         for call in calls:
             try:
                 history.extend(await ask_for(connection, call))
             except psycopg.OperationalError:
-                history.extend(Got(wish) for wish in call)
+                history.extend(Got(wanted) for wanted in call)
                 return
             if len(history) >= ANSWERS_PER_ROUND and killed is None:
                 killed = asyncio.ensure_future(asyncio.to_thread(server.kill))
 
-    async with connections(server.uri("intake", "claimer"), FANS + RELEASERS) as made:
+    async with connections(server.uri("intake", "claimer"), BUYERS + RELEASERS) as made:
         await asyncio.gather(
             *(asyncio.to_thread(work, server) for _ in range(BRIDGES)),
             *(release_some(connection, history, released) for connection in made[:RELEASERS]),
-            *(fan(connection) for connection in made[RELEASERS:]),
+            *(buyer(connection) for connection in made[RELEASERS:]),
         )
     assert killed is not None
     await killed
@@ -135,9 +135,9 @@ def nothing_is_answered_before_the_rebuild(intake: Intake) -> None:
 
 
 async def retry(server: PostgresServer, history: list[Got]) -> list[Got]:
-    """I7: everybody asks again. Who had an answer gets the same one; whose answer was lost may get one now."""
-    wishes = {(got.wish.user, got.wish.request): got.wish for got in history if got.wish.request}
-    return await rush(server.uri("intake", "claimer"), 4, singly(wishes.values()))
+    """I7: all buyers ask again. Those with an answer get the same one; those without may get one now."""
+    wanted_calls = {(got.wanted.user, got.wanted.request): got.wanted for got in history if got.wanted.request}
+    return await rush(server.uri("intake", "claimer"), 4, singly(wanted_calls.values()))
 
 
 def check_releases(places: dict[UUID, str], released: Released) -> None:
@@ -164,8 +164,8 @@ async def test_i1_i2_i6_i7_survive_kill_9_under_load_again_and_again(doomed: Pos
     for round_no in range(ROUNDS):
         sold = await sell_until_killed(doomed, round_no, released)
         doomed.start()
-        with Intake(doomed.uri("intake", "claimer")) as fan:
-            nothing_is_answered_before_the_rebuild(fan)
+        with Intake(doomed.uri("intake", "claimer")) as buyer:
+            nothing_is_answered_before_the_rebuild(buyer)
         with Intake(doomed.uri("intake", "bridge")) as bridge, Intake(uri) as intake:
             bridge.housekeep()
             assert intake.value("SELECT epoch FROM intake.pools") == round_no + 2
@@ -176,7 +176,7 @@ async def test_i1_i2_i6_i7_survive_kill_9_under_load_again_and_again(doomed: Pos
 
     # And the sale goes on to its end: numbers that the crashes burnt are sold too, and the ledger agrees.
     with Intake(uri) as intake:
-        history += await insist(uri, 16, singly(Wish(f"late{n}", f"late{n}") for n in range(INVENTORY)))
+        history += await retry_until_answered(uri, 16, singly(Wanted(f"late{n}", f"late{n}") for n in range(INVENTORY)))
         assert outcomes_of(history[-16:]).keys() == {"sold_out"}
         assert intake.inventory()[0] == 0
         check_history(intake, history)
@@ -202,22 +202,22 @@ def test_a_clean_stop_keeps_everything(doomed: PostgresServer) -> None:
 
 def forget(server: PostgresServer, user: str) -> Answer:
     """Claim, and say before COMMIT that this commit need not be written down."""
-    with Intake(server.uri("intake", "claimer")) as fan, fan.connection.transaction():
-        answer = fan.claim(user, "r1")
-        fan.connection.execute("SET LOCAL synchronous_commit = off")
+    with Intake(server.uri("intake", "claimer")) as buyer, buyer.connection.transaction():
+        answer = buyer.claim(user, "r1")
+        buyer.connection.execute("SET LOCAL synchronous_commit = off")
     return answer
 
 
 def test_i1_i2_i7_a_commit_that_its_own_client_did_not_wait_for_is_lost_alone(doomed: PostgresServer) -> None:
-    """What sql/README.md promises, and no more: the last claims of such clients, whole, and nobody else's."""
+    """What sql/README.md says: the last claims of such clients are lost as a whole, and no others."""
     inventory = 40
     with Intake(doomed.uri("intake")) as intake:
         intake.open(inventory, claimsPerUser=1)
         kept = [intake.claim(f"kept{n}", "r1") for n in range(10)]
-        # Forgotten, but written down by who came after them.
+        # Not waited for by their clients, but by those that committed after them.
         kept += [forget(doomed, f"early{n}") for n in range(3)]
         kept += [intake.claim(f"late{n}", "r1") for n in range(10)]
-        # Nobody writes for those who do not wait: the server's own writer comes by five times a second.
+        # No later commit writes their WAL: the WAL writer does it five times a second.
         (writer,) = intake.column("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
         os.kill(writer, signal.SIGSTOP)
         lost = [forget(doomed, f"lost{n}") for n in range(5)]
@@ -232,12 +232,12 @@ def test_i1_i2_i7_a_commit_that_its_own_client_did_not_wait_for_is_lost_alone(do
         assert intake.reconcile() == []
         assert intake.inventory() == (inventory - len(kept), len(kept), 0)
         for n, answer in enumerate(lost):
-            assert intake.request_status(f"lost{n}", "r1") == [], "nobody says that it is there"
+            assert intake.request_status(f"lost{n}", "r1") == [], "it is not reported as claimed"
             assert intake.claim_status(answer.claim_id)["state"] == "unknown"
         users = [f"kept{n}" for n in range(10)] + [f"early{n}" for n in range(3)] + [f"late{n}" for n in range(10)]
         again = [intake.claim(user, "r1") for user in users]
         assert again == [replace(answer, outcome="replayed") for answer in kept]
-        # Whoever lost one and asks again claims like everybody else.
+        # A client that lost a claim and asks again claims anew.
         more = [intake.claim(f"lost{n}", "r1") for n in range(5)]
         more += [intake.claim(f"new{n}", "r1") for n in range(inventory)]
         sold = [answer for answer in [*kept, *more] if answer.outcome == "claimed"]

@@ -1,4 +1,4 @@
-"""The demo's fans: what they hold against the engine is an answer, never a missing one."""
+"""The demo's fans: a wrong answer is a contradiction, a missing answer is not."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ ANN = Fan("ann", "request-of-ann", 0.0, presses_twice=True, loses_connection=Fal
 
 
 class Cutting:
-    """Between the fans and DB1: cuts the line of each press whose number is in `cuts`, once DB1 has it in hand."""
+    """Between the fans and DB1: closes the connection of each press whose number is in `cuts`, once DB1 has got it."""
 
     def __init__(self, cuts: range) -> None:
         self._cuts = cuts
@@ -59,7 +59,7 @@ class Cutting:
 async def _played(
     server: PostgresServer, intake: Intake, directory: Path, cuts: range, patience: float
 ) -> tuple[dict[str, object], int]:
-    """What the crowd says at the end, and how often its button was pressed."""
+    """What the crowd reports at the end, and how often its button was pressed."""
     line = Cutting(cuts)
     async with line.listening(server.uri(intake.connection.info.dbname, "claimer"), directory) as uri:
         crowd = Crowd(uri, POOL, 1, time.monotonic() + patience)
@@ -105,11 +105,13 @@ async def test_another_answer_to_the_same_press_is_a_contradiction(
     server: PostgresServer, sale: Intake, tmp_path: Path
 ) -> None:
     class Forgetful(Crowd):
-        """DB1 as it must not be: it forgets who has asked."""
+        """DB1 as it must not be: it forgets requests."""
 
         async def _press(self, fan: Fan) -> dict[str, object]:
             answer = await super()._press(fan)
-            sale.connection.execute("UPDATE intake.claimed_slots SET request_id = 'forgotten', turn = 'z' || turn")
+            sale.connection.execute(
+                "UPDATE intake.claimed_slots SET request_id = 'forgotten', unique_key = 'z' || unique_key"
+            )
             return answer
 
     crowd = Forgetful(server.uri(sale.connection.info.dbname, "claimer"), POOL, 1, time.monotonic() + 60)

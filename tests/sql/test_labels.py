@@ -1,4 +1,4 @@
-"""Names of seats: what is written in two ways is one, look-alikes are refused, and no name means two seats."""
+"""Labels: two spellings of one label are one, invisible characters are refused, no name means two seats."""
 
 from uuid import UUID
 
@@ -45,7 +45,7 @@ def refused(hall: Intake, first: int, *rows: tuple[UUID, str | None]) -> str:
 
 
 def found(hall: Intake, seat: str) -> int | str | None:
-    """The slot that somebody gets who asks for a seat; IE005 if there is none."""
+    """The slot that a claim of this seat gets; IE005 if there is none."""
     with hall.connection.transaction(force_rollback=True):
         try:
             return hall.claim_seat("ann", seat).slot_no
@@ -69,7 +69,7 @@ def test_the_same_rows_in_other_code_points_are_the_same_rows(hall: Intake) -> N
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_one_label_in_other_code_points_is_there_twice(hall: Intake, first: int) -> None:
+def test_a_label_in_other_code_points_is_a_duplicate(hall: Intake, first: int) -> None:
     rows = [(A, COMPOSED), (B, "B"), (C, APART)]
     if first > 1:
         hall.stock(1, rows[: first - 1])
@@ -77,7 +77,7 @@ def test_one_label_in_other_code_points_is_there_twice(hall: Intake, first: int)
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_resource_id_that_is_there_twice_is_told_with_both_slots(hall: Intake, first: int) -> None:
+def test_a_duplicate_resource_id_is_reported_with_both_slots(hall: Intake, first: int) -> None:
     rows: list[tuple[UUID, str | None]] = [(A, "A"), (B, "B"), (A, "C")]
     if first > 1:
         hall.stock(1, rows[: first - 1])
@@ -97,13 +97,15 @@ def test_a_resource_id_that_is_there_twice_is_told_with_both_slots(hall: Intake,
         ("A\U000e0041", "U+E0041"),
     ],
 )
-def test_a_label_with_a_character_that_nobody_sees_is_refused(hall: Intake, label: str, sign: str) -> None:
-    assert refused(hall, 1, (A, "Row 1, Loge Ä"), (B, label)).startswith(f"the label of slot 2 has {sign} in it")
+def test_a_label_with_an_invisible_character_is_refused(hall: Intake, label: str, sign: str) -> None:
+    assert refused(hall, 1, (A, "Row 1, Loge Ä"), (B, label)).startswith(
+        f"the label of slot 2 has the character {sign}"
+    )
 
 
 @pytest.mark.parametrize("label", [" A", "A ", " "])
-def test_a_space_at_an_end_is_one_that_nobody_sees(hall: Intake, label: str) -> None:
-    assert refused(hall, 1, (A, "A B"), (B, label)).startswith("the label of slot 2 has U+0020 in it, or at an end")
+def test_a_space_at_an_end_of_a_label_is_an_invisible_character(hall: Intake, label: str) -> None:
+    assert refused(hall, 1, (A, "A B"), (B, label)).startswith("the label of slot 2 has the character U+0020")
 
 
 @pytest.mark.parametrize("label_first", [True, False])
@@ -122,13 +124,13 @@ def test_no_label_is_the_id_of_another_slot(hall: Intake, label_first: bool, at_
         assert told.endswith(f"the label of slot {label_of} is the resource id of slot {id_of}")
 
 
-def test_a_slot_may_be_labelled_with_its_own_id_or_with_nobody_s(hall: Intake) -> None:
+def test_a_slot_may_be_labelled_with_its_own_id_or_an_unused_one(hall: Intake) -> None:
     hall.stock(1, [(A, str(A).upper()), (B, str(C)), (UUID(int=1), None)])
     hall.seed()
     assert [found(hall, name) for name in (str(A).upper(), str(C), str(UUID(int=1)))] == [1, 2, 3]
 
 
-def test_a_label_of_another_pool_is_no_name_here(hall: Intake) -> None:
+def test_a_label_of_another_pool_names_no_seat(hall: Intake) -> None:
     hall.stock(1, [(A, str(B))])
     with Intake(hall.uri, "other") as other:
         other.configure(1, ownResources=True)
@@ -157,7 +159,7 @@ def test_a_label_can_be_read_as_an_id_wherever_postgres_reads_one(uri: str) -> N
             )
         )
         def agrees(label: str) -> None:
-            ours, theirs = "intake.as_id(%s) IS NOT NULL", "pg_input_is_valid(%s, 'uuid')"
+            ours, theirs = "intake_private.label_as_uuid(%s) IS NOT NULL", "pg_input_is_valid(%s, 'uuid')"
             assert intake.rows(f"SELECT {ours}, {theirs}", label, label)[0] in {(True, True), (False, False)}
 
         agrees()

@@ -48,7 +48,7 @@ class Ledger(Intake):
         return dict(rows)
 
 
-def test_i3_the_first_word_on_a_claim_is_the_last(ledger: Ledger) -> None:
+def test_i3_the_first_outcome_of_a_claim_is_final(ledger: Ledger) -> None:
     assert [ledger.commit(sale(1)), ledger.commit(sale(1)), ledger.void(sale(1))] == [
         "committed",
         "duplicate",
@@ -57,7 +57,7 @@ def test_i3_the_first_word_on_a_claim_is_the_last(ledger: Ledger) -> None:
     assert [ledger.void(sale(2)), ledger.void(sale(2)), ledger.commit(sale(2))] == ["voided", "voided", "voided"]
 
 
-def test_a_claim_whose_slot_is_anothers_leaves_nothing_behind(ledger: Ledger) -> None:
+def test_a_claim_for_a_sold_slot_leaves_nothing_behind(ledger: Ledger) -> None:
     ledger.commit_all(sale(1), sale(2))
     assert ledger.commit(sale(3, slot_no=1)) == "conflict"
     assert list(ledger.commit_all(sale(4, slot_no=2), sale(5)).values()) == ["conflict", "committed"]
@@ -133,7 +133,7 @@ def test_where_no_row_can_be_written_the_error_says_why(
         owner.execute("ALTER TABLE ledger.claims ADD CONSTRAINT closed CHECK (user_id = 'u9') NOT VALID")
         with pytest.raises(psycopg.errors.CheckViolation, match='"closed"'):
             ledger.commit_all(*map(sale, range(1, sales + 1)))
-        # With one that can be, the others are for somebody to look at.
+        # If one row can be written, the others are conflicts.
         words = list(ledger.commit_all(sale(1), sale(9)).values())
         owner.execute("ALTER TABLE ledger.claims DROP CONSTRAINT closed")
         assert words == ["conflict", "committed"]
@@ -154,7 +154,7 @@ def test_the_writer_reaches_the_ledger_by_its_functions_only(ledger: Ledger) -> 
             ledger.connection.execute(statement.encode())
 
 
-def test_a_user_sees_only_his_own_sale(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
+def test_a_user_sees_only_their_own_sale(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
     ledger.commit_all(sale(1, user_id="ann"), sale(2, user_id="ann"), sale(3, user_id="bob"))
     ledger.void(sale(4, user_id="ann"))
     with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as back_end:
@@ -173,7 +173,7 @@ def test_a_user_sees_only_his_own_sale(ledger: Ledger, server: PostgresServer, l
                 return slots
 
         everything = "SELECT claim_id FROM ledger.claims UNION ALL SELECT claim_id FROM ledger.sold_slots"
-        assert back_end.execute(everything).fetchall() == [], "for nobody, nothing"
+        assert back_end.execute(everything).fetchall() == [], "no user, no rows"
         assert (seen_by("ann"), seen_by("bob"), seen_by("eve"), seen_by("")) == ([1, 2], [3], [], [])
         assert back_end.execute(everything).fetchall() == [], "the next in this session is not the one before"
         for statement in (
@@ -198,7 +198,7 @@ def test_the_ledger_is_read_page_by_page(ledger: Ledger) -> None:
     assert pages == [[([n], "committed") for n in range(1, 5)], [([5], "committed"), ([], "voided")]]
 
 
-def test_a_page_tells_all_of_a_claim(ledger: Ledger) -> None:
+def test_a_page_has_everything_about_a_claim(ledger: Ledger) -> None:
     ledger.commit(sale(1, request_id="r1"))
     assert ledger.dicts("SELECT * FROM ledger_claims('drop', NULL, 4)") == [
         {
@@ -214,7 +214,7 @@ def test_a_page_tells_all_of_a_claim(ledger: Ledger) -> None:
 
 
 def test_a_page_splits_no_claim(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    """Of several slots, too: nothing sells them yet, and whoever reads is ready."""
+    """Claims of several slots too: nothing sells them yet, and readers are ready for them."""
     ledger.commit_all(sale(1), sale(2))
     with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
         owner.execute("UPDATE ledger.sold_slots SET slot_no = 9 WHERE slot_no = 1")
@@ -284,7 +284,7 @@ def test_the_digest_is_the_same_in_every_encoding(server: PostgresServer, intake
         " FROM ledger.sold_slots) o WHERE o.n = slot_no",
     ],
 )
-def test_the_digest_tells_what_counts_do_not(
+def test_the_digest_differs_where_counts_do_not(
     ledger: Ledger, server: PostgresServer, ledger_migrated: str, change: str
 ) -> None:
     ledger.commit_all(sale(1), sale(2))
@@ -341,7 +341,7 @@ class TestTheExamplesOfTheDocs:
             ledger.commit(sale(2, slot_no=1))
         assert ledger.rows("SELECT event_code, seat_no, customer FROM box_office") == [("drop", 1, "u1")]
 
-    def test_the_fates_are_the_reference_s(self, old: Callable[[str], Ledger], ledger: Ledger) -> None:
+    def test_the_outcomes_are_those_of_the_reference(self, old: Callable[[str], Ledger], ledger: Ledger) -> None:
         fitted = old("Proof: two functions to read")
         for each in (fitted, ledger):
             assert [each.commit(sale(1)), each.commit(sale(1)), each.void(sale(1))] == [
@@ -368,7 +368,7 @@ class TestTheExamplesOfTheDocs:
             "what was sold is in the old table"
         )
 
-    def test_its_policy_shows_a_customer_only_what_is_his(self, old: Callable[[str], Ledger]) -> None:
+    def test_its_policy_shows_users_only_their_own_sales(self, old: Callable[[str], Ledger]) -> None:
         ledger = old("Rights")
         ledger.commit_all(sale(1, user_id="ann"), sale(2, user_id="bob"))
         ledger.connection.execute("GRANT SELECT ON box_office TO ledger_reader")
@@ -377,7 +377,7 @@ class TestTheExamplesOfTheDocs:
         assert ledger.column("SELECT seat_no FROM box_office") == [1]
         ledger.connection.execute("RESET ROLE")
 
-    def test_what_the_bridge_s_role_provokes_is_kept_out_of_the_log(
+    def test_errors_of_the_bridge_role_are_not_logged(
         self, old: Callable[[str], Ledger], server: PostgresServer, ledger_migrated: str
     ) -> None:
         ledger = old("What its log gets to know")

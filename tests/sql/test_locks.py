@@ -1,4 +1,4 @@
-"""What needs a table for itself gets it: nobody holds it up for ever, and nobody waits behind it for long."""
+"""lock_exclusively() gets its table: no session blocks it for ever, and none waits behind it for long."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ def alone(uri: str, call: LiteralString, *arguments: object) -> object:
 
 
 def looks_through(reader: Intake) -> bool:
-    """Whether a look had its answer, as far as locks go, in time."""
+    """Whether a read was answered in time, as far as locks are concerned."""
     try:
         return bool(reader.status()["ready"])
     except psycopg.errors.LockNotAvailable:
@@ -49,7 +49,7 @@ def looks_through(reader: Intake) -> bool:
 
 
 class TestAClaimerThatDoesNotEnd:
-    """Each caller of lock_alone, held up by a claimer that has lifted the limits of its role."""
+    """Each caller of lock_exclusively(), blocked by a claimer that has lifted the limits of its role."""
 
     def test_i2_is_ended_by_the_seal_while_others_read(self, intake: Intake, uri: str, as_role: Uris) -> None:
         intake.open(10)
@@ -90,10 +90,10 @@ class TestAClaimerThatDoesNotEnd:
         assert intake.inventory() == (9, 1, 0)
 
     def test_is_ended_with_a_lock_that_it_has_without_any_right(self, uri: str, as_role: Uris) -> None:
-        """PREPARE locks the tables of its statement before anybody asks for rights."""
+        """PREPARE locks the tables of its statement before rights are checked."""
         with stubborn(as_role("claimer")) as claimer:
             claimer.connection.execute("PREPARE held AS DELETE FROM intake.pools")
-            ended = alone(uri, "SELECT intake.lock_alone('intake.pools', '100 ms', '20 s')")
+            ended = alone(uri, "SELECT intake_private.lock_exclusively('intake.pools', '100 ms', '20 s')")
         assert isinstance(ended, list)
         assert [each["role"] for each in ended] == ["claimer"]
 
@@ -103,16 +103,14 @@ class TestAClaimerThatDoesNotEnd:
         try:
             with stubborn(server.uri(intake.connection.info.dbname, "shop")) as claimer:
                 assert claimer.claim("ann").outcome == "claimed"
-                ended = alone(uri, "SELECT intake.lock_alone('intake.pools', '100 ms', '20 s')")
+                ended = alone(uri, "SELECT intake_private.lock_exclusively('intake.pools', '100 ms', '20 s')")
             assert isinstance(ended, list)
             assert [each["role"] for each in ended] == ["shop"]
         finally:
             intake.connection.execute("DROP ROLE shop")
 
 
-def test_a_claimer_that_changes_its_password_does_not_hold_up_its_limit(
-    intake: Intake, uri: str, as_role: Uris
-) -> None:
+def test_a_claimer_that_changes_its_password_does_not_block_its_limit(intake: Intake, uri: str, as_role: Uris) -> None:
     with ThreadPoolExecutor() as threads, stubborn(as_role("claimer")) as claimer:
         claimer.connection.execute("ALTER ROLE claimer PASSWORD 'mine'")
         threads.submit(alone, uri, "SELECT intake.limit_claimers(7)").result()
@@ -135,7 +133,7 @@ def test_a_claimer_that_changes_its_password_does_not_hold_up_its_limit(
 def test_a_claimer_that_defines_something_is_refused_before_it_waits_for_a_lock(
     intake: Intake, as_role: Uris, definition: LiteralString
 ) -> None:
-    """Whoever waits for a table keeps everybody from it who comes later; rights are asked for after the lock."""
+    """A session that waits for a table blocks all later ones; rights are checked after the lock."""
     intake.open(10)
     table = definition.partition(" ON ")[2].removeprefix("INSERT TO ").removeprefix("TABLE ").split()[0]
     with stubborn(as_role("claimer")) as holder, Intake(as_role("claimer")) as claimer:
@@ -146,7 +144,7 @@ def test_a_claimer_that_defines_something_is_refused_before_it_waits_for_a_lock(
             claimer.connection.execute(definition)
         except psycopg.Error as error:
             told = str(error)
-        assert "role claimer defines nothing in DB1" in told
+        assert "role claimer may not define anything in this database" in told
     assert intake.claim("ann").outcome == "claimed"
 
 
@@ -173,7 +171,7 @@ def test_a_claimer_that_waits_for_the_database_alone_is_ended_and_logins_go_on(
             assert late.status()["ready"]
 
 
-async def test_i2_claims_that_follow_each_other_closely_do_not_hold_up_the_seal(
+async def test_i2_claims_that_follow_each_other_closely_do_not_block_the_seal(
     intake: Intake, uri: str, as_role: Uris
 ) -> None:
     """Each transaction is honest and longer than an attempt, and there is always one."""
@@ -201,17 +199,19 @@ async def test_i2_claims_that_follow_each_other_closely_do_not_hold_up_the_seal(
     assert intake.status()["sealed"]
 
 
-def test_what_others_hold_is_told_and_left_alone(intake: Intake, uri: str, as_role: Uris) -> None:
+def test_locks_of_other_roles_are_reported_and_left_alone(intake: Intake, uri: str, as_role: Uris) -> None:
     intake.open(10)
     with ThreadPoolExecutor() as threads, stubborn(as_role("claimer")) as claimer, Intake(as_role("monitor")) as looker:
         claimer.claim("telltale")
         pid = looker.value("SELECT pg_backend_pid()")
         with looker.connection.transaction():
             looker.status()
-            locking = threads.submit(alone, uri, "SELECT intake.lock_alone('intake.pools', '100 ms', '1 s')")
+            locking = threads.submit(
+                alone, uri, "SELECT intake_private.lock_exclusively('intake.pools', '100 ms', '1 s')"
+            )
             error = locking.exception()
             assert isinstance(error, psycopg.Error), "the lock was had"
-            assert looker.status()["ready"], "nobody has ended it"
+            assert looker.status()["ready"], "it was not ended"
     told = str(error)
     assert error.sqlstate == HELD_UP
     assert f"role monitor, pid {pid}, idle in transaction" in told
@@ -220,11 +220,11 @@ def test_what_others_hold_is_told_and_left_alone(intake: Intake, uri: str, as_ro
     assert "telltale" not in told
 
 
-def test_a_lock_that_is_free_is_had_at_once_and_kept(intake: Intake, uri: str) -> None:
+def test_a_lock_that_is_free_is_taken_at_once_and_kept(intake: Intake, uri: str) -> None:
     intake.open(10)
     with ThreadPoolExecutor() as threads, intake.connection.transaction(), Intake(uri) as other:
         before = intake.value("SELECT current_setting('lock_timeout')")
-        assert intake.value("SELECT intake.lock_alone('intake.pools')") == []
+        assert intake.value("SELECT intake_private.lock_exclusively('intake.pools')") == []
         assert intake.value("SELECT current_setting('lock_timeout')") == before
         claiming = threads.submit(other.claim, "ann")
         wait_until_blocked(intake, claiming)
@@ -233,8 +233,8 @@ def test_a_lock_that_is_free_is_had_at_once_and_kept(intake: Intake, uri: str) -
         assert claiming.result().outcome == "claimed"
 
 
-def test_a_prepared_transaction_is_told_at_once() -> None:
-    """DB1 is configured without them. Where somebody has changed that, no session would ever end this one."""
+def test_a_prepared_transaction_is_reported_at_once() -> None:
+    """DB1 is configured without them. If that is changed, no session would ever end this one."""
     with PostgresServer({"max_prepared_transactions": "1"}) as server:
         install_intake(uri := server.create_database("intake"))
         with Intake(uri) as intake, Intake(server.uri("intake", "claimer")) as claimer:

@@ -45,7 +45,7 @@ def fails(session: Intake, statement: str, *arguments: Any) -> str:
 
 
 def claim_of(user: str) -> str:
-    """A claim with its user as a literal, as somebody may write it who knows no better."""
+    """A claim with its user as a literal, as a careless client writes it."""
     return f"SELECT * FROM intake.claim_resource('{POOL}', '{user}')"
 
 
@@ -85,7 +85,7 @@ def test_a_constraint_that_is_broken(db1: PostgresServer) -> None:
         elsewhere = "(jsonb_populate_record(h, '{\"slot_no\": 9}')).*"
         taken = "intake.claimed_slots"
         again = f"INSERT INTO {taken} SELECT {elsewhere} FROM {taken} h WHERE h.user_id = '{USER}'"
-        assert USER in fails(owner, again), "it is told to the client"
+        assert USER in fails(owner, again), "the client gets it"
         assert "Failing row" in fails(owner, f"INSERT INTO intake.claimed_slots (user_id) VALUES ('{USER}')")
     log = db1.log()
     assert "duplicate key value violates unique constraint" in log
@@ -105,7 +105,7 @@ def test_locks_that_are_waited_for_cancelled_and_in_a_circle(db1: PostgresServer
         two.connection.execute(claim_of(f"{USER}-2").encode())
         waiting = threads.submit(one.connection.execute, claim_of(f"{USER}-2").encode())
         wait_for(owner, one)
-        # In a circle: whoever looks first after a second is refused, and the other goes on.
+        # A deadlock: the session that detects it after a second is refused, and the other goes on.
         circle = threads.submit(two.connection.execute, claim_of(f"{USER}-1").encode())
         lost = [type(future.exception()) for future in (waiting, circle)]
         assert psycopg.errors.DeadlockDetected in lost
@@ -147,7 +147,7 @@ def answers(db1: PostgresServer) -> bool:
 
 @pytest.mark.parametrize("file", sorted(INTAKE_SQL.glob("*.sql")), ids=lambda path: path.stem)
 def test_what_we_raise_ourselves_names_no_user(file: Path) -> None:
-    """The operator's own errors are logged, and told in conditions."""
+    """The operator's own errors are logged, and are in conditions."""
     code = re.sub(r"--.*", "", file.read_text())
     raised = re.findall(r"\bRAISE (?:EXCEPTION|LOG|WARNING|NOTICE)\b.*?;\n", code, flags=re.DOTALL)
     for each in raised:

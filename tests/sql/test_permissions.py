@@ -1,6 +1,6 @@
-"""The whole matrix: each role, and one that was granted nothing, tries each function, table, view and sequence.
+"""The whole matrix: each role, and one without a grant, tries each function, table, view and sequence.
 
-The catalog says what there is, the two tables here say who may: what is new and stands in neither fails.
+The catalog says what exists, the two tables here say who may use it. What exists and is in neither table fails.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ C, B, M = "claimer", "bridge", "monitor"
 STRANGER = "stranger"
 ROLES = (C, B, M, STRANGER)
 
-# Functions of intake by name, and who may call them; of pgmq, nobody any.
+# Functions of intake by name, and who may call them. Nobody may call a function of intake_private or pgmq.
 FUNCTIONS: dict[str, set[str]] = {
     "claim_resource": {C},
     "claim_resources": {C},
@@ -46,91 +46,24 @@ FUNCTIONS: dict[str, set[str]] = {
     "proof": {M},
     "reconcile": {M},
     "audit_log": {M},
-    "ended_claims": {M},
+    "settled_claims": {M},
     "claims_at": {M},
-    # The owner's.
+    # Called by the operator, as the owner.
+    "altered_roles": set(),
     "configure": set(),
     "connections": set(),
-    "limit_claimers": set(),
-    "seed": set(),
-    "seal": set(),
-    "stock": set(),
-    "restore": set(),
-    "end_restore": set(),
-    # Parts of others.
-    "altered_roles": set(),
-    "archive": set(),
-    "as_id": set(),
-    "audited": set(),
-    "bury": set(),
-    "can_claim": set(),
-    "check_ledger_page": set(),
-    "claim_slots": set(),
-    "config_of": set(),
-    "digest_of": set(),
-    "counts": set(),
-    "draw": set(),
-    "draw_tokens": set(),
-    "durable": set(),
     "end_overdue": set(),
-    "ends_of_queue": set(),
-    "expire_claims": set(),
-    "headers_of": set(),
-    "hold_of": set(),
-    "holders_of": set(),
-    "holds_of": set(),
-    "intent": set(),
-    "add_claim_keys": set(),
+    "end_restore": set(),
     "known_logins": set(),
-    "lease": set(),
-    "never_ended": set(),
-    "quarantine_messages": set(),
-    "ledger_page": set(),
-    "leased": set(),
-    "let_go": set(),
-    "lock_alone": set(),
-    "bucket_at": set(),
-    "bucket_capacity": set(),
-    "mistakable": set(),
-    "new_claim_id": set(),
-    "open_bucket": set(),
-    "pools_lockers": set(),
-    "reader": set(),
-    "rebuild_claimed_slots": set(),
-    "rebuilt": set(),
-    "recall": set(),
-    "refuse_claim": set(),
-    "refuse_definitions": set(),
-    "refuse_forgetful": set(),
-    "requested": set(),
+    "limit_claimers": set(),
     "reset_role": set(),
-    "resource_at": set(),
-    "resource_of": set(),
-    "restorable": set(),
-    "restored": set(),
-    "take_back_tokens": set(),
-    "role_settings": set(),
-    "save_bucket": set(),
-    "series_of": set(),
+    "restore": set(),
+    "seal": set(),
+    "seed": set(),
     "set_login": set(),
-    "settle": set(),
-    "settle_slots": set(),
-    "shut": set(),
-    "slot_of": set(),
-    "state_of": set(),
-    "strike": set(),
-    "tell": set(),
-    "tell_seats": set(),
-    "tickets": set(),
-    "tickets_passed": set(),
-    "token_lease_seconds": set(),
-    "turn_of": set(),
-    "twice": set(),
-    "unseen": set(),
-    "window_state": set(),
-    "without_sale": set(),
+    "stock": set(),
 }
-# Tables and views of intake, and who may read them; nobody writes, and nobody touches a sequence or anything of pgmq.
+# Tables and views of intake, and who may read them. No role writes, or uses a sequence or anything of pgmq.
 RELATIONS: dict[str, set[str]] = {
     "allocations": {M},
     "audit": set(),
@@ -138,32 +71,32 @@ RELATIONS: dict[str, set[str]] = {
     "engine_metrics": {M},
     "free_numbers": set(),
     "inventory": set(),
-    "loners": set(),
+    "number_progress": set(),
+    "quarantine": set(),
     "releases": set(),
     "restores": set(),
     "claimed_slots": set(),
     "intents": set(),
     "logins": set(),
-    "meters": set(),
     "pools": set(),
     "slots": set(),
-    "tails": set(),
+    "token_buckets": set(),
     "workers": set(),
 }
 WRITING = ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES", "LOCK TABLE {}", "TRUNCATE {}", "COPY {} FROM STDIN")
-TICKETS = ("SELECT last_value FROM {}", "SELECT nextval('{}')", "SELECT setval('{}', 1)")
-# A view is refused what views cannot do before anybody asks who wants it.
+SEQUENCES = ("SELECT last_value FROM {}", "SELECT nextval('{}')", "SELECT setval('{}', 1)")
+# PostgreSQL refuses what views cannot do before it checks the right.
 NOT_FOR_VIEWS = (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.WrongObjectType)
 
 
 @pytest.fixture
 def stranger(intake: Intake, migrated: str) -> Iterator[str]:
-    """A fresh role that somebody let as far as the schemas' doors."""
+    """A new role with USAGE on the schemas and no other right."""
     name, database = sql.Identifier(STRANGER), sql.Identifier(migrated)
     for statement in (
         "CREATE ROLE {} LOGIN",
         "GRANT CONNECT ON DATABASE {database} TO {}",
-        "GRANT USAGE ON SCHEMA intake, pgmq TO {}",
+        "GRANT USAGE ON SCHEMA intake, intake_private, pgmq TO {}",
     ):
         intake.connection.execute(sql.SQL(statement).format(name, database=database))
     yield STRANGER
@@ -178,7 +111,8 @@ def test_a_role_calls_its_functions_and_no_other(
 ) -> None:
     functions = intake.rows(
         "SELECT n.nspname, p.proname, p.oid::regprocedure::text, p.proargtypes::regtype[]::text[] FROM pg_proc p"
-        " JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('intake', 'pgmq') AND p.prokind = 'f'"
+        " JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('intake', 'intake_private', 'pgmq')"
+        " AND p.prokind = 'f'"
     )
     assert {name for schema, name, *_ in functions if schema == "intake"} == FUNCTIONS.keys(), "who may call it?"
     wrong = []
@@ -193,7 +127,7 @@ def test_a_role_calls_its_functions_and_no_other(
 def may_call(connection: psycopg.Connection, function: sql.Identifier, types: list[str]) -> bool:
     """Whether a call with nothing but NULLs gets as far as the function."""
     names = [sql.Identifier(f"a{n}") for n in range(len(types))]
-    # From a subquery: a strict function of constant NULLs is never called, and then nobody asks who may.
+    # From a subquery: a strict function of constant NULLs is not called, and its right is not checked.
     call = sql.SQL("SELECT {}({}) FROM (SELECT {} OFFSET 0) x").format(
         function,
         sql.SQL(", ").join(names),
@@ -207,7 +141,7 @@ def may_call(connection: psycopg.Connection, function: sql.Identifier, types: li
     except psycopg.errors.InsufficientPrivilege:
         return False
     except psycopg.Error:
-        return True  # it ran, and did not like its arguments
+        return True  # it ran, and refused its arguments
     return True
 
 
@@ -220,15 +154,16 @@ def test_a_role_reads_its_views_and_touches_no_table(
     relations = intake.rows(
         "SELECT n.nspname, c.relname, c.oid::regclass::text, c.relkind::text FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname IN ('intake', 'pgmq', 'public') AND c.relkind IN ('r', 'v', 'm', 'f', 'S', 'p')"
+        " WHERE n.nspname IN ('intake', 'intake_private', 'pgmq', 'public')"
+        " AND c.relkind IN ('r', 'v', 'm', 'f', 'S', 'p')"
     )
-    assert "intake.ticket_1" in {name for _, _, name, _ in relations}
+    assert "intake.numbers_1" in {name for _, _, name, _ in relations}
     known = {relation for schema, relation, _, kind in relations if schema == "intake" and kind != "S"}
     assert known == RELATIONS.keys(), "who may read it?"
     may: set[tuple[str, str]] = set()
     with psycopg.connect(server.uri(migrated, role), autocommit=True) as connection:
         for _, _, name, kind in relations:
-            for statement in TICKETS if kind == "S" else ("SELECT FROM {}", *WRITING):
+            for statement in SEQUENCES if kind == "S" else ("SELECT FROM {}", *WRITING):
                 try:
                     with connection.transaction(force_rollback=True):
                         connection.execute(statement.format(name).encode())
@@ -245,6 +180,18 @@ def test_a_role_reads_its_views_and_touches_no_table(
     assert may == {("SELECT FROM {}", f"intake.{name}") for name, roles in RELATIONS.items() if role in roles}
 
 
+@pytest.mark.parametrize("role", [C, B, M])
+def test_no_role_reaches_the_internal_functions(
+    intake: Intake, server: PostgresServer, migrated: str, role: str
+) -> None:
+    internal = intake.column("SELECT proname FROM pg_proc WHERE pronamespace = 'intake_private'::regnamespace")
+    assert internal
+    with psycopg.connect(server.uri(migrated, role), autocommit=True) as connection:
+        for name in internal:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema intake_private"):
+                connection.execute(sql.SQL("SELECT {}()").format(sql.Identifier("intake_private", name)))
+
+
 def test_a_role_without_a_grant_cannot_even_connect(server: PostgresServer, migrated: str, intake: Intake) -> None:
     intake.connection.execute("CREATE ROLE outsider LOGIN")
     try:
@@ -254,8 +201,8 @@ def test_a_role_without_a_grant_cannot_even_connect(server: PostgresServer, migr
         intake.connection.execute("DROP ROLE outsider")
 
 
-def test_public_holds_nothing(intake: Intake) -> None:
-    schemas = "('intake', 'pgmq')"
+def test_public_has_no_rights(intake: Intake) -> None:
+    schemas = "('intake', 'intake_private', 'pgmq')"
     assert intake.column(
         "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace,"
         " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
@@ -277,11 +224,12 @@ def test_what_is_created_later_is_not_public_either(intake: Intake) -> None:
 def test_every_definer_function_pins_its_search_path_and_every_function_says_what_it_is(intake: Intake) -> None:
     functions = intake.rows(
         "SELECT p.oid::regprocedure::text, p.prosecdef, p.proconfig, obj_description(p.oid, 'pg_proc')"
-        " FROM pg_proc p WHERE p.pronamespace = 'intake'::regnamespace"
+        " FROM pg_proc p"
+        " WHERE p.pronamespace IN ('intake'::regnamespace, 'intake_private'::regnamespace)"
     )
     for signature, definer, settings, comment in functions:
         assert comment, signature
-        # What is no definer runs in the search_path of one; it may have a say in its plans.
+        # A function that is not SECURITY DEFINER runs in the search_path of one; it may have settings for the planner.
         theirs = [each for each in settings or () if not each.startswith("enable_")]
         assert "search_path=pg_catalog, pg_temp" in theirs if definer else theirs == [], signature
     tables = intake.rows(
@@ -292,7 +240,7 @@ def test_every_definer_function_pins_its_search_path_and_every_function_says_wha
 
 
 @pytest.mark.parametrize(("role", "limits"), [("claimer", ["5s", "15s"]), ("monitor", ["5s", "0"])])
-def test_nobody_can_keep_a_claim_or_a_look_open(
+def test_no_role_can_keep_a_claim_or_a_read_open(
     server: PostgresServer, migrated: str, role: str, limits: list[str]
 ) -> None:
     with psycopg.connect(server.uri(migrated, role), autocommit=True) as connection:

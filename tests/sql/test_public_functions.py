@@ -1,4 +1,4 @@
-"""What PostgreSQL itself lets everybody do, and what is left of it: nothing that holds up claims or fills the disk."""
+"""What PostgreSQL lets PUBLIC do, and what is left of it: nothing that blocks claims or fills the disk."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from psycopg import sql
 from tests.postgres import PostgresServer
 from tests.sql.intake import Intake, claims, crowd, lose_unlogged, wait_until_blocked
 
-# Functions that may do more than read and that everybody may call all the same, each with the reason.
+# VOLATILE functions that PUBLIC may call all the same, each with the reason.
 OWN_SESSION = "its own session, and nothing else"
 CHANCE = "a number"
 KEPT = {
@@ -48,8 +48,8 @@ def claimer(intake: Intake, server: PostgresServer, migrated: str) -> Iterator[I
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_everybody_may_call_what_was_reviewed_and_nothing_else(intake: Intake, role: str) -> None:
-    # Whoever adds to KEPT, here and in 0001: what does it hold, what does it write, and for how long?
+def test_public_may_call_what_was_reviewed_and_nothing_else(intake: Intake, role: str) -> None:
+    # Before you add to KEPT, here and in 0001: what does it lock, what does it write, and for how long?
     found = intake.rows(
         "SELECT p.proname, p.oid::regprocedure::text FROM pg_proc p"
         " WHERE p.provolatile = 'v' AND p.pronamespace <> 'intake'::regnamespace"
@@ -73,16 +73,19 @@ def test_each_form_of_an_advisory_lock_is_refused_to_a_claimer(intake: Intake, c
             claimer.connection.execute(call)
 
 
-def test_a_claimer_that_knows_our_keys_holds_nobody_up(intake: Intake, claimer: Intake) -> None:
-    """50 of 50 numbers were burnt by a crowd that gave up: without settle() every fan is told `busy` for ever."""
+def test_a_claimer_that_knows_our_advisory_locks_blocks_nobody(intake: Intake, claimer: Intake) -> None:
+    """50 of 50 numbers were burnt by rollbacks: without recycle_numbers() every claim is `busy` for ever."""
     intake.open(50)
     with intake.connection.transaction(force_rollback=True):
         assert [intake.claim(f"u{n}").outcome for n in range(50)] == ["claimed"] * 50
-    grab(claimer, "SELECT pg_advisory_lock(hashtext('intake.settle'), n) FROM generate_series(1, 1000) n")
+    grab(
+        claimer,
+        "SELECT pg_advisory_lock(hashtext('intake_private.recycle_numbers'), n) FROM generate_series(1, 1000) n",
+    )
     assert [intake.claim(f"v{n}").outcome for n in range(50)] == ["claimed"] * 50
 
 
-def test_a_claimer_that_knows_our_keys_does_not_hold_up_the_rebuild(intake: Intake, claimer: Intake) -> None:
+def test_a_claimer_that_knows_our_advisory_locks_does_not_block_the_rebuild(intake: Intake, claimer: Intake) -> None:
     intake.open(3)
     intake.claim("ann")
     lose_unlogged(intake.connection)
@@ -93,14 +96,14 @@ def test_a_claimer_that_knows_our_keys_does_not_hold_up_the_rebuild(intake: Inta
 
 
 def grab(claimer: Intake, statement: str) -> None:
-    """Try to get hold of something."""
+    """Try to take the lock."""
     try:
         claimer.connection.execute(statement.encode())
     except psycopg.errors.InsufficientPrivilege:
         claimer.connection.rollback()
 
 
-def test_one_bridge_at_a_time_keeps_house(
+def test_one_bridge_at_a_time_does_the_housekeeping(
     intake: Intake, claimer: Intake, server: PostgresServer, migrated: str
 ) -> None:
     intake.open(3)
@@ -221,7 +224,7 @@ def test_a_claimer_cannot_take_its_own_rights_away(claimer: Intake, intake: Inta
 @pytest.mark.parametrize("database", ["postgres", "template1"])
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.usefixtures("intake")
-def test_nobody_gets_into_another_database(server: PostgresServer, role: str, database: str) -> None:
+def test_no_role_connects_to_another_database(server: PostgresServer, role: str, database: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         psycopg.connect(server.uri(database, role))
 
@@ -248,9 +251,7 @@ def test_the_largest_calls_of_a_claimer_need_no_temporary_file(claimer: Intake, 
 
 
 @pytest.mark.parametrize("what", ["SELECT FROM {}", "SELECT FROM {} FOR UPDATE", "DELETE FROM {}"])
-def test_configure_waits_for_nobody_who_has_only_prepared_a_statement(
-    claimer: Intake, intake: Intake, what: str
-) -> None:
+def test_configure_does_not_wait_for_a_prepared_statement(claimer: Intake, intake: Intake, what: str) -> None:
     """PREPARE locks a table until the transaction ends, and asks for no right to it: the name is enough."""
     intake.open(10)
     with claimer.connection.transaction():
@@ -285,7 +286,7 @@ def impatient(intake: Intake) -> Iterator[Intake]:
 def test_housekeeping_ends_claimers_that_lift_their_time_limits(
     impatient: Intake, claimer: Intake, server: PostgresServer, migrated: str
 ) -> None:
-    """Every number was burnt while an open look holds the list of suspects: `busy` for all, until it ends."""
+    """Every number was burnt while a transaction on intake.pools is open: `busy` for all, until it ends."""
     impatient.open(5)
     with Intake(server.uri(migrated, "monitor")) as monitor, Intake(server.uri(migrated, "claimer")) as idle:
         idle.value("SELECT 1")
@@ -297,7 +298,7 @@ def test_housekeeping_ends_claimers_that_lift_their_time_limits(
             assert [impatient.claim(f"u{n}").outcome for n in range(5)] == ["claimed"] * 5
             claimer.connection.autocommit = False
             claimer.value("SELECT count(*) FROM intake.claim_status('drop', 'ann', 'r')")
-            # From here on the numbers are suspects, and the claimer is one of those who might still take them.
+            # From here on the numbers are undecided, and the claimer is one of the blockers that may still claim them.
             with Intake(impatient.uri) as other:
                 other.housekeep()
         pid = claimer.connection.info.backend_pid

@@ -1,4 +1,4 @@
-"""Everybody at once: nothing oversold, nothing lied about, nothing left over."""
+"""Many claims at once: nothing oversold, no wrong answer, nothing left over."""
 
 import asyncio
 from collections import Counter
@@ -10,11 +10,11 @@ import pytest
 from tests.postgres import PostgresServer
 from tests.sql.intake import Asked, Intake, claims, crowd, outcomes, wait_until_blocked
 
-FANS = 64
+BUYERS = 64
 
 
 def consistent(intake: Intake, history: list[Asked], inventory: int) -> None:
-    """I1, I2, I6 and I7, from the fans' own record and from DB1's."""
+    """I1, I2, I6 and I7, from the buyers' own record and from DB1's."""
     acknowledged = claims(history)
     slots = Counter(answer.slot_no for answer in acknowledged)
     assert max(slots.values(), default=0) <= 1, "I1: a slot was promised twice"
@@ -36,9 +36,9 @@ async def test_i1_selling_out_sells_every_slot_once(
     intake: Intake, server: PostgresServer, migrated: str, inventory: int
 ) -> None:
     intake.open(inventory, claimsPerUser=1)
-    wanted = [(f"u{n}", f"r{n}") for n in range(inventory + 3 * FANS)]
-    history = await crowd(server.uri(migrated, "claimer"), FANS, wanted)
-    # busy is honest while the last tickets are in running transactions; those fans ask once more.
+    wanted = [(f"u{n}", f"r{n}") for n in range(inventory + 3 * BUYERS)]
+    history = await crowd(server.uri(migrated, "claimer"), BUYERS, wanted)
+    # busy is right while the last numbers are in running transactions; those buyers ask once more.
     busy = [(a.user, a.request) for a in history if a.answer and a.answer.outcome == "busy"]
     history += await crowd(intake.uri, 4, busy)
     assert outcomes(history).keys() - {"busy"} == {"claimed", "sold_out"}
@@ -58,13 +58,13 @@ async def test_i1_slots_that_return_during_the_sell_out_are_sold_once_more(intak
                 messages = await asyncio.to_thread(bridge.read, 5)
                 returned += len(await asyncio.to_thread(bridge.acknowledge, messages, "voided"))
 
-    async def fans() -> None:
+    async def buyers() -> None:
         calls = ((f"u{n}", f"r{n}") for n in range(1_000_000))
         while returned < 60 or not total or outcomes(total[-40:])["sold_out"] < 40:
             batch = [next(calls) for _ in range(60)]
             total.extend(await crowd(uri, 16, batch))
 
-    await asyncio.gather(void_some(), fans())
+    await asyncio.gather(void_some(), buyers())
     assert intake.inventory() == (0, inventory, 0)
     assert len(claims(total)) == inventory + returned
     voided = intake.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.a_intake_queue")
@@ -74,16 +74,16 @@ async def test_i1_slots_that_return_during_the_sell_out_are_sold_once_more(intak
     assert intake.reconcile() == []
 
 
-async def test_the_limit_per_user_holds_against_the_users_own_crowd(intake: Intake, uri: str) -> None:
+async def test_the_limit_per_user_is_kept_under_many_claims_of_one_user(intake: Intake, uri: str) -> None:
     intake.open(500, claimsPerUser=3)
     calls = [(f"u{n % 20}", f"r{n}") for n in range(400)]
-    history = await crowd(uri, FANS, calls)
+    history = await crowd(uri, BUYERS, calls)
     held = Counter(asked.user for asked in history if asked.answer and asked.answer.outcome == "claimed")
     assert held == Counter({f"u{n}": 3 for n in range(20)})
     consistent(intake, history, 500)
 
 
-async def test_the_limit_holds_while_claims_of_the_user_are_voided(intake: Intake, uri: str) -> None:
+async def test_the_limit_is_kept_while_claims_of_the_user_are_voided(intake: Intake, uri: str) -> None:
     intake.open(500, claimsPerUser=2)
     stop = asyncio.Event()
     most = 0
@@ -145,7 +145,7 @@ def test_i7_a_request_sent_twice_at_once_is_one_claim(intake: Intake, uri: str) 
 @pytest.mark.parametrize("limit", [None, 1, 5])
 async def test_i7_a_request_sent_many_times_at_once_is_one_claim(intake: Intake, uri: str, limit: int | None) -> None:
     intake.open(500, claimsPerUser=limit)
-    history = await crowd(uri, FANS, [(f"u{n // 16}", f"r{n // 16}") for n in range(320)])
+    history = await crowd(uri, BUYERS, [(f"u{n // 16}", f"r{n // 16}") for n in range(320)])
     assert outcomes(history) == {"claimed": 20, "replayed": 300}
     consistent(intake, history, 500)
 
@@ -154,10 +154,10 @@ async def test_numbers_burnt_by_aborted_claims_all_come_back(intake: Intake, uri
     intake.open(100)
 
     def abort(number: int) -> None:
-        with Intake(uri) as fan:
+        with Intake(uri) as buyer:
             for n in range(5):
-                with fan.connection.transaction(force_rollback=True):
-                    fan.claim(f"a{number}-{n}")
+                with buyer.connection.transaction(force_rollback=True):
+                    buyer.claim(f"a{number}-{n}")
 
     aborting = [asyncio.create_task(asyncio.to_thread(abort, number)) for number in range(6)]
     history = await crowd(uri, 16, [(f"u{n}", None) for n in range(60)])
@@ -170,7 +170,7 @@ async def test_numbers_burnt_by_aborted_claims_all_come_back(intake: Intake, uri
 
 
 def test_a_running_claims_number_is_not_burnt(intake: Intake, uri: str) -> None:
-    """settle may run any number of times while a claim holds a number that nobody else can see."""
+    """recycle_numbers() may run any number of times while a claim has a number that no other can see."""
     intake.open(3)
     with Intake(uri) as slow:
         with slow.connection.transaction():
@@ -182,11 +182,11 @@ def test_a_running_claims_number_is_not_burnt(intake: Intake, uri: str) -> None:
     assert intake.reconcile() == []
 
 
-def test_a_number_that_is_held_already_is_never_sold_again(intake: Intake) -> None:
-    """Tickets that start over, as after a restore of an older sequence, hit held slots and pass them by."""
+def test_a_number_that_is_claimed_already_is_never_sold_again(intake: Intake) -> None:
+    """A sequence that starts over, as after a restore of an older one, gives claimed numbers, which are skipped."""
     intake.open(5)
     first = [intake.claim(f"u{n}") for n in range(3)]
-    intake.value("SELECT setval('intake.ticket_1', 1, false)")
+    intake.value("SELECT setval('intake.numbers_1', 1, false)")
     assert [intake.claim(f"v{n}").slot_no for n in range(3)] == [4, 5, None]
     held = intake.column("SELECT claim_id FROM intake.claimed_slots")
     assert {answer.claim_id for answer in first} < set(held)
@@ -197,7 +197,7 @@ def test_a_number_that_is_held_already_is_never_sold_again(intake: Intake) -> No
 def test_i7_a_claim_that_is_voided_while_the_limit_is_switched_answers_its_request(
     intake: Intake, uri: str, *, limited: bool
 ) -> None:
-    """The switch gives every claim a turn of the new kind, also one whose row moves under its hands."""
+    """The switch gives every claim a unique key of the new kind, also one whose row moves meanwhile."""
     before, after = (None, 2) if limited else (2, None)
     first = intake.open(10, claimsPerUser=before).claim("ann", "r1")
     with Intake(uri) as bridge, Intake(uri) as operator, ThreadPoolExecutor() as threads:
@@ -211,22 +211,22 @@ def test_i7_a_claim_that_is_voided_while_the_limit_is_switched_answers_its_reque
 
 
 def test_a_claim_that_ends_while_its_status_is_asked_is_not_taken_for_dead(intake: Intake) -> None:
-    """The bridge acknowledges between two looks of the one who asks: no longer on the queue is not yet dead."""
+    """The bridge acknowledges between two reads of a status: no longer on the queue does not mean dead."""
     claim = intake.open(3).claim("ann", "r1")
     messages = intake.read()
     with (
         Intake(intake.uri) as bridge,
         Intake(intake.uri) as between,
-        Intake(intake.uri) as fan,
+        Intake(intake.uri) as buyer,
         ThreadPoolExecutor() as threads,
     ):
         with bridge.connection.transaction():
             bridge.acknowledge(messages, "committed")
             between.connection.execute("BEGIN")
-            # Waits for the bridge, and lets nobody look at the queue before it is done.
+            # Waits for the bridge, and lets no session read the queue before it is done.
             lock = threads.submit(between.connection.execute, "LOCK TABLE pgmq.q_intake_queue IN ACCESS EXCLUSIVE MODE")
             wait_until_blocked(intake, lock)
-            status = threads.submit(fan.claim_status, claim.claim_id)
+            status = threads.submit(buyer.claim_status, claim.claim_id)
             wait_until_blocked(intake, lock, status)
         lock.result()
         between.connection.execute("ROLLBACK")

@@ -49,7 +49,7 @@ def sale(intake: Intake) -> Intake:
         ("I6", "UPDATE intake.claimed_slots SET status = 'C' WHERE slot_no = 4"),
         ("I6", "INSERT INTO intake.free_numbers VALUES (1, 4)"),
         ("I6", "DELETE FROM intake.slots WHERE slot_no = 7"),
-        ("I6", "UPDATE intake.tails SET frontier = 2; DELETE FROM intake.free_numbers"),
+        ("I6", "UPDATE intake.number_progress SET frontier = 2; DELETE FROM intake.free_numbers"),
         ("I7", DUPLICATE_MESSAGE.format("""|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "slot_no": 9}'""")),
     ],
 )
@@ -60,9 +60,9 @@ def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: s
     assert all(detail for _, detail in found)
 
 
-def test_reconcile_is_quiet_while_claims_run(sale: Intake, uri: str) -> None:
-    with Intake(uri) as fan, fan.connection.transaction():
-        fan.claim("ann")
+def test_reconcile_reports_nothing_while_claims_run(sale: Intake, uri: str) -> None:
+    with Intake(uri) as buyer, buyer.connection.transaction():
+        buyer.claim("ann")
         assert sale.reconcile() == []
     assert sale.reconcile() == []
 
@@ -135,7 +135,7 @@ def test_rates_come_from_the_metrics(sale: Intake) -> None:
         sale.claim(f"v{n}")
     sale.connection.execute("UPDATE intake.engine_metrics SET at = clock_timestamp() - interval '4 s'")
     status = sale.status()
-    # Five were free. The look goes back 15 s: whatever the machine, it was one or the other.
+    # Five were free. The rate looks back 15 s: on any machine it was one or the other.
     assert 5 / 15 <= status["claimsPerSecond"] <= 5 / 4
     assert status["commitsPerSecond"] == 0
 
@@ -150,7 +150,7 @@ def recorded(sale: Intake, *rows: tuple[str, int]) -> None:
 
 
 def test_the_status_has_the_deepest_queue_of_five_minutes(sale: Intake) -> None:
-    assert sale.status()["peakDepth"] is None, "nobody has written anything down"
+    assert sale.status()["peakDepth"] is None, "no metrics were written"
     recorded(sale, ("301 s", 900), ("295 s", 700), ("100 s", 400), ("5 s", 10))
     with Intake(sale.uri, "other") as other:
         other.open(1)
@@ -167,7 +167,7 @@ def test_housekeeping_keeps_the_metrics_of_an_hour(sale: Intake) -> None:
 
 
 def test_an_event_of_weeks_has_no_more_rows_than_one_of_an_hour(sale: Intake) -> None:
-    """Five weeks, in which somebody had switched housekeeping off, are gone a thousand at a time, the oldest first."""
+    """Rows of five weeks without housekeeping are deleted a thousand at a time, the oldest first."""
     sale.connection.execute(
         "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - n * interval '20 minutes',"
         " 0, 0, 0, n, 0, 0, 0, 0 FROM generate_series(1, 2500) n",
@@ -193,12 +193,12 @@ def test_housekeeping_forgets_workers_that_are_long_gone(sale: Intake) -> None:
 
 
 def test_claims_are_placed_for_the_comparison_with_the_ledger(sale: Intake) -> None:
-    ended = sale.dicts("SELECT * FROM intake.ended_claims(%s, NULL, 10)", POOL)
+    ended = sale.dicts("SELECT * FROM intake.settled_claims(%s, NULL, 10)", POOL)
     assert [(claim["key"] < 0, claim["slot_no"], claim["state"]) for claim in ended] == [
         (True, 2, "voided"),
         (False, 1, "committed"),
     ]
-    assert sale.dicts("SELECT * FROM intake.ended_claims(%s, %s, 10)", POOL, ended[0]["key"]) == ended[1:]
+    assert sale.dicts("SELECT * FROM intake.settled_claims(%s, %s, 10)", POOL, ended[0]["key"]) == ended[1:]
     every = sale.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents")
     placed = sale.dicts("SELECT * FROM intake.claims_at(%s, %s)", POOL, [*every, sale.value("SELECT uuidv7()")])
     assert sorted((claim["slot_no"], claim["user_id"], claim["state"]) for claim in placed) == [

@@ -1,4 +1,4 @@
-"""Batches that come too early, too late or after the last slot: one look for the crowd, and the truth for everybody."""
+"""Batches that come too early, too late or after the last slot: one query for all, and a true answer for each."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ import pytest
 
 from tests.postgres import PostgresServer
 from tests.sql.intake import POOL, Answer, Intake, connections, lose_unlogged, wait_until_blocked, window
-from tests.sql.rush import Wish, ask_for, check_history, rush
+from tests.sql.rush import Wanted, ask_for, check_history, rush
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -60,7 +60,7 @@ REFUSED: dict[str, Callable[[Intake], Any]] = {
 
 @pytest.mark.parametrize("limit", [None, 2])
 @pytest.mark.parametrize("outcome", REFUSED)
-def test_a_crowd_of_newcomers_is_answered_by_one_look(intake: Intake, outcome: str, limit: int | None) -> None:
+def test_a_refused_batch_of_new_users_is_answered_by_one_query(intake: Intake, outcome: str, limit: int | None) -> None:
     sold_out(intake, claimsPerUser=limit)
     REFUSED[outcome](intake)
     assert one_by_one(intake, CROWD) == ([refused(outcome)] * len(CROWD), 0, False)
@@ -68,7 +68,9 @@ def test_a_crowd_of_newcomers_is_answered_by_one_look(intake: Intake, outcome: s
 
 @pytest.mark.parametrize("limit", [None, 2])
 @pytest.mark.parametrize("outcome", [each for each in REFUSED if each != "not_ready"])
-def test_i7_a_winner_who_asks_again_hears_so_among_the_losers(intake: Intake, outcome: str, limit: int | None) -> None:
+def test_i7_a_caller_with_a_claim_gets_it_again_in_a_sold_out_batch(
+    intake: Intake, outcome: str, limit: int | None
+) -> None:
     first, second, third = sold_out(intake, claimsPerUser=limit)
     intake.acknowledge(intake.read(1), "committed")
     REFUSED[outcome](intake)
@@ -86,13 +88,13 @@ def test_a_batch_after_the_last_slot_gets_what_has_come_back(intake: Intake) -> 
     answers = intake.claim_batch([("ann", "r1"), ("bob", None), ("cid", "r1")])
     assert sorted(answer.outcome for answer in answers) == ["claimed", "sold_out", "sold_out"]
     assert {answer.slot_no for answer in answers} == {2, None}
-    # His own retry, when the slot is another's and when it has come back again.
+    # Bob's retry, when the slot belongs to another claim and when it has come back again.
     again = Answer("replayed", claims[1].claim_id, claims[1].resource_id, claims[1].slot_no)
     assert intake.claim_batch([("u1", "r1"), ("dan", "r1")]) == [again, refused("sold_out")]
 
 
 def test_the_last_slot_and_its_new_owner_are_seen_at_one_instant(intake: Intake) -> None:
-    """Bob's claim takes the last number while a batch with his retry looks."""
+    """Bob's claim takes the last number while a batch with Bob's retry reads."""
     (claim,) = sold_out(intake, 1)
     intake.release(claim.claim_id)
     with (
@@ -104,7 +106,7 @@ def test_the_last_slot_and_its_new_owner_are_seen_at_one_instant(intake: Intake)
         with bob.connection.transaction():
             got = bob.claim("bob", "r1")
             between.connection.execute("BEGIN")
-            # Waits for Bob, and lets nobody look at the free list before he is done.
+            # Waits for Bob, and lets no session read the free list before Bob's claim is done.
             lock = threads.submit(between.connection.execute, "LOCK TABLE intake.free_numbers IN ACCESS EXCLUSIVE MODE")
             wait_until_blocked(intake, lock)
             answers = threads.submit(batch.claim_batch, [("bob", "r1"), ("cid", "r1")])
@@ -115,7 +117,7 @@ def test_the_last_slot_and_its_new_owner_are_seen_at_one_instant(intake: Intake)
         assert answers.result() == [replayed, refused("sold_out")]
 
 
-async def test_sold_out_is_told_to_a_batch_only_while_nothing_is_free(
+async def test_sold_out_is_answered_to_a_batch_only_while_nothing_is_free(
     intake: Intake, server: PostgresServer, migrated: str
 ) -> None:
     """Slots come back all the time. One that was free from before a call until after it is not sold out."""
@@ -124,14 +126,14 @@ async def test_sold_out_is_told_to_a_batch_only_while_nothing_is_free(
     begun: dict[UUID, tuple[int, float]] = {}
     given_back: dict[UUID, float] = {}
     turned_away: list[tuple[float, float]] = []
-    history = await rush(server.uri(migrated, "claimer"), 1, [(Wish(f"u{n}", "r1"),) for n in range(inventory)])
+    history = await rush(server.uri(migrated, "claimer"), 1, [(Wanted(f"u{n}", "r1"),) for n in range(inventory)])
     held = [answer for got in history for answer in got.answers]
     begun |= {answer.claim_id: (answer.slot_no or 0, -inf) for answer in held if answer.claim_id}
     over = asyncio.Event()
 
-    async def claim(connection: Any, fan: int) -> None:  # noqa: ANN401 - a connection of whatever rows
+    async def claim(connection: Any, buyer: int) -> None:  # noqa: ANN401 - a connection of whatever rows
         for n in range(batches):
-            call = tuple(Wish(f"f{fan}-{n}-{k}", "r1") for k in range(size))
+            call = tuple(Wanted(f"f{buyer}-{n}-{k}", "r1") for k in range(size))
             invoked = time.monotonic()
             got = await ask_for(connection, call)
             returned = time.monotonic()
@@ -144,24 +146,24 @@ async def test_sold_out_is_told_to_a_batch_only_while_nothing_is_free(
                     turned_away.append((invoked, returned))
 
     def release() -> None:
-        with Intake(intake.uri) as fan:
+        with Intake(intake.uri) as buyer:
             while not over.is_set():
                 if held:
                     claim_id = held.pop(0).claim_id
                     assert claim_id
-                    assert fan.release(claim_id) == "released"
+                    assert buyer.release(claim_id) == "released"
                     given_back[claim_id] = time.monotonic()
 
     async def claim_all() -> None:
-        async with connections(server.uri(migrated, "claimer"), 4) as fans:
-            await asyncio.gather(*(claim(connection, fan) for fan, connection in enumerate(fans)))
+        async with connections(server.uri(migrated, "claimer"), 4) as buyers:
+            await asyncio.gather(*(claim(connection, buyer) for buyer, connection in enumerate(buyers)))
         over.set()
 
     await asyncio.gather(asyncio.to_thread(release), claim_all())
     check_history(intake, history)
     assert len(given_back) > inventory
     assert turned_away
-    # A version 7 id tells the order in which the claims of one slot were made.
+    # A version 7 id has the order in which the claims of one slot were made.
     owners: dict[int, list[UUID]] = defaultdict(list)
     for claim_id, (slot_no, _) in sorted(begun.items(), key=lambda item: str(item[0])):
         owners[slot_no].append(claim_id)
@@ -170,4 +172,4 @@ async def test_sold_out_is_told_to_a_batch_only_while_nothing_is_free(
             free_until = begun[following][1] if following else inf
             free_from = given_back.get(one, inf)
             lies = [each for each in turned_away if free_from < each[0] and each[1] < free_until]
-            assert not lies, f"a slot was free all the time, and {len(lies)} were told {POOL} is sold out"
+            assert not lies, f"a slot was free all the time, and {len(lies)} were answered that {POOL} is sold out"

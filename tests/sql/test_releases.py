@@ -1,4 +1,4 @@
-"""Claims that end early, released or expired: a slot comes back only when nobody can commit it any more."""
+"""Claims that are released or time out: a slot comes back only when its claim cannot be committed any more."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_i8_a_release_that_comes_too_late_changes_nothing(intake: Intake, state:
 
 
 @pytest.mark.parametrize("read", [False, True])
-def test_i8_an_expired_hold_is_free_when_the_ledger_has_voided_it(intake: Intake, read: bool) -> None:
+def test_i8_a_slot_is_free_after_the_claim_timeout_when_the_ledger_has_voided(intake: Intake, read: bool) -> None:
     claim = intake.open(1, claimTimeoutSeconds=60).claim("ann", "r1")
     if read:
         intake.read()
@@ -76,7 +76,7 @@ def test_i8_an_expired_hold_is_free_when_the_ledger_has_voided_it(intake: Intake
     assert intake.reconcile() == []
 
 
-def test_a_hold_in_a_bridges_hands_does_not_expire(intake: Intake) -> None:
+def test_a_claim_that_a_bridge_has_leased_does_not_time_out(intake: Intake) -> None:
     intake.open(2, claimTimeoutSeconds=60, visibilityTimeoutSeconds=3600)
     intake.claim("ann")
     leased = intake.read()
@@ -87,7 +87,7 @@ def test_a_hold_in_a_bridges_hands_does_not_expire(intake: Intake) -> None:
     assert intake.acknowledge(leased, "committed") == [leased[0]["msg_id"]]
 
 
-def test_a_hold_that_waits_for_its_next_try_expires(intake: Intake) -> None:
+def test_a_claim_that_waits_for_its_next_attempt_times_out(intake: Intake) -> None:
     """Alone in the queue while the validator is down, it is tried again the moment it may be read."""
     claim = intake.open(1, claimTimeoutSeconds=60).claim("ann")
     intake.change("give_back", intake.read(), [3600.0], [None])
@@ -96,7 +96,7 @@ def test_a_hold_that_waits_for_its_next_try_expires(intake: Intake) -> None:
     assert [m["claim_id"] for m in intake.read_releases()] == [claim.claim_id]
 
 
-def test_a_release_that_died_is_voided_after_its_replay(intake: Intake) -> None:
+def test_a_dead_letter_of_a_released_claim_is_voided_after_its_replay(intake: Intake) -> None:
     claim = intake.open(1).claim("ann", "r1")
     intake.read()
     intake.release(claim.claim_id)

@@ -42,7 +42,7 @@ class Sale:
             self.engine.stock(1, LABELS)
 
     def claim(self, user: str, request: str, quantity: int = 1, seat: str | None = None) -> list[Answer]:
-        """What a buyer is told; asked again, the same."""
+        """What a buyer is answered; asked again, the same."""
         if seat:
             told = [self.engine.claim_seat(user, seat, request)]
         else:
@@ -56,7 +56,7 @@ class Sale:
         self.end(lambda user: "committed" if user in users else "voided")
 
     def end(self, fate: Callable[[str], str]) -> None:
-        """The ledger's word on all that is queued, as a bridge asks for it."""
+        """The answer of the ledger for everything that is queued, as a bridge asks for it."""
         for message in [*self.engine.read(), *self.engine.read_releases()]:
             payload = self.engine.value("SELECT message FROM pgmq.q_intake_queue WHERE msg_id = %s", message["msg_id"])
             function = "finalize_transaction" if fate(payload["user_id"]) == "committed" else "void_claim"
@@ -134,7 +134,7 @@ def test_i1_what_the_ledger_has_sold_is_not_sold_again(sale: Sale) -> None:
     assert sale.agrees()
 
 
-def test_i7_who_asks_again_gets_the_first_answer(sale: Sale) -> None:
+def test_i7_a_repeated_request_gets_the_first_answer_after_a_restore(sale: Sale) -> None:
     sale.lose()
     sale.restore()
     for (user, request), before in sale.asked.items():
@@ -146,7 +146,7 @@ def test_i7_who_asks_again_gets_the_first_answer(sale: Sale) -> None:
         assert states == {"voided" if user == "cy" else "committed"}
         for answer in before:
             assert sale.engine.claim_status(answer.claim_id)["state"] == ("voided" if user == "cy" else "committed")
-    # Whose claim was not in the ledger yet is answered as if he had never asked.
+    # A request whose claim was not in the ledger yet is new.
     assert sale.claim("fay", "r6")[0].outcome == "claimed"
 
 
@@ -161,7 +161,7 @@ def test_a_voided_claim_is_restored_as_voided(sale: Sale) -> None:
     ) == [("AVAILABLE", None)]  # fmt: skip
 
 
-def test_a_restored_claim_is_what_an_acknowledged_one_leaves_behind(sale: Sale) -> None:
+def test_a_restored_claim_is_stored_like_an_acknowledged_one(sale: Sale) -> None:
     def archived() -> dict[str, dict[str, Any]]:
         rows = sale.engine.rows(
             "SELECT message FROM pgmq.a_intake_queue WHERE message ->> 'outcome' IN ('committed', 'voided')"
@@ -200,7 +200,9 @@ def test_the_status_tells_of_a_restored_pool(sale: Sale) -> None:
     restored = sale.engine.status()["restored"]
     assert restored.pop("at")
     assert restored == {"committed": 4, "voided": 1}
-    assert sale.engine.value("SELECT by_name FROM intake.pools"), "a number can be held before its ticket comes"
+    assert sale.engine.value("SELECT by_name FROM intake.pools"), (
+        "a slot can be claimed before the sequence reaches its number"
+    )
     entries = sale.engine.rows("SELECT action, reason, detail FROM intake.audit_log(%s)", POOL)
     assert entries == [("restore", "rebuilt from the ledger", {"committed": 4, "voided": 1})]
 
@@ -248,7 +250,7 @@ def test_a_page_that_comes_twice_is_refused(sale: Sale) -> None:
     assert caught.value.sqlstate == "IE002"
 
 
-def test_nobody_seeds_between_two_pages(sale: Sale) -> None:
+def test_seed_waits_for_a_running_restore(sale: Sale) -> None:
     sale.lose()
     first, *_ = sale.pages()
     with sale.engine.connection.transaction(force_rollback=True), Intake(sale.engine.uri) as other:
@@ -317,11 +319,11 @@ def test_a_claim_that_this_pool_cannot_have_sold_is_refused_by_its_id(
     assert intake.value("SELECT count(*) FROM intake.intents") == 0
 
 
-RESOURCE = "SELECT intake.resource_of(intake.series_of(%s), %s)"
+RESOURCE = "SELECT intake_private.resource_of(intake_private.resource_prefix_of(%s), %s)"
 
 
 @pytest.mark.parametrize("rubbish", [None, "{}", '"x"', "[1]", '[{"claim_id": "x"}]', '[{"slot_nos": "7"}]', "[{}]"])
-def test_what_is_no_page_is_refused(intake: Intake, rubbish: str | None) -> None:
+def test_a_malformed_page_is_refused(intake: Intake, rubbish: str | None) -> None:
     intake.configure(12)
     assert code(intake, "SELECT intake.restore(%s, %s::jsonb)", POOL, rubbish) == "IE002"
 
@@ -360,10 +362,10 @@ def test_an_id_without_a_time_and_a_claim_without_one_are_restored(intake: Intak
         (range(51, 101), 100),
     ],
 )
-def test_tickets_begin_behind_what_is_sold(intake: Intake, held: list[int], passed: int) -> None:
-    """Nobody walks over thousands of held numbers, and nobody waits until thousands of free ones are listed."""
+def test_numbers_begin_after_what_is_sold(intake: Intake, held: list[int], passed: int) -> None:
+    """No claim skips thousands of claimed numbers, or waits until thousands of free ones are listed."""
     restore_slots(intake, held)
-    assert intake.value("SELECT coalesce(pg_sequence_last_value('intake.ticket_1'), 0)") == passed
+    assert intake.value("SELECT coalesce(pg_sequence_last_value('intake.numbers_1'), 0)") == passed
     free = set(range(1, 101)) - set(held)
     told = [intake.claim(f"u{n}", None) for n in range(len(free))]
     assert {answer.slot_no for answer in told} == free
@@ -371,9 +373,9 @@ def test_tickets_begin_behind_what_is_sold(intake: Intake, held: list[int], pass
     assert intake.reconcile() == []
 
 
-def test_nobody_walks_over_what_is_sold(intake: Intake) -> None:
+def test_no_claim_has_to_skip_what_is_sold(intake: Intake) -> None:
     restore_slots(intake, range(1, 51))
-    before = intake.value("SELECT last_value FROM intake.ticket_1")
+    before = intake.value("SELECT last_value FROM intake.numbers_1")
     assert (before, intake.claim("ann").slot_no) == (50, 51)
 
 
@@ -397,5 +399,5 @@ def restore_slots(intake: Intake, held: Iterable[int]) -> None:
 
 def test_nothing_of_it_is_lost_in_a_crash() -> None:
     """What makes a pool a restored one is LOGGED."""
-    text = (Path(__file__).parents[2] / "sql" / "intake" / "0009_restore.sql").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "sql" / "intake" / "0017_restore.sql").read_text(encoding="utf-8")
     assert "UNLOGGED" not in text

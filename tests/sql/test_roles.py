@@ -1,4 +1,4 @@
-"""A role may change its own settings and password: PostgreSQL asks nobody. Here it is noticed, and set right."""
+"""A role may change its own settings and password. The operator notices it, and sets them right."""
 
 from collections.abc import Iterator
 
@@ -118,7 +118,7 @@ def test_sessions_that_began_with_wrong_settings_end_and_others_stay(
         "PREPARE mine AS DELETE FROM pg_authid",
     ],
 )
-def test_a_claimer_with_the_change_in_its_hands_holds_nobody_up(
+def test_a_claimer_with_an_open_change_of_its_role_blocks_nobody(
     intake: Intake, server: PostgresServer, migrated: str, statement: str
 ) -> None:
     with Intake(server.uri(migrated, "claimer")) as itself:

@@ -1,4 +1,4 @@
-"""Hundreds of connections, every kind of claim against every other: nothing oversold, nobody lied to."""
+"""Hundreds of connections, every kind of claim against every other: nothing oversold, no wrong answer."""
 
 import asyncio
 from collections import Counter
@@ -12,32 +12,32 @@ from tests.sql.intake import POOL, Intake
 from tests.sql.rush import (
     Call,
     Got,
-    Wish,
+    Wanted,
     check_history,
     claimed,
-    insist,
     outcomes_of,
+    retry_until_answered,
     rush,
     singly,
 )
 
-FANS = 300
+BUYERS = 300
 
 
 @pytest.fixture
-def fans(server: PostgresServer, migrated: str) -> str:
-    """Where the fans connect."""
+def buyers(server: PostgresServer, migrated: str) -> str:
+    """Where the buyers connect."""
     return server.uri(migrated, "claimer")
 
 
 def mixed(*kinds: Sequence[Call]) -> list[Call]:
-    """Calls of each kind in turn."""
+    """Calls of each kind, one after the other."""
     return [call for calls in zip_longest(*kinds) for call in calls if call]
 
 
-def batches(wishes: Iterable[Wish], size: int) -> list[Call]:
+def batches(wanted_calls: Iterable[Wanted], size: int) -> list[Call]:
     """A few calls for many."""
-    return list(batched(wishes, size))
+    return list(batched(wanted_calls, size))
 
 
 def stocked(intake: Intake, inventory: int, **settings: object) -> Intake:
@@ -49,89 +49,97 @@ def stocked(intake: Intake, inventory: int, **settings: object) -> Intake:
     return intake
 
 
-async def test_i1_several_seats_against_single_ones(intake: Intake, fans: str) -> None:
+async def test_i1_several_seats_against_single_ones(intake: Intake, buyers: str) -> None:
     inventory = 400
     intake.open(inventory, claimsPerUser=5)
-    several = [(Wish(f"s{n}", f"r{n}", quantity=2 + n % 4),) for n in range(200)]
-    history = await insist(fans, FANS, mixed(several, singly(Wish(f"u{n}", f"r{n}") for n in range(300))))
+    several = [(Wanted(f"s{n}", f"r{n}", quantity=2 + n % 4),) for n in range(200)]
+    history = await retry_until_answered(
+        buyers, BUYERS, mixed(several, singly(Wanted(f"u{n}", f"r{n}") for n in range(300)))
+    )
     assert outcomes_of(history).keys() <= {"claimed", "sold_out", "too_few"}
-    assert all(len(got.answers) == got.wish.quantity for got in history if got.outcome == "claimed"), "all or nothing"
-    # What was too few for a party is there for those who come alone.
-    history += await insist(fans, 8, singly(Wish(f"late{n}", f"r{n}") for n in range(40)))
+    assert all(len(got.answers) == got.wanted.quantity for got in history if got.outcome == "claimed"), "all or nothing"
+    # What was too few for a request for several seats is left for single claims.
+    history += await retry_until_answered(buyers, 8, singly(Wanted(f"late{n}", f"r{n}") for n in range(40)))
     assert history[-1].outcome == "sold_out"
     assert len(claimed(history)) == inventory
     check_history(intake, history)
 
 
-async def test_i7_a_party_that_asks_many_times_at_once_sits_once(intake: Intake, fans: str) -> None:
+async def test_i7_a_request_for_several_seats_sent_many_times_at_once_is_one_claim(intake: Intake, buyers: str) -> None:
     intake.open(500)
-    calls = [(Wish(f"u{n // 15}", f"r{n // 15}", quantity=4),) for n in range(300)]
-    # busy is honest: those who race for one request have all the numbers in their hands for a moment.
-    history = await insist(fans, FANS, calls)
+    calls = [(Wanted(f"u{n // 15}", f"r{n // 15}", quantity=4),) for n in range(300)]
+    # busy is right: callers that race for one request have drawn all the numbers for a moment.
+    history = await retry_until_answered(buyers, BUYERS, calls)
     assert outcomes_of(history) == {"claimed": 20, "replayed": 280}
     assert {len(got.answers) for got in history} == {4}
     check_history(intake, history)
 
 
-async def test_the_limit_holds_for_parties_of_one_user(intake: Intake, fans: str) -> None:
+async def test_the_limit_is_kept_for_requests_for_several_seats(intake: Intake, buyers: str) -> None:
     intake.open(500, claimsPerUser=5)
-    calls = [(Wish(f"u{n % 20}", f"r{n}", quantity=1 + n % 3),) for n in range(400)]
-    history = await insist(fans, FANS, calls)
+    calls = [(Wanted(f"u{n % 20}", f"r{n}", quantity=1 + n % 3),) for n in range(400)]
+    history = await retry_until_answered(buyers, BUYERS, calls)
     held = Counter[str]()
     for got in history:
-        held[got.wish.user] += len(got.answers) if got.outcome == "claimed" else 0
+        held[got.wanted.user] += len(got.answers) if got.outcome == "claimed" else 0
     assert outcomes_of(history).keys() == {"claimed", "limit_reached"}
-    # A party of three may not fit any more where one still does, but nobody who came alone was turned away early.
+    # Three slots may be too many where one is still free, but no single claim was refused early.
     assert held == Counter({f"u{n}": 5 for n in range(20)})
     check_history(intake, history)
 
 
 @pytest.mark.parametrize("limit", [None, 1, 3])
-async def test_batches_against_singles_of_the_same_users(intake: Intake, fans: str, limit: int | None) -> None:
+async def test_batches_against_singles_of_the_same_users(intake: Intake, buyers: str, limit: int | None) -> None:
     """Batches in every order of users, each in the way of all the others."""
     inventory, users = 300, 120
     intake.open(inventory, claimsPerUser=limit)
-    wishes = [Wish(f"u{n % users}", f"r{n % 360}") for n in range(720)]
-    calls = mixed(batches(wishes, 24), batches(wishes[::-1], 24), batches(wishes[::7], 10), singly(wishes))
-    history = await insist(fans, FANS, calls)
+    wanted_calls = [Wanted(f"u{n % users}", f"r{n % 360}") for n in range(720)]
+    calls = mixed(
+        batches(wanted_calls, 24), batches(wanted_calls[::-1], 24), batches(wanted_calls[::7], 10), singly(wanted_calls)
+    )
+    history = await retry_until_answered(buyers, BUYERS, calls)
     assert outcomes_of(history).keys() <= {"claimed", "replayed", "limit_reached", "sold_out"}
     assert len(claimed(history)) == min(inventory, users * (limit or users))
     check_history(intake, history)
 
 
-async def test_a_seat_that_everybody_wants_is_sold_once(intake: Intake, fans: str) -> None:
+async def test_a_seat_that_all_users_want_is_sold_once(intake: Intake, buyers: str) -> None:
     stocked(intake, 30)
     ids = {label: str(resource) for label, resource in intake.rows("SELECT label, resource_id FROM intake.slots")}
     labels = [f"seat {n % 10 + 1}" for n in range(600)]
-    calls = [(Wish(f"u{n}", f"r{n}", seat=seat if n % 2 else ids[seat]),) for n, seat in enumerate(labels)]
-    history = await insist(fans, FANS, calls)
+    calls = [(Wanted(f"u{n}", f"r{n}", seat=seat if n % 2 else ids[seat]),) for n, seat in enumerate(labels)]
+    history = await retry_until_answered(buyers, BUYERS, calls)
     assert outcomes_of(history) == {"claimed": 10, "taken": 590}
     assert sorted(answer.slot_no or 0 for answer in claimed(history)) == list(range(1, 11))
     check_history(intake, history)
 
 
-async def test_named_seats_against_the_next_one(intake: Intake, fans: str) -> None:
+async def test_named_seats_against_the_next_one(intake: Intake, buyers: str) -> None:
     inventory = 300
     stocked(intake, inventory)
-    named = [(Wish(f"n{n}", f"r{n}", seat=f"seat {(n * 37) % inventory + 1}"),) for n in range(inventory)]
-    history = await insist(fans, FANS, mixed(named, singly(Wish(f"u{n}", f"r{n}") for n in range(250))))
+    named = [(Wanted(f"n{n}", f"r{n}", seat=f"seat {(n * 37) % inventory + 1}"),) for n in range(inventory)]
+    history = await retry_until_answered(
+        buyers, BUYERS, mixed(named, singly(Wanted(f"u{n}", f"r{n}") for n in range(250)))
+    )
     assert outcomes_of(history).keys() <= {"claimed", "taken", "sold_out"}
-    history += await insist(fans, 16, singly(Wish(f"late{n}", f"r{n}") for n in range(inventory)))
+    history += await retry_until_answered(buyers, 16, singly(Wanted(f"late{n}", f"r{n}") for n in range(inventory)))
     assert history[-1].outcome == "sold_out"
     assert len(claimed(history)) == inventory
     check_history(intake, history)
 
 
-async def test_the_next_seat_is_found_behind_any_number_of_named_ones(intake: Intake, fans: str) -> None:
+async def test_the_next_slot_is_found_after_any_number_of_named_seats(intake: Intake, buyers: str) -> None:
     stocked(intake, 200)
-    history = await rush(fans, 8, [(Wish(f"n{n}", seat=f"seat {n}"),) for n in range(1, 200)])
-    (last,) = await rush(fans, 1, [(Wish("ann"),)])
-    assert last.answers[0].slot_no == 200, "one slot is free, and nobody else asks: neither busy nor sold out is true"
+    history = await rush(buyers, 8, [(Wanted(f"n{n}", seat=f"seat {n}"),) for n in range(1, 200)])
+    (last,) = await rush(buyers, 1, [(Wanted("ann"),)])
+    assert last.answers[0].slot_no == 200, (
+        "one slot is free, and no other claim runs: neither busy nor sold out is true"
+    )
     check_history(intake, [*history, last])
 
 
-async def test_i1_releases_and_voids_during_the_sell_out(intake: Intake, uri: str, fans: str) -> None:
-    """Slots come back from fans and from the ledger while hundreds wait for one: each is sold once more."""
+async def test_i1_releases_and_voids_during_the_sell_out(intake: Intake, uri: str, buyers: str) -> None:
+    """Slots come back from buyers and from the ledger while hundreds wait for one: each is sold once more."""
     inventory = 150
     intake.open(inventory)
     history: list[Got] = []
@@ -145,24 +153,24 @@ async def test_i1_releases_and_voids_during_the_sell_out(intake: Intake, uri: st
                 ended["voided"] += len(bridge.acknowledge(bridge.read_releases(10), "voided"))
 
     def release() -> None:
-        with Intake(uri) as fan:
+        with Intake(uri) as buyer:
             while not over.is_set():
                 for claim_id in [answer.claim_id for answer in claimed(history)][-30:]:
-                    fan.release(claim_id)
+                    buyer.release(claim_id)
 
     async def remember(got: list[Got]) -> None:
         history.extend(got)
 
     async def claim() -> None:
-        wishes = [Wish(f"u{n % 90}", f"r{n}", quantity=1 + (n % 5 == 0)) for n in range(1500)]
-        await rush(fans, FANS, singly(wishes), remember)
+        wanted_calls = [Wanted(f"u{n % 90}", f"r{n}", quantity=1 + (n % 5 == 0)) for n in range(1500)]
+        await rush(buyers, BUYERS, singly(wanted_calls), remember)
         over.set()
 
     await asyncio.gather(asyncio.to_thread(void), asyncio.to_thread(release), asyncio.to_thread(release), claim())
     places = check_history(intake, history)
     assert Counter(places.values())["voided"] == ended["voided"]
     assert len(claimed(history)) > inventory, "slots that came back were sold again"
-    history += await insist(fans, 16, singly(Wish(f"late{n}", f"r{n}") for n in range(2 * inventory)))
+    history += await retry_until_answered(buyers, 16, singly(Wanted(f"late{n}", f"r{n}") for n in range(2 * inventory)))
     assert history[-1].outcome == "sold_out"
     check_history(intake, history)
     assert intake.inventory()[0] == 0
@@ -173,15 +181,15 @@ async def test_one_claim_released_by_many_frees_one_slot(intake: Intake, uri: st
     claim = intake.claim("ann", "r1")
 
     def release(_: int) -> str:
-        with Intake(uri) as fan:
-            return fan.release(claim.claim_id)
+        with Intake(uri) as buyer:
+            return buyer.release(claim.claim_id)
 
     assert set(await asyncio.gather(*(asyncio.to_thread(release, n) for n in range(24)))) == {"released"}
     assert [intake.claim(f"u{n}").outcome for n in range(2)] == ["claimed", "sold_out"]
     assert intake.reconcile() == []
 
 
-async def test_inventory_grows_during_the_rush(intake: Intake, uri: str, fans: str) -> None:
+async def test_inventory_grows_during_the_rush(intake: Intake, uri: str, buyers: str) -> None:
     intake.open(50)
 
     def grow() -> None:
@@ -191,19 +199,19 @@ async def test_inventory_grows_during_the_rush(intake: Intake, uri: str, fans: s
                 operator.seed()
 
     kinds = (
-        singly(Wish(f"u{n}", f"r{n}") for n in range(300)),
-        singly(Wish(f"p{n}", f"r{n}", quantity=3) for n in range(60)),
-        batches([Wish(f"b{n}", f"r{n}") for n in range(300)], 10),
+        singly(Wanted(f"u{n}", f"r{n}") for n in range(300)),
+        singly(Wanted(f"p{n}", f"r{n}", quantity=3) for n in range(60)),
+        batches([Wanted(f"b{n}", f"r{n}") for n in range(300)], 10),
     )
-    history, _ = await asyncio.gather(rush(fans, FANS, mixed(*kinds)), asyncio.to_thread(grow))
+    history, _ = await asyncio.gather(rush(buyers, BUYERS, mixed(*kinds)), asyncio.to_thread(grow))
     assert "deadlock" not in outcomes_of(history)
-    history += await insist(fans, 16, singly(Wish(f"late{n}", f"r{n}") for n in range(410)))
+    history += await retry_until_answered(buyers, 16, singly(Wanted(f"late{n}", f"r{n}") for n in range(410)))
     assert history[-1].outcome == "sold_out"
     assert len(claimed(history)) == 400
     check_history(intake, history)
 
 
-async def test_i2_seal_during_the_rush_lets_nothing_pass(intake: Intake, uri: str, fans: str) -> None:
+async def test_i2_seal_during_the_rush_lets_nothing_pass(intake: Intake, uri: str, buyers: str) -> None:
     intake.open(100_000)
     at_seal: set[object] = set()
     busy, sealed, answers = asyncio.Event(), asyncio.Event(), count(1)
@@ -221,27 +229,27 @@ async def test_i2_seal_during_the_rush_lets_nothing_pass(intake: Intake, uri: st
         sealed.set()
 
     kinds = (
-        singly(Wish(f"u{n}", f"r{n}") for n in range(600)),
-        singly(Wish(f"p{n}", f"r{n}", quantity=3) for n in range(200)),
-        batches([Wish(f"b{n}", f"r{n}") for n in range(2000)], 20),
+        singly(Wanted(f"u{n}", f"r{n}") for n in range(600)),
+        singly(Wanted(f"p{n}", f"r{n}", quantity=3) for n in range(200)),
+        batches([Wanted(f"b{n}", f"r{n}") for n in range(2000)], 20),
     )
-    history, _ = await asyncio.gather(rush(fans, FANS, mixed(*kinds), notice), seal())
+    history, _ = await asyncio.gather(rush(buyers, BUYERS, mixed(*kinds), notice), seal())
     assert outcomes_of(history).keys() == {"claimed", "closed"}
     assert {answer.claim_id for answer in claimed(history)} == at_seal, "seal saw every claim there will ever be"
     check_history(intake, history)
 
 
-async def test_every_kind_at_once_until_nothing_is_left(intake: Intake, fans: str) -> None:
+async def test_every_kind_at_once_until_nothing_is_left(intake: Intake, buyers: str) -> None:
     inventory = 600
     stocked(intake, inventory, claimsPerUser=6)
     kinds = (
-        singly(Wish(f"u{n % 200}", f"a{n}") for n in range(300)),
-        singly(Wish(f"u{n % 200}", f"b{n}", quantity=3) for n in range(150)),
-        singly(Wish(f"u{n % 200}", f"c{n}", seat=f"seat {n * 4 + 1}") for n in range(150)),
-        batches([Wish(f"u{(n * 3) % 200}", f"d{n}") for n in range(300)], 12),
+        singly(Wanted(f"u{n % 200}", f"a{n}") for n in range(300)),
+        singly(Wanted(f"u{n % 200}", f"b{n}", quantity=3) for n in range(150)),
+        singly(Wanted(f"u{n % 200}", f"c{n}", seat=f"seat {n * 4 + 1}") for n in range(150)),
+        batches([Wanted(f"u{(n * 3) % 200}", f"d{n}") for n in range(300)], 12),
     )
-    history = await insist(fans, FANS, list(chain(mixed(*kinds))))
-    history += await insist(fans, 16, singly(Wish(f"late{n}", f"r{n}") for n in range(inventory)))
+    history = await retry_until_answered(buyers, BUYERS, list(chain(mixed(*kinds))))
+    history += await retry_until_answered(buyers, 16, singly(Wanted(f"late{n}", f"r{n}") for n in range(inventory)))
     assert history[-1].outcome == "sold_out"
     assert len(claimed(history)) == inventory
     check_history(intake, history)

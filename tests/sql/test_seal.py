@@ -11,7 +11,7 @@ from tests.sql.intake import POOL, Asked, Intake, claims, crowd, lose_unlogged, 
 
 
 def seal(uri: str) -> list[object]:
-    """Seal, and look at once at what is on the queue."""
+    """Seal, and read at once what is on the queue."""
     with Intake(uri) as operator:
         operator.value("SELECT intake.seal(%s, 'window closed')", POOL)
         return operator.column("SELECT (message ->> 'claim_id')::uuid FROM pgmq.q_intake_queue")

@@ -17,7 +17,7 @@ def test_seeding_twice_adds_nothing(intake: Intake) -> None:
     assert intake.value("SELECT count(DISTINCT resource_id) FROM intake.slots") == 100
 
 
-def test_everybody_may_seed_at_once(intake: Intake, uri: str) -> None:
+def test_concurrent_seeds_do_the_work_once(intake: Intake, uri: str) -> None:
     intake.configure(2000)
 
     def seed(_: int) -> int:
@@ -64,7 +64,7 @@ def test_an_interrupted_seeding_leaves_nothing_and_the_next_does_it_all(intake: 
     assert intake.seed() == 1000
 
 
-def test_i6_a_rebuild_restores_every_hold_and_every_resource_id(intake: Intake) -> None:
+def test_i6_a_rebuild_restores_every_claimed_slot_and_every_resource_id(intake: Intake) -> None:
     intake.open(20, claimsPerUser=2)
     for n in range(10):
         intake.claim(f"u{n}", f"r{n}")
@@ -78,7 +78,7 @@ def test_i6_a_rebuild_restores_every_hold_and_every_resource_id(intake: Intake) 
     )
     before, proof = intake.rows(everything), intake.rows("SELECT * FROM intake.proof(%s)", POOL)
     lose_unlogged(intake.connection)
-    assert intake.rows("SELECT * FROM intake.proof(%s)", POOL) != proof, "nobody may take this for a proof"
+    assert intake.rows("SELECT * FROM intake.proof(%s)", POOL) != proof, "this must not look like a proof"
     intake.housekeep()
     assert len(intake.column("SELECT slot_no FROM intake.free_numbers")) == 3, "the voided slots are for sale again"
     assert intake.rows(everything) == before
@@ -121,7 +121,7 @@ async def test_an_acknowledgement_during_a_rebuild_is_not_lost(intake: Intake, u
         intake.claim(f"u{n}", f"r{n}")
     messages = intake.read()
     lose_unlogged(intake.connection)
-    # Another pool has holds again: this one's are added to keys that stand, and no DDL locks the table by the way.
+    # Another pool has claimed slots already: the keys stay, and no DDL locks the table.
     with Intake(uri, "other") as other:
         other.open(10).claim("ann")
 
@@ -219,7 +219,7 @@ def test_configure_refuses(intake: Intake, config: str, sqlstate: str) -> None:
 
 @pytest.mark.parametrize("changed", ["seal", "configure"])
 def test_a_rebuild_by_housekeeping_never_deadlocks_with_the_operator(intake: Intake, uri: str, changed: str) -> None:
-    """Who waits for his turn to rebuild is in nobody's way."""
+    """A session that waits for the rebuild of another blocks nobody."""
     intake.open(10)
     lose_unlogged(intake.connection)
 
@@ -236,7 +236,7 @@ def test_a_rebuild_by_housekeeping_never_deadlocks_with_the_operator(intake: Int
 
     with ThreadPoolExecutor() as threads, Intake(uri) as first:
         with first.connection.transaction():
-            # As stock() and another seed() hold it.
+            # The lock that stock() and another seed() take.
             first.value("SELECT pg_advisory_xact_lock(hashtext('intake.seed'), pool_no) FROM intake.engine_config")
             keeping = threads.submit(housekeep)
             wait_until_blocked(intake, keeping)

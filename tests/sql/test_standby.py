@@ -15,7 +15,7 @@ import pytest
 from tests.postgres import REPOSITORY
 from tests.sql.intake import POOL, Answer, Intake, empty
 from tests.sql.mutants.catalogue import MUTANTS
-from tests.sql.rush import Wish, ask_for, check_history, claimed, insist, outcomes_of, rush, singly
+from tests.sql.rush import Wanted, ask_for, check_history, claimed, outcomes_of, retry_until_answered, rush, singly
 from tests.standby import Pair, until
 
 type Tell = Callable[[Intake, Answer], Any]
@@ -35,7 +35,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-# Fixtures of servers come after the threads: who still waits for the standby when a test has failed is let go first.
+# Fixtures of servers come after the threads: calls that still wait for the standby after a failure end first.
 @pytest.fixture
 def pair(threads: ThreadPoolExecutor, migrated: Pair) -> Iterator[Pair]:
     """Both servers well, and DB1 as migrated."""
@@ -54,8 +54,8 @@ def doomed(threads: ThreadPoolExecutor) -> Iterator[Pair]:
 
 def unheard(pair: Pair, threads: ThreadPoolExecutor, call: Callable[[Intake], Any]) -> None:
     """Make a call whose connection ends while it waits for the standby: it has committed, and was never answered."""
-    with Intake(pair.uri("claimer")) as fan:
-        answer = threads.submit(call, fan)
+    with Intake(pair.uri("claimer")) as buyer:
+        answer = threads.submit(call, buyer)
         pair.terminate(pair.wait_until_waiting(answer.done))
         with pytest.raises(psycopg.OperationalError):
             answer.result()
@@ -63,33 +63,33 @@ def unheard(pair: Pair, threads: ThreadPoolExecutor, call: Callable[[Intake], An
 
 def ended(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
     """A claim that was answered, and given up without an answer."""
-    with Intake(pair.uri("claimer")) as fan:
-        answer = fan.claim("ann", "r1")
+    with Intake(pair.uri("claimer")) as buyer:
+        answer = buyer.claim("ann", "r1")
     pair.deafen()
-    unheard(pair, threads, lambda fan: fan.release(answer.claim_id))
+    unheard(pair, threads, lambda buyer: buyer.release(answer.claim_id))
     return answer
 
 
 def begun(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
     """A claim that was never answered."""
     pair.deafen()
-    unheard(pair, threads, lambda fan: fan.claim("ann", "r1"))
+    unheard(pair, threads, lambda buyer: buyer.claim("ann", "r1"))
     with Intake(pair.uri()) as owner:
         (row,) = owner.rows("SELECT 'claimed', claim_id, NULL::uuid, slot_no FROM intake.claimed_slots")
     return Answer(*row)
 
 
 RETRIES: dict[str, Tell] = {
-    "claim_resource": lambda fan, _: fan.claim("ann", "r1").outcome,
-    "claim_resources": lambda fan, _: fan.claim_several("ann", 1, "r1")[0].outcome,
-    "claim_seat": lambda fan, _: fan.claim_seat("ann", "seat 2", "r1").outcome,
-    "claim_batch": lambda fan, _: fan.claim_batch([("ann", "r1")])[0].outcome,
+    "claim_resource": lambda buyer, _: buyer.claim("ann", "r1").outcome,
+    "claim_resources": lambda buyer, _: buyer.claim_several("ann", 1, "r1")[0].outcome,
+    "claim_seat": lambda buyer, _: buyer.claim_seat("ann", "seat 2", "r1").outcome,
+    "claim_batch": lambda buyer, _: buyer.claim_batch([("ann", "r1")])[0].outcome,
 }
 LOOKS: dict[str, tuple[Callable[[Pair, ThreadPoolExecutor], Answer], Tell, Any]] = {
-    "status of a claim": (begun, lambda fan, claim: fan.claim_status(claim.claim_id)["state"], "queued"),
-    "status of a request": (begun, lambda fan, _: fan.request_status("ann", "r1")[0]["state"], "queued"),
-    "status of what has ended": (ended, lambda fan, claim: fan.claim_status(claim.claim_id)["state"], "released"),
-    "release of what has ended": (ended, lambda fan, claim: fan.release(claim.claim_id), "released"),
+    "status of a claim": (begun, lambda buyer, claim: buyer.claim_status(claim.claim_id)["state"], "queued"),
+    "status of a request": (begun, lambda buyer, _: buyer.request_status("ann", "r1")[0]["state"], "queued"),
+    "status of what has ended": (ended, lambda buyer, claim: buyer.claim_status(claim.claim_id)["state"], "released"),
+    "release of what has ended": (ended, lambda buyer, claim: buyer.release(claim.claim_id), "released"),
 }
 
 
@@ -103,7 +103,7 @@ def test_i7_a_retry_is_answered_when_the_standby_has_its_claim(
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_i2_where_a_claim_stands_is_told_when_the_standby_knows(
+def test_i2_claim_status_answers_when_the_standby_has_the_claim(
     pair: Pair, threads: ThreadPoolExecutor, look: str
 ) -> None:
     before, tell, told = LOOKS[look]
@@ -114,13 +114,13 @@ def test_i2_where_a_claim_stands_is_told_when_the_standby_knows(
 
 def told_when_the_standby_knows(pair: Pair, threads: ThreadPoolExecutor, claim: Answer, tell: Tell, told: str) -> None:
     """Ask for what only the primary knows: the answer waits."""
-    with Intake(pair.uri("claimer")) as fan:
-        answer = threads.submit(tell, fan, claim)
+    with Intake(pair.uri("claimer")) as buyer:
+        answer = threads.submit(tell, buyer, claim)
         pair.wait_until_waiting(answer.done)
         early = answer.done()
         pair.hear()
         assert answer.result() == told
-        assert not early, f"told {told} of what only the primary had"
+        assert not early, f"answered {told} from what only the primary had"
         pair.catch_up()
         with Intake(pair.standby.uri("intake")) as standby:
             assert standby.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents") == [claim.claim_id]
@@ -130,16 +130,16 @@ def test_a_refusal_waits_for_nobody(pair: Pair) -> None:
     """It promises nothing that a failover could break."""
     with Intake(pair.uri()) as owner:
         stocked(owner, 1).claim("ann", "r1")
-        with Intake(pair.uri("claimer")) as fan:
-            assert fan.claim("bob", "r0").outcome == "sold_out"
+        with Intake(pair.uri("claimer")) as buyer:
+            assert buyer.claim("bob", "r0").outcome == "sold_out"
             pair.deafen()
-            assert fan.claim("bob", "r0").outcome == "sold_out"
-            assert [answer.outcome for answer in fan.claim_batch([("bob", "r1"), ("cid", "r1")])] == ["sold_out"] * 2
-            assert fan.claim("ann", "r2").outcome == "limit_reached"
-            assert fan.claim_seat("bob", "seat 1").outcome == "taken"
-            assert fan.request_status("bob", "r1") == []
-            assert fan.claim_status(owner.value("SELECT uuidv7()"))["state"] == "unknown"
-            assert fan.release(owner.value("SELECT uuidv7()")) == "unknown"
+            assert buyer.claim("bob", "r0").outcome == "sold_out"
+            assert [answer.outcome for answer in buyer.claim_batch([("bob", "r1"), ("cid", "r1")])] == ["sold_out"] * 2
+            assert buyer.claim("ann", "r2").outcome == "limit_reached"
+            assert buyer.claim_seat("bob", "seat 1").outcome == "taken"
+            assert buyer.request_status("bob", "r1") == []
+            assert buyer.claim_status(owner.value("SELECT uuidv7()"))["state"] == "unknown"
+            assert buyer.release(owner.value("SELECT uuidv7()")) == "unknown"
 
 
 def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pair: Pair) -> None:
@@ -173,24 +173,24 @@ def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pai
             assert owner.claim(setting).outcome == "claimed"
 
 
-def test_claim_status_is_told_in_a_transaction_that_only_reads(pair: Pair) -> None:
+def test_claim_status_works_in_a_transaction_that_only_reads(pair: Pair) -> None:
     with Intake(pair.uri()) as owner:
         claim = stocked(owner).claim("ann", "r1")
-    with Intake(pair.uri("claimer")) as fan:
-        fan.connection.execute("SET default_transaction_read_only = on")
-        assert fan.claim_status(claim.claim_id)["state"] == "queued"
-        assert [row["claim_id"] for row in fan.request_status("ann", "r1")] == [claim.claim_id]
+    with Intake(pair.uri("claimer")) as buyer:
+        buyer.connection.execute("SET default_transaction_read_only = on")
+        assert buyer.claim_status(claim.claim_id)["state"] == "queued"
+        assert [row["claim_id"] for row in buyer.request_status("ann", "r1")] == [claim.claim_id]
 
 
 def test_a_claim_whose_wait_was_cancelled_is_answered_with_a_warning(pair: Pair, threads: ThreadPoolExecutor) -> None:
-    """What sql/README.md tells clients to look for."""
+    """What sql/README.md says clients can check."""
     with Intake(pair.uri()) as owner:
         stocked(owner)
     warnings: list[tuple[str | None, str | None]] = []
     pair.deafen()
-    with Intake(pair.uri("claimer")) as fan:
-        fan.connection.add_notice_handler(lambda said: warnings.append((said.sqlstate, said.source_function)))
-        answer = threads.submit(fan.claim, "ann", "r1")
+    with Intake(pair.uri("claimer")) as buyer:
+        buyer.connection.add_notice_handler(lambda said: warnings.append((said.sqlstate, said.source_function)))
+        answer = threads.submit(buyer.claim, "ann", "r1")
         pair.cancel(pair.wait_until_waiting(answer.done))
         assert answer.result().outcome == "claimed"
         assert warnings == [("01000", "SyncRepWaitForLSN")]
@@ -202,19 +202,19 @@ async def test_i1_i2_i7_a_lost_primary_takes_nothing_with_it_that_was_answered(
     inventory = 600
     with Intake(doomed.uri()) as owner:
         stocked(owner, inventory, claimsPerUser=3)
-    wishes = [Wish(f"u{n % 200}", f"r{n}") for n in range(240)]
-    calls = [*singly(wishes[:160]), *(tuple(wishes[n : n + 8]) for n in range(160, 240, 8))]
+    wanted_calls = [Wanted(f"u{n % 200}", f"r{n}") for n in range(240)]
+    calls = [*singly(wanted_calls[:160]), *(tuple(wanted_calls[n : n + 8]) for n in range(160, 240, 8))]
     history = await rush(doomed.uri("claimer"), 16, calls)
     assert outcomes_of(history) == {"claimed": 240}
 
-    # The standby hears no more. Ten claims are committed on the primary alone, and their fans ask again.
+    # The standby hears no more. Ten claims are committed on the primary alone, and their buyers ask again.
     doomed.deafen()
     for n in range(10):
-        unheard(doomed, threads, lambda fan, n=n: fan.claim(f"late{n}", "r"))  # type: ignore[misc]
+        unheard(doomed, threads, lambda buyer, n=n: buyer.claim(f"late{n}", "r"))  # type: ignore[misc]
     asked: list[Future[Answer]] = []
-    fans = [Intake(doomed.uri("claimer")) for _ in range(10)]
-    for n, fan in enumerate(fans):
-        asked.append(threads.submit(fan.claim, f"late{n}", "r"))
+    buyers = [Intake(doomed.uri("claimer")) for _ in range(10)]
+    for n, buyer in enumerate(buyers):
+        asked.append(threads.submit(buyer.claim, f"late{n}", "r"))
     until(lambda: len(doomed.waiting()) == 10 or any(each.done() for each in asked), "ten wait")
     doomed.fail_over()
     for each in asked:
@@ -229,20 +229,20 @@ async def test_i1_i2_i7_a_lost_primary_takes_nothing_with_it_that_was_answered(
         async with await psycopg.AsyncConnection.connect(promoted, autocommit=True) as connection:
             again = [got for call in calls for got in await ask_for(connection, call)]
         assert outcomes_of(again) == {"replayed": 240}
-        # Who was never answered claims anew; the sale goes on to its last slot, and none of them is sold twice.
+        # Buyers without an answer claim anew; the sale goes on to its last slot, and no slot is sold twice.
         history += again
-        history += await insist(promoted, 8, singly(Wish(f"late{n}", "r") for n in range(inventory)))
+        history += await retry_until_answered(promoted, 8, singly(Wanted(f"late{n}", "r") for n in range(inventory)))
         assert len(claimed(history)) == inventory
         assert history[-1].outcome == "sold_out"
         check_history(intake, history)
 
 
 def refusal(call: Callable[[], object]) -> tuple[str | None, str]:
-    """What a call is refused with, the end of the message."""
+    """The SQLSTATE of a refused call, and the beginning of its message."""
     try:
         call()
     except psycopg.Error as error:
-        return error.sqlstate, (error.diag.message_primary or "").rpartition("and ")[2]
+        return error.sqlstate, (error.diag.message_primary or "").partition(":")[0]
     return None, "not refused"
 
 
@@ -267,7 +267,7 @@ def stocked(intake: Intake, inventory: int = 10, **settings: object) -> Intake:
 def test_i3_the_ledger_repeats_a_fate_when_its_standby_has_it(
     pair: Pair, threads: ThreadPoolExecutor, first: LiteralString, again: LiteralString, told: str
 ) -> None:
-    """A bridge that has heard it archives the claim: nobody would ever bring it to the ledger again."""
+    """A bridge archives the claim after this answer: it would never be sent to the ledger again."""
     claim = {"claim_id": str(uuid4()), "pool_id": POOL, "user_id": "ann", "slot_no": str(uuid4().int % 10**12)}
     payload = json.dumps(claim | {"resource_id": str(uuid4())})
     uri = pair.primary.uri("ledger", "ledger_writer")

@@ -1,401 +1,243 @@
-"""One batch from lease to end: validate, mark, commit, acknowledge. Evidence before action at every step."""
+"""One batch from lease to end: validate, mark, commit, acknowledge. Each step is durable before the next one acts."""
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from functools import partial
 from uuid import UUID
 
+from intake_bridge.batch import LeasedBatch, by_result
 from intake_bridge.domain.backoff import Backoff, Uniform
-from intake_bridge.domain.batch import Batch, by_result
+from intake_bridge.domain.common_failure import is_failure
+from intake_bridge.domain.dependency import Dependency
 from intake_bridge.domain.message import Message, Messages, State
-from intake_bridge.domain.outcomes import OURS, Blame, Outcome, Result
-from intake_bridge.domain.target import Target
-from intake_bridge.domain.trial import ENOUGH, refuses
-from intake_bridge.metering import Metering, Passage
+from intake_bridge.domain.outcomes import DECIDED_BY_BRIDGE, Blame, Outcome, Result
+from intake_bridge.gate import StepGate
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.ports import DatabaseUnavailableError, Gate, GiveBack, Ledger, Queue, Validator
+from intake_bridge.ports import Dependencies, Gate, GiveBack
+from intake_bridge.rate_limiter import Permit, RateLimiter
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Where this batch goes."""
-
-    validator: Validator
-    validation: Target
-    ledger: Ledger
-    commitment: Target
-    voiding: Target
-    """The same ledger, and its breaker; but who sells may fail to void, and who voids to sell."""
-
-
-class StepGate:
-    """The port Gate for one step of one batch."""
-
-    def __init__(
-        self,
-        batch: Batch,
-        target: Target,
-        stopping: Callable[[], bool],
-        metrics: Metrics,
-        passage: Passage | None = None,
-    ) -> None:
-        self._lease = batch.lease
-        self._target = target
-        self._stopping = stopping
-        self._metrics = metrics
-        self._passage = passage
-        self._refused = 0
-
-    def admits(self, message: Message) -> bool:
-        """No new call while we stop, while the target is down or has asked for a pause, or without the lease."""
-        return not self._stopping() and self._target.allowance(1) > 0 and self.holds(message)
-
-    def admits_any(self, messages: Messages) -> bool:
-        """Whether it is worth waiting with these."""
-        return any(map(self.admits, messages))
-
-    def holds(self, message: Message) -> bool:
-        """The lease, the tokens where the step needs them, and a target that does not refuse one after the other."""
-        passes = self._passage is None or self._passage.stands()
-        return passes and self._refused < ENOUGH and self._lease.holds(message.msg_id)
-
-    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """Feed the breaker, and the closed loop where the step has one."""
-        if self._passage is not None and seconds is not None:
-            self._passage.told(outcome, seconds)
-        self._metrics.outcomes.labels(self._target.step, outcome.result.value).inc()
-        self._refused = self._refused + 1 if refuses(outcome) else 0
-        if outcome.kind == OURS:
-            return  # nobody was asked
-        breaker, error = self._target.breaker, outcome.reason or outcome.result.value
-        was_tripped = breaker.tripped
-        match outcome.blame:
-            case Blame.TARGET:
-                breaker.trip(error)
-            case Blame.SUSPECT:
-                breaker.suspected(error)
-            case Blame.CLAIM if outcome.holds:
-                breaker.hold(outcome.retry_after or 1.0, error)
-            case Blame.CLAIM:
-                breaker.succeeded()
-        if breaker.tripped and not was_tripped:
-            log.warning("%s: breaker opens: %s", self._target.step, error)
-        elif was_tripped and not breaker.tripped:
-            log.info("%s: breaker closes", self._target.step)
-
-
 class Pipeline:
-    """Knows the order of the steps and what each outcome leads to; no driver."""
+    """Knows the order of the steps, and what each outcome leads to. Knows no driver.
+
+        pipeline = Pipeline(rate_limiter, metrics, Backoff(), stop.is_set)
+        batch = LeasedBatch(queue, metrics, lease, max_retries, await queue.read_batch(worker, 100))
+        await pipeline.process(batch, dependencies)    # or `void`, for what `read_releases` gave
+
+    Batches may be processed side by side. Raises what ports.Queue raises; what is then left in `batch.open` has to be
+    given back by the caller.
+    """
 
     def __init__(
         self,
-        queue: Queue,
-        metering: Metering,
+        rate_limiter: RateLimiter,
         metrics: Metrics,
         backoff: Backoff,
         stopping: Callable[[], bool],
         uniform: Uniform = random.uniform,
     ) -> None:
-        self._queue = queue
-        self._metering = metering
+        self._rate_limiter = rate_limiter
         self._metrics = metrics
         self._backoff = backoff
         self._stopping = stopping
         self._uniform = uniform
-        # Batches pass each target one after the other: the second one's calls are not the target's concurrency.
+        # One batch at a time at each dependency: otherwise a second batch would double the calls under way.
         self._at_validator = asyncio.Lock()
         self._at_ledger = asyncio.Lock()
 
-    async def process(self, batch: Batch, targets: Targets) -> None:
-        """Bring every message of the batch to an end or back to the queue. What an error leaves open stays `open`."""
-        async with self._kept(batch):
-            approved, declined = await self._validate(batch, targets)
-            for message in await self._void(batch, targets, declined):
-                log.error("declined here, but the ledger had committed it", extra=message.for_log())
-            await self._commit(batch, targets, approved)
-            # Never started: the breaker opened, we are stopping, or the lease ran short. Nobody's failure.
-            await self.give_back_open(batch)
+    async def process(self, batch: LeasedBatch, dependencies: Dependencies) -> None:
+        """Sell: bring every message of the batch to an end, or back to the queue."""
+        async with batch.lease_renewed():
+            approved, declined = await self._validate(batch, dependencies)
+            for message in await self._void(batch, dependencies, declined):
+                log.error("declined now, but the ledger had committed it before", extra=message.for_log())
+            await self._commit(batch, dependencies, approved)
+            # Not sent: the breaker opened, we are stopping, or the lease ran short. That is no claim's failure.
+            await batch.give_back_open()
 
-    async def release(self, batch: Batch, targets: Targets) -> None:
-        """Have every message of the batch voided: released by its fan, or held for too long. Asks no validator."""
-        async with self._kept(batch):
-            gate = self._gate(batch, targets.voiding)
-            admitted = [message for message in batch.open.values() if gate.admits(message)]
-            for message in await self._void(batch, targets, admitted):
+    async def void(self, batch: LeasedBatch, dependencies: Dependencies) -> None:
+        """Void every message of the batch: released by its buyer, or past the claim timeout. Asks no validator."""
+        async with batch.lease_renewed():
+            gate = self._gate(batch, dependencies.voiding)
+            admitted = [message for message in batch.open.values() if gate.may_start(message)]
+            for message in await self._void(batch, dependencies, admitted):
                 log.warning("too late to release: the ledger has committed it", extra=message.for_log())
-            await self.give_back_open(batch)
+            await batch.give_back_open()
 
-    async def give_back_open(self, batch: Batch) -> None:
-        """Return what has no end, uncounted and at once."""
-        await self._give_back(batch, [GiveBack(message, 0.0, None) for message in batch.open.values()])
-
-    async def _validate(self, batch: Batch, targets: Targets) -> tuple[list[Message], list[Message]]:
-        """(those that may commit, those that were declined); approval is durable when this returns."""
+    async def _validate(self, batch: LeasedBatch, dependencies: Dependencies) -> tuple[list[Message], list[Message]]:
+        """(those that may be committed, those that were declined). The approval is durable when this returns."""
         asked = [message for message in batch.open.values() if message.state is State.QUEUED]
         ready = [message for message in batch.open.values() if message.state is not State.QUEUED]
         if not asked:
             return ready, []
-        gate = self._gate(batch, targets.validation)
+        gate = self._gate(batch, dependencies.validation)
         async with self._at_validator:
-            # What was read side by side with the batch that has found the validator out is sent no more.
-            asked = asked[: targets.validation.allowance(len(asked))]
+            # The batch before this one may have found that the validator is down: then no more is sent than a probe.
+            asked = asked[: dependencies.validation.allowance(len(asked))]
             with self._metrics.step("validate"):
-                outcomes = await targets.validator.validate(asked, gate)
-            again = self._hear(batch, targets.validation, asked, outcomes)
+                outcomes = await dependencies.validator.validate(asked, gate)
+            again = self._record_answers(batch, dependencies.validation, asked, outcomes)
         results = by_result(asked, outcomes)
         approved = [message for message, _ in results.get(Result.APPROVED, [])]
         declined: list[tuple[Message, Outcome]] = []
         doubtful: list[tuple[Message, Outcome]] = []
         for message, outcome in results.get(Result.DECLINED, []):
-            # A void is for good: never on the word of a validator that refuses everybody.
-            accused = message.claim_id in again or targets.validation.trial.breaker.tripped
-            (doubtful if accused and refuses(outcome) else declined).append((message, outcome))
+            # A void is final: never because of a validator that is suspected of refusing every claim.
+            suspected = message.claim_id in again or dependencies.validation.common_failure.breaker.tripped
+            (doubtful if suspected and is_failure(outcome) else declined).append((message, outcome))
         failures = [*results.get(Result.RETRY, []), *doubtful]
-        await self._settle_failures(batch, targets.validation, failures, again)
+        await self._handle_failures(batch, dependencies.validation, failures, again)
         for message, outcome in declined:
             log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
-        return ready + await self._marked(batch, self._queue.mark_validated, approved), [m for m, _ in declined]
+        return ready + await batch.mark_validated(approved), [message for message, _ in declined]
 
-    async def _void(self, batch: Batch, targets: Targets, messages: Messages) -> list[Message]:
-        """The ledger's word first, the slot after it. Returns those that the ledger has committed instead."""
+    async def _void(self, batch: LeasedBatch, dependencies: Dependencies, messages: Messages) -> list[Message]:
+        """Void in the ledger first, and free the slot after it. Returns those that the ledger has committed instead."""
         outcomes: dict[int, Outcome] = {}
 
         async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
             with self._metrics.step("void"):
-                answer = await targets.ledger.void(portion, gate)
+                answer = await dependencies.ledger.void(portion, gate)
             outcomes.update(answer)
             return answer
 
-        await self._pass(batch, targets.voiding, messages, send)
+        await self._send_in_portions(batch, dependencies.voiding, messages, send)
         return [message for message, _ in by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
-    async def _commit(self, batch: Batch, targets: Targets, approved: Messages) -> None:
+    async def _commit(self, batch: LeasedBatch, dependencies: Dependencies, approved: Messages) -> None:
         async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
-            if targets.ledger.needs_mark:
+            if dependencies.ledger.needs_mark:
                 unmarked = [message for message in portion if message.state is not State.COMMITTING]
                 marked = [message for message in portion if message.state is State.COMMITTING]
-                # Not started, not marked. What a call that ends early leaves out is marked, and goes on later.
-                unmarked = [message for message in unmarked if gate.admits(message)]
-                portion = marked + await self._marked(batch, self._queue.mark_committing, unmarked)
+                # What may not start is not marked. What a call that ends early leaves out is marked, and sent later.
+                unmarked = [message for message in unmarked if gate.may_start(message)]
+                portion = marked + await batch.mark_committing(unmarked)
             if not portion:
                 return {}
             with self._metrics.step("commit"):
-                return await targets.ledger.commit(portion, gate)
+                return await dependencies.ledger.commit(portion, gate)
 
-        await self._pass(batch, targets.commitment, approved, send)
+        await self._send_in_portions(batch, dependencies.commitment, approved, send)
 
-    async def _pass(
+    async def _send_in_portions(
         self,
-        batch: Batch,
-        target: Target,
+        batch: LeasedBatch,
+        dependency: Dependency,
         messages: Messages,
         send: Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]],
     ) -> None:
-        """Send messages to the ledger as the meter lets them through, each portion written down before the next."""
-        before = self._gate(batch, target)
+        """Send messages to the ledger as permits allow. The results of a portion are in DB1 before the next is sent."""
+        before = self._gate(batch, dependency)
         waiting = list(messages)
         while waiting:
             async with self._at_ledger:
-                waiting = [message for message in waiting if batch.lease.holds(message.msg_id)]
-                # What was read side by side with the batch that has found the ledger out is sent no more.
-                allowed = target.allowance(len(waiting))
+                waiting = [message for message in waiting if batch.lease.is_ours(message.msg_id)]
+                # The batch before this one may have found that the ledger is down: then no more is sent than a probe.
+                allowed = dependency.allowance(len(waiting))
                 if not allowed:
                     return
-                passage = await self._metering.passage(allowed, partial(before.admits_any, waiting))
-                if passage is None:
+                permit = await self._rate_limiter.acquire(allowed, partial(before.may_start_any, waiting))
+                if permit is None:
                     return
-                portion, waiting = waiting[: passage.size], waiting[passage.size :]
-                async with passage:
-                    outcomes = await send(portion, self._gate(batch, target, passage))
-                    passage.answered(outcomes.values())
-                again = self._hear(batch, target, portion, outcomes)
-            await self._conclude(batch, target, portion, outcomes, again)
-            if not before.admits_any(waiting):
+                portion, waiting = waiting[: permit.size], waiting[permit.size :]
+                async with permit:
+                    outcomes = await send(portion, self._gate(batch, dependency, permit))
+                    permit.record_answers(outcomes.values())
+                again = self._record_answers(batch, dependency, portion, outcomes)
+            await self._write_results(batch, dependency, by_result(portion, outcomes), again)
+            if not before.may_start_any(waiting):
                 return
 
-    def _hear(self, batch: Batch, target: Target, messages: Messages, outcomes: Mapping[int, Outcome]) -> Set[UUID]:
-        """All that one call has answered, before anything of it counts; the claims that are asked once more."""
+    def _record_answers(
+        self, batch: LeasedBatch, dependency: Dependency, messages: Messages, outcomes: Mapping[int, Outcome]
+    ) -> Set[UUID]:
+        """Look for a common failure in all answers of one call, before any of them counts.
+
+        Returns the claims that are asked once more before a failure counts against them.
+        """
+        common = dependency.common_failure
         # Most of the answers of a call are one and the same object.
         different = {id(outcome): outcome for outcome in outcomes.values()}
-        if target.trial.quiet and not any(map(refuses, different.values())):
+        if common.is_empty and not any(map(is_failure, different.values())):
             return frozenset()
-        was_tripped = target.trial.breaker.tripped
+        was_suspected = common.breaker.tripped
         answers = [(message, outcomes[message.msg_id]) for message in messages if message.msg_id in outcomes]
-        first = target.trial.hear(answers)
-        # What may be the target's from the start has its own count of failures in a row, and may have it, but the last.
+        first = common.record(answers)
+        # A failure that may be the dependency's counts at once, unless it would end the claim: the breaker has a count
+        # of failures in a row for it.
         again = {
             message.claim_id
             for message, outcome in answers
-            if message.claim_id in first and (outcome.blame is Blame.CLAIM or batch.ends_by(message, outcome))
+            if message.claim_id in first and (outcome.blame is Blame.CLAIM or batch.is_last_failure(message, outcome))
         }
-        if target.trial.breaker.tripped and not was_tripped:
-            log.warning("%s: stops, the target is probed: %s", target.step, target.error)
-        elif was_tripped and not target.trial.breaker.tripped:
-            log.info("%s: goes on", target.step)
+        if common.breaker.tripped and not was_suspected:
+            log.warning("%s: stops, one claim at a time is sent as a probe: %s", dependency.step, dependency.error)
+        elif was_suspected and not common.breaker.tripped:
+            log.info("%s: goes on, a claim has succeeded", dependency.step)
         return again
 
-    async def _conclude(
+    async def _write_results(
         self,
-        batch: Batch,
-        target: Target,
-        messages: Messages,
-        outcomes: Mapping[int, Outcome],
+        batch: LeasedBatch,
+        dependency: Dependency,
+        results: Mapping[Result, list[tuple[Message, Outcome]]],
         again: Set[UUID],
     ) -> None:
-        """Write down what the ledger said."""
-        results = by_result(messages, outcomes)
+        """Acknowledge what the ledger has ended, and handle the failures."""
         ended = [*results.get(Result.COMMITTED, []), *results.get(Result.VOIDED, [])]
         if ended:
-            words = {message.msg_id: outcome.result.value for message, outcome in ended}
-            with self._metrics.step("acknowledge"):
-                await self._change(
-                    batch,
-                    [message for message, _ in ended],
-                    lambda held: self._queue.acknowledge(held, [words[message.msg_id] for message in held]),
-                    lambda message: words[message.msg_id],
-                )
+            await batch.acknowledge([(message, outcome.result) for message, outcome in ended])
         failures = [*results.get(Result.DEAD, []), *results.get(Result.RETRY, [])]
-        await self._settle_failures(batch, target, failures, again)
+        await self._handle_failures(batch, dependency, failures, again)
 
-    async def _settle_failures(
-        self, batch: Batch, target: Target, failures: Sequence[tuple[Message, Outcome]], again: Set[UUID]
+    async def _handle_failures(
+        self,
+        batch: LeasedBatch,
+        dependency: Dependency,
+        failures: Sequence[tuple[Message, Outcome]],
+        again: Set[UUID],
     ) -> None:
-        """Count what is the claim's, give back what is not; too many failures end in the dead letters, or one word.
+        """Count a failure that is the claim's, give back uncounted one that is not, move the rest to the dead letters.
 
-        Not one word of a target that refuses everybody: when it is excused no longer, that is a failure like others.
+        A claim is dead after too many counted failures, or at once by an outcome DEAD; not while the dependency is
+        suspected of refusing every claim: then an outcome DEAD is a failure like others.
         """
         returns: list[GiveBack] = []
         dead: list[tuple[Message, str]] = []
         for message, outcome in failures:
-            word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.page else "refused"
-            error = f"{target.step}: {outcome.reason or word}"
+            word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.needs_human else "refused"
+            error = f"{dependency.step}: {outcome.reason or word}"
             uncounted = outcome.result is Result.RETRY and not outcome.counted
-            if outcome.kind == OURS:
+            if outcome.kind == DECIDED_BY_BRIDGE:
                 dead.append((message, error))
-            elif uncounted or message.claim_id in again or target.excuses(message, outcome):
-                returns.append(GiveBack(message, self._uncounted_delay(target, outcome), None))
-            elif outcome.result is Result.DEAD and not target.trial.breaker.tripped:
+            elif uncounted or message.claim_id in again or dependency.is_to_blame(message, outcome):
+                returns.append(GiveBack(message, self._uncounted_delay(dependency, outcome), None))
+            elif outcome.result is Result.DEAD and not dependency.common_failure.breaker.tripped:
                 dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
-                dead.append((message, f"{error} (after {message.failures + 1} failures)"))
+                plural = "s" if message.failures else ""
+                dead.append((message, f"{error} (after {message.failures + 1} failure{plural})"))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
-                # Never sooner, whatever it asks for: a claim would be through its failures while the first call lasts.
+                # Retry-After never shortens the back-off: maxRetries failures would pass while the first call lasts.
                 delay = max(jittered, outcome.retry_after or 0.0)
                 log.warning("%s; again in %.1f s", error, delay, extra=message.for_log())
                 returns.append(GiveBack(message, delay, error))
-        await self._give_back(batch, returns)
-        await self._dead_letter(batch, dead)
+        await batch.give_back(returns)
+        await batch.dead_letter(dead)
 
-    def _uncounted_delay(self, target: Target, outcome: Outcome) -> float:
+    def _uncounted_delay(self, dependency: Dependency, outcome: Outcome) -> float:
         if outcome.retry_after is not None:
             return outcome.retry_after
-        if target.tripped:
+        if dependency.tripped:
             # Later than the next probe: a claim that cannot succeed must not be every probe.
-            wait = target.wait()
+            wait = dependency.wait()
             return self._uniform(wait, 2 * wait)
         return self._backoff.delay(0, self._uniform)
 
-    async def _marked(
-        self, batch: Batch, mark: Callable[[Messages], Awaitable[set[int]]], messages: Messages
-    ) -> list[Message]:
-        """Those whose mark is durable; the others are no longer ours."""
-        if not messages:
-            return []
-        with self._metrics.step("mark"):
-            changed = await self._change(batch, messages, mark, None)
-        return [message for message in messages if message.msg_id in changed]
-
-    async def _give_back(self, batch: Batch, returns: Sequence[GiveBack]) -> None:
-        by_id = {each.message.msg_id: each for each in returns}
-        await self._change(
-            batch,
-            [each.message for each in returns],
-            lambda held: self._queue.give_back([by_id[message.msg_id] for message in held]),
-            lambda message: "returned" if by_id[message.msg_id].error is None else "failed",
-        )
-
-    async def _dead_letter(self, batch: Batch, dead: Sequence[tuple[Message, str]]) -> None:
-        reasons = {message.msg_id: reason for message, reason in dead}
-        for message, reason in dead:
-            log.error("dead letter: %s", reason, extra=message.for_log())
-        await self._change(
-            batch,
-            [message for message, _ in dead],
-            lambda held: self._queue.dead_letter(held, [reasons[message.msg_id] for message in held]),
-            lambda _: "dead",
-        )
-
-    async def _change(
-        self,
-        batch: Batch,
-        messages: Messages,
-        call: Callable[[Messages], Awaitable[set[int]]],
-        end: Callable[[Message], str] | None,
-    ) -> set[int]:
-        """One fenced change in DB1, tried until it is confirmed or the lease ends. `end` names what it ends."""
-        pause = 0.05
-        while held := [message for message in messages if batch.lease.holds(message.msg_id)]:
-            try:
-                changed = await call(held)
-            except DatabaseUnavailableError as error:
-                # It may have taken effect: then the second try changes nothing and says so as `stale`.
-                log.warning("DB1 is away, result not written yet: %s", error)
-                await asyncio.sleep(min(pause, batch.lease.remaining()))
-                pause = min(2 * pause, 1.0)
-                continue
-            self._note(batch, held, changed, end)
-            return changed
-        return set()
-
-    def _note(self, batch: Batch, held: Messages, changed: set[int], end: Callable[[Message], str] | None) -> None:
-        for message in held:
-            if message.msg_id not in changed:
-                log.warning("stale: another worker holds it, or it has ended", extra=message.for_log())
-                batch.ends["stale"] += 1
-                self._metrics.ends.labels("stale").inc()
-                batch.open.pop(message.msg_id, None)
-            elif end is not None:
-                batch.ends[end(message)] += 1
-                self._metrics.ends.labels(end(message)).inc()
-                batch.open.pop(message.msg_id, None)
-        batch.lease.lose(message.msg_id for message in held if message.msg_id not in changed)
-
-    def _gate(self, batch: Batch, target: Target, passage: Passage | None = None) -> StepGate:
-        return StepGate(batch, target, self._stopping, self._metrics, passage)
-
-    @asynccontextmanager
-    async def _kept(self, batch: Batch) -> AsyncIterator[None]:
-        """Renew the lease of what is open for as long as the batch is worked on."""
-        done = asyncio.Event()
-
-        async def keep() -> None:
-            loop = asyncio.get_running_loop()
-            while True:
-                try:
-                    await asyncio.wait_for(done.wait(), batch.lease.extend_every)
-                except TimeoutError:
-                    started = loop.time()
-                else:
-                    return
-                messages = list(batch.open.values())
-                try:
-                    extended = await self._queue.extend(messages)
-                except DatabaseUnavailableError as error:
-                    log.warning("DB1 is away, lease not extended: %s", error)
-                    continue
-                batch.lease.lose(message.msg_id for message in messages if message.msg_id not in extended)
-                batch.lease.extended(started)
-
-        keeper = asyncio.create_task(keep())
-        try:
-            yield
-        finally:
-            done.set()
-            await keeper
+    def _gate(self, batch: LeasedBatch, dependency: Dependency, permit: Permit | None = None) -> StepGate:
+        return StepGate(batch, dependency, self._stopping, self._metrics, permit)

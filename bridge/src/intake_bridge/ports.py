@@ -1,31 +1,33 @@
-"""What the pipeline needs from the outside, without naming a driver."""
+"""What the pipeline needs from the outside, without naming a driver. Imports nothing but the domain."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from enum import StrEnum
 from ssl import SSLContext
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from intake_bridge.domain.config import Configuration
+from intake_bridge.domain.dependency import Dependency
+from intake_bridge.domain.health import Offer, WorkerHealth
 from intake_bridge.domain.message import Message, Messages
-from intake_bridge.domain.meter import TokenAnswer
-from intake_bridge.domain.outcomes import Outcome, Transport
+from intake_bridge.domain.outcomes import Outcome, Result, Transport
+from intake_bridge.domain.tokens import TokenAnswer
 
 type UriSource = Callable[[], Awaitable[str]]
 """Returns a connection URI. Called at each connect, so that a rotated Secret needs no restart."""
 
 
 class DatabaseUnavailableError(Exception):
-    """DB1 cannot be reached, or went away during the call: whether it took effect is unknown."""
+    """DB1 cannot be reached, or went away during the call: whether the call took effect is unknown."""
 
 
 class DatabaseRefusedError(Exception):
     """DB1 answered with an error: pool unknown, not migrated, no permission."""
 
 
-class TargetDownError(Exception):
-    """A target's check failed; the text goes to the breaker and from there into the event's condition."""
+class DependencyDownError(Exception):
+    """A dependency's check failed. The text goes to the breaker, and from there into the event's condition."""
 
 
 class HttpError(Exception):
@@ -44,12 +46,12 @@ class HttpReply:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     unread: str | None = None
-    """Why the body could not be read, and is empty here."""
+    """Why the body could not be read. `body` is then empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """How a message returns to the queue: visible again after `delay`; counted only if there is an error."""
+    """How a message returns to the queue: visible again after the delay, and counted as a failure if `error` is set."""
 
     message: Message
     delay_seconds: float
@@ -57,99 +59,211 @@ class GiveBack:
 
 
 class Queue(Protocol):
-    """The queue in DB1. Each change carries the fence of its messages and returns the msg_ids that it changed."""
+    """The queue in DB1.
 
-    async def read_batch(self, worker: str, limit: int) -> list[Message]: ...
-    async def read_releases(self, worker: str, limit: int) -> list[Message]: ...
-    async def read_quarantined(self, worker: str) -> list[Message]: ...
-    async def mark_validated(self, messages: Messages) -> set[int]: ...
-    async def mark_committing(self, messages: Messages) -> set[int]: ...
-    async def acknowledge(self, messages: Messages, outcomes: Sequence[str]) -> set[int]: ...
-    async def give_back(self, returns: Sequence[GiveBack]) -> set[int]: ...
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]: ...
-    async def extend(self, messages: Messages) -> set[int]: ...
+    A method that changes messages sends the lease (`msg_id`, `read_ct`) of each. It returns the msg_ids that were
+    changed: a message that is missing there is no longer ours, and nothing was done to it. A parameter beside
+    `messages` has one element for each message, in the same order.
+
+    Every method raises DatabaseUnavailableError when DB1 cannot be reached (whether a change took effect is then
+    unknown; it may be tried again), and DatabaseRefusedError when DB1 answers with an error.
+    """
+
+    async def read_batch(self, worker: str, limit: int) -> list[Message]:
+        """Lease up to `limit` messages (1 to 10 000) that are to be sold, oldest first. Empty: nothing is due.
+
+        The lease lasts for the pool's visibilityTimeoutSeconds, counted by DB1's clock.
+        """
+        ...
+
+    async def read_releases(self, worker: str, limit: int) -> list[Message]:
+        """Lease up to `limit` messages (1 to 10 000) that are to be voided: released, or past the claim timeout."""
+        ...
+
+    async def read_quarantined(self, worker: str) -> list[Message]:
+        """Lease one message of the quarantine, to sell or to void. Empty: there is none, or another bridge has one."""
+        ...
+
+    async def mark_validated(self, messages: Messages) -> set[int]:
+        """Make the validator's approval durable (state `validated`)."""
+        ...
+
+    async def mark_committing(self, messages: Messages) -> set[int]:
+        """Make durable that a commit may have been sent (state `committing`)."""
+        ...
+
+    async def acknowledge(self, messages: Messages, outcomes: Sequence[Result]) -> set[int]:
+        """Archive the messages and move their slots, in one transaction.
+
+        `outcomes`: Result.COMMITTED (the slot is consumed) or Result.VOIDED (the slot is free). No other is accepted.
+        """
+        ...
+
+    async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
+        """End the leases: each message is visible again after its delay (seconds, 0 is at once)."""
+        ...
+
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
+        """Move messages to the dead letters. Their claims keep their slots."""
+        ...
+
+    async def extend(self, messages: Messages) -> set[int]:
+        """Renew the leases for another visibilityTimeoutSeconds from now."""
+        ...
 
 
 class Control(Protocol):
-    """What a bridge tells DB1 and is told by it."""
+    """What a worker reads from DB1 about its work, and reports there. Raises what Queue raises."""
 
-    async def configuration(self) -> Configuration: ...
-    async def report_worker(
-        self, worker: str, acting: Configuration, batch_size: int, health: Mapping[str, Any]
-    ) -> None: ...
+    async def configuration(self) -> Configuration:
+        """The configuration of the pool, as it is now."""
+        ...
+
+    async def report_worker(self, worker: str, acting: Configuration, batch_size: int, health: WorkerHealth) -> None:
+        """The heartbeat. `acting` is the configuration in use, `batch_size` is in claims."""
+        ...
 
 
-class Meter(Protocol):
-    """The fleet's meter, one row in DB1."""
+class TokenBucket(Protocol):
+    """The pool's token bucket: one row in DB1 that all workers share. Raises what Queue raises."""
 
     async def lease_tokens(self, wanted: int) -> TokenAnswer:
-        """Leave to send up to `wanted` claims, or when to ask again."""
+        """Lease up to `wanted` tokens (1 to 10 000), one for each claim to be sent; or learn when to ask again."""
         ...
 
     async def return_tokens(self, lease: UUID, settled: int) -> bool:
-        """So many of the calls have ended; 0 renews. False: the lease has run out."""
+        """Report that this many calls have ended; 0 only renews the lease. False: the lease has run out."""
         ...
 
 
 class Gate(Protocol):
-    """Asked before each side effect, told after it."""
+    """Asked before each call to a dependency, and given the outcome after it."""
 
-    def admits(self, message: Message) -> bool:
-        """Whether a call for this message may still start."""
+    def may_start(self, message: Message) -> bool:
+        """Whether a call for this message may start."""
         ...
 
-    def holds(self, message: Message) -> bool:
-        """Whether the lease still stands: enough for a call that finishes what has begun."""
+    def may_continue(self, message: Message) -> bool:
+        """Whether a call may be made that finishes what has begun: the lease is still ours, the permit still valid."""
         ...
 
-    def told(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """One call's outcome, for the breaker; and how long the call took, for the closed loop."""
+    def record(self, outcome: Outcome, seconds: float | None = None) -> None:
+        """Count one call's outcome; `seconds` is how long the call took, None if that says nothing about the ledger."""
         ...
-
-
-class Offer(StrEnum):
-    """What a ledger offers beyond the least. The words go to DB1 and from there into the event's condition."""
-
-    BATCH = "batch"  # one call takes a whole batch
-    OUTCOMES = "outcomes"  # it tells committed, duplicate, voided and conflict apart
-    VOID = "void"  # it can promise that a claim will never be committed
 
 
 class Http(Protocol):
-    """POST, nothing else. Raises HttpError when there is no answer."""
+    """POST, nothing else."""
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, tls: SSLContext | None
-    ) -> HttpReply: ...
+    ) -> HttpReply:
+        """Send it once, within `seconds`. Raises HttpError when there is no answer."""
+        ...
 
 
 class Validator(Protocol):
-    """Decides about claims. A msg_id that is missing in the answer was never asked about."""
+    """Decides about claims."""
 
     async def check(self) -> None:
-        """Raise TargetDownError if it cannot be asked. Costs nothing when all is well."""
+        """Raise DependencyDownError if it cannot be asked. Cheap when all is well: it is called before each batch."""
         ...
 
-    async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
+    async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+        """The outcomes by msg_id. A msg_id that is missing was not asked about. Never raises for an answer."""
+        ...
 
 
 class Ledger(Protocol):
-    """The target. A msg_id that is missing in an answer was never sent."""
+    """Keeps what was sold."""
 
     @property
     def needs_mark(self) -> bool:
-        """Whether `committing` must be durable before the first call: a target that cannot void cannot be fenced."""
+        """Whether `committing` must be durable before the first call: a ledger that cannot void cannot be fenced."""
         ...
 
     @property
     def offers(self) -> Sequence[Offer]:
-        """What was found at the last check."""
+        """What the last check found."""
         ...
 
     async def check(self) -> None:
-        """Raise TargetDownError if it cannot work. Costs nothing when all is well."""
+        """Raise DependencyDownError if it cannot work. Cheap when all is well: it is called before each batch."""
         ...
 
-    async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
-    async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]: ...
-    async def close(self) -> None: ...
+    async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+        """The outcomes by msg_id. A msg_id that is missing was not sent. Never raises for an answer."""
+        ...
+
+    async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+        """As `commit`; Result.COMMITTED says that it is too late."""
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """The validator and the ledger of one configuration, and the breakers that watch the calls to them."""
+
+    validator: Validator
+    validation: Dependency
+    ledger: Ledger
+    commitment: Dependency
+    voiding: Dependency
+    """The same ledger and the same breaker as `commitment`. Only the common failures are counted apart: a ledger whose
+    `void_claim` is broken can still commit."""
+
+
+type Span = AbstractContextManager[object]
+
+
+class Tracing(Protocol):
+    """Spans around batches, steps and calls."""
+
+    def batch(self, what: str, messages: Iterable[Message], ends: Mapping[str, int]) -> Span:
+        """The span of a batch. `ends` is read when the span ends."""
+        ...
+
+    def step(self, name: str) -> Span:
+        """The span of a step, inside that of its batch."""
+        ...
+
+    def http(self, http: Http) -> Http:
+        """The client, with a span around each call whose context goes to the server."""
+        ...
+
+    async def close(self) -> None:
+        """Send what is left, for two seconds at most."""
+        ...
+
+
+class NoTracing:
+    """Makes no spans: no OTEL_* variable names an endpoint."""
+
+    def batch(self, *_: object) -> Span:
+        return nullcontext()
+
+    def step(self, _: str) -> Span:
+        return nullcontext()
+
+    def http(self, http: Http) -> Http:
+        return http
+
+    async def close(self) -> None:
+        return
+
+
+def _as_it_is[T](port: T) -> T:
+    return port
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """What a process puts around its ports. Nothing in the image; tests inject faults here."""
+
+    queue: Callable[[Queue], Queue] = _as_it_is
+    token_bucket: Callable[[TokenBucket], TokenBucket] = _as_it_is
+    dependencies: Callable[[Dependencies], Dependencies] = _as_it_is

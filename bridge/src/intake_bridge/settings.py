@@ -1,4 +1,4 @@
-"""The process's own settings, from the environment; secrets also from files, which are read again at each use."""
+"""The settings of the process, from the environment. Secrets may come from files, which are read again at each use."""
 
 import asyncio
 import os
@@ -8,23 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from intake_bridge.faults import Fault, parse_faults
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class MissingSettingError(Exception):
-    """A setting that is needed now is not there; the text names it."""
+    """A setting that is needed now is missing or cannot be read. The text names it."""
 
 
 class Secrets:
-    """Values that may come as NAME or as NAME_FILE; a file wins, and is read again each time."""
+    """Values of NAME, or of the file that NAME_FILE names. A file wins, and is read again each time."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
     async def optional(self, name: str) -> str | None:
-        """The value, or None when neither form is set or NAME is empty. A file that is empty is an error."""
+        """The value, or None when neither is set. MissingSettingError for a file that cannot be used."""
         if path := self._environment.get(f"{name}_FILE"):
             try:
                 value = await asyncio.to_thread(Path(path).read_text, encoding="utf-8")
@@ -39,7 +37,7 @@ class Secrets:
         return value.strip() or None
 
     async def required(self, name: str) -> str:
-        """The value, or MissingSettingError."""
+        """The value. Raises MissingSettingError when there is none."""
         value = await self.optional(name)
         if value is None:
             raise MissingSettingError(f"neither {name} nor {name}_FILE is set")
@@ -53,18 +51,16 @@ class Settings(BaseModel):
 
     pool: Annotated[str, Field(min_length=1, max_length=63)]
     worker: str
-    """Who, and which life: `<uid of the pod>-<8 hex digits of this boot>`, in leases, heartbeats, logs and metrics."""
+    """`<uid of the pod>-<8 hex digits of this start>`: its name in leases, heartbeats, logs and metrics."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    # For tests: where this worker is to die, stand still or lose a reply.
-    faults: Annotated[tuple[Fault, ...], BeforeValidator(parse_faults)] = ()
 
 
 async def load(environment: Mapping[str, str] = os.environ) -> tuple[Settings, Secrets]:
     """Read the environment; raises MissingSettingError or pydantic's ValidationError."""
     secrets = Secrets(environment)
     await secrets.required("INTAKE_DATABASE_URI")
-    # The pod's uid alone is no identity: a restarted container has the same one while its predecessor's lease runs.
+    # The pod's uid is not enough: a restarted container has the same uid, and the leases of its last life still run.
     worker = await secrets.optional("INTAKE_WORKER") or socket.gethostname()
     settings = Settings.model_validate(
         {
@@ -72,7 +68,6 @@ async def load(environment: Mapping[str, str] = os.environ) -> tuple[Settings, S
             "worker": f"{worker}-{uuid.uuid4().hex[:8]}",
             "http_port": await secrets.optional("INTAKE_HTTP_PORT") or "8080",
             "log_level": (await secrets.optional("INTAKE_LOG_LEVEL") or "info").upper(),
-            "faults": await secrets.optional("INTAKE_FAULTS") or "",
         }
     )
     return settings, secrets

@@ -1,4 +1,4 @@
-"""Every step, interrupted in every way, with either kind of target: two workers bring each claim to its one end."""
+"""Every step, interrupted in every way, with either kind of ledger: two workers bring each claim to its one end."""
 
 import asyncio
 import itertools
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from _pytest.mark import ParameterSet
-from intake_bridge.faults import Action, Fault, Position, Step
+from fault_points import Action, Fault, Position, Step
+from interrupted_sale import InterruptedSale, Kind, open_interrupted_sale, until
 from mutants import MATRIX, MUTANTS
-from nursery import Child, Nursery
-from scene import Templates
-from stage import Kind, Stage, open_stage, until
+from sale import Templates
+from worker_processes import WorkerProcess, WorkerProcesses
 
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
@@ -24,16 +24,17 @@ from tests.postgres import PostgresServer, install_intake, install_ledger
 AT_A_TIME = 4
 # How often a step is called in one undisturbed drain, where that is not once. A claim that was given up is voided and
 # acknowledged in a batch of its own; of the other batch the declined are, and then the sold are acknowledged.
+ENDED = ("batch ended", "releases ended", "a batch failed, its messages are given back")
 CALLS = {Step.VOID: 2, Step.ACKNOWLEDGE: 3}
 
 
 class Interruption(StrEnum):
-    """What happens at a step, and to whom its messages belong when a worker that stood still goes on."""
+    """What happens at a step, and who has its messages when a frozen worker goes on."""
 
     KILLED_BEFORE = "killed-before"
     KILLED_AFTER = "killed-after"
     REPLY_LOST = "reply-lost"
-    # The worker stands still before the effect. After one is before the next.
+    # The worker is frozen before the effect. After one effect is before the next.
     EXPIRED_AND_TAKEN = "expired-and-taken"
     EXPIRED_AND_DONE = "expired-and-done"
     # By its own clock, too. In the others that clock is wrong, and only the fence is left.
@@ -41,7 +42,7 @@ class Interruption(StrEnum):
 
     @property
     def point(self) -> tuple[Position, Action]:
-        """Where the first worker is struck, and how."""
+        """Where the first worker is interrupted, and how."""
         action = {"killed": Action.KILL, "reply": Action.LOSE, "expired": Action.STOP}[self.split("-")[0]]
         after = self in {Interruption.KILLED_AFTER, Interruption.REPLY_LOST}
         return Position.AFTER if after else Position.BEFORE, action
@@ -74,68 +75,68 @@ CASES = [
 ]
 
 
-async def play(stage: Stage, case: Case) -> None:
-    """Strike the first worker, let the second bring everything to its end, look at the rules in between."""
+async def run_case(interrupted: InterruptedSale, case: Case) -> None:
+    """Interrupt the first worker, let a second one bring all claims to an end, and check the rules in between."""
     if case.step is Step.EXTEND:
         # Leases are short, and answers long: it has to extend them before it can go on.
-        stage.answering.clear()
-    await stage.set_up()
+        interrupted.answering.clear()
+    await interrupted.set_up()
     known = case.interruption is Interruption.EXPIRED_AND_KNOWN
     if case.step is Step.EXTEND or known:
-        await stage.scene.configure(visibilityTimeoutSeconds=1)
-    if case.step in {Step.LEASE_TOKENS, Step.SETTLE_TOKENS}:
-        await stage.scene.configure(maxPerSecond=100)
+        await interrupted.sale.configure(visibilityTimeoutSeconds=1)
+    if case.step in {Step.LEASE_TOKENS, Step.RETURN_TOKENS}:
+        await interrupted.sale.configure(maxPerSecond=100)
     elif known:
         # One batch at a time: calls that another one has begun go out when the worker goes on.
-        await stage.scene.configure(maxPerSecond=10_000)
-    first = await stage.worker(case.fault)
-    await stage.struck(first, case.fault)
-    await stage.scene.configure(visibilityTimeoutSeconds=60)
-    stage.answering.set()
+        await interrupted.sale.configure(maxPerSecond=10_000)
+    first = await interrupted.worker(case.fault)
+    await interrupted.until_fault(first, case.fault)
+    await interrupted.sale.configure(visibilityTimeoutSeconds=60)
+    interrupted.answering.set()
     match case.fault.action:
         case Action.KILL:
-            assert await stage.violations() == []
-            await stage.end_leases()
-            second = await stage.worker()
-            await stage.drained()
-            await stage.retire(second)
+            assert await interrupted.violations() == []
+            await interrupted.end_leases()
+            second = await interrupted.worker()
+            await interrupted.drained()
+            await interrupted.stop(second)
         case Action.LOSE:
-            second = await stage.worker()
+            second = await interrupted.worker()
             if case.step in {Step.READ_BATCH, Step.READ_RELEASES}:
-                await stage.end_leases()  # of what nobody knows that he has
-            await stage.drained()
-            await stage.retire(first, second)
+                await interrupted.end_leases()  # of messages that no worker knows that it has
+            await interrupted.drained()
+            await interrupted.stop(first, second)
         case Action.STOP:
-            assert await stage.violations() == []
-            await (stage.leases_ended() if known else stage.end_leases())
-            await stage.scene.release(stage.cast["fickle"])
+            assert await interrupted.violations() == []
+            await (interrupted.leases_ended() if known else interrupted.end_leases())
+            await interrupted.sale.release(interrupted.by_role["fickle"])
             if case.interruption is Interruption.EXPIRED_AND_DONE:
-                second = await stage.worker()
-                await stage.drained()
-                await stage.retire(second)
+                second = await interrupted.worker()
+                await interrupted.drained()
+                await interrupted.stop(second)
             else:
-                await stage.take_all()
-            told = await stage.told()
-            await _go_on_in_vain(stage, case, first)
-            assert not known or await stage.told() == told
+                await interrupted.take_all()
+            effects = await interrupted.effects()
+            await _changes_nothing(interrupted, case, first)
+            assert not known or await interrupted.effects() == effects
             if case.interruption is not Interruption.EXPIRED_AND_DONE:
-                await stage.end_leases()
-                second = await stage.worker()
-                await stage.drained()
-                await stage.retire(second)
-    await stage.check()
+                await interrupted.end_leases()
+                second = await interrupted.worker()
+                await interrupted.drained()
+                await interrupted.stop(second)
+    await interrupted.check()
 
 
-async def _go_on_in_vain(stage: Stage, case: Case, stale: Child) -> None:
-    """I9: who has stood still for too long ends what it had in hand, and nothing in DB1 changes."""
-    before = await stage.everything()
-    ended = stale.said("batch", "releases", "a batch was abandoned")
+async def _changes_nothing(interrupted: InterruptedSale, case: Case, stale: WorkerProcess) -> None:
+    """I9: a worker that was frozen for too long goes on with its messages, and changes nothing in DB1."""
+    before = await interrupted.everything()
+    ended = stale.logged(*ENDED)
     stale.signal(signal.SIGCONT)
-    if case.step not in {Step.READ_BATCH, Step.READ_RELEASES, Step.READ_ALONE}:
-        await until(lambda: stale.said("batch", "releases", "a batch was abandoned") > ended)
-    await stage.retire(stale)
-    assert await stage.everything() == before
-    assert await stage.violations() == []
+    if case.step not in {Step.READ_BATCH, Step.READ_RELEASES, Step.READ_QUARANTINED}:
+        await until(lambda: stale.logged(*ENDED) > ended)
+    await interrupted.stop(stale)
+    assert await interrupted.everything() == before
+    assert await interrupted.violations() == []
 
 
 class Campaign:
@@ -147,30 +148,30 @@ class Campaign:
         self._logs = logs
         self._turns = asyncio.Semaphore(AT_A_TIME)
         self._preparing = asyncio.Lock()
-        self._worlds: dict[str | None, tuple[str, Nursery]] = {}
+        self._worlds: dict[str | None, tuple[str, WorkerProcesses]] = {}
         self._stack = AsyncExitStack()
         self._ledger = server.create_database("ledger_of_faults")
         install_ledger(self._ledger)
-        self.plays: dict[tuple[Case, str | None], asyncio.Task[None]] = {}
+        self.runs: dict[tuple[Case, str | None], asyncio.Task[None]] = {}
 
     def start(self, case: Case, mutant: str | None) -> None:
         """Begin as soon as there is room."""
-        self.plays[case, mutant] = asyncio.create_task(self._play(case, mutant))
+        self.runs[case, mutant] = asyncio.create_task(self._run(case, mutant))
 
     async def end(self) -> None:
-        """Drop what nobody waits for any more."""
-        for task in self.plays.values():
+        """Cancel what no test waits for any more."""
+        for task in self.runs.values():
             task.cancel()
-        await asyncio.gather(*self.plays.values(), return_exceptions=True)
+        await asyncio.gather(*self.runs.values(), return_exceptions=True)
         await self._stack.aclose()
 
-    async def _play(self, case: Case, mutant: str | None) -> None:
+    async def _run(self, case: Case, mutant: str | None) -> None:
         async with self._turns:
-            intake, nursery = await self._world(mutant)
-            async with open_stage(intake, self._ledger, case.kind, nursery) as stage:
-                await play(stage, case)
+            intake, processes = await self._world(mutant)
+            async with open_interrupted_sale(intake, self._ledger, case.kind, processes) as interrupted:
+                await run_case(interrupted, case)
 
-    async def _world(self, mutant: str | None) -> tuple[str, Nursery]:
+    async def _world(self, mutant: str | None) -> tuple[str, WorkerProcesses]:
         """A DB1, and where its workers come from."""
         async with self._preparing:
             if mutant not in self._worlds:
@@ -184,7 +185,7 @@ class Campaign:
                 logs = self._logs / name
                 logs.mkdir()
                 python = mutant if broken is not None and not broken.is_sql else None
-                self._worlds[mutant] = uri, await self._stack.enter_async_context(Nursery(logs, python))
+                self._worlds[mutant] = uri, await self._stack.enter_async_context(WorkerProcesses(logs, python))
             return self._worlds[mutant]
 
 
@@ -220,4 +221,4 @@ def _parameters() -> list[ParameterSet]:
 async def test_after_any_interruption_every_claim_ends_once_and_as_it_must(
     campaign: Campaign, case: Case, mutant: str | None
 ) -> None:
-    await campaign.plays[case, mutant]
+    await campaign.runs[case, mutant]

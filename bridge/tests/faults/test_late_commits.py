@@ -9,7 +9,7 @@ import pytest
 from mutants import LATE, MUTANTS
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
-from scene import POOL, Claim, Scene, Templates, open_scene
+from sale import POOL, Claim, Sale, Templates, open_sale
 
 from tests.postgres import PostgresServer, install_intake
 
@@ -27,23 +27,23 @@ def _variants() -> list[object]:
 
 @pytest.fixture
 async def read(
-    request: pytest.FixtureRequest, server: PostgresServer, templates: Templates, scene: Scene
-) -> AsyncIterator[Scene]:
-    """The scene, or one with the mutant's reader."""
+    request: pytest.FixtureRequest, server: PostgresServer, templates: Templates, sale: Sale
+) -> AsyncIterator[Sale]:
+    """The sale, or one with the mutant's reader."""
     if request.param is None:
-        yield scene
+        yield sale
         return
     uri = server.create_database(f"intake_of_a_bad_reader_{next(NUMBERS)}")
     install_intake(uri, MUTANTS[request.param].patch)
-    async with open_scene(uri, scene.ledger_uri, 1000) as broken:
+    async with open_sale(uri, sale.ledger_uri, 1000) as broken:
         yield broken
 
 
 class Slow:
-    """A fan whose transaction stays open."""
+    """A buyer whose transaction stays open."""
 
-    def __init__(self, scene: Scene, connection: AsyncConnection[dict[str, object]]) -> None:
-        self._scene = scene
+    def __init__(self, sale: Sale, connection: AsyncConnection[dict[str, object]]) -> None:
+        self._scene = sale
         self._connection = connection
         self.claim_id: UUID | None = None
 
@@ -61,28 +61,28 @@ class Slow:
 
 
 @pytest.mark.parametrize("read", _variants(), indirect=True)
-async def test_a_message_committed_long_after_later_ones_were_sold_is_sold_with_the_next_batch(read: Scene) -> None:
+async def test_a_message_committed_long_after_later_ones_were_sold_is_sold_with_the_next_batch(read: Sale) -> None:
     """No time is waited for: who reads a claim that was made after the commit reads the late one, too."""
-    scene = read
-    async with AsyncExitStack() as stack, scene.worker():
+    sale = read
+    async with AsyncExitStack() as stack, sale.worker():
         slow = []
         for number in range(3):
-            connection = await AsyncConnection.connect(scene.intake_uri, row_factory=dict_row)
+            connection = await AsyncConnection.connect(sale.intake_uri, row_factory=dict_row)
             stack.push_async_callback(connection.close)
-            slow.append(Slow(scene, connection))
+            slow.append(Slow(sale, connection))
             await slow[-1].claim(f"slow-{number}")
-            await scene.claim(20)
-            await scene.until_drained()
+            await sale.claim(20)
+            await sale.until_drained()
         # Neither in the order of their numbers nor at once; between them others are sold.
         for each in (slow[1], slow[0], slow[2]):
-            assert each.claim_id not in await scene.sales()
+            assert each.claim_id not in await sale.sales()
             await each.commit()
-            (sentinel,) = await scene.claim()
+            (sentinel,) = await sale.claim()
 
             async def sold(claim_id: UUID = sentinel.claim_id) -> bool:
-                return claim_id in await scene.sales()
+                return claim_id in await sale.sales()
 
-            await scene.until(sold, "a claim that was made after the late commit is sold")
-            assert each.claim_id in await scene.sales()
-        await scene.until_drained()
-        await scene.check()
+            await sale.until(sold, "a claim that was made after the late commit is sold")
+            assert each.claim_id in await sale.sales()
+        await sale.until_drained()
+        await sale.check()

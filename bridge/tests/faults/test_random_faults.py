@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from fault_points import Action, Fault, Position, Step
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from intake_bridge.faults import Action, Fault, Position, Step
-from nursery import Child, Nursery
-from scene import Templates
-from stage import CAST, Kind, Stage, open_stage
+from interrupted_sale import ROLES, InterruptedSale, Kind, open_interrupted_sale
+from sale import Templates
+from worker_processes import WorkerProcess, WorkerProcesses
 
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
@@ -59,102 +59,102 @@ MORE = ("plain 4", "plain 5", "plain 6", "flaky 2", "flaky 3", "declined 2")
 class Run:
     """One schedule: each event happens as soon as something has moved since the last one."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._workers: list[Child] = []
-        self._struck = 0
+    def __init__(self, interrupted: InterruptedSale) -> None:
+        self._interrupted_sale = interrupted
+        self._workers: list[WorkerProcess] = []
+        self._interrupted = 0
         self._moved: tuple[int, ...] = ()
 
-    async def play(self, schedule: dict[str, Any]) -> None:
+    async def run(self, schedule: dict[str, Any]) -> None:
         """To the end, at which every claim is as it must be."""
-        scene = self._stage.scene
-        await self._stage.set_up((*CAST, *MORE))
-        # A lost reply may count as a failure of whoever was in the batch: enough for all that are lost here.
-        await scene.configure(maxRetries=50, visibilityTimeoutSeconds=1, **schedule["start"])
-        self._workers = [await self._stage.worker(*faults) for faults in schedule["workers"]]
+        sale = self._interrupted_sale.sale
+        await self._interrupted_sale.set_up((*ROLES, *MORE))
+        # A lost reply may count as a failure of each claim of the batch: enough retries for all that are lost here.
+        await sale.configure(maxRetries=50, visibilityTimeoutSeconds=1, **schedule["start"])
+        self._workers = [await self._interrupted_sale.worker(*faults) for faults in schedule["workers"]]
         for what, how in schedule["events"]:
             await self._while(self._nothing_moves)
             await self._event(what, how)
-        await scene.configure(paused=False, visibilityTimeoutSeconds=1, batchSize=100, maxPerSecond=None)
-        await self._stage.end_leases()
+        await sale.configure(paused=False, visibilityTimeoutSeconds=1, batchSize=100, maxPerSecond=None)
+        await self._interrupted_sale.end_leases()
         await self._while(self._something_is_queued)
         if unlucky := await self._unlucky():
-            # By chance: six times a bridge was struck with this one in hand, three times with nothing else.
-            struck = sum(line["message"].startswith("fault: ") for child in self._workers for line in child.lines())
-            assert struck >= 6, unlucky
+            # By chance: six times a bridge was interrupted while it had this message, three times alone.
+            faults = sum(line["message"].startswith("fault: ") for process in self._workers for line in process.lines())
+            assert faults >= 6, unlucky
             await self._replay(unlucky)
             await self._while(self._something_is_queued)
-        # Who stands still goes on when all is over, perhaps to the next place where it is to stand still.
-        for child in self._workers:
-            child.signal(signal.SIGTERM)
-        await self._while(self._somebody_lives, somebody_works=False)
-        assert {child.exit_code for child in self._workers} <= {0, -signal.SIGKILL}
-        assert not sum(child.said("a batch was abandoned") for child in self._workers)
-        await self._stage.check()
+        # A frozen worker goes on at the end, perhaps to the next point where it freezes.
+        for process in self._workers:
+            process.signal(signal.SIGTERM)
+        await self._while(self._any_lives, one_must_work=False)
+        assert {process.exit_code for process in self._workers} <= {0, -signal.SIGKILL}
+        assert not sum(process.logged("a batch failed, its messages are given back") for process in self._workers)
+        await self._interrupted_sale.check()
 
-    async def _while(self, condition: Callable[[], Awaitable[bool]], somebody_works: bool = True) -> None:
-        """Wait. What the struck had leased comes back at once, and somebody is there for it."""
+    async def _while(self, condition: Callable[[], Awaitable[bool]], one_must_work: bool = True) -> None:
+        """Wait. Leases of interrupted workers end at once, and there is always a worker that runs."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while await condition():
-                struck = sum(child.killed or child.stopped.is_set() for child in self._workers)
-                if struck > self._struck:
-                    await self._stage.end_leases()
-                self._struck = struck
-                if somebody_works and not any(self._free()):
-                    self._workers.append(await self._stage.worker())
+                interrupted = sum(process.killed or process.stopped.is_set() for process in self._workers)
+                if interrupted > self._interrupted:
+                    await self._interrupted_sale.end_leases()
+                self._interrupted = interrupted
+                if one_must_work and not any(self._free()):
+                    self._workers.append(await self._interrupted_sale.worker())
                 await asyncio.sleep(0.02)
 
-    def _free(self) -> Iterator[Child]:
-        return (child for child in self._workers if not child.ended.is_set() and not child.stopped.is_set())
+    def _free(self) -> Iterator[WorkerProcess]:
+        return (process for process in self._workers if not process.ended.is_set() and not process.stopped.is_set())
 
     async def _nothing_moves(self) -> bool:
-        queue, places = await self._stage.scene.queue(), await self._stage.places()
+        queue, places = await self._interrupted_sale.sale.queue(), await self._interrupted_sale.places()
         reads = sum(row["read_ct"] for row in queue.values())
-        before, self._moved = self._moved, (reads, len(queue), len(places), self._struck)
-        idle = self._stage.scene.config.get("paused") or not queue
+        before, self._moved = self._moved, (reads, len(queue), len(places), self._interrupted)
+        idle = self._interrupted_sale.sale.config.get("paused") or not queue
         return before == self._moved and not idle
 
     async def _something_is_queued(self) -> bool:
-        return bool(await self._stage.scene.queue())
+        return bool(await self._interrupted_sale.sale.queue())
 
-    async def _somebody_lives(self) -> bool:
+    async def _any_lives(self) -> bool:
         self._go_on()
-        return not all(child.ended.is_set() for child in self._workers)
+        return not all(process.ended.is_set() for process in self._workers)
 
     def _go_on(self) -> None:
-        for child in self._workers:
-            if child.stopped.is_set():
-                child.signal(signal.SIGCONT)
+        for process in self._workers:
+            if process.stopped.is_set():
+                process.signal(signal.SIGCONT)
 
     async def _unlucky(self) -> list[int]:
-        """Dead letters that no bridge has outlived."""
-        letters = (await self._stage.scene.dead()).values()
-        return [each["msg_id"] for each in letters if each["reason"].startswith("it was read 3 times alone")]
+        """Dead letters of messages whose bridges all died."""
+        letters = (await self._interrupted_sale.sale.dead()).values()
+        return [each["msg_id"] for each in letters if each["reason"].startswith("it was read alone 3 times")]
 
     async def _replay(self, letters: list[int]) -> None:
-        scene = self._stage.scene
-        await scene.rows("SELECT intake.replay(%s, %s, 'somebody', 'try again')", scene.pool, letters)
+        sale = self._interrupted_sale.sale
+        await sale.rows("SELECT intake.replay(%s, %s, 'somebody', 'try again')", sale.pool, letters)
 
     async def _event(self, what: str, how: Any) -> None:  # noqa: ANN401 - as the strategy made it
-        stage = self._stage
+        interrupted = self._interrupted_sale
         match what:
             case "configure":
-                await stage.scene.configure(**how)
-            case "claim" if not stage.scene.config.get("paused"):
-                await stage.join(f"{how} {len(stage.cast)}")
+                await interrupted.sale.configure(**how)
+            case "claim" if not interrupted.sale.config.get("paused"):
+                await interrupted.claim(f"{how} {len(interrupted.by_role)}")
             case "release":
-                await stage.scene.release(stage.cast["fickle"])
+                await interrupted.sale.release(interrupted.by_role["fickle"])
             case "end leases":
-                await stage.end_leases()
+                await interrupted.end_leases()
             case "replay":
-                await self._replay([letter["msg_id"] for letter in (await stage.scene.dead()).values()])
+                await self._replay([letter["msg_id"] for letter in (await interrupted.sale.dead()).values()])
             case "go on":
                 self._go_on()
             case "start":
-                self._workers.append(await stage.worker())
+                self._workers.append(await interrupted.worker())
             case "terminate":
-                for child in list(self._free())[:1]:
-                    child.signal(signal.SIGTERM)
+                for process in list(self._free())[:1]:
+                    process.signal(signal.SIGTERM)
 
 
 def test_any_faults_in_any_order_leave_every_claim_where_it_must_be(
@@ -164,19 +164,19 @@ def test_any_faults_in_any_order_leave_every_claim_where_it_must_be(
     ledger = server.create_database("ledger_of_random_faults")
     install_ledger(ledger)
 
-    async def one(schedule: dict[str, Any], nursery: Nursery) -> None:
-        async with open_stage(intake, ledger, schedule["kind"], nursery) as stage:
-            await Run(stage).play(schedule)
+    async def one(schedule: dict[str, Any], processes: WorkerProcesses) -> None:
+        async with open_interrupted_sale(intake, ledger, schedule["kind"], processes) as interrupted:
+            await Run(interrupted).run(schedule)
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        nursery = runner.run(stack.enter_async_context(Nursery(tmp_path)))
+        processes = runner.run(stack.enter_async_context(WorkerProcesses(tmp_path)))
 
         # A schedule that fails may do so by waiting in vain: too slow to look for a smaller one.
         @settings(chosen(settings(max_examples=25), settings(max_examples=2000)), phases=[Phase.generate])
         @given(SCHEDULES)
         def every(schedule: dict[str, Any]) -> None:
-            runner.run(one(schedule, nursery))
+            runner.run(one(schedule, processes))
 
         try:
             every()

@@ -32,7 +32,7 @@ class ConfirmedConnection(AsyncConnection[Any]):
         if self._unconfirmed:
             await self.close()
             raise psycopg.OperationalError(
-                "the wait for the synchronous standby was cancelled: committed here, perhaps nowhere else"
+                "the wait for the synchronous standby was cancelled: the standby may not have the commit"
             )
         return result
 

@@ -63,7 +63,7 @@ async def connect(uri: str, seconds: float = CONNECT_TIMEOUT, **more: Any) -> Co
         async with asyncio.timeout(seconds):
             attempts = await conninfo_attempts_async(uris.read(uri))
     except TimeoutError:
-        raise psycopg.OperationalError("the names of its hosts are not resolved in time") from None
+        raise psycopg.OperationalError("its host names were not resolved in time") from None
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):
@@ -76,4 +76,4 @@ async def connect(uri: str, seconds: float = CONNECT_TIMEOUT, **more: Any) -> Co
     if len(failures) == 1:
         raise failures[0]
     answers = "; ".join(str(each).strip().partition("\n")[0] for each in failures)
-    raise psycopg.OperationalError(f"none of {len(failures)} addresses lets us in: {answers}")
+    raise psycopg.OperationalError(f"none of {len(failures)} addresses accepts the connection: {answers}")

@@ -1,7 +1,7 @@
-"""How a connection URI is read before libpq reads it. The bridge has the same rules: tests/uris.tsv tries both.
+"""Reads the connection URI of a user, before libpq does. tests/uris.tsv has the cases.
 
-libpq quotes what it cannot parse, and takes a password with an @ or a / in it for host, port or database. So a URI that
-is probably misread is refused, with what to do, and without a word of it.
+libpq quotes what it cannot parse, and takes parts of a password with an @ or a / in it for host, port or database.
+So a URI that libpq would probably misread is refused. The error says what to change, and quotes nothing of the URI.
 """
 
 import re
@@ -15,12 +15,12 @@ from psycopg.conninfo import conninfo_to_dict
 _FORM: Final = "write postgresql://user:password@host:port/db"
 _ESCAPES: Final = f"{_FORM}, and in a password %40 for @, %2F for / and %25 for %"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
-# None of these can be seen: formats (the byte order mark is one), controls, blanks that are no blank.
-_UNSEEN: Final = frozenset({"Cf", "Cc", "Zs", "Zl", "Zp"})
+# Unicode categories of invisible characters: formats (the byte order mark is one), controls, spaces of every kind.
+_INVISIBLE: Final = frozenset({"Cf", "Cc", "Zs", "Zl", "Zp"})
 
 
 def read(uri: str) -> dict[str, str]:
-    """Its parameters, by libpq's names. Raises psycopg.ProgrammingError, which says what is wrong with it."""
+    """The URI's parameters, by libpq's names. Raises psycopg.ProgrammingError, which says what to change."""
     wrong = _before(uri)
     if wrong is None:
         try:
@@ -35,36 +35,36 @@ def read(uri: str) -> dict[str, str]:
 
 
 def _before(uri: str) -> str | None:
-    """What libpq would misread, or tell in words that lead astray."""
+    """What is wrong with the text: libpq would misread it, or its error would mislead."""
     first = uri[:1] or "x"
-    if unicodedata.category(first) in _UNSEEN:
-        kind = "a byte order mark" if first == "\ufeff" else "a character that cannot be seen"
-        return f"{kind} (U+{ord(first):04X}) stands before it; save it without"
+    if unicodedata.category(first) in _INVISIBLE:
+        kind = "a byte order mark" if first == "\ufeff" else "an invisible character"
+        return f"it begins with {kind} (U+{ord(first):04X}); save it without"
     if first in "\"'`\u2018\u201c\u201e":
-        return "it stands in quotes; save it without"
+        return "it is in quotes; save it without them"
     scheme = _SCHEME.match(uri)
     if scheme is None:
-        return "it has a NUL in it" if "\0" in uri else None
+        return "it has a NUL character" if "\0" in uri else None
     if scheme[0] not in {"postgresql://", "postgres://"}:
         return f"it does not begin with postgresql://; {_FORM}"
-    if any(unicodedata.category(c) in _UNSEEN for c in uri):
-        return "it has a blank or a character that cannot be seen in it; a blank is written %20"
+    if any(unicodedata.category(c) in _INVISIBLE for c in uri):
+        return "it has a space or an invisible character; write a space as %20"
     path = uri[scheme.end() :].partition("/")[2].partition("?")[0]
     if "@" in path:
-        return "it has an @ behind a /; in a password '/' is written %2F, and @ is written %40"
+        return "it has an @ after a /; in a password write / as %2F and @ as %40"
     if re.search("%(?![0-9A-Fa-f]{2})", uri):
-        return "it has a % without two hexadecimal digits; in a password % is written %25"
+        return "it has a % without two hexadecimal digits; in a password write % as %25"
     return None
 
 
 def _after(parameters: dict[str, str]) -> str | None:
-    """What libpq has understood, and cannot be meant."""
+    """What is wrong with the parameters: libpq accepts them, but the user cannot mean them."""
     if any("@" in host for host in parameters.get("host", "").split(",")):
         return _ESCAPES
     if any(port and not (port.isascii() and port.isdigit()) for port in parameters.get("port", "").split(",")):
         return (
-            "what stands behind a host and a colon is a port, a number; an IPv6 address stands in brackets ([fd00::1]);"
-            " in a password '/' is written %2F, and @ is written %40"
+            "after a host and a colon comes the port, a number; write an IPv6 address in brackets ([fd00::1]),"
+            " and in a password / as %2F and @ as %40"
         )
     if "service" in parameters or "servicefile" in parameters:
         return f"service= names a file that pods do not have; {_FORM}"
@@ -72,11 +72,11 @@ def _after(parameters: dict[str, str]) -> str | None:
 
 
 def _unknown(uri: str) -> str | None:
-    """The name of a parameter that other drivers know. Where a password may have got there, nothing is named."""
+    """Names a parameter that only other drivers know. Names nothing where a part of a password may be in its place."""
     query = uri.partition("?")[2]
     if "@" in query:
         return None
     known = {each.keyword.decode() for each in pq.Conninfo.get_defaults()} | {"ssl"}
     names = (pair.partition("=")[0] for pair in query.split("&") if "=" in pair)
     strange = next((name for name in names if re.fullmatch("[A-Za-z_]{1,30}", name) and name not in known), None)
-    return strange and f"libpq knows no parameter {strange}, which stands behind the ?; leave it out"
+    return strange and f"libpq has no parameter {strange}; remove it after the ?"

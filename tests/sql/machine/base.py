@@ -1,4 +1,4 @@
-"""The machine's ground: a pool, what may be done to it from outside, and what must be true after every step."""
+"""The base of the state machine: a pool, what may be done to it from outside, and what must be true after each step."""
 
 from collections import Counter
 from datetime import timedelta
@@ -23,7 +23,7 @@ PATIENCE = 3
 requests = st.sampled_from([None, "r1", "r2", "r3"])
 
 
-class Ground(RuleBasedStateMachine):
+class PoolMachine(RuleBasedStateMachine):
     """One pool on an empty DB1."""
 
     def __init__(self, uri: str) -> None:
@@ -31,7 +31,7 @@ class Ground(RuleBasedStateMachine):
         empty(uri)
         self.intake = Intake(uri)
         self.slow = Intake(uri)
-        # A vacuum that looks at the hot row makes `busy` of what the model knows: it might be a claim.
+        # A vacuum locks the hot row's table as a claim does, and the answer is `busy` where the model expects another.
         self.intake.connection.execute("ALTER TABLE intake.pools SET (autovacuum_enabled = false)")
 
     def teardown(self) -> None:
@@ -41,14 +41,14 @@ class Ground(RuleBasedStateMachine):
     @initialize(
         size=st.integers(2, 8),
         limit=limits,
-        hold_timeout=st.sampled_from([None, 600]),
+        claim_timeout=st.sampled_from([None, 600]),
         own=st.booleans(),
         asks=st.booleans(),
     )
-    def provision(self, size: int, limit: int | None, hold_timeout: int | None, own: bool, asks: bool) -> None:
-        self.model = Model(size, limit, hold_timeout)
+    def provision(self, size: int, limit: int | None, claim_timeout: int | None, own: bool, asks: bool) -> None:
+        self.model = Model(size, limit, claim_timeout)
         self.asks = asks  # a validator
-        self.own, self.shut_for = own, 0
+        self.own, self.closed_for = own, 0
         self.configure()
         if own:
             ids = [uuid4() for _ in range(LARGEST)]
@@ -60,16 +60,18 @@ class Ground(RuleBasedStateMachine):
         """The resource id of a slot, and its label."""
         if self.own:
             return self.stocked[slot - 1]
-        return self.intake.value("SELECT intake.resource_of(intake.series_of(%s), %s)", POOL, slot), None
+        return self.intake.value(
+            "SELECT intake_private.resource_of(intake_private.resource_prefix_of(%s), %s)", POOL, slot
+        ), None
 
     def configure(self) -> None:
         """Make the configuration what the model says."""
         if self.model.running and not self.intake.rows("SELECT FROM intake.pools FOR UPDATE SKIP LOCKED"):
-            self.end_slow(commit=True)  # its claim has latched the pool: whoever configures it waits for the end
+            self.end_slow(commit=True)  # its claim has set the latch: configure() waits for its end
         self.intake.configure(
             self.model.size,
             claimsPerUser=self.model.limit,
-            claimTimeoutSeconds=self.model.hold_timeout,
+            claimTimeoutSeconds=self.model.claim_timeout,
             paused=self.model.paused,
             visibilityTimeoutSeconds=3600,
             ownResources=self.own,
@@ -97,7 +99,7 @@ class Ground(RuleBasedStateMachine):
         self.model.expire()
 
     @rule(window=st.sampled_from(["open", "not_open", "closed"]), paused=st.booleans())
-    def shut(self, window: str, paused: bool) -> None:
+    def change_window(self, window: str, paused: bool) -> None:
         self.model.window, self.model.paused = window, paused
         self.configure()
 
@@ -111,11 +113,11 @@ class Ground(RuleBasedStateMachine):
     @rule(lost=st.sampled_from([0, 1, 32]))
     def crash(self, lost: int) -> None:
         self.end_slow()
-        # A sequence is logged 32 numbers ahead: that many tickets may be gone.
-        ticket = "intake.ticket_1"
-        last = self.intake.value("SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)", ticket)
+        # A sequence is logged 32 numbers ahead: that many numbers may be lost.
+        sequence = "intake.numbers_1"
+        last = self.intake.value("SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)", sequence)
         if last + lost:
-            self.intake.value("SELECT setval(%s, %s)", ticket, last + lost)
+            self.intake.value("SELECT setval(%s, %s)", sequence, last + lost)
         lose_unlogged(self.intake.connection)
         self.model.crash()
 
@@ -136,12 +138,12 @@ class Ground(RuleBasedStateMachine):
         return Claim(answer.claim_id, user, request, answer.slot_no, answer.resource_id)
 
     @invariant()
-    def nothing_stays_shut(self) -> None:
+    def nothing_stays_closed(self) -> None:
         """A few steps see a pool that is closed, paused or lost; the others shall have something to do."""
         open_now = self.model.ready and not self.model.paused and self.model.window == "open"
-        self.shut_for = 0 if open_now else self.shut_for + 1
-        if self.shut_for > PATIENCE:
-            self.shut("open", paused=False)
+        self.closed_for = 0 if open_now else self.closed_for + 1
+        if self.closed_for > PATIENCE:
+            self.change_window("open", paused=False)
             self.housekeep()
 
     # What must be true after every step.
@@ -182,6 +184,6 @@ class Ground(RuleBasedStateMachine):
         assert status["claims"] == len(self.model.claims)
         assert (status["voided"], status["released"]) == (places["voided"], places["released"])
         if self.model.ready:
-            held = {claim.slot for claim in self.model.claims.values() if claim.holding}
+            held = {claim.slot for claim in self.model.claims.values() if claim.has_slot}
             free = self.intake.column("SELECT slot_no FROM intake.allocations WHERE status = 'AVAILABLE'")
             assert free == [slot for slot in range(1, self.model.capacity + 1) if slot not in held], f"I6: {free}"

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.sql.intake import POOL
-from tests.sql.machine.fans import Fans
 from tests.sql.machine.model import Claim, Lease
+from tests.sql.machine.users import Users
 
 picks = st.lists(st.integers(0, 60), min_size=1, max_size=4)
 
@@ -17,7 +17,7 @@ def has_leases(machine: "Bridges") -> bool:
     return bool(machine.model.leases)
 
 
-class Bridges(Fans):
+class Bridges(Users):
     """Messages, the ledger, dead letters."""
 
     @rule(limit=st.integers(1, 4), releases=st.booleans())
@@ -25,22 +25,22 @@ class Bridges(Fans):
         due = self.model.due(voiding=releases)
         if releases:
             messages = self.intake.read_releases(limit)
-            self.took(self.not_apart(due[:limit]), messages)
+            self.took(self.not_quarantined(due[:limit]), messages)
             return
         fell_due = dict(self.intake.rows("SELECT (message ->> 'claim_id')::uuid, vt FROM pgmq.q_intake_queue"))
         messages = self.intake.read(limit)
         taken = {message["claim_id"] for message in messages}
         alone = dict(
-            self.intake.rows("SELECT (message ->> 'claim_id')::uuid, headers ? 'alone' FROM pgmq.q_intake_queue")
+            self.intake.rows("SELECT (message ->> 'claim_id')::uuid, headers ? 'quarantined' FROM pgmq.q_intake_queue")
         )
-        apart = [claim for claim in due if alone[claim.claim_id]]
-        seen = taken | {claim.claim_id for claim in apart}
+        quarantined = [claim for claim in due if alone[claim.claim_id]]
+        seen = taken | {claim.claim_id for claim in quarantined}
         left = [fell_due[claim.claim_id] for claim in due if claim.claim_id not in seen]
         assert not left or max(fell_due[each] for each in seen) <= min(left), "what fell due first is read first"
         assert len(seen) == min(limit, len(due))
-        assert self.not_apart(apart) == []
+        assert self.not_quarantined(quarantined) == []
         read = [claim for claim in due if claim.claim_id in taken]
-        assert not any(map(self.model.never_ended, read))
+        assert not any(map(self.model.unfinished_three_times, read))
         for claim in read:
             if claim.state == "queued" and not self.asks:
                 claim.state = "validated"
@@ -50,18 +50,18 @@ class Bridges(Fans):
     def void_releases(self, limit: int) -> None:
         """What a bridge does with releases when all is well."""
         messages = self.intake.read_releases(limit)
-        due = self.not_apart(self.model.due(voiding=True)[:limit])
+        due = self.not_quarantined(self.model.due(voiding=True)[:limit])
         self.took(due, messages)
         for claim in due:
             self.model.void(claim)
-        leases = [claim.hand for claim in due if claim.hand]
+        leases = [claim.lease for claim in due if claim.lease]
         for claim in self.change("acknowledge", leases, [self.model.ledger[lease.claim_id] for lease in leases]):
             claim.place = self.model.ledger[claim.claim_id]
 
     @precondition(lambda self: self.model.at("queued"))
     @rule(old=st.booleans())
     def time_passes(self, old: bool) -> None:
-        """Every lease ends, and perhaps every hold is old."""
+        """Every lease runs out, and perhaps every claim is past the claim timeout."""
         self.intake.expire_leases()
         if old:
             self.intake.connection.execute(
@@ -70,25 +70,25 @@ class Bridges(Fans):
         for claim in self.model.at("queued"):
             claim.leased, claim.old = False, claim.old or old
 
-    def not_apart(self, due: list[Claim]) -> list[Claim]:
-        """Those that a reader gets; the others are set apart."""
-        for claim in (apart := [claim for claim in due if self.model.never_ended(claim)]):
+    def not_quarantined(self, due: list[Claim]) -> list[Claim]:
+        """Those that a reader gets; the others are quarantined."""
+        for claim in (quarantined := [claim for claim in due if self.model.unfinished_three_times(claim)]):
             self.model.quarantine_messages(claim)
-        return [claim for claim in due if claim not in apart]
+        return [claim for claim in due if claim not in quarantined]
 
     @precondition(lambda self: any(claim.alone for claim in self.model.at("queued")))
     @rule(again=st.integers(1, 4))
     def read_quarantined(self, again: int) -> None:
-        """One at a time; who had no end alone, either, is a dead letter. `again`: as often its bridge dies."""
+        """One at a time; not finished three times alone is a dead letter. `again`: how often its bridge dies."""
         for _ in range(again):
             messages = self.intake.read_quarantined()
-            loners = [claim for claim in self.model.unleased() if claim.alone]
-            while loners and self.model.never_ended(loners[0]):
-                loners.pop(0).place = "dead"
-            for claim in loners[:1]:
+            quarantined = [claim for claim in self.model.unleased() if claim.alone]
+            while quarantined and self.model.unfinished_three_times(quarantined[0]):
+                quarantined.pop(0).place = "dead"
+            for claim in quarantined[:1]:
                 if claim.state == "queued" and not self.asks and not claim.voiding:
                     claim.state = "validated"
-            self.took(loners[:1], messages)
+            self.took(quarantined[:1], messages)
             self.time_passes(old=False)
 
     @precondition(lambda self: self.model.at("queued"))
@@ -107,13 +107,13 @@ class Bridges(Fans):
         for claim, message in zip(due, messages, strict=True):
             claim.leased = True
             claim.reads += 1
-            claim.unended += claim.named
+            claim.unfinished += claim.named
             claim.named = True
             assert (message["read_ct"], message["failures"], message["state"]) == (
                 claim.reads, claim.failures, claim.state
             )  # fmt: skip
-            claim.hand = Lease(claim.claim_id, message["msg_id"], message["read_ct"])
-            self.model.leases.append(claim.hand)
+            claim.lease = Lease(claim.claim_id, message["msg_id"], message["read_ct"])
+            self.model.leases.append(claim.lease)
 
     def chosen(self, numbers: list[int]) -> list[Lease]:
         """Some leases, the last ones first, no message twice."""
@@ -122,7 +122,7 @@ class Bridges(Fans):
 
     def change(self, function: LiteralString, leases: list[Lease], *more: list[Any]) -> list[Claim]:
         """Call a fenced function; the claims whose lease stood, and only they, were changed (I9)."""
-        standing = sorted((lease for lease in leases if self.model.stands(lease)), key=lambda lease: lease.msg_id)
+        standing = sorted((lease for lease in leases if self.model.is_valid(lease)), key=lambda lease: lease.msg_id)
         messages = [{"msg_id": lease.msg_id, "read_ct": lease.read_ct} for lease in leases]
         changed = self.intake.change(function, messages, *more)
         claims = [self.model.claims[lease.claim_id] for lease in standing]
@@ -146,11 +146,11 @@ class Bridges(Fans):
     def give_back(self, numbers: list[int], delay: float, error: str | None) -> None:
         leases = self.chosen(numbers)
         for claim in self.change("give_back", leases, [delay] * len(leases), [error] * len(leases)):
-            claim.leased, claim.hand = delay > 0, None
+            claim.leased, claim.lease = delay > 0, None
             claim.failures += error is not None
             self.model.ended(claim)
 
-    # The ledger: asked by anybody who ever had the message, however long ago.
+    # The ledger: called by any worker that ever had the message, however long ago.
 
     @precondition(has_leases)
     @rule(numbers=picks, void=st.booleans())
@@ -162,7 +162,7 @@ class Bridges(Fans):
     @precondition(has_leases)
     @rule(numbers=picks)
     def acknowledge(self, numbers: list[int]) -> None:
-        """The ledger's word, never anybody else's (I8)."""
+        """Only with the answer of the ledger (I8)."""
         leases = [lease for lease in self.chosen(numbers) if lease.claim_id in self.model.ledger]
         words = [self.model.ledger[lease.claim_id] for lease in leases]
         for claim in self.change("acknowledge", leases, words):

@@ -1,4 +1,4 @@
-"""What DB1 must answer, in a few lines of Python that know nothing of tickets, latches and free lists."""
+"""What DB1 must answer, in a few lines of Python without sequences, latches and free lists."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -8,7 +8,7 @@ type Request = tuple[str, str]
 
 @dataclass(frozen=True)
 class Lease:
-    """What a bridge has in hand, perhaps for too long."""
+    """A lease of a bridge, which may have run out."""
 
     claim_id: UUID
     msg_id: int
@@ -32,24 +32,24 @@ class Claim:
     """queued, validated or committing."""
     reads: int = 0
     """How often it was taken over. 0: no bridge has ever seen it."""
-    hand: Lease | None = None
-    """The lease that stands: nobody else has taken the message over, and it was not given back."""
+    lease: Lease | None = None
+    """The valid lease: no other worker has leased the message since, and it was not given back."""
     leased: bool = False
     """Not due yet."""
     voiding: bool = False
     """To be voided, not committed."""
     old: bool = False
-    """Past the hold time-out."""
+    """Past the claim timeout."""
     failures: int = 0
     named: bool = False
     """It names the worker of a delivery that has not ended."""
-    unended: int = 0
+    unfinished: int = 0
     """Deliveries in a row that had no end."""
     alone: bool = False
     """Read alone."""
 
     @property
-    def holding(self) -> bool:
+    def has_slot(self) -> bool:
         """Whether its slot is not free."""
         return self.place in {"queued", "dead", "committed"}
 
@@ -68,7 +68,7 @@ class Model:
     size: int
     """Slots as configured."""
     limit: int | None
-    hold_timeout: int | None
+    claim_timeout: int | None
     capacity: int = 0
     """Slots on sale."""
     ready: bool = False
@@ -80,28 +80,28 @@ class Model:
     resources: dict[int, UUID] = field(default_factory=dict)
     """Every resource id that was ever answered, by slot."""
     ledger: dict[UUID, str] = field(default_factory=dict)
-    """The ledger's word, its first and its last."""
+    """The outcome of each claim in the ledger, which is final."""
     running: Claim | None = None
     """The claim of a transaction that has not ended."""
 
     @property
     def free(self) -> set[int]:
-        """Slots that nobody has and that no running claim may take."""
-        taken = {claim.slot for claim in self.claims.values() if claim.holding}
+        """Slots that are not claimed and that no running claim may take."""
+        taken = {claim.slot for claim in self.claims.values() if claim.has_slot}
         if self.running:
             taken.add(self.running.slot)
         return set(range(1, self.capacity + 1)) - taken
 
-    def held(self, user: str) -> int:
+    def counted(self, user: str) -> int:
         """How many claims count for the user's limit."""
-        return sum(claim.holding and claim.user == user for claim in self.claims.values())
+        return sum(claim.has_slot and claim.user == user for claim in self.claims.values())
 
     def at(self, *places: str) -> list[Claim]:
         """The claims that are there, in the queue's order."""
         return sorted((c for c in self.claims.values() if c.place in places), key=lambda c: c.msg_id)
 
     def refusal(self, user: str, request: str | None, quantity: int = 1) -> str | None:
-        """What is answered before any slot is looked for; None: look."""
+        """The outcome that needs no slot; None: a slot is tried."""
         if not self.ready:
             return "not_ready"
         if request and (user, request) in self.requests:
@@ -110,7 +110,7 @@ class Model:
             return self.window
         if self.paused:
             return "paused"
-        if self.limit is not None and self.held(user) + quantity > self.limit:
+        if self.limit is not None and self.counted(user) + quantity > self.limit:
             return "limit_reached"
         return None
 
@@ -121,31 +121,31 @@ class Model:
             return {refusal}
         free = len(self.free)
         if self.running:
-            # Its slot may come back, and as long as it runs, burnt numbers look like numbers in its hand.
+            # Its slot may come back, and while it runs, burnt numbers look like numbers that it has drawn.
             return {"busy", "claimed"} if free >= quantity else {"busy"} | ({"too_few"} if free else set())
         return {"claimed" if free >= quantity else "too_few" if free else "sold_out"}
 
     def replay(self, claim: Claim) -> None:
         """On the queue again, as something that bridges have seen."""
         claim.place, claim.reads, claim.failures, claim.leased, claim.old = "queued", 1, 0, False, False
-        claim.hand = None
+        claim.lease = None
         self.ended(claim)
 
     def ended(self, claim: Claim) -> None:
         """A delivery had an end."""
-        claim.named, claim.unended, claim.alone = False, 0, False
+        claim.named, claim.unfinished, claim.alone = False, 0, False
 
-    def never_ended(self, claim: Claim) -> bool:
+    def unfinished_three_times(self, claim: Claim) -> bool:
         """Three deliveries in a row."""
-        return claim.named and claim.unended >= 2
+        return claim.named and claim.unfinished >= 2
 
     def quarantine_messages(self, claim: Claim) -> None:
         """Read alone from now on."""
-        claim.hand, claim.named, claim.unended, claim.alone = None, False, 0, True
+        claim.lease, claim.named, claim.unfinished, claim.alone = None, False, 0, True
 
-    def recall(self, claim: Claim) -> None:
-        """Out of the bridges' hands, to be voided."""
-        claim.voiding, claim.leased, claim.reads, claim.hand = True, False, claim.reads + 1, None
+    def revoke(self, claim: Claim) -> None:
+        """Its lease is revoked, and it is to be voided."""
+        claim.voiding, claim.leased, claim.reads, claim.lease = True, False, claim.reads + 1, None
         claim.named = False
 
     def made(self, claim: Claim) -> None:
@@ -157,10 +157,10 @@ class Model:
         if claim.request:
             self.requests.setdefault((claim.user, claim.request), []).append(claim.claim_id)
 
-    def stands(self, lease: Lease) -> bool:
+    def is_valid(self, lease: Lease) -> bool:
         """Whether what it is used for may change anything (I9)."""
         claim = self.claims[lease.claim_id]
-        return claim.place == "queued" and claim.hand == lease
+        return claim.place == "queued" and claim.lease == lease
 
     def due(self, *, voiding: bool) -> list[Claim]:
         """What a reader gets."""
@@ -171,7 +171,7 @@ class Model:
         return [] if self.paused else [c for c in self.at("queued") if not c.leased]
 
     def commit(self, claim: Claim) -> None:
-        """The ledger is asked to commit, by whoever holds or once held the message. It takes a slot only once."""
+        """The ledger is asked to commit, by any worker that has or had the message. It takes a slot only once."""
         if claim.claim_id not in self.ledger:
             for other, word in self.ledger.items():
                 assert word != "committed" or self.claims[other].slot != claim.slot, (
@@ -184,10 +184,10 @@ class Model:
         self.ledger.setdefault(claim.claim_id, "voided")
 
     def expire(self) -> None:
-        """What housekeeping does to holds that took too long."""
+        """What housekeeping does to claims past the claim timeout."""
         for claim in self.unleased():
-            if self.hold_timeout and claim.old and claim.state != "committing" and not claim.voiding:
-                self.recall(claim)
+            if self.claim_timeout and claim.old and claim.state != "committing" and not claim.voiding:
+                self.revoke(claim)
 
     def crash(self) -> None:
         """What is not LOGGED is gone, and so is every running transaction."""

@@ -17,14 +17,17 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pydantic import ValidationError
 
 from intake_bridge.domain.config import Configuration
+from intake_bridge.domain.health import WorkerHealth
 from intake_bridge.domain.message import Message, Messages, State
-from intake_bridge.domain.meter import TokenAnswer
+from intake_bridge.domain.outcomes import Result
+from intake_bridge.domain.tokens import TokenAnswer
 from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError, GiveBack, UriSource
 
-# Lane, its lease extension, the renewal of its tokens, configuration and heartbeat.
+# Calls that may be under way at once: for each of three batches (batch_runner.MOST_BATCHES) one change and one renewal
+# of its leases, and one of the control loop. With three batches under way nothing is read, and there is no rate limit.
 _CONNECTIONS = 7
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
-# Nothing the bridge asks of DB1 is this slow in health; a statement that hangs would outlive its lease.
+# No call of the bridge takes so long in a DB1 that is well, and a statement that hangs would outlive its lease.
 _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
 
 _READ: Final = (
@@ -32,13 +35,13 @@ _READ: Final = (
     "release, headers ->> 'traceparent' AS traceparent "
 )
 
-# Besides every OperationalError (connection lost, shutting down, starting up, read-only after a failover …).
+# Besides every OperationalError: connection lost, shutting down, starting up, read-only after a failover.
 _TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, psycopg.errors.ReadOnlySqlTransaction)
 
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """psycopg's errors as the ports name them."""
+    """Raise DatabaseUnavailableError or DatabaseRefusedError for psycopg's errors."""
     try:
         yield
     except _TRANSIENT as error:
@@ -48,22 +51,22 @@ async def translated() -> AsyncIterator[None]:
 
 
 class DatabaseSession:
-    """One connection to DB1 with the calls of the housekeeper."""
+    """One connection to DB1 with the calls of the housekeeper. Raises what ports.Queue raises."""
 
     def __init__(self, connection: AsyncConnection[Any], pool_id: str) -> None:
         self._connection = connection
         self._pool_id = pool_id
 
     async def try_lock(self) -> bool:
-        """Become the housekeeper of this pool; the lock lasts as long as the connection."""
+        """Take the housekeeper lock of this pool, if no other worker has it. It lasts as long as the connection."""
         return bool(await self._value("SELECT pg_try_advisory_lock(hashtextextended('intake.housekeeper/' || %s, 0))"))
 
     async def record_metrics(self) -> None:
-        """One row for the record."""
+        """Add a row to `intake.engine_metrics`."""
         await self._value("SELECT intake.record_metrics(%s)")
 
     async def housekeep(self) -> int:
-        """Rebuild after a crash, bring burnt numbers back; returns how many came back."""
+        """Rebuild after a crash, and recycle burnt slot numbers. Returns how many were recycled."""
         return int(await self._value("SELECT intake.housekeep(%s)"))
 
     async def _value(self, statement: LiteralString) -> Any:  # noqa: ANN401 - whatever the function returns
@@ -74,7 +77,7 @@ class DatabaseSession:
 
 
 class Database:
-    """The ports Queue, Meter and Control over a pool of connections that comes back by itself, for ever."""
+    """The ports Queue, TokenBucket and Control over a connection pool that reconnects by itself."""
 
     def __init__(self, pool_id: str, uri: UriSource, application_name: str) -> None:
         self._pool_id = pool_id
@@ -88,13 +91,13 @@ class Database:
             max_size=_CONNECTIONS,
             open=False,
             timeout=_WAIT_FOR_CONNECTION_SECONDS,
-            # The pool backs off for this long; whoever asks next starts it again.
+            # The pool tries for this long to reconnect; the next call makes it try again.
             reconnect_timeout=10,
             name="db1",
         )
 
     async def open(self) -> None:
-        """Start connecting; returns at once, whether DB1 is there or not."""
+        """Start to connect. Returns at once, whether DB1 can be reached or not."""
         await self._pool.open(wait=False)
 
     async def close(self) -> None:
@@ -102,34 +105,36 @@ class Database:
         await self._pool.close(timeout=2)
 
     async def read_batch(self, worker: str, limit: int) -> list[Message]:
-        """Lease up to `limit` messages that are to be sold."""
+        """`intake.read_batch`."""
         return await self._lease(_READ + "FROM intake.read_batch(%s, %s, %s)", worker, limit)
 
     async def read_releases(self, worker: str, limit: int) -> list[Message]:
-        """Lease up to `limit` messages that are to be voided."""
+        """`intake.read_releases`."""
         return await self._lease(_READ + "FROM intake.read_releases(%s, %s, %s)", worker, limit)
 
     async def read_quarantined(self, worker: str) -> list[Message]:
-        """Lease one message that is to be read alone, if there is any."""
+        """`intake.read_quarantined`."""
         rows = await self._rows(_READ + "FROM intake.read_quarantined(%s, %s)", (self._pool_id, worker))
         return [self._message(row) for row in rows]
 
     async def mark_validated(self, messages: Messages) -> set[int]:
-        """Make the validator's approval durable."""
+        """`intake.mark_validated`."""
         return await self._change("SELECT * FROM intake.mark_validated(%s, %s::bigint[], %s::int[])", messages)
 
     async def mark_committing(self, messages: Messages) -> set[int]:
-        """Make it durable that a commit may have been sent."""
+        """`intake.mark_committing`."""
         return await self._change("SELECT * FROM intake.mark_committing(%s, %s::bigint[], %s::int[])", messages)
 
-    async def acknowledge(self, messages: Messages, outcomes: Sequence[str]) -> set[int]:
-        """Archive, and move the slots, in one transaction."""
+    async def acknowledge(self, messages: Messages, outcomes: Sequence[Result]) -> set[int]:
+        """`intake.acknowledge`."""
         return await self._change(
-            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[])", messages, list(outcomes)
+            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[])",
+            messages,
+            [outcome.value for outcome in outcomes],
         )
 
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
-        """Return messages to the queue."""
+        """`intake.give_back`."""
         return await self._change(
             "SELECT * FROM intake.give_back(%s, %s::bigint[], %s::int[], %s::float8[], %s::text[])",
             [each.message for each in returns],
@@ -138,45 +143,44 @@ class Database:
         )
 
     async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
-        """Move messages to the dead letters; their slots stay held."""
+        """`intake.dead_letter`."""
         return await self._change(
             "SELECT * FROM intake.dead_letter(%s, %s::bigint[], %s::int[], %s::text[])", messages, list(reasons)
         )
 
     async def extend(self, messages: Messages) -> set[int]:
-        """Renew the lease."""
+        """`intake.extend`."""
         return await self._change("SELECT * FROM intake.extend(%s, %s::bigint[], %s::int[])", messages)
 
     async def configuration(self) -> Configuration:
-        """The configuration of this moment."""
+        """`intake.configuration`. DatabaseRefusedError also for a configuration that this bridge cannot read."""
         rows = await self._rows("SELECT intake.configuration(%s) AS configuration", (self._pool_id,))
         try:
             return Configuration.model_validate(rows[0]["configuration"])
         except ValidationError as error:
-            raise DatabaseRefusedError(f"configuration is not understood: {one_line(error)}") from error
+            raise DatabaseRefusedError(f"the configuration of the pool cannot be read: {one_line(error)}") from error
 
     async def lease_tokens(self, wanted: int) -> TokenAnswer:
-        """Ask the fleet's meter."""
+        """`intake.lease_tokens`."""
         (row,) = await self._rows("SELECT * FROM intake.lease_tokens(%s, %s)", (self._pool_id, wanted))
         return TokenAnswer(**row)
 
     async def return_tokens(self, lease: UUID, settled: int) -> bool:
-        """Tell the fleet's meter."""
+        """`intake.return_tokens`."""
         rows = await self._rows("SELECT intake.return_tokens(%s, %s, %s) AS known", (self._pool_id, lease, settled))
         return bool(rows[0]["known"])
 
-    async def report_worker(
-        self, worker: str, acting: Configuration, batch_size: int, health: Mapping[str, Any]
-    ) -> None:
-        """The heartbeat."""
+    async def report_worker(self, worker: str, acting: Configuration, batch_size: int, health: WorkerHealth) -> None:
+        """`intake.report_worker`."""
+        report = health.model_dump(mode="json", exclude_none=True)
         await self._rows(
             "SELECT intake.report_worker(%s, %s, %s, %s, %s)",
-            (self._pool_id, worker, acting.generation, batch_size, Jsonb(health)),
+            (self._pool_id, worker, acting.generation, batch_size, Jsonb(report)),
         )
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[DatabaseSession]:
-        """A connection of its own, for what a session holds: the housekeeper's lock. No statement timeout: seeding."""
+        """A connection outside the pool, for the housekeeper lock. A rebuild is slow: no statement timeout."""
         try:
             connection = await ConfirmedConnection.connect(await self._uri(), **self._kwargs)
         except (psycopg.Error, OSError) as error:
@@ -214,6 +218,6 @@ class Database:
             async with translated():
                 yield
         except DatabaseUnavailableError:
-            # After a restart of DB1 every pooled connection is dead: one look instead of one failure each.
+            # After a restart of DB1 every pooled connection is dead: one check instead of one failure for each.
             await self._pool.check()
             raise

@@ -1,4 +1,4 @@
-"""Bodies that were packed although we ask for `identity`: some servers and proxies do so whatever they are asked."""
+"""Compressed bodies: some servers and proxies send them although we ask for `identity`."""
 
 import zlib
 from typing import Final
@@ -7,39 +7,39 @@ from intake_bridge.domain.outcomes import Transport
 from intake_bridge.ports import HttpError
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
-# The standard's deflate has zlib's frame; what some servers send has none.
-_WINDOWS: Final = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
+# The standard's deflate has a zlib header; what some servers send has none.
+_WBITS: Final = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
 
 
 class UnreadableError(Exception):
-    """The body cannot be unpacked; the text says what to do."""
+    """The body cannot be decompressed. The text says what to do."""
 
 
 def too_large(most: int) -> HttpError:
-    """For a body that ends nowhere near where an answer does."""
+    """The error for a body of more than `most` bytes."""
     return HttpError(Transport.TOO_LARGE, f"answers with more than {most} bytes")
 
 
 def unpacked(body: bytes, codings: str, most: int) -> bytes:
-    """The body without its Content-Encoding, at most so many bytes: a small body may hold an endless one."""
+    """The decompressed body. HttpError for more than `most` bytes: a small body may decompress to an endless one."""
     named = [name for name in (each.strip().lower() for each in codings.split(",")) if name not in {"", "identity"}]
     if not named or not body:
         return body
-    told = f"its Content-Encoding is {', '.join(named)[:60]!r}"
-    if len(named) > 1 or named[0] not in _WINDOWS:
-        raise UnreadableError(f"{told}, which is not read here and was not asked for: have it send the body as it is")
-    for window in _WINDOWS[named[0]]:
+    encoding = f"its Content-Encoding is {', '.join(named)[:60]!r}"
+    if len(named) > 1 or named[0] not in _WBITS:
+        raise UnreadableError(f"{encoding}, which cannot be read here: have the webhook send the body uncompressed")
+    for wbits in _WBITS[named[0]]:
         try:
-            return _inflated(body, window, most)
+            return _inflated(body, wbits, most)
         except zlib.error:
             continue
-    raise UnreadableError(f"{told}, and its body is not, or is cut short")
+    raise UnreadableError(f"{encoding}, but its body is not in that encoding, or is cut short")
 
 
-def _inflated(body: bytes, window: int, most: int) -> bytes:
+def _inflated(body: bytes, wbits: int, most: int) -> bytes:
     plain = b""
     while body:  # gzip may have several members
-        member = zlib.decompressobj(window)
+        member = zlib.decompressobj(wbits)
         plain += member.decompress(body, most + 1 - len(plain))
         if len(plain) > most:
             raise too_large(most)

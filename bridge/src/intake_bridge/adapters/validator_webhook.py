@@ -1,4 +1,4 @@
-"""The validation webhook, one claim or a whole batch a call; and the absence of one."""
+"""The validation webhook, with one claim or a whole batch in a call; and no webhook at all."""
 
 import asyncio
 import hashlib
@@ -9,47 +9,45 @@ from typing import Any
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.webhook import Caller, Contract, compact, finish, parse
 from intake_bridge.domain import outcomes as table
+from intake_bridge.domain.claim_specific import ClaimSpecificFailures
+from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import Webhook
 from intake_bridge.domain.message import Messages, anonymous
 from intake_bridge.domain.outcomes import Outcome, Transport
-from intake_bridge.domain.singled_out import SingledOut
-from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 
 
 class NoValidator:
-    """No webhook configured: every claim is approved."""
+    """The validator of an event without spec.validation: every claim is approved."""
 
     async def check(self) -> None:
-        """Nothing to look at."""
+        return
 
     async def validate(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:  # noqa: ARG002 - the port's
-        """Approve them all."""
         return {message.msg_id: table.DECISIONS["approved"] for message in messages}
 
 
 class WebhookValidator:
     """Asks the webhook about each claim, or about the batch."""
 
-    def __init__(self, http: Http, webhook: Webhook, credentials: Credentials, window: Window) -> None:
+    def __init__(self, http: Http, webhook: Webhook, credentials: Credentials, limit: ConcurrencyLimit) -> None:
         self._http = http
         self._webhook = webhook
         self._credentials = credentials
         single = Contract(
             webhook.url, webhook.timeout_seconds, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS
         )
-        self._caller = Caller(http, single, credentials, window)
-        self._singled_out = SingledOut()
+        self._caller = Caller(http, single, credentials, limit)
+        self._claim_specific = ClaimSpecificFailures()
 
     async def check(self) -> None:
-        """Read token, keys and authority again."""
+        """Read token, signing secrets and authorities again. They may have been rotated."""
         await self._credentials.refresh()
 
     async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
-        """A decision for each message that could be asked about."""
         if not self._webhook.batch:
             return await self._caller.call_each(messages, gate)
-        admitted = [message for message in messages if gate.admits(message)]
+        admitted = [message for message in messages if gate.may_start(message)]
         return await self._batch(admitted, gate) if admitted else {}
 
     async def _batch(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
@@ -64,37 +62,37 @@ class WebhookValidator:
         except HttpError as error:
             whole = table.of_transport(error.kind, str(error))
             outcomes = dict.fromkeys((message.msg_id for message in messages), whole)
-            # Nothing was sent, or it speaks of the batch: nothing in it is about one claim.
-            alone = len(messages) == 1 and error.kind is not Transport.UNREACHABLE
+            # Without a connection, or for a batch of several, the error is not about one claim.
+            about_claims = len(messages) == 1 and error.kind is not Transport.UNREACHABLE
         else:
-            outcomes, alone = _decided(reply, messages)
+            outcomes, about_claims = _decided(reply, messages)
         now = asyncio.get_running_loop().time()
         for message in messages:
             outcome = outcomes[message.msg_id]
-            if alone:
-                outcome = self._singled_out.judged(message.claim_id, outcome, now)
-            told = anonymous(outcome.reason or "", [message] if alone else messages) or None
-            outcomes[message.msg_id] = replace(outcome, reason=told, at=now)
+            if about_claims:
+                outcome = self._claim_specific.classify(message.claim_id, outcome, now)
+            reason = anonymous(outcome.reason or "", [message] if about_claims else messages) or None
+            outcomes[message.msg_id] = replace(outcome, reason=reason, at=now)
             # Once for each claim: a batch that fails as a whole is as much evidence as that many calls.
-            gate.told(outcomes[message.msg_id])
+            gate.record(outcomes[message.msg_id])
         return outcomes
 
 
 def _decided(reply: HttpReply, messages: Messages) -> tuple[dict[int, Outcome], bool]:
-    """What an answer says about each message; whether it speaks of each, or of the batch."""
+    """The outcomes by msg_id; and whether they are about each claim, or about the batch as a whole."""
     answer = parse(reply)
     items = answer.get("items")
     if not 200 <= reply.status < 300 or not isinstance(items, list):
         whole = finish(table.of_status(reply.status, None, table.DECISIONS, table.BATCH_STATUS), reply, answer)
         return dict.fromkeys((message.msg_id for message in messages), whole), len(messages) == 1
-    said: dict[str, dict[str, Any]] = {
+    by_claim: dict[str, dict[str, Any]] = {
         item["claim_id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("claim_id"), str)
     }
     outcomes: dict[int, Outcome] = {}
     for message in messages:
-        item = said.get(str(message.claim_id))
+        item = by_claim.get(str(message.claim_id))
         outcomes[message.msg_id] = (
-            table.silent("the validation webhook")
+            table.left_out("the validation webhook")
             if item is None
             else finish(table.of_status(reply.status, item.get("decision"), table.DECISIONS, {}), reply, item)
         )

@@ -1,4 +1,4 @@
-"""What the validation and the commit webhook share: a call for each claim, and how an answer is read."""
+"""What validation and commit webhooks share: one call for each claim, and how an answer is read."""
 
 import asyncio
 import json
@@ -12,18 +12,17 @@ from urllib.parse import urlsplit, urlunsplit
 from intake_shared.redaction import writable
 
 from intake_bridge.adapters.credentials import Credentials
+from intake_bridge.domain.claim_specific import ClaimSpecificFailures
+from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.message import Message, Messages, anonymous
 from intake_bridge.domain.outcomes import Blame, Outcome, Transport, of_status, of_transport
-from intake_bridge.domain.singled_out import SingledOut
-from intake_bridge.domain.window import Window
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 
-# A pause that a target may ask for. Longer ones are asked for again; a target that asks for none, or for one in the
-# past, would be called without a rest.
+# Bounds of a Retry-After. A longer pause is asked for again; with none, or one in the past, calls would never pause.
 _SHORTEST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 300.0
 
-# json.dumps makes an encoder each time it is told of separators.
+# json.dumps would make an encoder at each call with separators.
 compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 type Words = Mapping[str, Outcome]
@@ -32,12 +31,12 @@ type Statuses = Mapping[int, Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """How one webhook is spoken to, and how its answers are understood."""
+    """How one webhook is called, and what its answers mean."""
 
     url: str
     timeout_seconds: float
-    step: str  # the tail of the idempotency key
-    field: str  # where the word stands in the answer
+    step: str  # the end of the idempotency key
+    field: str  # the field of the answer with the word
     words: Words
     statuses: Statuses
 
@@ -45,15 +44,15 @@ class Contract:
 class Caller:
     """Calls one webhook, once for each claim."""
 
-    def __init__(self, http: Http, contract: Contract, credentials: Credentials, window: Window) -> None:
+    def __init__(self, http: Http, contract: Contract, credentials: Credentials, limit: ConcurrencyLimit) -> None:
         self._http = http
         self._contract = contract
         self._credentials = credentials
-        self._window = window
-        self._singled_out = SingledOut()
+        self._limit = limit
+        self._claim_specific = ClaimSpecificFailures()
 
     async def call_each(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
-        """As many side by side as the window allows. What the gate no longer admits is not called for."""
+        """The outcomes by msg_id, with as many calls under way as the limit allows. What the gate stops is left out."""
         outcomes: dict[int, Outcome] = {}
         waiting = iter(messages)
         clock = asyncio.get_running_loop().time
@@ -62,18 +61,18 @@ class Caller:
         async def caller() -> None:
             nonlocal callers
             for message in waiting:
-                if gate.admits(message):
+                if gate.may_start(message):
                     began = clock()
                     outcome = await self._call(message)
                     ended = clock()
-                    told = anonymous(outcome.reason or "", [message]) or None
-                    outcome = replace(outcome, reason=told, at=ended)
-                    # What one claim alone is told says nothing of the server's strength.
-                    strained = (outcome.blame is Blame.SUSPECT or outcome.holds) and not outcome.alone
-                    self._window.answered(began, ended, strained)
-                    gate.told(outcome, ended - began)
+                    reason = anonymous(outcome.reason or "", [message]) or None
+                    outcome = replace(outcome, reason=reason, at=ended)
+                    # A failure that is specific to this claim does not say that the server is overloaded.
+                    failed = outcome.blame is Blame.SUSPECT or outcome.pauses_dependency
+                    self._limit.record(began, ended, overloaded=failed and not outcome.claim_specific)
+                    gate.record(outcome, ended - began)
                     outcomes[message.msg_id] = outcome
-                    if callers > self._window.size:
+                    if callers > self._limit.calls:
                         break
                     call_more()
             callers -= 1
@@ -82,7 +81,7 @@ class Caller:
 
             def call_more() -> None:
                 nonlocal callers
-                while callers < min(self._window.size, len(messages) - len(outcomes)):
+                while callers < min(self._limit.calls, len(messages) - len(outcomes)):
                     callers += 1
                     group.create_task(caller())
 
@@ -98,10 +97,10 @@ class Caller:
         except HttpError as error:
             outcome = of_transport(error.kind, str(error))
             if error.kind is Transport.UNREACHABLE:
-                return outcome  # nothing was sent: nothing can be about the claim
+                return outcome  # nothing was sent, so it is not about the claim
         else:
             outcome = understood(reply, contract)
-        return self._singled_out.judged(message.claim_id, outcome, asyncio.get_running_loop().time())
+        return self._claim_specific.classify(message.claim_id, outcome, asyncio.get_running_loop().time())
 
 
 def understood(reply: HttpReply, contract: Contract) -> Outcome:
@@ -112,9 +111,9 @@ def understood(reply: HttpReply, contract: Contract) -> Outcome:
 
 
 def parse(reply: HttpReply) -> dict[str, Any]:
-    """The body as a JSON object; anything else is as good as empty."""
+    """The body as a JSON object; anything else counts as empty."""
     try:
-        # A byte that is not in its encoding stands in a reason, never in one of our words.
+        # A byte outside of the encoding can only be in a reason: the words of the contract are ASCII.
         answer = json.loads(reply.body.decode(json.detect_encoding(reply.body), "replace"))
     except (ValueError, RecursionError):
         return {}
@@ -122,15 +121,15 @@ def parse(reply: HttpReply) -> dict[str, Any]:
 
 
 def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Outcome:
-    """Add what the answer says beside its word: where it points to, its reason, and how long to wait."""
+    """Add what the answer says beside its word: its Location, its reason, its Retry-After."""
     location = reply.headers.get("Location") if 300 <= reply.status < 400 else None
-    said = [
+    parts = [
         outcome.reason,
         None if location is None else f"its Location is {_place(location)}",
         reply.unread,
         writable(answer["reason"][:300]) if isinstance(answer.get("reason"), str) else None,
     ]
-    reason = ": ".join(each for each in said if each) or None
+    reason = ": ".join(each for each in parts if each) or None
     if reason != outcome.reason:
         outcome = replace(outcome, reason=reason)
     if (wait := _retry_after(reply.headers.get("Retry-After"))) is not None:
@@ -139,7 +138,7 @@ def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Out
 
 
 def _place(location: str) -> str:
-    """Where a redirect points to, for a condition: a query or a user's name may be a credential."""
+    """The target of a redirect, for a condition; without query and user, which may be credentials."""
     try:
         parts = urlsplit(location)
     except ValueError:
@@ -158,7 +157,7 @@ def _retry_after(value: str | None) -> float | None:
             moment = parsedate_to_datetime(value)
         except (ValueError, OverflowError):
             return None
-        # HTTP's dates are GMT even where the parser finds no zone.
+        # Dates in HTTP are GMT, even where the parser finds no zone.
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         seconds = (aware - datetime.now(UTC)).total_seconds()
     return min(max(seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS) if seconds == seconds else None  # noqa: PLR0124 - NaN

@@ -9,9 +9,9 @@ type Uniform = Callable[[float, float], float]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Full jitter: anything between nothing and base * 2^failures, at most `cap`.
+    """Full jitter: between 0 and base * 2^failures, at most `cap`.
 
-    Full, not partial: after an outage a whole batch fails in the same instant, and only this spreads it evenly.
+    Full, not partial: after an outage a whole batch fails at once, and only full jitter spreads it evenly.
     """
 
     base_seconds: float = 1.0

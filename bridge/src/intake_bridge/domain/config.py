@@ -1,11 +1,11 @@
-"""The live configuration of a pool, as `intake.configuration` hands it out under the CR's own names."""
+"""The configuration of a pool, as `intake.configuration` returns it under the names of the CR."""
 
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-# What the CRD allows; checked again, because the name becomes part of a statement (through psycopg's Identifier).
+# As in the CRD. Checked again, because the name becomes part of a statement (through psycopg's Identifier).
 FunctionName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")]
 
 
@@ -28,16 +28,16 @@ class CommitWebhook(_Model):
     timeout_seconds: float = Field(default=10, gt=0)
 
 
-class PostgresTarget(_Model):
-    """`commitTarget.postgres`; the URI is a secret and comes by another way."""
+class CommitPostgres(_Model):
+    """`commitTarget.postgres`. The URI is a secret, and comes with INTAKE_LEDGER_URI."""
 
     function: FunctionName = "finalize_transaction"
 
 
 class CommitTarget(_Model):
-    """Exactly one of the two kinds."""
+    """`commitTarget`: where the ledger is. Exactly one of the two kinds."""
 
-    postgres: PostgresTarget | None = None
+    postgres: CommitPostgres | None = None
     webhook: CommitWebhook | None = None
 
     @model_validator(mode="after")
@@ -63,7 +63,7 @@ class Configuration(_Model):
     @model_validator(mode="before")
     @classmethod
     def _validation_may_be_wrapped(cls, data: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-        """The CR says `validation.webhook`, the SQL hands out the webhook itself; both are understood."""
+        """The CR says `validation.webhook`, the SQL returns the webhook itself; both are accepted."""
         if isinstance(data, dict) and isinstance(data.get("validation"), dict) and "webhook" in data["validation"]:
             return data | {"validation": data["validation"]["webhook"]}
         return data

@@ -12,7 +12,7 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f
 
 
 class State(StrEnum):
-    """How far a claim has come; kept in the message, so that no step is taken twice by a redelivery."""
+    """How far a claim has come. It is kept in the message, so that a redelivery does not repeat a step."""
 
     QUEUED = "queued"
     VALIDATED = "validated"
@@ -30,10 +30,10 @@ class Message(Claim):
     release: bool = False
     """To be voided, not sold."""
     traceparent: str | None = None
-    """The W3C trace context of whoever made the claim."""
+    """The W3C trace context of the caller who made the claim."""
 
     def for_log(self) -> dict[str, Any]:
-        """The fields of a log line that speaks of this claim. No user in it: logs travel further than data may."""
+        """The fields of a log line about this claim. No user: logs are copied to where user data must not be."""
         return {"msg_id": self.msg_id, "pool_id": self.pool_id, "claim_id": str(self.claim_id)}
 
     def trace_headers(self) -> dict[str, str]:
@@ -47,7 +47,7 @@ type Messages = Sequence[Message]
 
 
 def anonymous(text: str, messages: Messages) -> str:
-    """What somebody has said of these claims, without the users: logs and conditions travel further than data may."""
+    """A dependency's text about these claims without user and request ids, for logs and conditions."""
     for name in (each for message in messages for each in (message.user_id, message.request_id)):
         if name and name in text:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\N{HORIZONTAL ELLIPSIS}", text)

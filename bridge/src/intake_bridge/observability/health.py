@@ -1,4 +1,4 @@
-"""/livez, /readyz and /metrics, served by the loop that does the work: if it hangs, they do."""
+"""/livez, /readyz and /metrics, served by the event loop that does the work: if it hangs, they hang."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from intake_bridge.observability.metrics import Metrics
 
 
 class ProbeServer:
-    """A small HTTP server. `ready` returns why it is not, or None."""
+    """A small HTTP server. `why_not_ready` returns the reason, or None; `refresh` sets gauges before each scrape."""
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], str | None], refresh: Callable[[], None]) -> None:
+    def __init__(self, metrics: Metrics, why_not_ready: Callable[[], str | None], refresh: Callable[[], None]) -> None:
         self._metrics = metrics
-        self._ready = ready
+        self._why_not_ready = why_not_ready
         self._refresh = refresh
         application = web.Application()
         application.add_routes(
@@ -33,11 +33,11 @@ class ProbeServer:
         await self._runner.cleanup()
 
     async def _livez(self, _: web.Request) -> web.Response:
-        # That this is answered is the proof: the loop turns. DB1 and the targets are nobody's reason for a restart.
+        # The answer proves that the event loop runs. A restart would mend neither DB1 nor a dependency.
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        reason = self._ready()
+        reason = self._why_not_ready()
         return web.Response(text="ok\n") if reason is None else web.Response(text=f"{reason}\n", status=503)
 
     async def _show_metrics(self, _: web.Request) -> web.Response:

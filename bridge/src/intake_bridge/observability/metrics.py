@@ -1,4 +1,4 @@
-"""What Prometheus may know. No label ever carries a claim, a user or a message."""
+"""The metrics for Prometheus. No label names a claim, a user or a message."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from intake_bridge.domain.breaker import Circuit
-from intake_bridge.observability.tracing import Tracing
+from intake_bridge.ports import Tracing
 
 _P = "intake_bridge"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -23,36 +23,49 @@ class Metrics:
             f"{_P}_messages", "Messages by what this worker did with them last", ["end"], registry=registry
         )
         self.outcomes = Counter(
-            f"{_P}_outcomes", "Answers of targets by step and meaning", ["step", "outcome"], registry=registry
+            f"{_P}_outcomes",
+            "Answers of validator and ledger, by step and meaning",
+            ["step", "outcome"],
+            registry=registry,
         )
         self.seconds = Histogram(
             f"{_P}_step_seconds", "Time of one step of one batch", ["step"], buckets=_SECONDS, registry=registry
         )
         self.batch = Histogram(f"{_P}_batch_messages", "Messages in a batch", buckets=_SIZES, registry=registry)
-        self.alone = Counter(
-            f"{_P}_read_alone", "Messages read alone, because three deliveries of them had no end", registry=registry
+        self.quarantined_reads = Counter(
+            f"{_P}_quarantined_reads", "Messages read alone, because three bridges died with them", registry=registry
         )
-        self.in_flight = Gauge(f"{_P}_messages_in_flight", "Messages leased and not yet settled", registry=registry)
-        self.batch_size = Gauge(f"{_P}_batch_size", "The batch size that is acted upon", registry=registry)
+        self.in_flight = Gauge(
+            f"{_P}_messages_in_flight", "Messages that are leased and have not ended", registry=registry
+        )
+        self.batch_size = Gauge(f"{_P}_batch_size", "The batch size in use", registry=registry)
         self.share = Gauge(
-            f"{_P}_throttle_share", "Of batchSize and maxPerSecond, what the ledger's health allows", registry=registry
+            f"{_P}_throttle_share",
+            "The share of batchSize and maxPerSecond that the throttle allows",
+            registry=registry,
         )
-        self.metered = Counter(f"{_P}_passed", "Claims that meter and throttle let through", registry=registry)
-        self.meter_wait = Counter(f"{_P}_meter_wait_seconds", "Time spent waiting for tokens", registry=registry)
+        self.permitted = Counter(
+            f"{_P}_permitted_claims", "Claims that the rate limiter let through", registry=registry
+        )
+        self.rate_limit_wait = Counter(
+            f"{_P}_rate_limit_wait_seconds", "Time spent waiting for tokens", registry=registry
+        )
         self.breaker = Gauge(f"{_P}_breaker_state", "0 closed, 1 half open, 2 open", ["step"], registry=registry)
-        self.window = Gauge(
-            f"{_P}_calls_allowed", "Calls to a webhook that may go side by side", ["step"], registry=registry
+        self.concurrency_limit = Gauge(
+            f"{_P}_concurrency_limit", "Calls to a webhook that may be under way", ["step"], registry=registry
         )
-        self.database_up = Gauge(f"{_P}_engine_up", "1 while DB1 answers", registry=registry)
-        self.housekeeper = Gauge(f"{_P}_housekeeper", "1 in the worker that keeps house", registry=registry)
+        self.database_up = Gauge(f"{_P}_database_up", "1 while DB1 answers", registry=registry)
+        self.housekeeper = Gauge(
+            f"{_P}_housekeeper", "1 in the worker that has the housekeeper lock", registry=registry
+        )
 
-        Info(f"{_P}_worker", "Which worker this is, in logs and leases as well", registry=registry).info(
+        Info(f"{_P}_worker", "The name of this worker, as in logs and leases", registry=registry).info(
             {"worker": worker}
         )
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """One step of one batch: timed, and traced if that is wanted."""
+        """Time and trace one step of one batch."""
         with self.seconds.labels(name).time(), self._tracing.step(name):
             yield
 

@@ -1,6 +1,6 @@
 """Spans for a batch, its steps and its calls, by OpenTelemetry.
 
-The claims' own contexts come with their messages. A batch links to all of them; a call for one claim belongs to that
+Each message brings the trace context of its claim. A batch links to all of them; a call for one claim belongs to that
 claim's trace and links to the batch. Attributes name pool, counts and idempotency keys, never a user.
 """
 
@@ -16,13 +16,12 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from intake_bridge.domain.message import Message
-from intake_bridge.observability.tracing import Span
-from intake_bridge.ports import Http, HttpError, HttpReply
+from intake_bridge.ports import Http, HttpError, HttpReply, Span
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# The process has 25 s after SIGTERM, and a batch may take 17 of them.
+# The process has 25 s after SIGTERM, and a batch may take 17 s of them.
 _LAST_SPANS_SECONDS: Final = 2.0
 
 
@@ -37,7 +36,6 @@ class Spans:
 
     @contextmanager
     def batch(self, what: str, messages: Iterable[Message], ends: Mapping[str, int]) -> Iterator[None]:
-        """As the port has it."""
         claims = list(messages)
         contexts = (trace.get_current_span(self._propagator.extract(claim.trace_headers())) for claim in claims)
         attributes: dict[str, Any] = {
@@ -58,16 +56,14 @@ class Spans:
                 span.set_attributes({f"intake.{end}": count for end, count in ends.items()})
 
     def step(self, name: str) -> Span:
-        """As the port has it."""
         return self._tracer.start_as_current_span(f"intake {name}")
 
     def http(self, http: Http) -> Http:
-        """As the port has it."""
         return _TracedHttp(http, self._tracer, self._propagator)
 
     async def close(self) -> None:
-        """As the port has it, for a moment: a collector that hangs may not hold the process."""
-        # A thread of its own, because the end of the process waits for those of the executor.
+        # A collector that hangs must not delay the end of the process. In a thread of its own, because the process
+        # waits for the threads of the executor.
         last = threading.Thread(target=self._provider.shutdown, daemon=True)
         last.start()
         await asyncio.to_thread(last.join, _LAST_SPANS_SECONDS)
@@ -84,7 +80,7 @@ class _TracedHttp:
     ) -> HttpReply:
         step = trace.get_current_span().get_span_context()
         of_claim = "traceparent" in headers
-        # Of the URL no more than the server: a path may be a secret.
+        # Only the server of the URL: a path may be a secret.
         server = urlsplit(url)
         attributes: dict[str, Any] = {
             "http.request.method": "POST",
@@ -118,7 +114,7 @@ class _TracedHttp:
 
 
 def provider(worker: str, *, named: bool) -> "TracerProvider":
-    """What sends spans to the endpoint of OTEL_*, sampled as OTEL_* says. `named`: so is the service."""
+    """Sends spans to the endpoint of OTEL_*, sampled as OTEL_* says. `named`: OTEL_* names the service, too."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - optional
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - optional

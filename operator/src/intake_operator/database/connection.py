@@ -1,5 +1,7 @@
 """Connections to DB1 with the rights of one of its roles, and what it means when DB1 refuses one."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from intake_shared.confirmed import ConfirmedConnection
@@ -7,6 +9,8 @@ from intake_shared.connections import PINNED, SETTINGS
 from psycopg import AsyncConnection
 
 from intake_operator import names
+
+STATEMENT_TIMEOUT: Final = "20s"
 
 # As the server words SQLSTATE 53300; of a connection that was refused, libpq keeps only the words.
 _NO_CONNECTION_LEFT: Final = ("too many clients already", "connection slots are reserved", "too many connections for")
@@ -27,6 +31,18 @@ async def to_database(host: str, password: str, statement_timeout: str, role: st
         autocommit=True,
         **SETTINGS,
     )
+
+
+@asynccontextmanager
+async def connect(
+    host: str, password: str, role: str, statement_timeout: str = STATEMENT_TIMEOUT
+) -> AsyncIterator[AsyncConnection]:
+    """A connection of its own, for some calls. The one that Databases keeps may be busy with seeding for minutes.
+
+    Raises psycopg.Error or OSError when DB1 cannot be reached.
+    """
+    async with await to_database(host, password, statement_timeout, role) as connection:
+        yield connection
 
 
 def no_connection_left(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""DB1 through its own SQL functions; no SQL is composed here."""
+"""Calls the SQL functions of DB1 for the operator. No SQL is composed here."""
 
 import json
 import time
@@ -13,23 +13,25 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from pydantic import ValidationError
 
+from intake_operator.database.account import read_database_account
 from intake_operator.database.connection import no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
-from intake_operator.decide import room
+from intake_operator.decide.connections import claimer_limit
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
-from intake_operator.model.proof import Account, DatabaseAccount
+from intake_operator.model.proof import DatabaseAccount
 
-# Seconds. What is looked at in each pass is small; a DB1 that stands still must not hold the event for longer.
+# Seconds. A pass reads little, and a DB1 that is frozen must not hold the event for longer.
 OBSERVE_TIMEOUT: Final = 20.0
-# Seeding ten million slots is the longest thing that is ever asked.
+# Seeding ten million slots takes longest.
 STATEMENT_TIMEOUT: Final = "300s"
 
-# Seconds. A hundred thousand claims took 53 on two cores that had five others to serve; ten million are the most.
+# Seconds. A hundred thousand claims took 53 on two busy cores; ten million are the most.
 RECOVERY_TIMEOUT: Final = 5400.0
 
+# SQLSTATE of a pool that is not configured.
 UNKNOWN_POOL: Final = "IE001"
 
 
@@ -42,27 +44,36 @@ class Login:
 
 
 class Databases:
-    """One connection for each event's DB1, kept between passes, closed with the event."""
+    """One connection to the DB1 of each event, by the event's uid. It is kept between passes.
 
-    def __init__(self, migrations: Sequence[Migration], patience: float = OBSERVE_TIMEOUT) -> None:
+    `observe` connects, and never raises because of DB1. The other methods use its connection: they raise KeyError
+    before a successful `observe`, psycopg.Error for what DB1 refuses, and OSError or psycopg.Error when the connection
+    is lost.
+    """
+
+    def __init__(self, migrations: Sequence[Migration], timeout: float = OBSERVE_TIMEOUT) -> None:
+        """`timeout` bounds `observe`, in seconds."""
         self._migrations = migrations
-        self._patience = patience
+        self._timeout = timeout
         self._connections: dict[str, AsyncConnection] = {}
-        self._right_at: dict[str, object] = {}
-        """When the roles were last seen with their own settings, by DB1's clock."""
+        self._unaltered_at: dict[str, object] = {}
+        """A timestamp of DB1: when all roles were last seen with their own settings."""
 
     async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
-        """Look at DB1. Not being able to is an observation, too."""
+        """Read everything that a pass needs of DB1. If that fails, the state has the error.
+
+        Raises MigrationChangedError if another version of the operator made this DB1.
+        """
         try:
-            async with bounded(self._patience):
+            async with bounded(self._timeout):
                 connection = await self._connect(uid, host, password)
                 missing = await pending(connection, self._migrations)
                 if not missing:
-                    # First: sessions of claimers that it ends may block the statements below, and bridges' logins.
+                    # First: the claimers' sessions that it ends may block the statements below, and bridges' logins.
                     await connection.execute("SELECT intake.end_overdue()")
                 logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
                 identity = await self._identity(connection)
-                connections = None if missing else await self._room(connection)
+                connections = None if missing else await self._connections_of(connection)
                 status = None if missing else await self._status(connection, pool)
                 stocked = await self._stocked(connection, pool) if status else 0
         except (psycopg.Error, OSError) as error:
@@ -86,18 +97,18 @@ class Databases:
         )
 
     async def migrate(self, uid: str) -> None:
-        """Install what is missing."""
+        """Install pgmq and the files of sql/intake that have not run yet."""
         await migrate(self._connections[uid], self._migrations)
 
-    async def keep_room(self, uid: str, others: int) -> None:
-        """Let claimers have the connections that others do not want; at once, and until it is said again."""
+    async def limit_claimers(self, uid: str, others: int) -> None:
+        """Limit claimers to the connections that are left when `others` have theirs. Stays until the next call."""
         connection = self._connections[uid]
-        known = await self._room(connection)
-        if known.limit != (most := room.limit(known, others)):
+        known = await self._connections_of(connection)
+        if known.limit != (most := claimer_limit(known, others)):
             await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, logins: Mapping[str, Login]) -> None:
-        """Let these roles log in. The server sees a SCRAM verifier, never the password."""
+        """Give roles their passwords. DB1 gets a SCRAM verifier, never the password itself."""
         connection = self._connections[uid]
         async with connection.transaction():
             for role, login in logins.items():
@@ -107,68 +118,64 @@ class Databases:
                 await connection.execute("SELECT intake.set_login(%s, %s, %s)", (role, verifier, login.fingerprint))
 
     async def reset_roles(self, uid: str, roles: Sequence[str]) -> int:
-        """Give roles their settings again; the number of sessions that were ended because they may have had others."""
+        """Give roles their own settings again.
+
+        Ends the sessions that may have begun with other settings, and answers how many these were.
+        """
         found = await self._connections[uid].execute(
-            "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r", (self._right_at.get(uid), list(roles))
+            "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r", (self._unaltered_at.get(uid), list(roles))
         )
         row = await found.fetchone()
         assert row is not None
         return int(row[0])
 
     async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
-        """Push the live configuration."""
+        """Write the live configuration, as `IntakeEventSpec.engine_config` has it."""
         await self._connections[uid].execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
 
     async def stock(self, uid: str, pool: str, chunks: AsyncIterator[Sequence[Row]]) -> None:
-        """Give DB1 the user's own rows, from the first on: all of them, or none if one is refused."""
+        """Write the user's own rows, from the first slot on: all of them, or none if DB1 refuses one.
+
+        Raises psycopg.Error with SQLSTATE IE002 (a row is not valid) or IE006 (a row that is on sale has changed).
+        """
         connection, first = self._connections[uid], 1
         async with connection.transaction():
             async for chunk in chunks:
-                resource_ids, labels = [row[0] for row in chunk], [row[1] for row in chunk]
+                resource_ids, labels = [row.resource_id for row in chunk], [row.label for row in chunk]
                 await connection.execute(
                     "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[])", (pool, first, resource_ids, labels)
                 )
                 first += len(chunk)
 
     async def seed(self, uid: str, pool: str) -> int:
-        """Make DB1 ready to answer claims; the number of slots that were added."""
+        """Seed slots, and rebuild after a crash, so that claims are answered. Returns the number of slots added."""
         row = await (await self._connections[uid].execute("SELECT intake.seed(%s)", (pool,))).fetchone()
         return int(row[0]) if row else 0
 
     async def recover(self, uid: str, event_namespace: str, pool: str, uri: str) -> Restored:
-        """Make a lost DB1 again from the ledger, after `configure` and `stock` and before `seed`: all, or nothing.
+        """Rebuild a lost DB1 from the ledger: all of it, or nothing. Call after `configure` and `stock`, before `seed`.
 
-        Raises RecoveryError, OrderError, psycopg.Error or OSError (TimeoutError is one).
+        Raises also RecoveryError and PageOrderError.
         """
         connection = self._connections[uid]
         try:
             async with bounded(RECOVERY_TIMEOUT):
                 return await recover(connection, uri, event_namespace, pool, time.monotonic)
         except OSError:
-            # Broken off in the middle: whatever is left of the transaction ends with the connection.
+            # A transaction that was broken off ends with its connection.
             await self.close(uid)
             raise
 
     async def seal(self, uid: str, pool: str, reason: str) -> None:
-        """End claiming for good; returns when no claim is under way any more."""
+        """End claiming for good. Returns when no claim is under way any more."""
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
     async def account(self, uid: str, pool: str) -> DatabaseAccount:
-        """Where every claim of a sealed pool is. Raises psycopg.Error or OSError."""
-        connection = self._connections[uid]
-        found = await connection.execute(
-            "SELECT claims, released, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)", (pool,)
-        )
-        row = await found.fetchone()
-        assert row is not None
-        violations = await (
-            await connection.execute("SELECT invariant || ': ' || detail FROM intake.reconcile(%s) LIMIT 20", (pool,))
-        ).fetchall()
-        claims, released, queued, dead, *ended = row
-        return DatabaseAccount(claims, released, queued, dead, Account(*ended), tuple(v[0] for v in violations))
+        """Where every claim of a sealed pool is."""
+        return await read_database_account(self._connections[uid], pool)
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
-        """What people did by hand, the latest hundred, a line of JSON each: it outlives DB1 in the report."""
+        """What people did by hand: the latest hundred entries, a line of JSON each, for the report."""
         found = await self._connections[uid].execute(
             "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
             " 'evidence', detail -> 'evidence',"
@@ -179,8 +186,8 @@ class Databases:
         return tuple(line for (line,) in await found.fetchall())
 
     async def close(self, uid: str) -> None:
-        """Drop the connection of an event, and what is known of its DB1."""
-        self._right_at.pop(uid, None)
+        """Close the connection to an event's DB1, and forget what is known about it. Never raises."""
+        self._unaltered_at.pop(uid, None)
         await self._disconnect(uid)
 
     async def _disconnect(self, uid: str) -> None:
@@ -188,7 +195,7 @@ class Databases:
             await connection.close()
 
     async def close_all(self) -> None:
-        """Drop every connection."""
+        """Close every connection."""
         for uid in list(self._connections):
             await self.close(uid)
 
@@ -210,10 +217,10 @@ class Databases:
         row = await altered.fetchone()
         assert row is not None
         if not row[0]:
-            self._right_at[uid] = row[1]
+            self._unaltered_at[uid] = row[1]
         return dict(await logins.fetchall()), tuple(row[0])
 
-    async def _room(self, connection: AsyncConnection) -> Connections:
+    async def _connections_of(self, connection: AsyncConnection) -> Connections:
         cursor = connection.cursor(row_factory=class_row(Connections))
         await cursor.execute(
             'SELECT most, superusers, reserved, claimer_limit AS "limit", claimers, taken FROM intake.connections()'
@@ -223,7 +230,7 @@ class Databases:
         return found
 
     async def _stocked(self, connection: AsyncConnection, pool: str) -> int:
-        # By the primary key, however many there are; there are no gaps.
+        # max() reads one entry of the primary key, count() would read all; slot numbers have no gaps.
         found = await connection.execute(
             "SELECT coalesce(max(i.slot_no), 0) FROM intake.inventory i"
             " WHERE i.pool_no = (SELECT c.pool_no FROM intake.engine_config c WHERE c.pool_id = %s)",

@@ -1,4 +1,4 @@
-"""Migrations of DB1: pgmq first, then the files of sql/intake in the order of their names."""
+"""Migrates DB1: pgmq first, then the files of sql/intake in the order of their names."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from typing import Final, LiteralString
 
 from psycopg import AsyncConnection
 
-# Any number will do, as long as it is always this one: two operators must not install at the same time.
+# Two operators must not migrate at the same time. Any number will do, as long as it never changes.
 ADVISORY_LOCK: Final = 7_251_001
 
 
 class MigrationChangedError(Exception):
-    """A file that has run in this DB1 is not the file we have. DB1 lives for one event: there is nothing to upgrade."""
+    """A file that ran in this DB1 had another content. A DB1 lives for one event, so it is never upgraded."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """Tells whether the file is the one that ran."""
+        """SHA-256 of the file, to see whether it is the one that ran."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 def load(folder: Path) -> tuple[Migration, ...]:
-    """pgmq out of its package (pinned exactly: there is no upgrade path for SQL-only installs), then our own files."""
+    """pgmq out of its package, then our own files. Raises FileNotFoundError if there are none.
+
+    pgmq is pinned exactly: an installation from SQL has no upgrade path.
+    """
     pgmq = Migration("pgmq", (resources.files("pgmq") / "sql" / "pgmq.sql").read_text(encoding="utf-8"))
     own = sorted(folder.glob("[0-9]*_*.sql"))
     if not own:
@@ -42,7 +45,7 @@ def load(folder: Path) -> tuple[Migration, ...]:
 
 
 async def pending(connection: AsyncConnection, migrations: Sequence[Migration]) -> list[Migration]:
-    """Those that have not run. Raises MigrationChangedError for one that ran with another content."""
+    """The migrations that have not run. Raises MigrationChangedError if one ran with another content."""
     there = await (await connection.execute("SELECT to_regclass('intake_operator.migrations') IS NOT NULL")).fetchone()
     if not there or not there[0]:
         return list(migrations)
@@ -57,7 +60,7 @@ async def pending(connection: AsyncConnection, migrations: Sequence[Migration]) 
 
 
 async def migrate(connection: AsyncConnection, migrations: Sequence[Migration]) -> None:
-    """Run what is pending, each in a transaction of its own; safe to repeat and to run twice at once."""
+    """Run what is pending, each in its own transaction. Safe to repeat, and to run twice at once."""
     await connection.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
     try:
         await connection.execute(
@@ -75,5 +78,5 @@ async def migrate(connection: AsyncConnection, migrations: Sequence[Migration]) 
 
 
 def _trusted(sql: str) -> LiteralString:
-    """SQL that came with the operator, and from nowhere else."""
+    """SQL that comes with the operator. For psycopg's types, which refuse SQL composed at run time."""
     return sql

@@ -1,32 +1,32 @@
-"""The user's own inventory, from a ConfigMap or a table into DB1."""
+"""Checks the user's own inventory, and copies it into DB1."""
 
-import base64
-import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from datetime import timedelta
+from typing import Final
 
 import psycopg
 from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
-from intake_operator.inventory.table import CHUNK, Table
+from intake_operator.inventory.sources import Objects, exactly, open_source, too_small
 from intake_operator.model import spec
-from intake_operator.model.inventory import InventoryError, Row, parse
-from intake_operator.model.observed import Event, InventoryState, Manifest
+from intake_operator.model.inventory import InventoryError
+from intake_operator.model.observed import Event, InventoryState
 from intake_operator.reasons import Problem
+from intake_operator.remembered import Remembered
 
-# Seconds between two looks. ConfigMaps are not watched, which would need leave to read every one there is.
-WHILE_GOOD: Final = 60.0
-WHILE_BAD: Final = 3.0
-# To look again at what DB1 has refused, a table is read up to the row that it refuses.
-WHILE_REFUSED: Final = 10.0
+# ConfigMaps are not watched: that would need the right to read every one of them.
+WHILE_GOOD: Final = timedelta(seconds=60)
+WHILE_BAD: Final = timedelta(seconds=3)
+# To check again what DB1 has refused, a table is read up to the row that DB1 refuses.
+WHILE_REFUSED: Final = timedelta(seconds=10)
 
-# What intake.stock refuses, and why.
+# SQLSTATEs with which intake.stock refuses rows.
 REFUSALS: Final = {"IE002": Problem.INVENTORY_INVALID, "IE006": Problem.INVENTORY_CHANGED}
 
-# After the source and what is wrong with it, what to do.
+# What to do about each problem; it follows the source and what is wrong with it.
 CURES: Final = {
     Problem.INVENTORY_MISSING: "Create it, or give the right to read it",
     Problem.INVENTORY_INVALID: "Correct it; as long as one row is wrong, none is taken",
@@ -35,158 +35,78 @@ CURES: Final = {
 }
 
 
-class Objects(Protocol):
-    """What is needed of a cluster."""
-
-    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        """One object; None when there is none."""
-
-
-class Source(Protocol):
-    """Where rows come from. Both raise InventoryError."""
-
-    async def count(self, size: int) -> int:
-        """How many rows there are, up to `size`."""
-
-    def chunks(self, size: int) -> AsyncGenerator[Sequence[Row]]:
-        """The first `size` rows, or all if there are less."""
-
-
 @dataclass(frozen=True)
-class Lines:
-    """The rows of a ConfigMap."""
+class _Stocked:
+    """How the latest attempt to copy the rows ended."""
 
-    rows: Sequence[Row]
-
-    async def count(self, size: int) -> int:
-        """How many rows there are, up to `size`."""
-        return min(len(self.rows), size)
-
-    async def chunks(self, size: int) -> AsyncGenerator[Sequence[Row]]:
-        """The first `size` rows."""
-        for first in range(0, min(len(self.rows), size), CHUNK):
-            yield self.rows[first : min(first + CHUNK, size)]
-
-
-@dataclass
-class _Memory:
-    """Of one event: the last look, what DB1 refused since, and the text that DB1 has taken."""
-
-    wish: object = None
-    until: float = 0.0
-    found: InventoryState = field(default_factory=InventoryState)
     refusal: InventoryState = field(default_factory=InventoryState)
-    taken: str = ""
+    """Without a problem, if DB1 has taken them."""
+    fingerprint: str = ""
+    """Of the rows that DB1 has taken; empty for a table."""
 
 
 class Inventories:
-    """Looks at the user's rows, seldom, and gives them to DB1. `clock` is in seconds."""
+    """Checks the user's rows, seldom, and gives them to DB1. `clock` is in seconds."""
 
     def __init__(self, cluster: Objects, databases: Databases, clock: Callable[[], float]) -> None:
         self._cluster = cluster
-        self._engines = databases
-        self._clock = clock
-        self._memory: dict[str, _Memory] = {}
+        self._databases = databases
+        self._states: Remembered[object, InventoryState] = Remembered(clock)
+        self._stocked: dict[str, _Stocked] = {}
 
-    async def look(self, event: Event, wanted: spec.Inventory, size: int, stocked: int) -> InventoryState:
-        """Whether `size` rows can be had, and whether DB1, which has `stocked` of them, should take them.
+    async def check(self, event: Event, wanted: spec.Inventory, size: int, stocked: int) -> InventoryState:
+        """Whether there are `size` rows, and whether DB1, which has `stocked` of them, should take them.
 
-        What is on sale is in DB1. So a table is left in peace once DB1 has the rows, and a ConfigMap may go; one that
-        is there is compared, because somebody may have edited it.
+        DB1 has what is on sale. So a table is not read any more once DB1 has its rows, and a ConfigMap may be deleted;
+        one that is there is compared, because it may have been edited.
         """
         if wanted.table and stocked >= size:
             return InventoryState()
-        memory, wish = self._memory.setdefault(event.uid, _Memory()), (wanted, size, stocked)
-        if memory.wish == wish and self._clock() < memory.until:
-            return memory.found
-        try:
-            source, version = await self._open(event, wanted)
-            if (rows := await source.count(size)) < size:
-                raise _too_small(rows, size)
-        except InventoryError as error:
-            gone = error.problem is Problem.INVENTORY_MISSING and stocked >= size
-            found = InventoryState() if gone else _told(wanted, error.problem, str(error))
-        else:
-            due = stocked < size or version != memory.taken
-            found = replace(memory.refusal, due=True) if due else InventoryState()
-        memory.wish, memory.found = wish, found
-        memory.until = self._clock() + (WHILE_BAD if found.problem else WHILE_GOOD)
-        return found
+        question = (wanted, size, stocked)
+        if known := self._states.fresh(event.uid, question):
+            return known
+        state = await self._check(event, wanted, size, stocked)
+        return self._states.keep(event.uid, question, state, WHILE_BAD if state.problem else WHILE_GOOD)
 
     async def stock(self, event: Event, wanted: spec.Inventory, size: int) -> None:
-        """Give DB1 the first `size` rows. Should they be refused, the next look says so."""
-        memory, refusal = self._memory.setdefault(event.uid, _Memory()), InventoryState()
+        """Give DB1 the first `size` rows: all, or none if it refuses one, which the next check then says.
+
+        Raises psycopg.Error or OSError when DB1 cannot be reached.
+        """
+        before = self._stocked.get(event.uid, _Stocked())
         try:
-            source, version = await self._open(event, wanted)
-            async with aclosing(_enough(source, size)) as chunks:
-                await self._engines.stock(event.uid, event.pool, chunks)
-            memory.taken = version
+            source, fingerprint = await open_source(self._cluster, event.namespace, wanted)
+            async with aclosing(exactly(source, size)) as chunks:
+                await self._databases.stock(event.uid, event.pool, chunks)
+            result = _Stocked(fingerprint=fingerprint)
         except InventoryError as error:
-            refusal = _told(wanted, error.problem, str(error))
+            result = replace(before, refusal=_state(wanted, error.problem, str(error)))
         except psycopg.Error as error:
             if error.sqlstate not in REFUSALS:
                 raise
-            refusal = _told(wanted, REFUSALS[error.sqlstate], one_line(error))
-        memory.refusal = memory.found = refusal
-        memory.until = self._clock() + (WHILE_REFUSED if refusal.problem else 0.0)
+            result = replace(before, refusal=_state(wanted, REFUSALS[error.sqlstate], one_line(error)))
+        self._stocked[event.uid] = result
+        self._states.revise(event.uid, result.refusal, WHILE_REFUSED if result.refusal.problem else timedelta())
 
     def forget(self, uid: str) -> None:
-        """Drop what is remembered of an event."""
-        self._memory.pop(uid, None)
+        """Drop what is known about an event that is gone."""
+        self._states.forget(uid)
+        self._stocked.pop(uid, None)
 
-    async def _open(self, event: Event, wanted: spec.Inventory) -> tuple[Source, str]:
-        """The source, and a word that changes with its content where that is cheap to know. Raises InventoryError."""
-        if ref := wanted.config_map_ref:
-            found = await self._cluster.get("ConfigMap", event.namespace, ref.name)
-            text = _text(found, ref.key)
-            return Lines(parse(text)), hashlib.sha256(text.encode()).hexdigest()
-        assert wanted.table is not None
-        uri = _uri(await self._cluster.get("Secret", event.namespace, wanted.table.secret_ref.name), wanted.table)
-        return Table(uri, event.namespace, wanted.table.name), ""
-
-
-async def _enough(source: Source, size: int) -> AsyncGenerator[Sequence[Row]]:
-    """The chunks of a source, which must not come to an end too early: the count was taken some time ago."""
-    rows = 0
-    async with aclosing(source.chunks(size)) as chunks:
-        async for chunk in chunks:
-            rows += len(chunk)
-            yield chunk
-    if rows < size:
-        raise _too_small(rows, size)
+    async def _check(self, event: Event, wanted: spec.Inventory, size: int, stocked: int) -> InventoryState:
+        before = self._stocked.get(event.uid, _Stocked())
+        try:
+            source, fingerprint = await open_source(self._cluster, event.namespace, wanted)
+            if (rows := await source.count(size)) < size:
+                raise too_small(rows, size)
+        except InventoryError as error:
+            deleted = error.problem is Problem.INVENTORY_MISSING and stocked >= size
+            return InventoryState() if deleted else _state(wanted, error.problem, str(error))
+        due = stocked < size or fingerprint != before.fingerprint
+        return replace(before.refusal, due=True) if due else InventoryState()
 
 
-def _text(config_map: Manifest | None, key: str) -> str:
-    if config_map is None:
-        raise InventoryError(Problem.INVENTORY_MISSING, "there is no such ConfigMap in this namespace")
-    if key in (config_map.get("data") or {}):
-        return str(config_map["data"][key])
-    if key not in (config_map.get("binaryData") or {}):
-        raise InventoryError(Problem.INVENTORY_MISSING, "the ConfigMap has no such key")
-    # kubectl puts there what is not UTF-8; others may put anything there.
-    try:
-        return base64.b64decode(config_map["binaryData"][key]).decode()
-    except UnicodeDecodeError:
-        raise InventoryError(Problem.INVENTORY_INVALID, "it is not text in UTF-8; save it as CSV UTF-8") from None
-
-
-def _uri(secret: Manifest | None, table: spec.InventoryTable) -> str:
-    ref = table.secret_ref
-    if secret is None:
-        raise InventoryError(Problem.INVENTORY_MISSING, "there is no such Secret in this namespace")
-    if ref.key not in (secret.get("data") or {}):
-        raise InventoryError(Problem.INVENTORY_MISSING, f"the Secret has no key {ref.key}")
-    try:
-        return base64.b64decode(secret["data"][ref.key]).decode().strip()
-    except UnicodeDecodeError:
-        raise InventoryError(Problem.INVENTORY_MISSING, f"key {ref.key} of the Secret is not text in UTF-8") from None
-
-
-def _too_small(rows: int, size: int) -> InventoryError:
-    return InventoryError(Problem.INVENTORY_TOO_SMALL, f"it has {rows} rows, spec.inventorySize wants {size}")
-
-
-def _told(wanted: spec.Inventory, problem: Problem, what: str) -> InventoryState:
+def _state(wanted: spec.Inventory, problem: Problem, what: str) -> InventoryState:
     if ref := wanted.config_map_ref:
         where = f"ConfigMap {ref.name}, key {ref.key}"
     else:

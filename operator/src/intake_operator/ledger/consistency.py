@@ -1,160 +1,167 @@
-"""Keeps what is known about DB1 and the ledger agreeing, and has it looked at: seldom, and only when there is peace.
+"""When DB1 is compared with the ledger, and what the latest comparison found.
 
-A look reads every claim on both sides. So it is taken while the queue is empty, which in a rush it never is, and then
-every five minutes; on demand at any time; and at the end by the proof of the drain. First only counts and a digest are
-compared (one statement on either side); claim by claim where these differ, or on demand.
+A comparison reads every claim on both sides. So it is made while the queue is empty, which it never is in a rush, and
+then every five minutes; on demand at any time; and at the end by the proof of the drain. Counts and a digest are
+compared first (one statement on either side), then claim by claim if these differ. On demand: claim by claim.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
 import psycopg
 from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
-from intake_operator.database import dead_letters
-from intake_operator.ledger import ledgers
-from intake_operator.ledger.compare import OrderError, compare
+from intake_operator.database import account as database_account
+from intake_operator.database import connection as db1
+from intake_operator.ledger.account import read_account
+from intake_operator.ledger.claims import PageOrderError
+from intake_operator.ledger.compare import compare
+from intake_operator.ledger.connection import connect
+from intake_operator.ledger.functions import offers, void_function
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
-from intake_operator.model.proof import Account
 from intake_operator.reasons import ConsistencyReason
+from intake_operator.remembered import Remembered
 from intake_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
 
-# Seconds. A million claims are a second or two of either database for the digests.
-WHILE_GOOD: Final = 300.0
-# Somebody is mending; the command tells at once.
-WHILE_BAD: Final = 60.0
+# The digests of a million claims take either database a second or two.
+WHILE_GOOD: Final = timedelta(minutes=5)
+# A person may be correcting it. Who does not want to wait uses `intake-admin reconcile`.
+WHILE_BAD: Final = timedelta(minutes=1)
 
 MONITOR: Final = "monitor"
 # intake.reconcile() of a million claims takes tens of seconds on a small machine.
 STATEMENT_TIMEOUT: Final = "300s"
-# Seconds of a whole comparison: who asks for the next one waits for it, and a frozen DB1 keeps to no limit of its own.
-LONGEST: Final = 900.0
+# Seconds of a whole comparison. The next one waits for it, and a frozen DB1 does not keep to its own limits.
+COMPARISON_TIMEOUT: Final = 900.0
 NOT_OFFERED: Final = "the ledger offers no"
 
 
 @dataclass(frozen=True)
 class Sides:
-    """How to reach both."""
+    """How to reach both sides of a comparison."""
 
     event: Event
     host: str
     """Of DB1."""
-    password: str
-    uri: str
+    password: str = field(repr=False)
+    """Of DB1's superuser."""
+    uri: str = field(repr=False)
     """Of the ledger; empty for a webhook."""
     function: str = ""
+    """The ledger's commit function."""
 
 
-class Consistencies:
-    """The latest verdict on each event. `wake` has an event looked at again, `clock` is in seconds."""
+class ConsistencyChecks:
+    """The latest verdict on each event. `wake` has an event reconciled; `clock` and `timeout` are in seconds."""
 
-    def __init__(self, clock: Callable[[], float], wake: Callable[[Key], None], longest: float = LONGEST) -> None:
+    def __init__(
+        self, clock: Callable[[], float], wake: Callable[[Key], None], timeout: float = COMPARISON_TIMEOUT
+    ) -> None:
         self._clock = clock
         self._wake = wake
-        self._longest = longest
-        self._known: dict[str, tuple[float, Verdict | None]] = {}
+        self._timeout = timeout
+        self._verdicts: Remembered[None, Verdict | None] = Remembered(clock)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    def known(self, uid: str) -> Verdict | None:
+    def latest(self, uid: str) -> Verdict | None:
         """The latest verdict; None before the first."""
-        return self._known[uid][1] if uid in self._known else None
+        return self._verdicts.latest(uid)
 
-    def consider(self, sides: Sides) -> None:
-        """The queue is empty: look, if it is time. Returns at once; the event is woken when there is a verdict."""
+    def is_due(self, uid: str) -> bool:
+        """Whether it is time for the next comparison, and none is running."""
+        return uid not in self._running and self._verdicts.is_due(uid, None)
+
+    def start(self, sides: Sides) -> None:
+        """Compare in the background if it is time. Call while the queue is empty. Wakes the event on a new verdict."""
         uid = sides.event.uid
-        at, verdict = self._known.get(uid, (None, None))
-        patience = WHILE_BAD if verdict is None or verdict.agrees is False else WHILE_GOOD
-        if uid in self._running or (at is not None and self._clock() - at < patience):
+        if not self.is_due(uid):
             return
-        task = self._running[uid] = asyncio.create_task(self._look(sides))
+        task = self._running[uid] = asyncio.create_task(self._check(sides))
         task.add_done_callback(lambda _: self._running.pop(uid, None))
 
-    async def now(self, sides: Sides) -> Verdict:
-        """Compare claim by claim; those who ask at the same time wait for each other."""
-        uid = sides.event.uid
-        async with self._locks.setdefault(uid, asyncio.Lock()):
-            verdict = await self._whole(sides)
+    async def check_now(self, sides: Sides) -> Verdict:
+        """Compare claim by claim. Calls for the same event wait for each other."""
+        async with self._locks.setdefault(sides.event.uid, asyncio.Lock()):
+            verdict = await self._compare_claims(sides)
             self._keep(sides, verdict)
         return verdict
 
     def forget(self, uid: str) -> None:
-        """Drop what is remembered of an event."""
-        self._known.pop(uid, None)
+        """Drop what is known about an event that is gone."""
+        self._verdicts.forget(uid)
         self._locks.pop(uid, None)
         if task := self._running.pop(uid, None):
             task.cancel()
 
     async def close(self) -> None:
-        """Give up what is running."""
+        """Cancel the comparisons that are running."""
         running = list(self._running.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
     def _keep(self, sides: Sides, verdict: Verdict | None) -> None:
-        before = self.known(sides.event.uid)
-        self._known[sides.event.uid] = (self._clock(), verdict or before)
+        before = self.latest(sides.event.uid)
+        known = verdict or before
+        good = known is not None and known.agrees is not False
+        self._verdicts.keep(sides.event.uid, None, known, WHILE_GOOD if good else WHILE_BAD)
         if verdict is not None and verdict != before:
             self._wake((sides.event.namespace, sides.event.name))
 
-    async def _look(self, sides: Sides) -> None:
+    async def _check(self, sides: Sides) -> None:
         try:
-            verdict = await self._short(sides)
+            verdict = await self._compare_accounts(sides)
         except Exception as error:
-            # Nobody waits for this task: untold, it would begin anew with every pass.
+            # No caller waits for this task. Without a verdict it would be started again in every pass.
             logger.exception("the comparison with the ledger failed", extra={"event": sides.event.name})
             verdict = failed(error)
         self._keep(sides, verdict)
 
-    async def _short(self, sides: Sides) -> Verdict | None:
-        """By counts and digest. None when the database was not at peace after all."""
+    async def _compare_accounts(self, sides: Sides) -> Verdict | None:
+        """By counts and digest, then claim by claim. None when claims ended in DB1 in the meantime."""
         try:
-            async with asyncio.timeout(self._longest), self._database(sides) as database:
-                before = await _ends(database, sides.event.pool)
-                told = await ledgers.account(ledgers.from_elsewhere(sides.uri, sides.event.namespace), sides.event.pool)
-                if told == before:
+            async with asyncio.timeout(self._timeout), self._database(sides) as database:
+                before = await database_account.read_account(database, sides.event.pool)
+                ledger = await read_account(sides.uri, sides.event.namespace, sides.event.pool)
+                if ledger == before:
                     return agreed(before.committed, before.voided)
-                if before != await _ends(database, sides.event.pool):
+                if before != await database_account.read_account(database, sides.event.pool):
                     return None
         except (psycopg.Error, OSError) as error:
             return failed(error)
-        if told is None:
-            return Verdict(
-                None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, f"{NOT_OFFERED} ledger_proof (docs/ledger.md)"
-            )
-        whole = await self._whole(sides)
-        if whole.agrees is None:
-            theirs, ours = (f"{side.committed} committed and {side.voided} voided" for side in (told, before))
+        if ledger is None:
+            return cannot_be_asked(f"{NOT_OFFERED} ledger_proof (docs/ledger.md)")
+        verdict = await self._compare_claims(sides)
+        if verdict.agrees is None:
+            theirs, ours = (f"{side.committed} committed and {side.voided} voided" for side in (ledger, before))
             counts = f"the ledger has {theirs}, DB1 {ours}"
-            return Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, f"{counts}; which claims: {whole.message}")
-        return whole
+            return Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, f"{counts}; which claims: {verdict.message}")
+        return verdict
 
-    async def _whole(self, sides: Sides) -> Verdict:
+    async def _compare_claims(self, sides: Sides) -> Verdict:
         if not sides.uri:
-            return Verdict(
-                None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, "a webhook ledger offers no way to ask what it holds"
-            )
+            return cannot_be_asked("a webhook ledger offers no way to ask what it holds")
         try:
             async with (
-                asyncio.timeout(self._longest),
+                asyncio.timeout(self._timeout),
                 self._database(sides) as database,
-                ledgers.visit(sides.uri, sides.event.namespace) as books,
+                connect(sides.uri, sides.event.namespace) as ledger,
             ):
-                if not await ledgers.offers(books, "ledger_claims"):
-                    told = f"{NOT_OFFERED} ledger_claims (docs/ledger.md)"
-                    return Verdict(None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, told)
-                voids = await ledgers.voider(books, sides.function) is not None
-                found = await compare(database, books, sides.event.pool, voids=voids, clock=self._clock)
-        except (psycopg.Error, OSError, OrderError) as error:
+                if not await offers(ledger, "ledger_claims"):
+                    return cannot_be_asked(f"{NOT_OFFERED} ledger_claims (docs/ledger.md)")
+                voids = await void_function(ledger, sides.function) is not None
+                found = await compare(database, ledger, sides.event.pool, voids=voids, clock=self._clock)
+        except (psycopg.Error, OSError, PageOrderError) as error:
             return failed(error)
         if not found.found:
             return agreed(found.committed, found.voided, found.on_their_way)
@@ -164,23 +171,21 @@ class Consistencies:
 
     @staticmethod
     def _database(sides: Sides) -> AbstractAsyncContextManager[AsyncConnection]:
-        return dead_letters.visit(sides.host, sides.password, MONITOR, STATEMENT_TIMEOUT)
+        return db1.connect(sides.host, sides.password, MONITOR, STATEMENT_TIMEOUT)
 
 
 def agreed(committed: int, voided: int, on_their_way: int = 0) -> Verdict:
-    """Both sides say the same."""
+    """Both sides have the same claims; some are committed in the ledger and not acknowledged in DB1 yet."""
     rest = f", {on_their_way} of them still on their way here" if on_their_way else ""
-    told = f"the ledger has {committed} claims committed and {voided} voided{rest}, and nothing contradicts DB1"
-    return Verdict(True, ConsistencyReason.LEDGER_AGREES, told)
+    message = f"the ledger has {committed} claims committed and {voided} voided{rest}, and nothing contradicts DB1"
+    return Verdict(True, ConsistencyReason.LEDGER_AGREES, message)
+
+
+def cannot_be_asked(message: str) -> Verdict:
+    """The ledger has no way to tell what it has."""
+    return Verdict(None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED, message)
 
 
 def failed(error: Exception) -> Verdict:
     """One of the two did not answer as it should."""
     return Verdict(None, ConsistencyReason.COMPARISON_FAILED, f"the comparison broke off: {one_line(error)}")
-
-
-async def _ends(database: AsyncConnection, pool: str) -> Account:
-    found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (pool,))
-    row = await found.fetchone()
-    assert row is not None
-    return Account(*row)

@@ -1,73 +1,70 @@
-"""The account of a sealed database and the ledger's word on it, made again while it does not add up."""
+"""Makes the proof of a drain, and makes it again while it does not hold."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import psycopg
 from intake_shared.redaction import one_line
 
 from intake_operator.database.databases import Databases
-from intake_operator.ledger import ledgers
+from intake_operator.ledger.account import difference, read_account
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.proof import LedgerAnswer, Proof
+from intake_operator.remembered import Remembered
 
-# Seconds between two proofs of something that somebody may be mending.
-WHILE_BAD: Final = 3.0
-# A proof reads every claim on both sides. Of a large sale it takes seconds: then it rests so many times as long.
-REST: Final = 10.0
+# Between two attempts: a person may be correcting what does not add up.
+WHILE_BAD: Final = timedelta(seconds=3)
+# A proof reads every claim on both sides, of a large sale for seconds. Then it rests this many times as long.
+REST: Final = 10
 
 
 @dataclass(frozen=True)
-class _Made:
-    subject: object
-    """What was proven; something else is proven at once."""
-    until: float
+class _Attempt:
     proof: Proof | None
     error: str
 
 
 class Proofs:
-    """Proves, and remembers what did not add up for a while. `clock` is in seconds."""
+    """Makes proofs, seldom while they do not hold. `clock` is in seconds."""
 
     def __init__(self, databases: Databases, clock: Callable[[], float]) -> None:
-        self._engines = databases
+        self._databases = databases
         self._clock = clock
-        self._made: dict[str, _Made] = {}
+        self._attempts: Remembered[object, _Attempt] = Remembered(clock)
 
     async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
-        """The proof, or why it cannot be made. `uri` is the Postgres ledger's, empty without one that can be used."""
-        ends = observed.database.status and observed.database.status.ends
-        subject = (uri, observed.ledger, observed.database.identity, ends)
-        made = self._made.get(event.uid)
-        if made is None or made.subject != subject or self._clock() >= made.until:
+        """The proof, or None and why it cannot be made. `uri` is the Postgres ledger's; empty if it cannot be used."""
+        status = observed.database.status
+        subject = (uri, observed.ledger, observed.database.identity, status and status.ends)
+        attempt = self._attempts.fresh(event.uid, subject)
+        if attempt is None:
             began = self._clock()
-            proof, error = await self._prove(event, observed, uri)
-            if proof is not None and not proof.failures:
-                self.forget(event.uid)
-                return proof, error
-            rest = max(WHILE_BAD, REST * (self._clock() - began))
-            made = self._made[event.uid] = _Made(subject, self._clock() + rest, proof, error)
-        return made.proof, made.error
+            attempt = await self._attempt(event, observed, uri)
+            proven = attempt.proof is not None and not attempt.proof.failures
+            took = timedelta(seconds=self._clock() - began)
+            self._attempts.keep(event.uid, subject, attempt, timedelta() if proven else max(WHILE_BAD, REST * took))
+        return attempt.proof, attempt.error
 
     def forget(self, uid: str) -> None:
-        """Drop what is remembered of an event."""
-        self._made.pop(uid, None)
+        """Drop what is known about an event that is gone."""
+        self._attempts.forget(uid)
 
-    async def _prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
+    async def _attempt(self, event: Event, observed: Observed, uri: str) -> _Attempt:
         try:
-            account = await self._engines.account(event.uid, event.pool)
-            by_hand = await self._engines.audit(event.uid, event.pool)
-            told = await ledgers.account(ledgers.from_elsewhere(uri, event.namespace), event.pool) if uri else None
+            account = await self._databases.account(event.uid, event.pool)
+            audit = await self._databases.audit(event.uid, event.pool)
+            ledger = await read_account(uri, event.namespace, event.pool) if uri else None
         except (psycopg.Error, OSError) as error:
-            return None, f"the account cannot be made: {one_line(error)}"
-        unasked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
+            return _Attempt(None, f"the account cannot be made: {one_line(error)}")
         answer, detail = LedgerAnswer.AGREES, ""
-        if unasked and (account.ended.committed or account.ended.voided):
+        not_asked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
+        if not_asked and (account.ended.committed or account.ended.voided):
             answer = LedgerAnswer.NOT_ASKED
             detail = f"{answer.value}: {observed.ledger.message}"
-        elif told is None:
+        elif ledger is None:
             answer = LedgerAnswer.NO_PROOF
-        elif told != account.ended:
-            answer, detail = LedgerAnswer.DIFFERS, ledgers.difference(told, account.ended)
-        return Proof(account, answer, detail, by_hand), ""
+        elif ledger != account.ended:
+            answer, detail = LedgerAnswer.DIFFERS, difference(ledger, account.ended)
+        return _Attempt(Proof(account, answer, detail, audit), "")

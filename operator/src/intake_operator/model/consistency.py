@@ -1,4 +1,4 @@
-"""What DB1 and the ledger say of the same claims."""
+"""What DB1 and the ledger have of the same claims, and the result of comparing them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +10,10 @@ from intake_operator.reasons import ConsistencyReason
 
 @dataclass(frozen=True)
 class DatabaseClaim:
-    """A claim in DB1: `intake.placed_claim`."""
+    """A claim in DB1: the row type `intake.compared_claim`."""
 
     key: int
+    """The slot number of a claim that is committed, or the negative message id of one that is voided or released."""
     claim_id: UUID
     state: str
     user_id: str
@@ -21,8 +22,8 @@ class DatabaseClaim:
 
 
 @dataclass(frozen=True)
-class Sale:
-    """A whole claim of the ledger: `ledger_claims`. A voided one has no slots."""
+class LedgerClaim:
+    """A claim in the ledger, with all its slots: a row of `ledger_claims`. A voided claim has no slots."""
 
     claim_id: UUID
     state: str
@@ -35,7 +36,7 @@ class Sale:
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise (I1 to I7 of the design) that does not hold, and where."""
+    """A promise (I1 to I7 in CONTRIBUTING.md) that is broken, and the slot or claim where."""
 
     promise: str
     detail: str
@@ -46,7 +47,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Does the ledger hold what DB1 says it does? `agrees` is None where nobody can tell."""
+    """Whether the ledger has what DB1 says it has. `agrees` is None where that is not known."""
 
     agrees: bool | None
     reason: ConsistencyReason

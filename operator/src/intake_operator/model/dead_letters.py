@@ -1,4 +1,4 @@
-"""Dead letters, and what is needed to decide about one."""
+"""Dead letters, and what was decided about discarding one."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,9 +9,10 @@ from intake_shared.claims import Claim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Claim):
-    """A claim that gave up, as `intake.dead_letters` has it; `id` is never used twice."""
+    """A claim that gave up: a row of `intake.dead_letters`. `id` is the message id, which is never used twice."""
 
     id: int
+    label: str | None
     state: str
     failures: int
     reason: str
@@ -25,6 +26,7 @@ class DeadLetter(Claim):
             "claimId": str(self.claim_id),
             "userId": self.user_id,
             "slot": self.slot_no,
+            "label": self.label,
             "resourceId": None if self.resource_id is None else str(self.resource_id),
             "requestId": self.request_id,
             "state": self.state,
@@ -38,14 +40,14 @@ class DeadLetter(Claim):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why a claim will never be committed: its slot may be sold again."""
+    """Why a claim will never be committed, so that its slot may be sold again."""
 
     words: str
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A dead letter that stays one, and why."""
+    """Why a dead letter is not discarded. `reason` is one word, for programs."""
 
     reason: str
     message: str

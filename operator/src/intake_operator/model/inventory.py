@@ -2,30 +2,35 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from intake_operator.model import label as labels
 from intake_operator.reasons import Problem
 
-type Row = tuple[UUID, str | None]
-"""resource_id and label."""
 
-# So much of what the user wrote is quoted back.
+class Row(NamedTuple):
+    """What the user gives for one slot."""
+
+    resource_id: UUID
+    label: str | None
+
+
+# Characters of what the user wrote that a message quotes.
 QUOTED: Final = 60
 
 HEADER: Final = ("resource_id", "label")
 BYTE_ORDER_MARK: Final = "\ufeff"
-# Around a cell, outside its quotes, they are the file's and not the label's.
+# Around a cell, outside its quotes, they do not belong to the label.
 BLANKS: Final = " \t"
 
 _LINE_END: Final = re.compile("\r\n|\n|\r")
-# A quote inside is written twice. Nothing of it is given back: `"a""` is open.
+# A quote inside is written twice. Possessive, without backtracking: `"a""` is not closed.
 _IN_QUOTES: Final = re.compile('"((?:[^"]|"")*+)"')
 
 
 class InventoryError(Exception):
-    """Why the rows cannot be put on sale, in the words of a condition."""
+    """Why the rows cannot be put on sale. The text is a part of a condition's message."""
 
     def __init__(self, problem: Problem, message: str) -> None:
         super().__init__(message)
@@ -33,10 +38,10 @@ class InventoryError(Exception):
 
 
 def parse(text: str) -> tuple[Row, ...]:
-    """The rows of a CSV text, `resource_id,label` or `resource_id` alone in each; a header of these words is skipped.
+    """The rows of a CSV text: `resource_id,label` or only `resource_id` in each line; a header is skipped.
 
-    A line is a row: no label has a line break, so a quote that does not close is told where it opens. Raises
-    InventoryError, which names the line.
+    A line is a row. No label has a line break, so a quote that does not close is reported in the line where it opens.
+    Raises InventoryError, which names the line.
     """
     rows: list[Row] = []
     known = _Known()
@@ -62,29 +67,29 @@ def parse(text: str) -> tuple[Row, ...]:
 
 
 def invalid(message: str) -> InventoryError:
-    """What is wrong with a row, in words that begin with the row."""
+    """An error about one row; the message begins with the row."""
     return InventoryError(Problem.INVENTORY_INVALID, message)
 
 
 def quoted(text: str) -> str:
-    """The beginning of what the user wrote; what nobody sees is seen in it."""
+    """The beginning of what the user wrote; characters that cannot be seen are escaped."""
     return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}…")
 
 
 def check(where: str, resource_id: UUID | None, label: str | None) -> Row:
-    """A row, if it can be a slot, with its label composed. Raises InventoryError, which begins with `where`."""
+    """The row with its label composed. Raises InventoryError, which begins with `where`, if it cannot be a slot."""
     if resource_id is None:
         raise invalid(f"{where}: there is no resource_id; every row needs a UUID there")
     if label is None:
-        return resource_id, None
+        return Row(resource_id, None)
     label = labels.composed(label)
     if wrong := labels.flaw(label):
         raise invalid(f"{where}: {wrong}")
-    return resource_id, label
+    return Row(resource_id, label)
 
 
 class _Known:
-    """What stands on which line, of the lines so far."""
+    """The ids and labels of the lines so far, with their line numbers."""
 
     def __init__(self) -> None:
         self._ids: dict[UUID, int] = {}
@@ -92,12 +97,12 @@ class _Known:
         self._labels_as_ids: dict[UUID, int] = {}
 
     def add(self, line: int, row: Row, written: str) -> None:
-        """Take a row in, whose label was `written` so. Raises InventoryError if a fan could mean another row by it."""
+        """Add a row, whose label was `written` so. Raises InventoryError if claim_seat could mean another row by it."""
         resource_id, label = row
         if (other := self._ids.setdefault(resource_id, line)) != line:
             raise invalid(f"line {line}: '{resource_id}' is on line {other} already; one slot has it alone")
         if other := self._labels_as_ids.get(resource_id, 0):
-            raise _mistakable(line, f"resource_id '{resource_id}' is the label of line {other}")
+            raise _ambiguous(line, f"resource_id '{resource_id}' is the label of line {other}")
         if label is None:
             return
         other, before = self._labels.setdefault(label, (line, written))
@@ -107,18 +112,18 @@ class _Known:
         if meant := labels.as_id(label):
             self._labels_as_ids.setdefault(meant, line)
             if (other := self._ids.get(meant, line)) != line:
-                raise _mistakable(line, f"label {quoted(label)} is the resource_id of line {other}")
+                raise _ambiguous(line, f"label {quoted(label)} is the resource_id of line {other}")
 
 
-def _mistakable(line: int, what: str) -> InventoryError:
-    return invalid(f"line {line}: the {what}, and who asks for a seat by it could mean either; change the label")
+def _ambiguous(line: int, what: str) -> InventoryError:
+    return invalid(f"line {line}: the {what}, so a claim for a seat by it could mean either; change the label")
 
 
 def _cells(where: str, line: str) -> list[str]:
     cells: list[str] = []
     at = 0
     while True:
-        at = _behind_blanks(line, at)
+        at = _skip_blanks(line, at)
         if line.startswith('"', at):
             inside = _IN_QUOTES.match(line, at)
             if inside is None:
@@ -127,7 +132,7 @@ def _cells(where: str, line: str) -> list[str]:
                     "close it, or write it twice inside quotes where it belongs to a label"
                 )
             cells.append(inside[1].replace('""', '"'))
-            at = _behind_blanks(line, inside.end())
+            at = _skip_blanks(line, inside.end())
             if at < len(line) and line[at] != ",":
                 raise invalid(
                     f"{where}: there is more behind the closing double quote of {_column(len(cells) - 1)}; a double "
@@ -143,7 +148,7 @@ def _cells(where: str, line: str) -> list[str]:
         at += 1
 
 
-def _behind_blanks(line: str, at: int) -> int:
+def _skip_blanks(line: str, at: int) -> int:
     while at < len(line) and line[at] in BLANKS:
         at += 1
     return at
@@ -180,8 +185,8 @@ def _row(where: str, cells: Sequence[str]) -> Row:
             f"{where}: {len(cells)} columns instead of resource_id,label; a label with a comma needs quotes, and other "
             "columns are not kept: take them out"
         )
-    if sign := labels.unseen(cells[0]):
-        raise invalid(f"{where}: {sign} in the column resource_id, which nobody can see; leave it out")
+    if character := labels.invisible(cells[0]):
+        raise invalid(f"{where}: {character} in the column resource_id, which cannot be seen; leave it out")
     resource_id = labels.as_id(cells[0])
     if resource_id is None:
         raise invalid(f"{where}: {quoted(cells[0])} is not a UUID; a line is resource_id,label, separated by a comma")

@@ -1,6 +1,6 @@
-"""What a slot may be called: two labels that look alike are one label, or one of them is refused.
+"""Which labels a slot may have: two labels that look alike are one label, or one of them is refused.
 
-`intake.stock` holds everybody to the same in SQL; a test tries every character there is on both.
+`intake.stock` has the same rules in SQL; a test tries every character on both.
 """
 
 import re
@@ -8,11 +8,11 @@ import unicodedata
 from typing import Final
 from uuid import UUID
 
-LONGEST: Final = 200  # as in intake.inventory
+MAX_LENGTH: Final = 200  # as in intake.inventory
 
-# What nobody sees, or what is seen as a plain space: control characters, every space but U+0020, and what Unicode calls
+# Characters that cannot be seen, or look like a plain space: control characters, every space but U+0020, and Unicode's
 # Default_Ignorable_Code_Point (zero width, direction of writing, soft hyphen, fillers, variants of a character).
-_UNSEEN: Final = re.compile(
+_INVISIBLE: Final = re.compile(
     "[\\x00-\\x1f\\x7f-\\xa0\\xad\\u034f\\u061c\\u115f\\u1160\\u1680\\u17b4\\u17b5\\u180b-\\u180f\\u2000-\\u200f"
     "\\u2028-\\u202f\\u205f-\\u206f\\u2800\\u3000\\u3164\\ud800-\\udfff\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb"
     "\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]"
@@ -32,34 +32,34 @@ _ID: Final = re.compile(f"{_DIGITS}|\\{{{_DIGITS}\\}}")
 
 
 def composed(label: str) -> str:
-    """One spelling for what is written in two ways: é is one character, never e and an accent (Unicode's NFC)."""
+    """The label in Unicode's NFC: é becomes one character, never e and an accent."""
     return unicodedata.normalize("NFC", label)
 
 
 def as_id(label: str) -> UUID | None:
-    """The resource id that claim_seat would read in it."""
+    """The resource id that claim_seat would take the label for; None if it would not."""
     return UUID(label) if _ID.fullmatch(label) else None
 
 
-def unseen(text: str) -> str:
-    """The first character that nobody sees, by its place, number and name; empty if there is none."""
-    if found := _UNSEEN.search(text):
-        return f"character {found.start() + 1} is {_told(found[0])}"
+def invisible(text: str) -> str:
+    """The first character that cannot be seen, by its place, number and name; empty if there is none."""
+    if found := _INVISIBLE.search(text):
+        return f"character {found.start() + 1} is {_named(found[0])}"
     return ""
 
 
 def flaw(label: str) -> str:
-    """What is wrong with a composed label, and what to do; empty if nothing is."""
-    if sign := unseen(label):
-        return f"{sign} in the label, which nobody can see; leave it out, or write a plain space"
+    """What is wrong with a composed label, and how to correct it; empty if nothing is."""
+    if sign := invisible(label):
+        return f"{sign} in the label, which cannot be seen; leave it out, or write a plain space"
     if label != label.strip(" "):
         side = "begins" if label[0] == " " else "ends"
-        return f"the label {side} with {_told(' ')}, which nobody can see; leave it out"
-    if len(label) > LONGEST:
-        return f"a label has at most {LONGEST} characters, this one {len(label)}; shorten it"
+        return f"the label {side} with {_named(' ')}, which cannot be seen; leave it out"
+    if len(label) > MAX_LENGTH:
+        return f"a label has at most {MAX_LENGTH} characters, this one {len(label)}; shorten it"
     return ""
 
 
-def _told(sign: str) -> str:
+def _named(sign: str) -> str:
     name = _NAMES.get(sign) or unicodedata.name(sign, "")
     return f"U+{ord(sign):04X}" + (f" ({name})" if name else "")

@@ -1,4 +1,4 @@
-"""What one read pass saw. Errors are values here: a part that could not be read says why, and the decision goes on."""
+"""What one pass observed. Errors are values: a part that could not be read says why, and the decision goes on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ def owned(manifest: Manifest, uid: str) -> bool:
 
 @dataclass(frozen=True)
 class Event:
-    """One IntakeEvent as the API server has it; without a `spec` it cannot be understood, and `spec_error` says why."""
+    """One IntakeEvent as the API server has it. A spec that is not valid is None, and `spec_error` says why."""
 
     namespace: str
     name: str
@@ -39,57 +39,57 @@ class Event:
     spec_error: str
     status: Mapping[str, Any]
     namespace_deleted_at: datetime | None = None
-    """When somebody asked for the event's namespace to be gone; None while it stays."""
+    """When the deletion of the event's namespace began; None if it is not being deleted."""
 
     @property
     def deleting(self) -> bool:
-        """Someone has asked for this event to be gone, or for the namespace that it is in."""
+        """The event, or its namespace, is being deleted."""
         return self.deleted_at is not None or self.namespace_deleted_at is not None
 
     def says(self, annotation: str) -> bool:
-        """A person's own word: the annotation carries the event's name."""
+        """Whether a person has set the annotation, with the event's own name as its value."""
         return self.annotations.get(annotation) == self.name
 
 
 @dataclass(frozen=True)
 class Connections:
-    """DB1's connections: how many there are, for whom some are kept, who has them."""
+    """DB1's connections: how many there are, how many are reserved, and how many are taken."""
 
     most: int
-    """max_connections of the server that runs, which the spec's may follow only at the next start."""
+    """max_connections of the running server. A changed spec takes effect at the next start."""
     superusers: int
     reserved: int
-    """For bridge and monitor."""
+    """Reserved for bridge and monitor."""
     limit: int
-    """What claimers may have; -1: any number."""
+    """The most that claimers may have; -1: any number."""
     claimers: int
     taken: int
 
     @property
     def common(self) -> int:
-        """Those that are kept for nobody."""
+        """Those that are not reserved."""
         return self.most - self.superusers - self.reserved
 
     @property
     def exhausted(self) -> bool:
-        """No bridge gets in."""
+        """No bridge can connect."""
         return self.taken >= self.most - self.superusers
 
     @property
     def claimers_at_limit(self) -> bool:
-        """The next claimer is refused."""
+        """The next claimer will be refused."""
         return 0 <= self.limit <= self.claimers
 
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """DB1 as its own SQL describes it."""
+    """DB1 as its own SQL functions describe it."""
 
     reachable: bool = False
     error: str = ""
     login_failed: bool = False
     refused: bool = False
-    """It has no connection left, not even for its superuser."""
+    """It refused the operator, because all connections are taken."""
     identity: str = ""
     """Postgres' system identifier: another one is another volume."""
     migrated: bool = False
@@ -102,9 +102,9 @@ class DatabaseState:
     status: EngineStatus | None = None
     """None before the pool is configured."""
     stocked: int = 0
-    """Rows of the user's own inventory that it has."""
+    """How many rows of the user's own inventory it has."""
     audit: tuple[str, ...] = ()
-    """What people did by hand; read only for the report of an event that is abandoned."""
+    """What people did by hand. Read only for the report of an event that is abandoned."""
 
     @property
     def restored(self) -> Restore | None:
@@ -149,7 +149,7 @@ class DatabaseState:
 
 @dataclass(frozen=True)
 class LedgerState:
-    """What the operator saw when it looked at the commit target; no problem means it can be used."""
+    """Whether the ledger can be used; without a problem it can."""
 
     problem: Problem | None = None
     message: str = ""
@@ -157,12 +157,12 @@ class LedgerState:
 
 @dataclass(frozen=True)
 class InventoryState:
-    """What the operator saw of the user's own rows; no problem means that there are enough of them."""
+    """Whether there is a row of the user's own for each slot; without a problem there is."""
 
     problem: Problem | None = None
     message: str = ""
     due: bool = False
-    """DB1 has yet to take the rows as they are now."""
+    """DB1 has not taken the rows as they are now."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class PoolCheck:
 
     @property
     def blocks(self) -> bool:
-        """Nothing may be seeded, and a person has to decide."""
+        """No slot may be seeded until a person decides."""
         return self.reason in {PoolReason.USED_BEFORE, PoolReason.IN_USE}
 
     @property
@@ -201,5 +201,7 @@ class Observed:
     proof_error: str = ""
     consistency: Verdict | None = None
     """The latest comparison of DB1 with the ledger."""
+    comparison_due: bool = False
+    """Whether the latest comparison is old enough to be repeated, and none is running."""
     pool: PoolCheck | None = None
     """None where it was not asked: before the spec is understood, and once claims were possible."""

@@ -1,26 +1,26 @@
-"""What an event may set of DB1's Postgres: how much it uses, how it plans, what it tells. A list, with bounds.
+"""The PostgreSQL parameters of DB1 that an event may set, with their bounds.
 
-Everything else decides whether a claim is kept, answered, reached or told to a log, and is ours: durability,
-replication, time limits, preloaded code, encodings and formats, statements in the log. A list of what is forbidden
-would have to be right again for each version of Postgres. The bounds keep out what stops a sale: a value with which
-the server does not start, or with which it waits instead of answering. The CRD has the same rules (tested).
+They say how many resources DB1 uses, how it plans, and what it logs about itself. All others are set by the operator:
+a claim's durability, answer and secrecy depend on them (replication, time limits, preloaded code, formats, statements
+in the log). A list of forbidden parameters would have to be checked again with each version of PostgreSQL. The bounds
+exclude values with which the server does not start, or waits instead of answering. The CRD has the same rules (tested).
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-# Name to the least and the most.
+# Name to minimum and maximum.
 NUMBERS: Final[Mapping[str, tuple[str, str]]] = {
-    # The crowd, and what each connection costs in memory. decide/room.py shares them out.
+    # Each connection costs memory. decide/connections.py divides them between claimers and others.
     "max_connections": ("50", "5000"),
-    # Microseconds for which each commit waits for others.
+    # Microseconds that a commit waits for others.
     "commit_delay": ("0", "10000"),
     "commit_siblings": ("0", "1000"),
     "checkpoint_completion_target": ("0.1", "1"),
     "bgwriter_lru_maxpages": ("0", "10000"),
     "bgwriter_lru_multiplier": ("0", "10"),
-    # Vacuum may come sooner or later, and cannot be switched off: the queue lives on it.
+    # Vacuum may run more or less often, and cannot be switched off: the queue needs it.
     "autovacuum_max_workers": ("1", "16"),
     "autovacuum_vacuum_threshold": ("0", "1000000"),
     "autovacuum_vacuum_scale_factor": ("0", "1"),
@@ -53,12 +53,12 @@ SIZES: Final[Mapping[str, tuple[str, str]]] = {
     "effective_cache_size": ("64MB", "1TB"),
     "wal_buffers": ("1MB", "1GB"),
     "min_wal_size": ("32MB", "64GB"),
-    # With less there is a checkpoint all the time.
+    # With less, checkpoints never stop.
     "max_wal_size": ("128MB", "256GB"),
 }
 
 TIMES: Final[Mapping[str, tuple[str, str]]] = {
-    # What was written since the last one is read again after a crash, while nobody can claim.
+    # After a crash, what was written since the last checkpoint is read again, and no claim is answered meanwhile.
     "checkpoint_timeout": ("30s", "1h"),
     "bgwriter_delay": ("10ms", "10s"),
     "autovacuum_naptime": ("1s", "10min"),
@@ -102,7 +102,7 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
     for name, value in given.items():
         if name in WORDS and value not in WORDS[name]:
             yield f"{name} must be one of {', '.join(WORDS[name])}, not {value!r}"
-        for bounds, form, units, told in (
+        for bounds, form, units, kind in (
             (NUMBERS, NUMBER, {}, "a number"),
             (SIZES, SIZE, SIZE_UNITS, "a size with kB, MB, GB or TB"),
             (TIMES, TIME, TIME_UNITS, "a time with ms, s, min, h or d"),
@@ -113,7 +113,7 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
                     most, units
                 )
                 if not fits:
-                    yield f"{name} must be {told}, {least} to {most}, not {value!r}"
+                    yield f"{name} must be {kind}, {least} to {most}, not {value!r}"
 
 
 def amount_of(value: str, units: Mapping[str, int]) -> float:

@@ -1,4 +1,4 @@
-"""An event out of what the API server has."""
+"""Reads an IntakeEvent as the API server has it."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from intake_operator.model.spec import IntakeEventSpec
 
 
 def parse(body: Manifest, namespace: Manifest | None = None) -> Event:
-    """An event, and whether its namespace goes. A spec that makes no sense is an observation, not an error."""
+    """The event; `namespace` tells whether that is being deleted. A spec that is not valid becomes `spec_error`."""
     meta, raw = body["metadata"], body.get("spec") or {}
     try:
         spec, spec_error = IntakeEventSpec.model_validate(raw), ""

@@ -1,0 +1,59 @@
+"""Connections to a ledger, and what tells one ledger from another."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import ip_address
+from typing import Final
+
+import psycopg
+from intake_shared import connections, uris
+from intake_shared.connections import bounded
+from psycopg import AsyncConnection
+
+from intake_operator import names
+from intake_operator.addresses import qualified_uri
+from intake_operator.decide.pool import LedgerKey
+
+# Seconds of one call. Counted here: the URI may bring settings of its own, and a pooler may not take ours.
+CALL_TIMEOUT: Final = 20.0
+
+
+@asynccontextmanager
+async def connect(uri: str, namespace: str) -> AsyncIterator[AsyncConnection]:
+    """A ledger as an event of this namespace names it, for some calls.
+
+    Raises psycopg.Error or OSError when it cannot be reached.
+    """
+    # Never prepared, and nothing set for the session: a transaction pooler may stand before the ledger.
+    async with await connections.connect(
+        qualified_uri(uri, namespace), application_name=names.FIELD_MANAGER, autocommit=True, prepare_threshold=None
+    ) as connection:
+        yield connection
+
+
+def call_timeout() -> AbstractAsyncContextManager[None]:
+    """Bounds one call. Raises TimeoutError, which is an OSError."""
+    return bounded(CALL_TIMEOUT)
+
+
+def ledger_key(uri: str, namespace: str, function: str) -> LedgerKey | None:
+    """Hosts with their ports, database and function of a ledger; None for a URI that is refused."""
+    try:
+        parameters = uris.read(qualified_uri(uri, namespace))
+    except psycopg.Error:
+        return None
+    hosts = (parameters.get("hostaddr") or parameters.get("host", "")).split(",")
+    ports = parameters.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    database = parameters.get("dbname") or parameters.get("user", "")
+    places = (f"{_normalized(host)} {port or 5432}" for host, port in zip(hosts, ports, strict=False))
+    return (",".join(places), database, function)
+
+
+def _normalized(host: str) -> str:
+    """One spelling of a host: an IPv6 address has many, and a Service may be named with the cluster's domain."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host if host.startswith("/") else host.lower().rstrip(".").removesuffix(".cluster.local")

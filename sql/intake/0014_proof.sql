@@ -1,0 +1,173 @@
+-- The proof that a sale is complete, and the comparison of DB1 with itself and with the ledger.
+--
+-- For monitor: proof, reconcile, settled_claims, claims_at. proof() and reconcile() read everything and are exact. Each
+-- uses one snapshot, so both may be called while claims run.
+
+CREATE FUNCTION intake_private.digest_of(what text) RETURNS bigint
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+RETURN substring(sha256(convert_to(what, 'UTF8')) FROM 1 FOR 8)::bigint;
+COMMENT ON FUNCTION intake_private.digest_of IS
+    'The first 64 bits of the SHA-256 of a text in UTF-8, as ledger_proof() computes it.';
+
+-- Returns a table of one row: SELECT INTO or a scalar result would not get parallel workers.
+CREATE FUNCTION intake.proof(pool_id text) RETURNS TABLE (claims bigint, committed bigint, voided bigint,
+    released bigint, queued bigint, dead bigint, slots bigint, digest bigint)
+LANGUAGE plpgsql ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config intake.engine_config := intake_private.config_of(proof.pool_id);
+BEGIN
+    -- claims is counted in claimed_slots, apart from queue and archive. If a message was lost, its claimed slot is
+    -- still there and the sum no longer agrees. After a crash it disagrees until seed() has run. The digest is that
+    -- of the ledger: over one text for each sold slot and each voided claim, in no order.
+    RETURN QUERY SELECT (SELECT count(*) FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no),
+        count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
+        count(*) FILTER (WHERE i.place = 'released'),
+        count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
+        count(*) FILTER (WHERE i.place = 'committed'),
+        mod(coalesce(sum(intake_private.digest_of(CASE i.place
+            WHEN 'committed' THEN concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
+                i.message ->> 'slot_no', i.message ->> 'resource_id')
+            WHEN 'voided' THEN concat_ws('|', 'voided', i.message ->> 'claim_id', i.message ->> 'user_id') END)), 0),
+            9223372036854775808)::bigint
+    FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
+END $$;
+COMMENT ON FUNCTION intake.proof IS
+    'How every claim of a pool was settled. Complete when claims = committed + voided + released and ledger_proof() '
+    'has the same committed, voided, slots and digest. Raises IE001 for an unknown pool.';
+
+-- One query, however long: all invariants are judged by one snapshot.
+CREATE FUNCTION intake.reconcile(pool_id text) RETURNS TABLE (invariant text, detail text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake_private.config_of(reconcile.pool_id);
+BEGIN
+    RETURN QUERY
+    WITH intent AS MATERIALIZED (
+        SELECT i.place, i.message ->> 'claim_id' AS claim_id, (i.message ->> 'slot_no')::bigint AS slot_no,
+            i.message ->> 'user_id' AS user_id, i.message ->> 'request_id' AS request_id,
+            i.message ->> 'part_no' AS part_no, i.place IN ('queued', 'dead', 'committed') AS has_slot
+        FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
+    claimed AS MATERIALIZED (
+        SELECT cs.*, cs.claim_id::text AS claim, cs.status <> 'V' AS has_slot,
+            coalesce(cs.was_slot_no, cs.slot_no) AS made_for
+        FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no),
+    pool AS ( -- without a hot row the claimed slots are not built, and are not checked
+        SELECT p.*, t.frontier FROM intake.pools p LEFT JOIN intake.number_progress t USING (pool_no)
+        WHERE p.pool_no = config.pool_no)
+    SELECT 'I1', format('slot %s has the claims %s', i.slot_no, string_agg(i.claim_id, ', '))
+    FROM intent i WHERE i.has_slot GROUP BY i.slot_no HAVING count(*) > 1
+    UNION ALL
+    SELECT 'I1', format('claim %s has slot %s, and the inventory has %s', i.claim_id, i.slot_no, config.inventory_size)
+    FROM intent i WHERE i.has_slot AND i.slot_no NOT BETWEEN 1 AND config.inventory_size
+    UNION ALL
+    SELECT 'I2', format('claim %s is in %s places: %s', i.claim_id, count(*), string_agg(i.place, ', '))
+    FROM intent i GROUP BY i.claim_id HAVING count(*) > 1
+    UNION ALL
+    SELECT 'I2', format('claim %s for slot %s is in neither queue, dead letters nor archive', cs.claim, cs.made_for)
+    FROM pool CROSS JOIN claimed cs
+    WHERE NOT EXISTS (SELECT FROM intent i WHERE i.has_slot = cs.has_slot AND i.claim_id = cs.claim
+        AND i.slot_no = cs.made_for
+        AND i.user_id = cs.user_id AND i.request_id IS NOT DISTINCT FROM cs.request_id)
+    UNION ALL
+    SELECT 'I2', format('claim %s (%s) has no claimed slot %s', i.claim_id, i.place, i.slot_no)
+    FROM pool CROSS JOIN intent i
+    WHERE NOT EXISTS (SELECT FROM claimed cs WHERE cs.claim = i.claim_id AND cs.made_for = i.slot_no
+        AND cs.has_slot = i.has_slot)
+    UNION ALL
+    SELECT 'I3', format('claim %s is committed and voided', i.claim_id)
+    FROM intent i GROUP BY i.claim_id HAVING bool_or(i.place = 'committed') AND bool_or(i.place = 'voided')
+    UNION ALL
+    SELECT 'I6', format('slot %s is %s, its claim %s is %s', cs.slot_no,
+        CASE cs.status WHEN 'C' THEN 'CONSUMED' ELSE 'RESERVED' END, cs.claim, i.place)
+    FROM pool CROSS JOIN claimed cs JOIN intent i ON i.claim_id = cs.claim AND i.has_slot
+    WHERE cs.has_slot AND (cs.status = 'C') <> (i.place = 'committed')
+    UNION ALL
+    SELECT 'I6', format('slot %s is on the free list, and claim %s has it', f.slot_no, cs.claim)
+    FROM pool JOIN intake.free_numbers f USING (pool_no) JOIN claimed cs ON cs.slot_no = f.slot_no
+    UNION ALL
+    SELECT 'I6',
+        format('slot %s is neither claimed nor on the free list, and every number up to %s must be', g, pool.frontier)
+    FROM pool CROSS JOIN generate_series(1, pool.frontier) g
+    WHERE NOT EXISTS (SELECT FROM claimed cs WHERE cs.slot_no = g)
+        AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = g)
+    UNION ALL
+    SELECT 'I6', format('%s slots for a capacity of %s', n.slots, pool.capacity)
+    FROM pool CROSS JOIN (SELECT count(*) AS slots FROM intake.slots s WHERE s.pool_no = config.pool_no) n
+    WHERE n.slots <> pool.capacity
+    UNION ALL
+    SELECT 'I7', format('request %s of user %s made claims %s', i.request_id, i.user_id, string_agg(i.claim_id, ', '))
+    FROM intent i WHERE i.request_id IS NOT NULL
+    GROUP BY i.user_id, i.request_id, i.part_no HAVING count(DISTINCT i.claim_id) > 1;
+END $$;
+COMMENT ON FUNCTION intake.reconcile IS
+    'Violations inside DB1, a row for each, by the name of the invariant (I1, I2, I3, I6, I7). No row: consistent. '
+    'Raises IE001 for an unknown pool.';
+
+CREATE TYPE intake.compared_claim AS (key bigint, claim_id uuid, state text, user_id text, slot_no bigint,
+resource_id uuid); COMMENT ON TYPE intake.compared_claim IS
+    'A claim for the comparison with the ledger. key is its slot number, or -msg_id once it is voided: pages are read '
+    'in its order.';
+
+CREATE FUNCTION intake_private.ready_config(pool_id text) RETURNS intake.engine_config
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    config intake.engine_config := intake_private.config_of(ready_config.pool_id);
+BEGIN
+    IF NOT EXISTS (SELECT FROM intake.pools p WHERE p.pool_no = config.pool_no) THEN
+        RAISE EXCEPTION 'pool % is not ready', quote_literal(ready_config.pool_id) USING ERRCODE = 'IE007',
+            HINT = 'Its claimed slots are being (re)built: ask again when engine_status() says ready.';
+    END IF;
+    RETURN config;
+END $$;
+COMMENT ON FUNCTION intake_private.ready_config IS
+    'The configuration of a pool whose claimed slots are complete. Raises IE001 for an unknown pool, IE007 while it is '
+    'being (re)built.';
+
+CREATE FUNCTION intake.settled_claims(pool_id text, after bigint, max_claims int) RETURNS SETOF intake.compared_claim
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config intake.engine_config := intake_private.ready_config(settled_claims.pool_id);
+BEGIN
+    RETURN QUERY
+    SELECT cs.slot_no, cs.claim_id, CASE cs.status WHEN 'C' THEN 'committed' ELSE intake_private.state_of(cs) END,
+        cs.user_id, coalesce(cs.was_slot_no, cs.slot_no), NULL::uuid
+    FROM intake.claimed_slots cs
+    WHERE cs.pool_no = config.pool_no AND cs.status <> 'R'
+        AND cs.slot_no > coalesce(settled_claims.after, -9223372036854775808)
+    ORDER BY cs.slot_no LIMIT settled_claims.max_claims;
+END $$;
+COMMENT ON FUNCTION intake.settled_claims IS
+    'Settled claims (committed, voided or released), page by page after the key `after` (NULL: from the first), '
+    'without resource ids. Raises IE001 for an unknown pool, IE007 while it is being (re)built.';
+
+CREATE FUNCTION intake.claims_at(pool_id text, claim_ids uuid[]) RETURNS SETOF intake.compared_claim
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    config          intake.engine_config := intake_private.ready_config(claims_at.pool_id);
+    resource_prefix text := CASE WHEN NOT config.own_resources
+        THEN intake_private.resource_prefix_of(config.pool_id) END;
+BEGIN
+    RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT a AS claim_id, intake_private.slot_of(a) AS slot_no FROM unnest(claims_at.claim_ids) a),
+    -- Almost all are committed and found by the key of their slot; the others are looked up one by one.
+    sold AS MATERIALIZED (
+        SELECT cs.slot_no, cs.claim_id, cs.user_id FROM asked a
+        JOIN intake.claimed_slots cs ON cs.pool_no = config.pool_no AND cs.slot_no = a.slot_no
+            AND cs.claim_id = a.claim_id
+        WHERE cs.status = 'C')
+    SELECT s.slot_no, s.claim_id, 'committed', s.user_id, s.slot_no,
+        intake_private.resource_at(resource_prefix, config.pool_no, s.slot_no)
+    FROM sold s
+    UNION ALL
+    SELECT cs.slot_no, cs.claim_id, intake_private.state_of(cs), cs.user_id, coalesce(cs.was_slot_no, cs.slot_no),
+        intake_private.resource_at(resource_prefix, config.pool_no, coalesce(cs.was_slot_no, cs.slot_no))
+    FROM asked a CROSS JOIN LATERAL intake_private.claimed_slot_of(config.pool_no, a.claim_id) cs
+    WHERE cs.claim_id IS NOT NULL AND NOT EXISTS (SELECT FROM sold s WHERE s.claim_id = a.claim_id);
+END $$;
+COMMENT ON FUNCTION intake.claims_at IS
+    'Where these claims are now; no row for a claim that this pool does not have. Raises IE001 for an unknown pool, '
+    'IE007 while it is being (re)built.';
+
+GRANT EXECUTE ON FUNCTION intake.proof, intake.reconcile, intake.settled_claims, intake.claims_at TO monitor;
