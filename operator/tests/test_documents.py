@@ -13,10 +13,8 @@ FOLDERS = ("bridge", "charts", "crds", "docs", "operator", "sql", "tests")
 DOCUMENTS = sorted(
     chain(ROOT.glob("*.md"), [ROOT / "bench" / "README.md"], *((ROOT / folder).rglob("*.md") for folder in FOLDERS))
 )
-# Pages of prose: one sentence a line. The other folders' pages are their own.
-PAGES = sorted(chain(ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"), [ROOT / "crds" / "README.md"]))
-# The history, and what programs write.
-LEFT_OUT = {"CHANGELOG.md", "benchmarks.md", "benchmarks-bridge.md"}
+# All but the history, and what programs write.
+PAGES = [page for page in DOCUMENTS if page.name not in {"CHANGELOG.md", "benchmarks.md", "benchmarks-bridge.md"}]
 EACH = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -38,9 +36,7 @@ def test_every_test_file_that_is_named_with_its_folder_exists(document: Path) ->
         assert (ROOT / name).exists() or (document.parent / name).exists(), name
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in LEFT_OUT], ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_is_a_sentence_a_line_of_at_most_120_columns(page: Path) -> None:
     for number, line in prose(page.read_text(encoding="utf-8")):
         assert len(re.sub(r"\]\([^)]*\)", "]", line)) <= 120, f"line {number} is too long"
