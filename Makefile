@@ -68,7 +68,7 @@ soak: sync ## an hour of steady claims through two bridges: memory stays flat, t
 .PHONY: cluster
 cluster: ## find or make a Kubernetes cluster, and say which
 	@$(CLUSTER) up
-	@echo "A shell in which kubectl and helm speak to it:  make cluster-shell"
+	@echo 'kubectl and helm for it, in this shell:  eval "$$($(CLUSTER) env)"    in a new one:  make cluster-shell'
 
 .PHONY: cluster-shell
 cluster-shell: ## a shell in which kubectl and helm speak to it
@@ -79,5 +79,5 @@ cluster-down: ## take it away, with everything it left on the machine
 	@$(CLUSTER) down
 
 .PHONY: images
-images: ## build the operator's and the bridge's image and postgres:18, and put them into the cluster if it runs
+images: sync ## build the operator's and the bridge's image and postgres:18, and put them into the cluster if it runs
 	@tests/cluster/images/build

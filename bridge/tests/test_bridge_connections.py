@@ -11,7 +11,7 @@ import pytest
 from intake_operator.children.database import settings
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
-from intake_operator.decide import room
+from intake_operator.decide import connections
 from intake_operator.model.spec import Database, IntakeEventSpec
 from psycopg import AsyncConnection
 from sale import POOL, Sale, open_sale
@@ -45,7 +45,7 @@ async def databases(small: PostgresServer) -> AsyncIterator[Databases]:
     small.create_database("intake")
     await opened.observe(UID, POOL, host(small), "")
     await opened.migrate(UID)
-    await opened.keep_room(UID, room.beside(SPEC))
+    await opened.limit_claimers(UID, connections.for_others(SPEC))
     with psycopg.connect(small.uri("intake"), autocommit=True) as owner:
         for role in ("claimer", "bridge", "monitor"):
             owner.execute(psycopg.sql.SQL("ALTER ROLE {} LOGIN").format(psycopg.sql.Identifier(role)))
@@ -103,7 +103,7 @@ async def test_bridge_monitor_and_operator_connect_while_claimers_take_every_con
     sale: Sale, small: PostgresServer, databases: Databases
 ) -> None:
     async with Crowd(small.uri("intake", "claimer")) as crowd:
-        assert await crowd.take() == room.LEAST
+        assert await crowd.take() == connections.LEAST
         assert "too many connections for role" in crowd.refusal
         await sale.claim(50)
         async with sale.worker():
@@ -118,7 +118,7 @@ async def test_bridge_monitor_and_operator_connect_while_claimers_take_every_con
             seen = await databases.observe(UID, POOL, host(small), "")
         assert seen.reachable
         assert seen.connections
-        assert (seen.connections.limit, seen.connections.claimers) == (room.LEAST, room.LEAST)
+        assert (seen.connections.limit, seen.connections.claimers) == (connections.LEAST, connections.LEAST)
         assert seen.connections.claimers_at_limit
         assert not seen.connections.exhausted
     await sale.check()
@@ -144,7 +144,7 @@ async def test_a_second_role_with_the_rights_of_claimers_leaves_what_the_server_
     """The limit is the role's own. What the server keeps back is kept from every role."""
     await sale.intake.execute("CREATE ROLE shop LOGIN IN ROLE claimer")
     async with Crowd(small.uri("intake", "shop")) as crowd:
-        assert await crowd.take() > room.LEAST
+        assert await crowd.take() > connections.LEAST
         assert "connection slots are reserved" in crowd.refusal
         await sale.claim(50)
         async with sale.worker():
@@ -170,7 +170,7 @@ async def test_more_bridges_leave_claimers_less_at_once(
 ) -> None:
     before = await databases.observe(UID, POOL, host(small), "")
     assert before.connections
-    await databases.keep_room(UID, 0)
+    await databases.limit_claimers(UID, 0)
     after = await databases.observe(UID, POOL, host(small), "")
     assert after.connections
     assert after.connections.limit == after.connections.common > before.connections.limit

@@ -1,19 +1,29 @@
-"""Events and observations to decide upon; each test says only what matters to it."""
+"""Events and observations to decide upon.
+
+Each test says only what matters to it:
+
+    given.selling().says(ready=False).plan()  # a sale whose DB1 has crashed
+    given.closed(deleted_at=OPENS).db1(error="away").plan()
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from intake_operator import names
-from intake_operator.children import access, database, kinship, protection
+from intake_operator.children import access, bridge, database, kinship, protection
 from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.decide.plan import plan
+from intake_operator.decide.steps import Plan
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
+from intake_operator.model.proof import LedgerAnswer
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason
+from planning import Decided
 
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
 CLOSES = OPENS + timedelta(hours=2)
@@ -21,6 +31,8 @@ INSTALLATION = Installation(BridgeImage("intake-engine/bridge:test", "IfNotPrese
 
 type Make[T] = Callable[..., T]
 
+DATABASE: ChildKey = ("StatefulSet", "taylor-drop-db")
+VOLUME_CLAIM: ChildKey = ("PersistentVolumeClaim", "data-taylor-drop-db-0")
 
 SECRETS = (names.superuser_secret, names.claimer_secret, names.bridge_secret)
 
@@ -45,6 +57,7 @@ def make_letter() -> DeadLetter:
         pool_id="taylor-la-night-1",
         user_id="ann",
         slot_no=1,
+        label="A-1",
         resource_id=UUID(int=2),
         request_id="r1",
         claimed_at=OPENS,
@@ -98,7 +111,7 @@ def make_status(**changes: Any) -> EngineStatus:
 
 
 def make_connections(**changes: int) -> Connections:
-    """DB1's connections as the operator leaves them for the example, nobody on them but itself."""
+    """DB1's connections with the limit of the example; only the operator is connected."""
     base = Connections(most=300, superusers=3, reserved=10, limit=230, claimers=0, taken=1)
     return replace(base, **changes)
 
@@ -160,6 +173,120 @@ def make_observed(event: Event, **changes: Any) -> Observed:
     return replace(base, **changes)
 
 
+@dataclass(frozen=True)
+class Given:
+    """One event, what was observed of it, and the time of the pass. Each method returns a changed copy."""
+
+    event: Event
+    observed: Observed
+    now: datetime
+
+    def plan(self) -> Decided:
+        """What the operator decides."""
+        return Decided(**vars(plan(self.event, self.observed, INSTALLATION, self.now)))
+
+    def at(self, now: datetime) -> "Given":
+        """At another time."""
+        return replace(self, now=now)
+
+    def after(self, decided: Plan) -> "Given":
+        """The event has the status that was decided."""
+        return replace(self, event=replace(self.event, status=decided.after or decided.status))
+
+    def changed(self, **changes: Any) -> "Given":
+        """With changes of the event; the children stay as they are."""
+        return replace(self, event=replace(self.event, **changes))
+
+    def seen(self, **changes: Any) -> "Given":
+        """With changes of what was observed."""
+        return replace(self, observed=replace(self.observed, **changes))
+
+    def db1(self, **changes: Any) -> "Given":
+        """With changes of DB1's state."""
+        return self.seen(database=replace(self.observed.database, **changes))
+
+    def new_db1(self, **state: Any) -> "Given":
+        """With a DB1 of this state and nothing else."""
+        return self.seen(database=DatabaseState(**state))
+
+    def says(self, **status: Any) -> "Given":
+        """DB1's engine_status, with changes (camelCase) of the one in the middle of a sale."""
+        return self.db1(status=make_status(**status))
+
+    def sealed(self, **queue: int) -> "Given":
+        """DB1 is sealed, with this queue."""
+        return self.says(sealed=True, windowState="closed", queue=queue)
+
+    def child(self, key: ChildKey, child: Manifest) -> "Given":
+        """With one child more, or with another one in its place."""
+        return self.seen(children={**self.observed.children, key: child})
+
+    def only_anchor(self) -> "Given":
+        """With no child but the anchor: what exists after the first pass."""
+        return self.seen(children=only_anchor(self.event))
+
+    def unmarked(self) -> "Given":
+        """With the children of an event whose DB1 was never claimable."""
+        return self.seen(children=unmarked(self.observed.children))
+
+    def with_pod(self, component: str, **changes: Any) -> "Given":
+        """With one pod more."""
+        return self.seen(pods=(*self.observed.pods, make_pod(self.event, component, **changes)))
+
+    def outdated(self, **changes: Any) -> "Given":
+        """With a changed definition of DB1, which its pod does not have yet."""
+        pod = make_pod(self.event, "database", **changes)
+        pod["metadata"]["labels"]["controller-revision-hash"] = "old"
+        changed = {**self.observed.children[DATABASE], "status": {"updateRevision": "new"}}
+        return self.seen(pods=(pod,)).child(DATABASE, changed)
+
+    def bridges(self, replicas: int) -> "Given":
+        """With a Deployment of bridges."""
+        assert self.event.spec is not None
+        anchor = self.observed.children["NetworkPolicy", names.database(self.event.name)]
+        made = bridge.deployment(self.event, self.event.spec, INSTALLATION, {})
+        made["spec"]["replicas"] = replicas
+        deployment = kinship.as_child(made, self.event, anchor, INSTALLATION.guard)
+        return self.child(("Deployment", names.bridge(self.event.name)), deployment)
+
+
+def new(**changes: Any) -> Given:
+    """An event of which nothing exists, an hour before its window."""
+    return Given(make_event(**_with_spec(changes)), Observed(), OPENS - timedelta(hours=1))
+
+
+def scheduled(**changes: Any) -> Given:
+    """An event with a seeded DB1, an hour before its window; with changes of the event, `spec` in camelCase."""
+    event = make_event(**_with_spec(changes))
+    return Given(event, make_observed(event), OPENS - timedelta(hours=1))
+
+
+def selling(**changes: Any) -> Given:
+    """The same in the first moment of its window."""
+    return scheduled(**changes).at(OPENS)
+
+
+def closed(**changes: Any) -> Given:
+    """The same in the first moment after its window."""
+    return scheduled(**changes).at(CLOSES)
+
+
+def finished(**changes: Any) -> Given:
+    """An event whose status has the report, after its keep time: everything is to be removed."""
+    counts = {"claims": 11, "committed": 8, "voided": 2, "released": 1}
+    report = {"verified": True, "ledgerVerified": LedgerAnswer.AGREES.value, "writtenAt": CLOSES.isoformat()} | counts
+    return scheduled(status={"report": report}, **changes).at(CLOSES + timedelta(minutes=10))
+
+
+def invalid(**changes: Any) -> Given:
+    """An event whose spec is invalid, and of which nothing exists."""
+    return Given(make_event(spec=None, spec_error="spec.pool: bad", **changes), Observed(), OPENS)
+
+
+def _with_spec(changes: dict[str, Any]) -> dict[str, Any]:
+    return changes | {"spec": make_spec(**changes["spec"])} if "spec" in changes else changes
+
+
 def only_anchor(event: Event) -> dict[ChildKey, Manifest]:
     """What there is of an event after its first pass."""
     key = ("NetworkPolicy", names.database(event.name))
@@ -171,10 +298,16 @@ def unmarked(children: Mapping[ChildKey, Manifest]) -> dict[ChildKey, Manifest]:
     return {key: {**m, "metadata": {**m["metadata"], "annotations": {}}} for key, m in children.items()}
 
 
-def pool_told(status: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A status that has told that the pool is unused."""
-    told = {"type": "PoolUnused", "status": "True", "reason": "PoolUnused", "message": "", "lastTransitionTime": "x"}
-    return {**(status or {}), "conditions": [told]}
+def pool_announced(status: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A status that says that the pool is unused."""
+    condition = {
+        "type": "PoolUnused",
+        "status": "True",
+        "reason": "PoolUnused",
+        "message": "",
+        "lastTransitionTime": "x",
+    }
+    return {**(status or {}), "conditions": [condition]}
 
 
 UNUSED = PoolCheck(PoolReason.UNUSED, "the ledger has no claim of it")

@@ -1,4 +1,4 @@
-"""What the admin API reads, where it listens, and how the command ends; who may is the cluster's matter (tests/e2e)."""
+"""What the admin API accepts, where it listens, and how `intake-admin` ends. Rights are tested in tests/e2e."""
 
 import asyncio
 import base64
@@ -19,10 +19,10 @@ import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, unused_port
 from intake_operator.admin import requests, server
-from intake_operator.admin.access import Gatekeeper
 from intake_operator.admin.answers import RefusedError
-from intake_operator.admin.desk import Desk
-from intake_operator.command import show
+from intake_operator.admin.authorizer import Authorizer
+from intake_operator.admin.service import AdminService
+from intake_operator.command import tables
 from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import connection as ledger_connection
@@ -54,7 +54,7 @@ class Secrets(Cluster):
 
 @pytest.fixture
 async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
-    """Answers what it understood of a request."""
+    """A server that answers with what it has read of a request."""
 
     async def discard(request: web.Request) -> web.Response:
         try:
@@ -110,9 +110,9 @@ async def test_a_bad_request_is_refused_by_field(
     reader: TestClient[web.Request, web.Application], content: str, code: int, field: str | None
 ) -> None:
     answer = await reader.post("/", data=content, headers={"Content-Type": "application/json"})
-    told = await answer.json()
-    assert (answer.status, told["kind"], told["code"]) == (code, "Status", code), told
-    assert field is None or told["details"]["causes"][0]["field"] == field, told
+    body = await answer.json()
+    assert (answer.status, body["kind"], body["code"]) == (code, "Status", code), body
+    assert field is None or body["details"]["causes"][0]["field"] == field, body
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "continue=-1", "limit=1&page=2"])
@@ -120,12 +120,12 @@ async def test_a_bad_query_is_refused(reader: TestClient[web.Request, web.Applic
     assert (await reader.get(f"/?{query}")).status == 422
 
 
-async def test_a_form_is_no_json(reader: TestClient[web.Request, web.Application]) -> None:
+async def test_a_form_is_refused(reader: TestClient[web.Request, web.Application]) -> None:
     assert (await reader.post("/", data={"ids": "1"})).status == 415
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fb%2Fintakeevents%2Fdrop", "%2e%2e", "drop%3Fx=1", "drop%00", "Drop"])
-async def test_a_right_in_one_namespace_leads_to_no_other(name: str) -> None:
+async def test_a_right_in_one_namespace_gives_no_access_to_another(name: str) -> None:
     looked_at = []
 
     async def api_server(request: web.Request) -> web.Response:
@@ -144,8 +144,8 @@ async def test_a_right_in_one_namespace_leads_to_no_other(name: str) -> None:
     async with TestServer(api) as there:
         settings = kubernetes.Configuration(host=str(there.make_url("")).rstrip("/"))
         cluster = Cluster(kubernetes.ApiClient(settings))
-        desk = Desk(cluster, NEVER)
-        async with TestClient(TestServer(server.application(Gatekeeper(cluster), desk, lambda _: None))) as http:
+        service = AdminService(cluster, NEVER)
+        async with TestClient(TestServer(server.application(Authorizer(cluster), service, lambda _: None))) as http:
             for asked in (name, "drop"):
                 path = f"/v1alpha1/namespaces/a/intakeevents/{asked}/deadletters"
                 answer = await http.get(URL(path, encoded=True), headers={"Authorization": "Bearer token"})
@@ -182,17 +182,19 @@ async def test_tls_serves_the_certificate_that_is_there_now(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def books() -> Iterator[str]:
+def ledger_uri() -> Iterator[str]:
     with PostgresServer() as postgres:
         install_ledger(postgres.uri())
         yield postgres.uri()
 
 
 class TestVoidClaim:
-    """The ledger's word, asked for as the bridge asks."""
+    """void_claim, called as the bridge calls it."""
 
-    async def test_it_is_found_beside_the_function_and_asked(self, books: str, letter: DeadLetter) -> None:
-        async with await AsyncConnection.connect(books, autocommit=True) as connection:
+    async def test_it_is_looked_up_in_the_schema_of_the_function_and_its_answer_is_returned(
+        self, ledger_uri: str, letter: DeadLetter
+    ) -> None:
+        async with await AsyncConnection.connect(ledger_uri, autocommit=True) as connection:
             void_claim = await void_function(connection, "finalize_transaction")
             assert void_claim is not None
             assert await void_function(connection, "elsewhere.finalize_transaction") is None
@@ -204,53 +206,57 @@ class TestVoidClaim:
             assert await offers(connection, "ledger_claims")
             assert not await offers(connection, "no_such_function")
 
-    async def test_one_that_it_refuses_does_not_keep_the_others(
-        self, books: str, letter: DeadLetter, event: Callable[..., Event]
+    async def test_a_claim_that_it_refuses_does_not_block_the_others(
+        self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event]
     ) -> None:
-        with psycopg.connect(books, autocommit=True) as owner:
+        with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER FUNCTION void_claim RENAME TO voided")
             owner.execute(
                 "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
                 " IF payload ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(payload); END $$"
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
-        decided = await Desk(Secrets(books.encode()), NEVER)._decide(event(), found, target_checked=False)
+        decided = await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found, target_checked=False)
         refused = decided[1]
         assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
         assert isinstance(decided[2], Evidence)
-        with psycopg.connect(books, autocommit=True) as owner:
-            owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: nobody's claim in particular
+        with psycopg.connect(ledger_uri, autocommit=True) as owner:
+            owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: not the fault of one claim
         with pytest.raises(RefusedError, match="did not answer"):
-            await Desk(Secrets(books.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
+            await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
 
-    async def test_it_is_not_waited_for_without_end(
-        self, books: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+    async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
+        self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ledger_connection, "CALL_TIMEOUT", 0.5)
-        with psycopg.connect(books) as other:
-            # It takes the connection, and never gets to know what a function is.
+        with psycopg.connect(ledger_uri) as other:
+            # The server accepts the connection, and then waits for this lock to look up any function.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
-                    await Desk(Secrets(books.encode()), NEVER)._decide(event(), [letter], target_checked=False)
+                    await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(
+                        event(), [letter], target_checked=False
+                    )
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])
 async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
     event: Callable[..., Event], content: bytes
 ) -> None:
-    """A webhook's claims are given up by their mark alone; what a Postgres ledger may hold would be sold again."""
+    """Claims of a webhook are discarded by their state alone; what a Postgres ledger has sold would be sold again."""
     with pytest.raises(RefusedError) as refused:
-        await Desk(Secrets(content), NEVER).target(event())
+        await AdminService(Secrets(content), NEVER).target(event())
     assert (refused.value.code, refused.value.reason) == (409, "LedgerSecretMissing")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (("dead-letters", "replay", "drop", "--reason=x"), 2, "by their ids, or give --all"),
         (("dead-letters", "replay", "drop", "7", "--all", "--reason=x"), 2, "by their ids, or give --all"),
+        (("dead-letters", "replay", "drop", "--all", "--reason-like=x", "--reason=x"), 2, "or --reason-like TEXT"),
+        (("dead-letters", "discard", "drop", "--reason-like= ", "--reason=x"), 2, "a part of the reason"),
         (("dead-letters", "discard", "drop", "7"), 2, "--reason"),
         (("reconcile", "drop", "--server=http://admin.example", "--token-file={token}"), 2, "https"),
         (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file={token}"), 4, "does not answer"),
@@ -261,7 +267,9 @@ async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
         (("dead-letters", "replay", "drop", "0", "--reason=x"), 2, "ID"),
     ],
 )
-def test_the_command_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_the_command_says_what_to_do_and_exits_with_its_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
     token, kubectl = tmp_path / "token", tmp_path / "kubectl"
     token.write_text("secret-token")
     kubectl.write_text('#!/bin/sh\necho \'{"users": [{"user": {"client-certificate": "x"}}]}\'\n')
@@ -276,11 +284,11 @@ def test_the_command_says_what_to_do(tmp_path: Path, arguments: tuple[str, ...],
         env=where,
         timeout=PATIENCE_SECONDS,
     )
-    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert "secret-token" not in done.stdout + done.stderr
 
 
-async def test_a_token_in_the_clear_goes_through_no_proxy_and_a_refused_reason_is_the_command_line_s(
+async def test_a_token_without_tls_goes_through_no_proxy_and_a_refused_reason_is_a_wrong_command_line(
     tmp_path: Path,
 ) -> None:
     token = tmp_path / "token"
@@ -304,14 +312,71 @@ async def test_a_token_in_the_clear_goes_through_no_proxy_and_a_refused_reason_i
             env={"PATH": os.environ["PATH"], "HTTP_PROXY": str(between.make_url(""))},
             stderr=asyncio.subprocess.PIPE,
         )
-        _, told = await process.communicate()
-    assert (proxied, process.returncode) == ([], 2), told
+        _, errors = await process.communicate()
+    assert (proxied, process.returncode) == ([], 2), errors
 
 
-def test_a_table_shows_nothing_that_moves_the_cursor(letter: DeadLetter) -> None:
-    lines = show.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
+def test_a_table_has_no_character_that_moves_the_cursor(letter: DeadLetter) -> None:
+    lines = tables.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
     assert len(lines) == 2
     assert lines[1].endswith("?[2Jgone?next")
+
+
+def test_dead_letters_are_counted_by_reason_without_what_a_reason_quotes_of_its_claim(
+    letter: DeadLetter,
+) -> None:
+    refused = [
+        replace(letter, id=n, label=f"Row {n}", user_id=f"fan-{n}", reason=f"commit: seat Row {n} is not fan-{n}'s")
+        for n in range(10, 13)
+    ]
+    down = [replace(letter, reason=reason) for reason in ("validate: answers 500", "validate: answers 502")]
+    lines = tables.dead_letters_by_reason(each.shown() for each in [*down, *refused]).splitlines()
+    assert [line.split(maxsplit=3)[::3] for line in lines] == [
+        ["COUNT", "REASON"],
+        ["3", "commit: seat … is not …'s"],
+        ["1", "validate: answers 500"],
+        ["1", "validate: answers 502"],
+    ]
+
+
+async def test_dead_letters_are_listed_and_replayed_by_a_part_of_their_reason(
+    tmp_path: Path, letter: DeadLetter
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-token")
+    reasons = ["commit: Sold by hand", "validate: answers 500", "commit: sold by hand again"]
+    items = [replace(letter, id=n, reason=reason).shown() for n, reason in enumerate(reasons, 1)]
+    replayed: list[list[int]] = []
+
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {}, "items": items})
+
+    async def replay(request: web.Request) -> web.Response:
+        replayed.append((await request.json())["ids"])
+        return web.json_response({"replayed": replayed[-1], "gone": []})
+
+    api = web.Application()
+    path = "/v1alpha1/namespaces/tickets/intakeevents/drop/deadletters"
+    api.add_routes([web.get(path, listed), web.post(f"{path}/replay", replay)])
+    async with TestServer(api) as there:
+
+        async def run(*arguments: str) -> str:
+            process = await asyncio.create_subprocess_exec(
+                *(COMMAND, "dead-letters", *arguments, "--namespace=tickets", "--reason-like=SOLD by"),
+                *(f"--server={there.make_url('')}", f"--token-file={token}"),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            output, _ = await process.communicate()
+            assert process.returncode == 0
+            return output.decode()
+
+        table = await run("list", "drop")
+        wide = await run("list", "drop", "--wide", "--limit=1")
+        assert await run("replay", "drop", "--reason=mended") == "2 replayed\n"
+    assert [line.split()[0] for line in table.splitlines()] == ["COUNT", "1", "1"]
+    assert [line.split()[0] for line in wide.splitlines()] == ["ID", "1"]
+    assert {"SLOT", "LABEL", "RETRIES"} < set(wide.split())
+    assert replayed == [[1, 3]]
 
 
 async def test_a_body_that_is_not_what_its_encoding_says_is_a_bad_request(
@@ -321,12 +386,12 @@ async def test_a_body_that_is_not_what_its_encoding_says_is_a_bad_request(
     assert (await reader.post("/", data=b'{"ids": [1], "reason": "x"}', headers=headers)).status == 400
 
 
-async def test_a_db1_that_is_frozen_is_not_waited_for_without_end(
-    books: str, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
+async def test_a_frozen_db1_ends_in_a_timeout(
+    ledger_uri: str, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its volume hangs, say: then its own statement_timeout does not end a statement either."""
+    """If its volume hangs, for example, its own statement_timeout does not end a statement either."""
     monkeypatch.setattr(dead_letters, "CALL_TIMEOUT", 0.5)
-    async with await AsyncConnection.connect(books, autocommit=True) as connection:
+    async with await AsyncConnection.connect(ledger_uri, autocommit=True) as connection:
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)
         try:

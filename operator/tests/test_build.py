@@ -19,7 +19,7 @@ ANCHOR: Manifest = {"metadata": {"name": "taylor-drop-db", "uid": "anchor-uid"}}
 
 @pytest.fixture
 def all_children(event: Make[Event], installation: Installation) -> list[Manifest]:
-    """Everything that is made for the example."""
+    """Every child of the example."""
     e = event()
     assert e.spec is not None
     made = [
@@ -71,7 +71,9 @@ def test_every_pod_carries_the_guard_and_the_event_s_uid(all_children: list[Mani
         assert template["metadata"]["labels"][names.EVENT_UID_LABEL] == event().uid
 
 
-def test_a_claim_that_the_stateful_set_s_controller_makes_anew_is_known_as_ours(all_children: list[Manifest]) -> None:
+def test_a_volume_claim_that_the_stateful_set_s_controller_creates_again_has_our_labels(
+    all_children: list[Manifest],
+) -> None:
     (made,) = (c for c in all_children if c["kind"] == "StatefulSet")
     (template,) = made["spec"]["volumeClaimTemplates"]
     assert template["metadata"]["labels"][names.EVENT_UID_LABEL] == made["metadata"]["labels"][names.EVENT_UID_LABEL]
@@ -105,12 +107,12 @@ def test_secrets_reach_pods_as_files_only(all_children: list[Manifest]) -> None:
             assert variable["name"].endswith("_FILE") or "PASSWORD" not in variable["name"]
 
 
-def test_the_bridges_number_belongs_to_the_scaler(all_children: list[Manifest]) -> None:
+def test_the_number_of_bridges_belongs_to_the_scaler(all_children: list[Manifest]) -> None:
     (deployment,) = (c for c in all_children if c["kind"] == "Deployment")
     assert "replicas" not in deployment["spec"]
 
 
-def test_a_mended_secret_replaces_the_bridges(event: Make[Event], installation: Installation) -> None:
+def test_a_corrected_secret_replaces_the_bridges(event: Make[Event], installation: Installation) -> None:
     e = event()
     assert e.spec is not None
     spec = e.spec
@@ -124,7 +126,7 @@ def test_a_mended_secret_replaces_the_bridges(event: Make[Event], installation: 
     assert inputs({"core-ledger": "a"}) == inputs({"core-ledger": "a", "somebody-else": "x"})
 
 
-def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
+def test_every_secret_of_a_webhook_is_a_file_with_an_environment_variable(
     event: Make[Event], spec: Make[Any], installation: Installation
 ) -> None:
     refs = {
@@ -150,7 +152,7 @@ def test_every_secret_of_a_webhook_is_a_file_that_the_bridge_is_told_of(
             assert (source["secretName"], source["items"]) == (secret, [{"key": key, "path": "value"}])
 
 
-def test_traces_are_sent_where_the_operator_was_told(
+def test_traces_are_sent_to_the_endpoint_of_the_operator_s_settings(
     event: Make[Event], spec: Make[Any], installation: Installation
 ) -> None:
     def endpoints(wanted: Installation) -> list[str]:
@@ -162,7 +164,7 @@ def test_traces_are_sent_where_the_operator_was_told(
     assert endpoints(replace(installation, bridge=traced)) == ["http://collector:4318"]
 
 
-def test_a_bridge_is_named_by_its_pod_s_uid(event: Make[Event], spec: Make[Any], installation: Installation) -> None:
+def test_the_name_of_a_worker_is_its_pod_s_uid(event: Make[Event], spec: Make[Any], installation: Installation) -> None:
     (container,) = bridge.deployment(event(), spec(), installation, {})["spec"]["template"]["spec"]["containers"]
     (worker,) = (each for each in container["env"] if each["name"] == "INTAKE_WORKER")
     assert worker["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
@@ -193,14 +195,16 @@ def test_db1_s_volume_outlives_its_stateful_set(all_children: list[Manifest]) ->
     assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
 
 
-def test_notifications_that_nobody_reads_do_not_fill_the_disk(event: Make[Event], installation: Installation) -> None:
+def test_notifications_that_no_session_reads_do_not_fill_the_disk(
+    event: Make[Event], installation: Installation
+) -> None:
     e = event()
     assert e.spec is not None
     made = database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard)
     assert "max_notify_queue_pages=64" in made["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
-def test_db1_is_made_in_utf_8_by_an_image_without_a_locale(event: Make[Event]) -> None:
+def test_db1_is_encoded_in_utf_8_by_an_image_without_a_locale(event: Make[Event]) -> None:
     e = event()
     assert e.spec is not None
     made = database.stateful_set(e, e.spec.database, mark="", guard="g")

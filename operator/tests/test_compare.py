@@ -1,4 +1,4 @@
-"""DB1 against the ledger as a table: what is on its way is no mistake, and every mistake has its promise."""
+"""The rules of the comparison: claims that still move are no violation, and each violation names its promise."""
 
 from uuid import UUID
 
@@ -16,7 +16,7 @@ def claim(number: int, state: str, **changes: object) -> DatabaseClaim:
 
 
 def sale(number: int, state: str = SOLD, **changes: object) -> LedgerClaim:
-    """A voided one has no slots."""
+    """A claim in the ledger; a voided one has no slots."""
     slots = ((number,), (UUID(int=number + 1000),)) if state == SOLD else ((), ())
     told = {"user_id": f"u{number}", "slot_nos": slots[0], "resource_ids": slots[1]} | changes
     return LedgerClaim(UUID(int=number), state, request_id=None, claimed_at=None, **told)  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ def compared(
     return comparison
 
 
-def test_a_sale_that_ended_well() -> None:
+def test_a_sound_sale_has_no_violation() -> None:
     here = [claim(1, SOLD), claim(2, "voided"), claim(3, "released"), claim(4, "queued"), claim(5, "dead")]
     found = compared(here, [sale(1), sale(2, "voided")])
     assert (found.violations, found.committed, found.voided, found.on_their_way) == ([], 1, 1, 0)
@@ -43,16 +43,16 @@ def test_a_sale_that_ended_well() -> None:
 
 @pytest.mark.parametrize("state", ["queued", "validated", "committing", "releasing", "dead"])
 @pytest.mark.parametrize("word", ["committed", "voided"])
-def test_a_claim_whose_answer_is_on_its_way_is_no_mistake(state: str, word: str) -> None:
+def test_a_claim_that_is_not_acknowledged_yet_is_no_violation(state: str, word: str) -> None:
     found = compared([claim(1, state)], [sale(1, word)])
     assert (found.violations, found.on_their_way) == ([], 1)
 
 
-def test_a_claim_that_was_made_and_sold_while_the_ledger_was_read_is_no_mistake() -> None:
+def test_a_claim_made_and_committed_during_the_read_is_no_violation() -> None:
     assert compared([], [sale(1)], later=[claim(1, SOLD)]).violations == []
 
 
-def test_a_claim_that_was_committed_after_its_page_was_read_is_no_mistake() -> None:
+def test_a_claim_committed_after_its_page_was_read_is_no_violation() -> None:
     assert compared([claim(1, "validated")], [], later=[claim(1, SOLD)]).violations == []
 
 
@@ -77,7 +77,7 @@ def test_a_claim_that_was_committed_after_its_page_was_read_is_no_mistake() -> N
         ([claim(1, SOLD), claim(2, SOLD)], [sale(1), sale(2, slot_nos=(2, 1))], "I1"),
     ],
 )
-def test_a_mistake_is_found_under_its_promise(
+def test_a_violation_names_the_promise_that_it_breaks(
     here: list[DatabaseClaim], there: list[LedgerClaim], promise: str
 ) -> None:
     assert promise in {each.promise for each in compared(here, there).violations}
@@ -107,7 +107,7 @@ def test_bits_are_a_set_of_numbers() -> None:
 
 @pytest.mark.parametrize("slot", [2**62, -(2**62), None])
 def test_a_slot_that_no_event_can_have_costs_no_memory(slot: int | None) -> None:
-    """Such a row is by hand, and is to be told; the operator serves other events, too."""
+    """Such a row was written by hand. It must be reported, and must not take the memory of other events."""
     found = compared([claim(1, SOLD)], [sale(1, slot_nos=(slot,))])
     assert [each.promise for each in found.violations][-1] == "I4"
     twice = compared([claim(1, SOLD), claim(2, SOLD)], [sale(1, slot_nos=(slot,)), sale(2, slot_nos=(slot,))])

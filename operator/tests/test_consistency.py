@@ -1,4 +1,4 @@
-"""DB1 and a ledger on a real PostgreSQL, compared: at peace, in the middle of a sale, and after somebody's hand."""
+"""Comparisons of a DB1 with a ledger on a real PostgreSQL: at rest, during a sale, and after manual changes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from intake_operator.ledger import compare as reading
+from intake_operator.ledger import claims as reading
 from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, ConsistencyChecks, Sides
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
@@ -52,7 +52,7 @@ class Scene:
         return [(row[0], row[1], row[2]) for row in await found.fetchall()]
 
     async def end(self, count: int, function: str, outcome: str, *, acknowledge: bool = True) -> None:
-        """The ledger's word on so many claims, and its acknowledgement."""
+        """Commit or void this many claims in the ledger, and acknowledge them in DB1."""
         for msg_id, read_ct, message in await self.read(count):
             await self.books.execute(f"SELECT {function}(%s)".encode(), (Jsonb(message),))
             if acknowledge:
@@ -62,9 +62,9 @@ class Scene:
     async def compare(self) -> Verdict:
         return await self.consistencies.check_now(self.sides)
 
-    async def look(self) -> Verdict | None:
-        """What the operator does while the queue is empty; returns when that look has ended."""
-        self.consistencies.check_if_due(self.sides)
+    async def check_if_due(self) -> Verdict | None:
+        """What a pass does while the queue is empty; returns when that comparison has ended."""
+        self.consistencies.start(self.sides)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(*self.consistencies._running.values())
         return self.consistencies.latest(self.sides.event.uid)
@@ -98,7 +98,7 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
     server.drop_database("ledger")
 
 
-async def test_a_sale_in_which_all_is_well(scene: Scene) -> None:
+async def test_a_sound_sale_agrees(scene: Scene) -> None:
     found = await scene.compare()
     assert (found.agrees, found.reason) == (True, ConsistencyReason.LEDGER_AGREES), found
     assert "5 claims committed and 1 voided" in found.message
@@ -114,8 +114,10 @@ async def test_many_pages_are_one_comparison(scene: Scene, monkeypatch: pytest.M
     assert len((await scene.compare()).violations) == 2
 
 
-async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claims are made, committed, voided and acknowledged all the time; small pages leave much to happen in between."""
+async def test_claims_that_move_during_a_comparison_are_no_violation(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims are made, committed, voided and acknowledged all the time. Small pages leave time for it between reads."""
     monkeypatch.setattr(reading, "DATABASE_PAGE", 7)
     monkeypatch.setattr(reading, "LEDGER_PAGE", 7)
     now = datetime.now(UTC)
@@ -136,7 +138,7 @@ async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pyt
         verdicts.append(await scene.compare())
     await rushing
     assert [verdict for verdict in verdicts if not verdict.agrees] == []
-    assert len(verdicts) > 1, "it was looked at meanwhile"
+    assert len(verdicts) > 1, "it was compared meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -157,25 +159,25 @@ async def test_a_sale_in_full_swing_is_no_mistake(scene: Scene, monkeypatch: pyt
         ),
     ],
 )
-async def test_what_a_hand_has_done_to_the_ledger_is_found(scene: Scene, promise: str, damage: str) -> None:
+async def test_a_manual_change_of_the_ledger_is_found(scene: Scene, promise: str, damage: str) -> None:
     await scene.books.execute(damage.encode())
     found = await scene.compare()
     assert (found.agrees, found.reason) == (False, ConsistencyReason.LEDGER_INCONSISTENT)
     assert promise in {each.promise for each in found.violations}, found
     await scene.end(1, "finalize_transaction", "committed")  # the queue is empty, the counts alone are compared first
-    short = await scene.look()
+    short = await scene.check_if_due()
     assert short is not None
     assert short.agrees is False, "and the proof notices it as well"
 
 
-async def test_what_is_wrong_inside_db1_is_found_too(scene: Scene) -> None:
+async def test_a_broken_invariant_inside_db1_is_found(scene: Scene) -> None:
     await scene.database.execute("UPDATE intake.claimed_slots SET status = 'R' WHERE slot_no = 1")
     assert "I6" in {each.promise for each in (await scene.compare()).violations}
 
 
-async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene: Scene) -> None:
+async def test_with_an_empty_queue_it_is_compared_seldom_and_after_a_violation_sooner(scene: Scene) -> None:
     await scene.end(1, "finalize_transaction", "committed")
-    first = await scene.look()
+    first = await scene.check_if_due()
     assert first is not None
     assert (first.agrees, len(scene.woken)) == (True, 1)
     await scene.books.execute(
@@ -183,9 +185,9 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
         " DELETE FROM ledger.sold_slots s USING gone g WHERE s.claim_id = g.claim_id"
     )
     scene.now += WHILE_GOOD.total_seconds() - 1
-    assert await scene.look() == first, "not yet"
+    assert await scene.check_if_due() == first, "not yet"
     scene.now += 1
-    found = await scene.look()
+    found = await scene.check_if_due()
     assert found is not None
     assert (found.agrees, len(found.violations), len(scene.woken)) == (False, 1, 2), (
         "claim by claim, since counts differ"
@@ -194,16 +196,16 @@ async def test_at_peace_it_is_looked_at_seldom_and_after_a_mistake_sooner(scene:
     for (message,) in await gone.fetchall():
         await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
     scene.now += WHILE_BAD.total_seconds()
-    mended = await scene.look()
+    mended = await scene.check_if_due()
     assert mended is not None
     assert mended.agrees is True
 
 
-async def test_a_dead_letter_that_the_ledger_has_is_no_mistake(scene: Scene) -> None:
+async def test_a_dead_letter_that_the_ledger_has_is_no_violation(scene: Scene) -> None:
     for msg_id, read_ct, message in await scene.read(1):
         await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
         await scene.database.execute("SELECT intake.dead_letter(%s, %s, %s, '{lost}')", (POOL, [msg_id], [read_ct]))
-    found = await scene.look()
+    found = await scene.check_if_due()
     assert found is not None
     assert found.agrees is True, "counts differ, claims do not contradict each other"
 
@@ -222,7 +224,7 @@ async def test_a_dead_letter_that_the_ledger_has_is_no_mistake(scene: Scene) -> 
         ),
     ],
 )
-async def test_a_ledger_that_cannot_be_compared_is_said_to_be_so(
+async def test_a_ledger_that_cannot_be_compared_is_reported(
     scene: Scene, change: str, reason: ConsistencyReason
 ) -> None:
     await scene.books.execute(change.encode())
@@ -230,23 +232,23 @@ async def test_a_ledger_that_cannot_be_compared_is_said_to_be_so(
     assert (found.agrees, found.reason) == (None, reason), found
 
 
-async def test_two_proofs_are_not_one(scene: Scene) -> None:
-    """A second function of the name hid the first: the ledger was taken for one that offers none."""
+async def test_an_ambiguous_ledger_proof_is_reported(scene: Scene) -> None:
+    """A second function of the name once hid the first, and the ledger was taken for one without any."""
     await scene.books.execute("CREATE FUNCTION ledger_proof(a text, b text) RETURNS int LANGUAGE sql RETURN 1")
-    found = await scene.look()
+    found = await scene.check_if_due()
     assert found is not None
     assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "2 functions named ledger_proof" in found.message
     assert "ledger_proof(text,text)" in found.message
 
 
-async def test_a_database_that_is_away_is_no_mistake(scene: Scene) -> None:
+async def test_a_ledger_that_cannot_be_reached_is_no_violation(scene: Scene) -> None:
     away = replace(scene.sides, uri="postgresql://ledger_writer@/ledger?host=/nowhere")
     found = await scene.consistencies.check_now(away)
     assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
 
 
-async def test_a_db1_that_does_not_answer_is_not_waited_for_without_end(scene: Scene) -> None:
+async def test_a_comparison_with_a_frozen_db1_ends(scene: Scene) -> None:
     scene.consistencies = ConsistencyChecks(lambda: scene.now, scene.woken.append, timeout=0.5)
     async with scene.database.transaction():
         await scene.database.execute("LOCK TABLE pgmq.a_intake_queue IN ACCESS EXCLUSIVE MODE")
@@ -260,7 +262,7 @@ async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
     assert (found.agrees, found.reason) == (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)
 
 
-async def test_holds_that_are_being_rebuilt_are_not_taken_for_lost_claims(scene: Scene) -> None:
+async def test_claimed_slots_that_are_being_rebuilt_are_not_taken_for_lost_claims(scene: Scene) -> None:
     await scene.database.execute("DELETE FROM intake.pools")
     await scene.database.execute("DELETE FROM intake.claimed_slots")
     found = await scene.compare()

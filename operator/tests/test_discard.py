@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from given import make_letter
-from intake_operator.decide.discard import CHECKED, Target, answered, discard
+from intake_operator.decide.discard import CHECKED, LedgerKind, answered, discard
 from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 
 
@@ -15,16 +15,16 @@ def letter(state: str) -> DeadLetter:
 @pytest.mark.parametrize(
     ("target", "state", "free"),
     [
-        (Target.POSTGRES, "queued", True),
-        (Target.POSTGRES, "validated", False),
-        (Target.POSTGRES, "committing", False),
-        (Target.WEBHOOK, "queued", True),
-        (Target.WEBHOOK, "validated", True),
-        (Target.WEBHOOK, "committing", False),
+        (LedgerKind.POSTGRES, "queued", True),
+        (LedgerKind.POSTGRES, "validated", False),
+        (LedgerKind.POSTGRES, "committing", False),
+        (LedgerKind.WEBHOOK, "queued", True),
+        (LedgerKind.WEBHOOK, "validated", True),
+        (LedgerKind.WEBHOOK, "committing", False),
     ],
 )
 def test_a_target_without_void_claim_goes_by_the_mark_before_the_first_call(
-    target: Target, state: str, *, free: bool
+    target: LedgerKind, state: str, *, free: bool
 ) -> None:
     by_itself = discard(letter(state), target, target_checked=False)
     assert isinstance(by_itself, Evidence if free else Refusal)
@@ -36,7 +36,7 @@ def test_a_target_without_void_claim_goes_by_the_mark_before_the_first_call(
 @pytest.mark.parametrize("state", ["queued", "validated", "committing"])
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_ledger_that_can_promise_is_always_asked(state: str, *, checked: bool) -> None:
-    assert discard(letter(state), Target.VOIDS, target_checked=checked) is None
+    assert discard(letter(state), LedgerKind.VOIDS, target_checked=checked) is None
 
 
 def test_only_voided_is_a_promise() -> None:

@@ -1,4 +1,4 @@
-"""What a user may write as CSV, and what is said about the rest."""
+"""Which CSV a user may write, and how the rest is refused."""
 
 from uuid import UUID
 
@@ -29,7 +29,7 @@ def test_a_label_may_be_left_out_and_hold_quotes() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff", "resource_id,label\r\n"])
-def test_nothing_is_no_rows(text: str) -> None:
+def test_an_empty_text_has_no_rows(text: str) -> None:
     assert parse(text) == ()
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_no_rows(text: str) -> None:
         (f"{'y' * 5000},A-1", f"line 1: '{'y' * 60}…' is not a UUID"),
         (f'{A},"A-1\n{B},A-2\n', "line 1: a double quote opens in column label and does not close on this line"),
         (f'{A},A-1\n{B},"A-2', "line 2: a double quote opens in column label and does not close on this line"),
-        # Closed by another row's quote, and noticed there by whoever reads on.
+        # The quote of another row would close it, so that the error would be reported there.
         (f'{A},"A-1\n{B},"Block A, seat 2"\n', "line 1: a double quote opens in column label"),
         (f'{A},"A\n1"\n{B},A-2', "line 1: a double quote opens in column label"),
         (f'{A},"A""\n{B},A-2', "line 1: a double quote opens in column label"),
@@ -88,7 +88,7 @@ def test_a_row_that_cannot_be_a_slot_is_named_by_its_line(text: str, told: str) 
     assert str(refusal.value).startswith(told)
 
 
-def test_an_open_quote_is_told_where_it_opens_however_much_follows() -> None:
+def test_an_open_quote_is_reported_where_it_opens_however_much_follows() -> None:
     lines = [f"{UUID(int=n)},A-{n}" for n in range(1, 101)]
     lines[2] = f'{UUID(int=3)},"A-3'
     with pytest.raises(InventoryError, match=r"^line 3: a double quote opens in column label"):
@@ -115,7 +115,7 @@ def test_a_long_line_takes_no_longer_than_a_long_file() -> None:
         parse(f'{A},"' + '""' * 500_000)
 
 
-def test_a_row_of_a_table_is_held_to_the_same() -> None:
+def test_a_row_of_a_table_has_the_same_rules() -> None:
     assert check("row 1", UUID(A), "A-1") == (UUID(A), "A-1")
     assert check("row 1", UUID(A), "Loge A\u0308") == (UUID(A), "Loge \u00c4")
     with pytest.raises(InventoryError, match="row 7: there is no resource_id"):

@@ -1,4 +1,4 @@
-"""Which labels a slot may have, and how others are refused. test_inventories.py compares this with intake.stock."""
+"""Which labels a slot may have, and how others are refused. test_inventory_text.py compares this with intake.stock."""
 
 import unicodedata
 from uuid import UUID

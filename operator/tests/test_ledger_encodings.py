@@ -1,4 +1,4 @@
-"""Ledgers and inventories in databases of every encoding: read, proven and compared; a lost DB1 comes back from one."""
+"""Ledgers and inventories in databases of every encoding are read, proven, compared and recovered from."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def db1(server: PostgresServer, *users: str) -> AsyncIterator[tuple[AsyncC
 
 
 async def settle(database: AsyncConnection, uri: str, messages: list[dict[str, Any]]) -> None:
-    """The first is voided by the operator, the others are committed; DB1 hears of it."""
+    """The operator voids the first claim, the others are committed; all are acknowledged in DB1."""
     async with connect(uri, "tickets") as connection:
         void_claim = await void_function(connection, "finalize_transaction")
         assert void_claim is not None
@@ -110,7 +110,7 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP", "EUC_TW"])
-async def test_a_name_that_the_ledger_cannot_hold_is_not_voided_under_another(
+async def test_a_user_that_the_ledger_s_encoding_lacks_is_not_voided_under_another_name(
     server: PostgresServer, letter: DeadLetter, encoding: str
 ) -> None:
     case = next(each for each in ALL if each.encoding == encoding)
@@ -141,10 +141,10 @@ async def test_labels_in_any_encoding_are_read(server: PostgresServer, case: Cas
     assert {label for _, label in rows} == set(case.holds)
 
 
-async def test_bytes_that_are_no_utf8_are_told_and_end_nothing(
+async def test_bytes_that_are_not_utf8_are_reported_as_an_error(
     server: PostgresServer, event: Callable[..., Event]
 ) -> None:
-    """A database without an encoding holds what its clients of twenty years have sent."""
+    """A database in SQL_ASCII has whatever bytes its clients have sent."""
     uri = books(server, "SQL_ASCII")
     with psycopg.connect(uri, autocommit=True) as owner:
         owner.execute("CREATE TABLE seats AS SELECT gen_random_uuid() AS resource_id, E'Z\\351' AS label")

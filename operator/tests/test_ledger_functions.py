@@ -1,4 +1,4 @@
-"""Which function of a ledger is meant: none, one, or several, of which nobody could say whose word it is."""
+"""Which function of a ledger a call means: none, one, or several, which is an error."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -56,7 +56,7 @@ async def look(uri: str, function: str = "finalize_transaction") -> LedgerState:
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_two_that_could_be_meant_are_said_before_anything_is_sold(
+async def test_a_ledger_with_two_functions_of_a_name_is_reported_before_the_sale(
     books: AsyncConnection, uri: str, name: str
 ) -> None:
     await books.execute(f"CREATE FUNCTION {name}{AMBIGUOUS[name]}".encode())
@@ -67,7 +67,7 @@ async def test_two_that_could_be_meant_are_said_before_anything_is_sold(
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_one_that_is_hidden_or_cannot_be_called_so_is_no_second_one(
+async def test_a_hidden_function_or_one_with_other_arguments_is_no_second_one(
     books: AsyncConnection, uri: str, name: str
 ) -> None:
     await books.execute("CREATE SCHEMA old")
@@ -77,7 +77,7 @@ async def test_one_that_is_hidden_or_cannot_be_called_so_is_no_second_one(
     assert await look(uri) == LedgerState()
 
 
-async def test_each_schema_has_its_own(books: AsyncConnection, uri: str) -> None:
+async def test_each_schema_may_have_a_function_of_the_name(books: AsyncConnection, uri: str) -> None:
     await books.execute("CREATE SCHEMA shop")
     for name in ("finalize_transaction", "void_claim"):
         await books.execute(f"CREATE FUNCTION shop.{name}(jsonb) RETURNS text LANGUAGE sql RETURN 'voided'".encode())
@@ -88,7 +88,7 @@ async def test_each_schema_has_its_own(books: AsyncConnection, uri: str) -> None
 
 
 async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: AsyncConnection, uri: str) -> None:
-    """The set form alone is enough; one that takes something else than a jsonb is none."""
+    """The set-based form alone is enough. A function that takes anything but a jsonb does not count."""
     await books.execute("DROP FUNCTION finalize_transaction")
     assert await look(uri) == LedgerState()
     await books.execute("DROP FUNCTION finalize_transactions")
@@ -98,13 +98,13 @@ async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: As
     assert "finalize_transaction(jsonb)" in seen.message
 
 
-async def test_ambiguous_claims_are_read_by_nobody(books: AsyncConnection, uri: str) -> None:
+async def test_an_ambiguous_ledger_claims_is_not_read(books: AsyncConnection, uri: str) -> None:
     await books.execute(f"CREATE FUNCTION ledger_claims{AMBIGUOUS['ledger_claims']}".encode())
     with pytest.raises(AmbiguousFunctionError, match="2 functions named ledger_claims"):
         await offers(books, "ledger_claims")
 
 
-async def test_an_ambiguous_void_claim_gives_up_nothing(books: AsyncConnection) -> None:
+async def test_an_ambiguous_void_claim_voids_nothing(books: AsyncConnection) -> None:
     await books.execute(f"CREATE FUNCTION void_claim{AMBIGUOUS['void_claim']}".encode())
     with pytest.raises(AmbiguousFunctionError, match="2 functions void_claim"):
         await void_function(books, "finalize_transaction")
@@ -128,10 +128,10 @@ async def test_the_only_void_claim_may_have_a_further_argument_with_a_default(bo
         (PROOF + " LANGUAGE sql AS $$ SELECT 1::bigint, 0::bigint, 1::bigint, NULL::bigint $$", "a NULL"),
     ],
 )  # fmt: skip
-async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
+async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
     books: AsyncConnection, uri: str, event: Callable[..., Event], form: str, told: str
 ) -> None:
-    """A ledger that offers no proof is believed: one that groups by pool, and finds no row, is not."""
+    """A ledger without ledger_proof is accepted. One whose ledger_proof groups by pool, and has no row, is not."""
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(form.encode())
     with pytest.raises(psycopg.Error, match=f"one row of four numbers.*{told}"):
@@ -148,7 +148,7 @@ async def test_a_proof_that_says_nothing_is_an_error_and_not_the_lack_of_one(
     assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 
-async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, uri: str) -> None:
+async def test_a_ledger_proof_may_return_any_type_of_number(books: AsyncConnection, uri: str) -> None:
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(
         "CREATE FUNCTION ledger_proof(p text, OUT committed int, OUT voided smallint, OUT slots numeric,"
@@ -157,7 +157,7 @@ async def test_a_proof_may_count_in_any_type_of_number(books: AsyncConnection, u
     assert await read_account(uri, "tickets", POOL) == Account(1, 0, 1, -5)
 
 
-async def test_claims_may_come_in_types_of_the_ledger_s_own(books: AsyncConnection) -> None:
+async def test_ledger_claims_may_return_types_of_the_ledger_s_own(books: AsyncConnection) -> None:
     await books.execute("DROP FUNCTION ledger_claims")
     await books.execute("CREATE TYPE fate AS ENUM ('committed', 'voided')")
     await books.execute("CREATE DOMAIN buyer AS varchar(80)")

@@ -1,4 +1,4 @@
-"""What is seen of a cluster in which people have had their hands."""
+"""What is observed of a cluster whose objects were changed by hand."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -36,7 +36,7 @@ class Objects:
 
 
 @pytest.mark.parametrize("data", [None, {}, {"user": "cG9zdGdyZXM="}, {"password": ""}, {"password": "//79"}], ids=str)
-async def test_a_superuser_secret_that_was_emptied_by_hand_is_told_and_ends_no_pass(
+async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_no_pass(
     event: Make[Event], pod: Make[Manifest], opens: datetime, data: dict[str, str] | None
 ) -> None:
     e = event()

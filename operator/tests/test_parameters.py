@@ -95,7 +95,7 @@ def test_postgres_takes_each_value_that_we_do(server: PostgresServer, name: str)
             connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
 
 
-def test_a_server_starts_with_the_least_of_everything() -> None:
+def test_a_server_starts_with_the_minimum_of_every_parameter() -> None:
     least = {name: values[0] for name, values in ENDS.items()}
     with PostgresServer(settings(Database(parameters=least))) as server, psycopg.connect(server.uri()) as connection:
         for name, value in least.items():
@@ -153,13 +153,13 @@ def test_a_value_is_within_its_bounds_and_written_with_its_unit(given: dict[str,
         ("zero_damaged_pages", "on"),
     ],
 )
-def test_what_stopped_claims_or_reads_is_refused_with_the_reason(name: str, value: str) -> None:
+def test_a_parameter_that_stopped_claims_or_reads_is_refused_with_the_reason(name: str, value: str) -> None:
     told = refusal({name: value})
     assert name in told
     assert "whether claims are kept, answered and kept private" in told
 
 
-def test_what_is_ours_is_not_the_event_s() -> None:
+def test_an_event_cannot_override_the_operator_s_parameters() -> None:
     assert not FIXED.keys() & parameters.ALLOWED
     given = settings(Database(parameters={"max_connections": "500"}))
     assert given["max_connections"] == "500"

@@ -1,22 +1,17 @@
-"""What is done next, from the first look at an event until its window closes."""
+"""What is done next, from the first pass over an event until its window closes."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import given
 import pytest
-from given import UNUSED, only_anchor, pool_told, unmarked
+from given import CLOSES, DATABASE, OPENS, UNUSED, VOLUME_CLAIM, Given, pool_announced
 from intake_operator import names
-from intake_operator.children.bridge import Installation
-from intake_operator.decide.plan import plan
 from intake_operator.decide.serve import WARM_UP
 from intake_operator.decide.steps import (
     AddFinalizer,
-    Apply,
     Configure,
     CreateCredentials,
-    Plan,
     RemoveFinalizer,
     ReplaceDatabasePod,
     ScaleBridges,
@@ -24,436 +19,242 @@ from intake_operator.decide.steps import (
     SetLogins,
     Stock,
 )
-from intake_operator.model.engine_status import EngineStatus
-from intake_operator.model.observed import DatabaseState, Event, InventoryState, Manifest, Observed
+from intake_operator.model.observed import InventoryState, Observed
 from intake_operator.reasons import ConditionType, IntakeReason, Phase, Problem
-from planning import SECOND, condition, kinds, with_status
+from planning import SECOND, Decided
 
-type Make[T] = Callable[..., T]
+HOUR = timedelta(hours=1)
 
 
 class TestProvisioning:
-    def test_the_finalizer_comes_before_the_first_child(
-        self, event: Make[Event], installation: Installation, opens: datetime
-    ) -> None:
-        decided = plan(event(finalizers=()), Observed(), installation, opens - timedelta(hours=1))
+    def test_the_finalizer_comes_before_the_first_child(self) -> None:
+        decided = given.new(finalizers=()).plan()
         assert decided.steps == (AddFinalizer(),)
         assert decided.status["phase"] == Phase.PENDING
 
-    def test_first_everything_around_db1_then_db1(
-        self, event: Make[Event], installation: Installation, opens: datetime
-    ) -> None:
-        # The anchor first, and alone: a child without it would go with a foreground deletion of the event.
-        assert kinds(plan(event(), Observed(), installation, opens - timedelta(hours=1))) == ["NetworkPolicy"]
-        anchored = Observed(children=only_anchor(event()))
-        decided = plan(event(), anchored, installation, opens - timedelta(hours=1))
-        made = [s for s in decided.steps if isinstance(s, CreateCredentials)]
-        assert [(s.secret, s.role) for s in made] == [
+    def test_everything_around_db1_is_created_before_db1(self) -> None:
+        # The anchor first, and alone: a child without it would be deleted by a foreground deletion of the event.
+        assert given.new().plan().kinds == ["NetworkPolicy"]
+        decided = given.new().only_anchor().plan()
+        assert [(s.secret, s.role) for s in decided.all(CreateCredentials)] == [
             ("taylor-drop-superuser", "postgres"),
             ("taylor-drop-app", "claimer"),
             ("taylor-drop-bridge", "bridge"),
         ]
-        assert kinds(decided)[4:] == [
-            "Service",
-            "Service",
-            "PodDisruptionBudget",
-            "PersistentVolumeClaim",
-            "StatefulSet",
-        ]
+        children = ["Service", "Service", "PodDisruptionBudget", "PersistentVolumeClaim", "StatefulSet"]
+        assert decided.kinds[4:] == children
 
-    def test_db1_is_marked_before_a_claim_can_be_acknowledged(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event(status=pool_told())
-        fresh = observed(
-            e, children=only_anchor(e), database=DatabaseState(reachable=True, identity="7251"), pool=UNUSED
-        )
-        decided = plan(e, fresh, installation, opens - timedelta(hours=1))
-        assert decided.status["database"] == {"systemIdentifier": "7251", "sellsFrom": opens.isoformat()}
-        applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
-        marked = [m["kind"] for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
-        assert marked == ["PersistentVolumeClaim", "StatefulSet"]
-        assert kinds(decided)[-5:] == ["Migrate", "KeepRoom", "SetLogins", "Configure", "Seed"]
+    def test_db1_is_marked_before_a_claim_can_be_acknowledged(self) -> None:
+        unseeded = given.scheduled(status=pool_announced()).only_anchor().seen(pool=UNUSED)
+        decided = unseeded.new_db1(reachable=True, identity="7251").plan()
+        assert decided.status["database"] == {"systemIdentifier": "7251", "sellsFrom": OPENS.isoformat()}
+        assert marked(decided) == ["PersistentVolumeClaim", "StatefulSet"]
+        assert decided.kinds[-5:] == ["Migrate", "LimitClaimers", "SetLogins", "Configure", "Seed"]
 
-    def test_a_seeded_engine_waits_for_its_window_without_bridges(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event()
-        decided = plan(e, observed(e), installation, opens - timedelta(hours=1))
+    def test_a_seeded_db1_waits_for_its_window_without_bridges(self) -> None:
+        decided = given.scheduled().plan()
         assert decided.status["phase"] == Phase.SCHEDULED
-        assert "Deployment" not in kinds(decided)
-        assert not {"Migrate", "SetLogins", "Seed"} & set(kinds(decided))
-        assert condition(decided, ConditionType.READY)["status"] == "True"
+        assert not {"Deployment", "Migrate", "SetLogins", "Seed"} & set(decided.kinds)
+        assert decided.condition(ConditionType.READY)["status"] == "True"
+        assert decided.message(ConditionType.READY) == "DB1 is ready; the window opens at 2026-12-01T18:00:00+00:00"
 
-    def test_it_wakes_in_time_to_warm_up(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event()
-        assert plan(e, observed(e), installation, opens - WARM_UP - 3 * SECOND).requeue_after == 3.0
-        warm = plan(e, observed(e), installation, opens - WARM_UP)
-        assert ScaleBridges(1) in warm.steps
+    def test_the_next_pass_is_due_in_time_to_start_the_bridges(self) -> None:
+        assert given.scheduled().at(OPENS - WARM_UP - 3 * SECOND).plan().requeue_after == 3 * SECOND
+        assert ScaleBridges(1) in given.scheduled().at(OPENS - WARM_UP).plan().steps
 
-    def test_a_secret_made_anew_becomes_the_role_s_password(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        rotated = replace(seen, secret_fingerprints={**seen.secret_fingerprints, "taylor-drop-app": "new"})
-        steps = plan(e, rotated, installation, opens).steps
-        assert SetLogins({"claimer": "taylor-drop-app"}) in steps
+    def test_a_new_secret_becomes_the_role_s_password(self) -> None:
+        sale = given.selling()
+        rotated = {**sale.observed.secret_fingerprints, "taylor-drop-app": "new"}
+        assert SetLogins({"claimer": "taylor-drop-app"}) in sale.seen(secret_fingerprints=rotated).plan().steps
 
-    def test_a_password_that_a_role_gave_itself_is_set_again(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        changed = replace(seen, database=replace(seen.database, logins={names.BRIDGE_ROLE: "b"}))
-        assert SetLogins({"claimer": "taylor-drop-app"}) in plan(e, changed, installation, opens).steps
+    def test_a_password_that_a_role_gave_itself_is_set_again(self) -> None:
+        decided = given.selling().db1(logins={names.BRIDGE_ROLE: "b"}).plan()
+        assert SetLogins({"claimer": "taylor-drop-app"}) in decided.steps
 
-    @pytest.mark.parametrize("when", [-timedelta(hours=1), timedelta(0), timedelta(hours=3)])
-    def test_settings_that_a_role_gave_itself_are_taken_back_at_all_times(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime, when: timedelta
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        assert "SetLogins" not in kinds(plan(e, seen, installation, opens + when))
-        altered = replace(seen, database=replace(seen.database, altered_roles=("claimer", "monitor")))
-        assert SetLogins({}, ("claimer", "monitor")) in plan(e, altered, installation, opens + when).steps
+    @pytest.mark.parametrize("when", [-HOUR, timedelta(0), 3 * HOUR])
+    def test_settings_that_a_role_gave_itself_are_reset_at_all_times(self, when: timedelta) -> None:
+        sale = given.scheduled().at(OPENS + when)
+        assert "SetLogins" not in sale.plan().kinds
+        altered = sale.db1(altered_roles=("claimer", "monitor"))
+        assert SetLogins({}, ("claimer", "monitor")) in altered.plan().steps
 
-    def test_an_engine_that_lost_its_hot_row_is_seeded_again(
-        self,
-        event: Make[Event],
-        observed: Make[Observed],
-        engine_status: Make[EngineStatus],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event()
-        crashed = with_status(observed(e), engine_status(ready=False))
-        decided = plan(e, crashed, installation, opens)
+    def test_a_db1_that_lost_its_hot_row_is_seeded_again(self) -> None:
+        decided = given.selling().says(ready=False).plan()
         assert Seed() in decided.steps
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.NOT_READY
+        assert decided.reason(ConditionType.INTAKE_OPEN) == IntakeReason.NOT_READY
 
-    def test_growing_the_inventory_seeds_the_new_slots(
-        self, event: Make[Event], spec: Make[Any], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event(spec=spec(inventorySize=30_000))
-        assert Seed() in plan(e, observed(e), installation, opens).steps
+    def test_a_larger_inventory_seeds_the_new_slots(self) -> None:
+        assert Seed() in given.selling(spec={"inventorySize": 30_000}).plan().steps
 
-    def test_i1_a_db1_that_came_back_empty_sells_nothing(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        lost = replace(seen, database=replace(seen.database, identity="9999", migrated=False, status=None))
-        decided = plan(e, lost, installation, opens)
-        assert not {"Migrate", "Configure", "Seed", "SetLogins"} & set(kinds(decided))
-        assert condition(decided, ConditionType.DEGRADED)["reason"] == Problem.VOLUME_LOST
-        applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
-        marks = {m["metadata"].get("annotations", {}).get(names.CLAIMABLE_ANNOTATION) for m in applied}
+    def test_i1_a_db1_that_came_back_empty_sells_nothing(self) -> None:
+        decided = given.selling().db1(identity="9999", migrated=False, status=None).plan()
+        assert not {"Migrate", "Configure", "Seed", "SetLogins"} & set(decided.kinds)
+        assert decided.reason(ConditionType.DEGRADED) == Problem.VOLUME_LOST
+        marks = {m["metadata"].get("annotations", {}).get(names.CLAIMABLE_ANNOTATION) for m in decided.applied()}
         assert marks == {None, "7251"}
 
 
 class TestOwnInventory:
     WANTED: ClassVar = {"inventory": {"configMapRef": {"name": "seats"}}}
+    UNSEEDED: ClassVar = {"size": 20_000, "available": 0, "reserved": 0, "consumed": 0}
 
     @staticmethod
-    def stocked(observed: Observed, rows: int, status: EngineStatus | None) -> Observed:
-        """DB1 has so many of the user's rows."""
-        return replace(observed, database=replace(observed.database, stocked=rows, status=status))
+    def configured(decided: Decided) -> int:
+        """The inventory size that DB1 is configured for."""
+        return int(decided.all(Configure)[0].config["inventorySize"])
 
-    @staticmethod
-    def configured(decided: Plan) -> int:
-        """The inventory that DB1 is told."""
-        return int(next(s.config["inventorySize"] for s in decided.steps if isinstance(s, Configure)))
+    def test_rows_are_stocked_after_the_configuration_and_seeded_in_a_later_pass(self) -> None:
+        fresh = given.scheduled(spec=self.WANTED).db1(stocked=0, status=None)
+        first = fresh.seen(inventory=InventoryState(due=True)).plan()
+        assert first.kinds[-2:] == ["Configure", "Stock"]
+        assert [s.size for s in first.all(Stock)] == [20_000]
+        second = fresh.db1(stocked=20_000).says(ready=False, inventory=self.UNSEEDED).plan()
+        assert second.kinds[-2:] == ["Configure", "Seed"]
 
-    def test_rows_are_stocked_after_configuring_and_seeded_once_they_are_seen_to_be_there(
-        self,
-        event: Make[Event],
-        spec: Make[Any],
-        observed: Make[Observed],
-        engine_status: Make[EngineStatus],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event(spec=spec(**self.WANTED))
-        fresh = replace(self.stocked(observed(e), 0, None), inventory=InventoryState(due=True))
-        first = plan(e, fresh, installation, opens - timedelta(hours=1))
-        assert kinds(first)[-2:] == ["Configure", "Stock"]
-        assert [s.size for s in first.steps if isinstance(s, Stock)] == [20_000]
-        unseeded = engine_status(ready=False, inventory={"size": 20_000, "available": 0, "reserved": 0, "consumed": 0})
-        second = plan(e, self.stocked(observed(e), 20_000, unseeded), installation, opens - timedelta(hours=1))
-        assert kinds(second)[-2:] == ["Configure", "Seed"]
-
-    def test_an_engine_that_waits_for_its_rows_is_not_claimable_and_can_be_let_go(
-        self,
-        event: Make[Event],
-        spec: Make[Any],
-        observed: Make[Observed],
-        engine_status: Make[EngineStatus],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        unseeded = engine_status(ready=False, inventory={"size": 20_000, "available": 0, "reserved": 0, "consumed": 0})
+    def test_a_db1_that_waits_for_its_rows_is_not_claimable_and_can_be_removed(self) -> None:
         missing = InventoryState(Problem.INVENTORY_MISSING, "there is no such ConfigMap")
-        e = event(spec=spec(**self.WANTED))
-        waiting = replace(self.stocked(observed(e), 0, unseeded), children=only_anchor(e), inventory=missing)
-        decided = plan(e, waiting, installation, opens)
-        applied = [s.manifest for s in decided.steps if isinstance(s, Apply)]
-        assert not [m for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
-        assert not {"Seed", "Stock"} & set(kinds(decided))
-        assert condition(decided, ConditionType.READY)["reason"] == Problem.INVENTORY_MISSING
+        waiting = given.selling(spec=self.WANTED).only_anchor().seen(inventory=missing)
+        waiting = waiting.says(ready=False, inventory=self.UNSEEDED)
+        decided = waiting.plan()
+        assert marked(decided) == []
+        assert not {"Seed", "Stock"} & set(decided.kinds)
+        assert decided.reason(ConditionType.READY) == Problem.INVENTORY_MISSING
 
-        made = {(m["kind"], m["metadata"]["name"]): m for m in applied}
-        deleted = event(spec=spec(**self.WANTED), deleted_at=opens, status=decided.status)
-        assert kinds(plan(deleted, replace(waiting, children=made), installation, opens))[0] == "Unguard"
+        made = {(m["kind"], m["metadata"]["name"]): m for m in decided.applied()}
+        deleted = waiting.seen(children=made).after(decided).changed(deleted_at=OPENS)
+        assert deleted.plan().kinds[0] == "Unguard"
 
-    def test_growth_waits_for_its_rows_so_that_a_crash_meanwhile_can_be_repaired(
-        self,
-        event: Make[Event],
-        spec: Make[Any],
-        observed: Make[Observed],
-        engine_status: Make[EngineStatus],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event(spec=spec(inventorySize=30_000, **self.WANTED))
+    def test_a_larger_inventory_waits_for_its_rows_so_that_a_crash_in_between_can_be_repaired(self) -> None:
         short = InventoryState(Problem.INVENTORY_TOO_SMALL, "it has 20000 rows")
-        selling = replace(self.stocked(observed(e), 20_000, engine_status()), inventory=short)
-        decided = plan(e, selling, installation, opens)
+        sale = given.selling(spec={"inventorySize": 30_000, **self.WANTED}).db1(stocked=20_000)
+        decided = sale.seen(inventory=short).plan()
         assert self.configured(decided) == 20_000
-        assert not {"Seed", "Stock"} & set(kinds(decided))
-        ready_to_grow = replace(selling, inventory=InventoryState(due=True))
-        assert "Stock" in kinds(plan(e, ready_to_grow, installation, opens))
-        crashed = plan(e, self.stocked(ready_to_grow, 20_000, engine_status(ready=False)), installation, opens)
+        assert not {"Seed", "Stock"} & set(decided.kinds)
+        ready_to_grow = sale.seen(inventory=InventoryState(due=True))
+        assert "Stock" in ready_to_grow.plan().kinds
+        crashed = ready_to_grow.says(ready=False).plan()
         assert self.configured(crashed) == 20_000
-        assert kinds(crashed)[-1] == "Seed", "the rebuild does not wait for the growth"
-        assert "Stock" not in kinds(crashed)
+        assert crashed.kinds[-1] == "Seed", "the rebuild does not wait for the new rows"
+        assert "Stock" not in crashed.kinds
 
-        grown = plan(e, self.stocked(selling, 30_000, engine_status()), installation, opens)
+        grown = sale.seen(inventory=short).db1(stocked=30_000).plan()
         assert self.configured(grown) == 30_000
         assert Seed() in grown.steps
 
-    def test_nothing_is_stocked_while_it_drains(
-        self,
-        event: Make[Event],
-        spec: Make[Any],
-        observed: Make[Observed],
-        installation: Installation,
-        closes: datetime,
-    ) -> None:
-        e = event(spec=spec(**self.WANTED))
-        draining = self.stocked(observed(e), 20_000, observed(e).database.status)
-        decided = plan(e, draining, installation, closes)
-        assert not {"Seed", "Stock"} & set(kinds(decided))
+    def test_nothing_is_stocked_during_the_drain(self) -> None:
+        decided = given.closed(spec=self.WANTED).db1(stocked=20_000).plan()
+        assert not {"Seed", "Stock"} & set(decided.kinds)
         assert decided.status["phase"] == Phase.DRAINING
 
 
 class TestServing:
-    def test_the_live_configuration_is_pushed_on_every_pass(
-        self, event: Make[Event], spec: Make[Any], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event(spec=spec(batchSize=25))
-        pushed = [s for s in plan(e, observed(e), installation, opens).steps if isinstance(s, Configure)]
-        assert [s.config["batchSize"] for s in pushed] == [25]
-        assert "secretRef" not in str(pushed)
+    def test_the_live_configuration_is_set_on_every_pass(self) -> None:
+        (configure,) = given.selling(spec={"batchSize": 25}).plan().all(Configure)
+        assert configure.config["batchSize"] == 25
+        assert "secretRef" not in str(configure)
 
-    def test_bridges_scale_with_the_queue(
-        self,
-        event: Make[Event],
-        observed: Make[Observed],
-        engine_status: Make[EngineStatus],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event()
-        queue = {"depth": 6_001, "inFlight": 0, "oldestSeconds": 1, "deadLetters": 0}
-        busy = with_status(observed(e), engine_status(queue=queue))
-        decided = plan(e, busy, installation, opens)
+    def test_bridges_scale_with_the_queue(self) -> None:
+        decided = given.selling().says(queue={"depth": 6_001}).plan()
         assert ScaleBridges(4) in decided.steps
         assert decided.status["bridge"]["desired"] == 4
 
-    def test_open_from_the_first_second_to_the_last(
-        self,
-        event: Make[Event],
-        observed: Make[Observed],
-        installation: Installation,
-        opens: datetime,
-        closes: datetime,
-    ) -> None:
-        e = event()
-        for moment, reason in (
-            (opens - SECOND, IntakeReason.NOT_YET_OPEN),
-            (opens, IntakeReason.WINDOW_OPEN),
-            (closes - SECOND, IntakeReason.WINDOW_OPEN),
-            (closes, IntakeReason.WINDOW_CLOSED),
-        ):
-            assert condition(plan(e, observed(e), installation, moment), ConditionType.INTAKE_OPEN)["reason"] == reason
+    @pytest.mark.parametrize(
+        ("moment", "reason"),
+        [
+            (OPENS - SECOND, IntakeReason.NOT_YET_OPEN),
+            (OPENS, IntakeReason.WINDOW_OPEN),
+            (CLOSES - SECOND, IntakeReason.WINDOW_OPEN),
+            (CLOSES, IntakeReason.WINDOW_CLOSED),
+        ],
+    )
+    def test_the_intake_is_open_from_the_first_second_to_the_last(self, moment: datetime, reason: str) -> None:
+        assert given.scheduled().at(moment).plan().reason(ConditionType.INTAKE_OPEN) == reason
 
-    def test_a_pod_that_cannot_start_is_replaced_once_its_definition_changed(
-        self,
-        event: Make[Event],
-        observed: Make[Observed],
-        pod: Make[Manifest],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        broken = pod(e, "database", status={"conditions": [], "containerStatuses": []})
-        broken["metadata"]["labels"]["controller-revision-hash"] = "old"
-        key = ("StatefulSet", "taylor-drop-db")
-        moved = {**seen.children[key], "status": {"updateRevision": "new"}}
-        stuck = replace(seen, pods=(broken,), database=DatabaseState(), children={**seen.children, key: moved})
-        assert any(isinstance(s, ReplaceDatabasePod) for s in plan(e, stuck, installation, opens).steps)
-        healthy = pod(e, "database")
-        healthy["metadata"]["labels"]["controller-revision-hash"] = "old"
-        assert not any(
-            isinstance(s, ReplaceDatabasePod)
-            for s in plan(e, replace(stuck, pods=(healthy,)), installation, opens).steps
-        )
+    def test_a_pod_that_cannot_start_is_replaced_once_its_definition_changed(self) -> None:
+        unready = {"conditions": [], "containerStatuses": []}
+        assert replaced(given.selling().new_db1().outdated(status=unready))
+        assert not replaced(given.selling().new_db1().outdated())
 
-    def test_a_changed_definition_restarts_db1_only_while_the_window_is_far(
-        self,
-        event: Make[Event],
-        observed: Make[Observed],
-        pod: Make[Manifest],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        old = pod(e, "database")
-        old["metadata"]["labels"]["controller-revision-hash"] = "old"
-        key = ("StatefulSet", "taylor-drop-db")
-        moved = replace(
-            seen,
-            pods=(old,),
-            children={**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}},
-        )
+    def test_a_changed_definition_restarts_db1_only_while_the_window_is_far(self) -> None:
+        sale = given.scheduled().outdated()
+        assert replaced(sale.at(OPENS - HOUR))
+        assert not replaced(sale.at(OPENS - timedelta(minutes=1)))
+        assert not replaced(sale.at(OPENS))
 
-        def restarted(moment: datetime) -> bool:
-            return any(isinstance(s, ReplaceDatabasePod) for s in plan(e, moved, installation, moment).steps)
+    def test_a_window_may_reach_to_the_ends_of_the_calendar(self) -> None:
+        # What Go writes for a time that was never set, and the last second that the API server accepts.
+        window = {"opensAt": "0001-01-01T00:00:00Z", "closesAt": "9999-12-31T23:59:59Z"}
+        decided = given.selling(spec={"window": window}).outdated().plan()
+        assert decided.reason(ConditionType.INTAKE_OPEN) == IntakeReason.WINDOW_OPEN
+        assert not decided.all(ReplaceDatabasePod)
 
-        assert restarted(opens - timedelta(hours=1))
-        assert not restarted(opens - timedelta(minutes=1))
-        assert not restarted(opens)
+    def test_a_volume_that_was_grown_by_hand_keeps_its_size(self) -> None:
+        sale = given.selling()
+        grown = sale.observed.children[VOLUME_CLAIM] | {"spec": {"resources": {"requests": {"storage": "20Gi"}}}}
+        decided = sale.child(VOLUME_CLAIM, grown).plan()
+        # The API server refuses to shrink a volume, and no later step would be done: no scaling, no drain.
+        (claim,) = decided.applied("PersistentVolumeClaim")
+        assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+        # The template of a StatefulSet cannot be changed.
+        (database,) = decided.applied("StatefulSet")
+        template = database["spec"]["volumeClaimTemplates"][0]
+        assert template["spec"]["resources"]["requests"]["storage"] == "2Gi"
 
-    def test_a_window_may_reach_to_the_ends_of_the_calendar(
-        self,
-        event: Make[Event],
-        spec: Make[Any],
-        observed: Make[Observed],
-        pod: Make[Manifest],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        # What Go writes for a time that was never set, and the last second that the API server takes.
-        e = event(spec=spec(window={"opensAt": "0001-01-01T00:00:00Z", "closesAt": "9999-12-31T23:59:59Z"}))
-        old = pod(e, "database")
-        old["metadata"]["labels"]["controller-revision-hash"] = "old"
-        seen = observed(e, pods=(old,))
-        key = ("StatefulSet", "taylor-drop-db")
-        moved = {**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}}
-        decided = plan(e, replace(seen, children=moved), installation, opens)
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.WINDOW_OPEN
-        assert not any(isinstance(s, ReplaceDatabasePod) for s in decided.steps)
-
-    def test_a_volume_that_somebody_has_grown_keeps_its_size(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        e = event()
-        seen = observed(e)
-        key = ("PersistentVolumeClaim", "data-taylor-drop-db-0")
-        grown = {**seen.children[key], "spec": {"resources": {"requests": {"storage": "20Gi"}}}}
-        decided = plan(e, replace(seen, children={**seen.children, key: grown}), installation, opens)
-        sent = {s.manifest["kind"]: s.manifest.get("spec") for s in decided.steps if isinstance(s, Apply)}
-        # The API server refuses to shrink a volume, and nothing after that step would be done: no scaling, no drain.
-        assert sent["PersistentVolumeClaim"]["resources"]["requests"]["storage"] == "20Gi"
-        # That one cannot be changed at all.
-        assert sent["StatefulSet"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
-
-    def test_i2_an_ephemeral_db1_that_may_hold_claims_is_never_replaced(
-        self,
-        event: Make[Event],
-        spec: Make[Any],
-        observed: Make[Observed],
-        pod: Make[Manifest],
-        installation: Installation,
-        opens: datetime,
-    ) -> None:
-        e = event(spec=spec(database={"ephemeral": {}}))
-        seen = observed(e)
-        old = pod(e, "database")
-        old["metadata"]["labels"]["controller-revision-hash"] = "old"
-        unready = {**old, "status": {"conditions": [], "containerStatuses": []}}
-        key = ("StatefulSet", "taylor-drop-db")
-        moved = {**seen.children, key: {**seen.children[key], "status": {"updateRevision": "new"}}}
-        marked = replace(seen, pods=(old,), children=moved)
-        unmarked = {**moved[key], "metadata": {**moved[key]["metadata"], "annotations": {}}}
-
-        def replaced(seen: Observed, moment: datetime) -> bool:
-            return any(isinstance(s, ReplaceDatabasePod) for s in plan(e, seen, installation, moment).steps)
-
-        # An upgraded operator, a probe that failed, a Secret made anew; opensAt may be moved after sales.
-        assert not replaced(marked, opens - timedelta(hours=1))
-        assert not replaced(replace(marked, pods=(unready,), database=DatabaseState()), opens)
-        assert not replaced(replace(marked, database=DatabaseState(login_failed=True)), opens)
-        fresh = replace(marked, database=DatabaseState(), children={**moved, key: unmarked})
-        assert replaced(fresh, opens - timedelta(hours=1))
+    def test_i2_an_ephemeral_db1_that_may_have_claims_is_never_replaced(self) -> None:
+        # The operator was upgraded, a probe failed, a Secret is new; opensAt may be moved after sales.
+        sale = given.scheduled(spec={"database": {"ephemeral": {}}}).outdated()
+        unready = {"conditions": [], "containerStatuses": []}
+        assert not replaced(sale)
+        assert not replaced(sale.outdated(status=unready).new_db1().at(OPENS))
+        assert not replaced(sale.new_db1(login_failed=True))
+        database = sale.observed.children[DATABASE]
+        unmarked = database | {"metadata": {**database["metadata"], "annotations": {}}}
+        assert replaced(sale.child(DATABASE, unmarked).new_db1())
 
 
 class TestInertAndInvalid:
-    def test_a_completed_event_whose_report_was_deleted_stays_over(
-        self, event: Make[Event], installation: Installation, closes: datetime
-    ) -> None:
-        told = {"conditions": [{"type": "IntakeOpen", "status": "False", "reason": "WindowClosed"}]}
-        told["conditions"][0]["lastTransitionTime"] = closes.isoformat()
-        decided = plan(event(finalizers=(), status=told), Observed(), installation, closes)
-        assert decided.steps == ()
+    def test_a_completed_event_without_its_status_stays_completed(self) -> None:
+        closed = {"type": "IntakeOpen", "status": "False", "reason": "WindowClosed"}
+        status = {"conditions": [closed | {"lastTransitionTime": CLOSES.isoformat()}]}
+        assert given.new(finalizers=(), status=status).at(CLOSES).plan().steps == ()
 
-    def test_an_event_whose_window_has_passed_creates_nothing(
-        self, event: Make[Event], installation: Installation, closes: datetime
-    ) -> None:
-        decided = plan(event(finalizers=()), Observed(), installation, closes)
+    def test_an_event_whose_window_has_passed_creates_nothing(self) -> None:
+        decided = given.new(finalizers=()).at(CLOSES).plan()
         assert decided.steps == ()
         assert decided.requeue_after is None
         assert decided.status["phase"] == Phase.COMPLETED
-        assert condition(decided, ConditionType.INTAKE_OPEN)["reason"] == IntakeReason.WINDOW_PASSED
+        assert decided.reason(ConditionType.INTAKE_OPEN) == IntakeReason.WINDOW_PASSED
 
-    def test_a_spec_that_makes_no_sense_touches_nothing_and_says_so(
-        self, event: Make[Event], installation: Installation, opens: datetime
-    ) -> None:
-        decided = plan(event(spec=None, spec_error="spec.pool: bad"), Observed(), installation, opens)
+    def test_an_invalid_spec_changes_nothing_and_is_reported(self) -> None:
+        decided = given.invalid().plan()
         assert decided.steps == ()
-        degraded = condition(decided, ConditionType.DEGRADED)
-        assert (degraded["reason"], "spec.pool: bad" in degraded["message"]) == (Problem.SPEC_INVALID, True)
+        assert decided.reason(ConditionType.DEGRADED) == Problem.SPEC_INVALID
+        assert "spec.pool: bad" in decided.message(ConditionType.DEGRADED)
 
-    def test_a_broken_event_that_never_sold_anything_can_be_deleted(
-        self, event: Make[Event], installation: Installation, opens: datetime
-    ) -> None:
-        broken = event(spec=None, spec_error="spec.pool: bad", deleted_at=opens)
-        assert plan(broken, Observed(), installation, opens).steps == (RemoveFinalizer(),)
+    def test_an_invalid_event_that_never_sold_can_be_deleted(self) -> None:
+        assert given.invalid(deleted_at=OPENS).plan().steps == (RemoveFinalizer(),)
 
-    def test_a_broken_event_that_never_sold_anything_can_be_deleted_after_it_was_looked_at(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        broken = event(spec=None, spec_error="spec.pool: bad")
-        seen = Observed(children=unmarked(observed(event()).children))
-        told = plan(broken, seen, installation, opens).status  # what one pass says, the next one reads
-        assert (
-            condition(plan(broken, seen, installation, opens), ConditionType.INTAKE_OPEN)["reason"]
-            == IntakeReason.NOT_READY
-        )
-        deleted = replace(broken, status=told, deleted_at=opens)
-        assert set(kinds(plan(deleted, seen, installation, opens))) == {"Unguard"}
-        assert plan(deleted, Observed(), installation, opens).steps == (RemoveFinalizer(),)
+    def test_an_invalid_event_that_never_sold_can_be_deleted_after_a_pass(self) -> None:
+        broken = given.invalid().seen(children=given.selling().unmarked().observed.children)
+        first = broken.plan()
+        assert first.reason(ConditionType.INTAKE_OPEN) == IntakeReason.NOT_READY
+        deleted = broken.after(first).changed(deleted_at=OPENS)
+        assert set(deleted.plan().kinds) == {"Unguard"}
+        assert deleted.seen(children={}).plan().steps == (RemoveFinalizer(),)
 
-    def test_i2_a_broken_event_that_may_have_sold_something_is_not_let_go(
-        self, event: Make[Event], observed: Make[Observed], installation: Installation, opens: datetime
-    ) -> None:
-        broken = event(spec=None, spec_error="spec.pool: bad")
-        told = plan(broken, observed(event()), installation, opens).status
-        deleted = replace(broken, status=told, deleted_at=opens)
-        # Both marks gone: the status alone remembers.
-        assert plan(deleted, Observed(), installation, opens).steps == ()
+    def test_i2_an_invalid_event_that_may_have_sold_is_not_removed(self) -> None:
+        broken = given.invalid().seen(**vars(given.selling().observed))
+        # Both annotations are gone: only the status remembers.
+        deleted = broken.after(broken.plan()).changed(deleted_at=OPENS).seen(**vars(Observed()))
+        assert deleted.plan().steps == ()
+
+
+def marked(decided: Decided) -> list[str]:
+    """The kinds of the applied objects that carry DB1's identity."""
+    applied = decided.applied()
+    return [m["kind"] for m in applied if names.CLAIMABLE_ANNOTATION in m["metadata"].get("annotations", {})]
+
+
+def replaced(sale: Given) -> bool:
+    """Whether DB1's pod is replaced."""
+    return bool(sale.plan().all(ReplaceDatabasePod))

@@ -52,7 +52,9 @@ def test_another_ledger_is_another_pool(event: Make[Event], mine: LedgerKey | No
         ([], {"conditions": [{"type": "Drained", "status": "True"}]}, False),
     ],
 )
-def test_an_event_that_is_over_holds_no_pool(finalizers: list[str], status: dict[str, Any], lives: bool) -> None:
+def test_an_event_that_is_over_does_not_reserve_its_pool(
+    finalizers: list[str], status: dict[str, Any], lives: bool
+) -> None:
     assert live({"metadata": {"finalizers": finalizers}, "status": status}) is lives
 
 
@@ -77,7 +79,7 @@ def test_i1_a_pool_that_the_ledger_knows_was_used_before(event: Make[Event], com
         ("postgresql://a@core,spare:5433/db", "postgresql://a@spare,other/db", False),
     ],
 )
-def test_a_ledger_is_known_by_host_port_and_database_not_by_who_asks(
+def test_a_ledger_is_identified_by_host_port_and_database_not_by_user(
     event: Make[Event], one: str, other: str, same: bool
 ) -> None:
     mine, theirs = (ledger_key(uri, "tickets", "f") for uri in (one, other))

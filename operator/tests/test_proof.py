@@ -22,7 +22,7 @@ COMMIT = "SELECT finalize_transaction(%s)"
 
 
 class Drained:
-    """A sealed DB1 in which one claim is committed, a ledger that knows nothing of it, and a clock."""
+    """A sealed DB1 with one committed claim, a ledger without it, and a clock."""
 
     def __init__(self, event: Event, databases: Databases, host: str, ledger_uri: str) -> None:
         self.event = event
@@ -34,7 +34,7 @@ class Drained:
         self._host = host
 
     def clock(self) -> float:
-        """Each look at it costs what the test says."""
+        """Seconds; each call lets as many pass as the test says."""
         self.seconds += self.costs
         return self.seconds
 
@@ -73,7 +73,7 @@ async def drained(server: PostgresServer, event: Callable[..., Event]) -> AsyncI
     await databases.configure(made.uid, made.pool, {"inventorySize": 10, "batchSize": 5} | limits)
     await databases.seed(made.uid, made.pool)
     with psycopg.connect(uri, autocommit=True) as db1:
-        db1.execute("SELECT intake.claim_resource(%s, 'somebody')", (made.pool,))
+        db1.execute("SELECT intake.claim_resource(%s, 'ann')", (made.pool,))
         db1.execute(ACKNOWLEDGE, {"pool": made.pool})
     await databases.seal(made.uid, made.pool, "test")
     yield Drained(made, databases, host, ledger_uri)
@@ -82,7 +82,7 @@ async def drained(server: PostgresServer, event: Callable[..., Event]) -> AsyncI
         server.drop_database(database)
 
 
-async def test_what_does_not_add_up_is_proven_again_after_a_while(drained: Drained) -> None:
+async def test_a_proof_that_does_not_hold_is_made_again_after_a_while(drained: Drained) -> None:
     proof, error = await drained.prove()
     assert proof is not None
     assert (proof.account.claims, proof.account.ended.committed, error) == (1, 1, "")
@@ -116,7 +116,7 @@ async def test_another_ledger_is_asked_at_once(drained: Drained) -> None:
     assert await drained.agrees()
 
 
-async def test_nothing_is_proven_by_a_ledger_with_two_proofs(drained: Drained) -> None:
+async def test_an_ambiguous_ledger_proof_proves_nothing(drained: Drained) -> None:
     drained.mend()
     with psycopg.connect(drained.ledger_uri) as books:
         books.execute("CREATE FUNCTION ledger_proof(pool_id varchar) RETURNS int LANGUAGE sql RETURN 1")

@@ -1,4 +1,4 @@
-"""A lost DB1 made again from a real ledger by the operator: all of it, or nothing."""
+"""Recovery of a lost DB1 from a real ledger: all of it, or nothing."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from intake_operator.database import databases
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.database.recovery import RecoveryError, Restored, as_json
-from intake_operator.ledger import compare as reading
+from intake_operator.ledger import claims as reading
 from intake_operator.ledger.claims import PageOrderError
 from intake_operator.model.consistency import LedgerClaim
 from psycopg import AsyncConnection, sql
@@ -103,7 +103,7 @@ async def lost(server: PostgresServer) -> AsyncIterator[Lost]:
 
 
 @pytest.mark.parametrize("page", [1, 4, 9, 1000])
-async def test_all_that_the_ledger_has_is_back(lost: Lost, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+async def test_db1_has_every_claim_of_the_ledger_again(lost: Lost, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     monkeypatch.setattr(reading, "LEDGER_PAGE", page)
     assert await lost.recover() == SOLD
     await lost.databases.seed(UID, POOL)
@@ -146,14 +146,14 @@ async def test_a_bridge_that_still_commits_undoes_the_recovery(lost: Lost, monke
 
 
 @pytest.mark.parametrize("function", ["ledger_claims", "ledger_proof"])
-async def test_a_ledger_that_cannot_be_read_is_told_what_to_create(lost: Lost, function: str) -> None:
+async def test_a_ledger_without_the_functions_fails_with_what_to_create(lost: Lost, function: str) -> None:
     await lost.books.execute(f"DROP FUNCTION {function}".encode())
     with pytest.raises(RecoveryError, match=rf"{function}.* create it as docs/ledger.md"):
         await lost.recover()
     assert await lost.kept() == (0, 0)
 
 
-async def test_two_proofs_recover_nothing(lost: Lost) -> None:
+async def test_an_ambiguous_ledger_proof_recovers_nothing(lost: Lost) -> None:
     await lost.books.execute("CREATE FUNCTION ledger_proof(a text, b text) RETURNS int LANGUAGE sql RETURN 1")
     with pytest.raises(psycopg.Error, match="2 functions named ledger_proof"):
         await lost.recover()
@@ -191,9 +191,7 @@ async def test_a_seeded_pool_is_not_restored(lost: Lost) -> None:
     assert caught.value.sqlstate == "IE003"
 
 
-async def test_a_ledger_that_stands_still_is_not_waited_for_without_end(
-    lost: Lost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_recovery_from_a_frozen_ledger_ends(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "RECOVERY_TIMEOUT", 0.5)
     async with lost.books.transaction():
         await lost.books.execute("LOCK TABLE ledger.claims IN ACCESS EXCLUSIVE MODE")
@@ -203,7 +201,7 @@ async def test_a_ledger_that_stands_still_is_not_waited_for_without_end(
     assert await lost.kept() == (0, 0)
 
 
-async def test_a_ledger_that_is_away_changes_nothing(lost: Lost) -> None:
+async def test_a_ledger_that_cannot_be_reached_changes_nothing(lost: Lost) -> None:
     lost.uri = "host=/nowhere dbname=ledger"
     with pytest.raises(psycopg.OperationalError):
         await lost.recover()

@@ -54,7 +54,7 @@ def test_a_key_or_token_is_refused_by_both_or_by_neither(given: str) -> None:
         (CALLED, "S3cret\r\n", ""),
     ],
 )
-async def test_what_the_bridge_will_refuse_is_told_before_the_sale(
+async def test_a_value_that_the_bridge_will_refuse_is_reported_before_the_sale(
     event: Callable[..., Event], spec: Callable[..., Any], webhook: dict[str, Any], value: str, told: str
 ) -> None:
     class Secrets(Cluster):

@@ -1,4 +1,4 @@
-"""Whatever a server or a role has set for its sessions: every read of DB1, ledger and inventory says the same."""
+"""Settings of a server or a role change nothing that is read of DB1, ledger and inventory."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -134,8 +134,8 @@ async def test_no_setting_changes_what_is_read(server: PostgresServer, reading: 
                 lift(owner, database)
 
 
-async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, letter: DeadLetter) -> None:
-    """Its moment goes as text, which is understood alike everywhere."""
+async def test_a_claim_is_voided_under_any_setting(server: PostgresServer, letter: DeadLetter) -> None:
+    """The time of a claim goes as RFC 3339, which every DateStyle reads alike."""
     with psycopg.connect(server.uri(), autocommit=True) as owner:
         try:
             for number, setting in enumerate(HOSTILE, 50):
@@ -154,7 +154,7 @@ async def test_a_letter_is_voided_under_any_setting(server: PostgresServer, lett
     assert moments == [(letter.claimed_at,)]
 
 
-async def test_a_pooler_takes_every_connection_of_ours_and_gets_it_back_as_it_was(reading: Reading) -> None:
+async def test_a_pooler_takes_every_connection_and_gets_it_back_unchanged(reading: Reading) -> None:
     """It refuses parameters that it does not know, and lends one session to many."""
     async with Pooler(reading.sides.host) as pooler:
         uri = f"postgresql://postgres@127.0.0.1:{pooler.port}/books"

@@ -1,4 +1,4 @@
-"""How the operator reads a user's URI, for ledger and inventory alike, and how it gets to a host behind frozen ones."""
+"""How the operator reads a user's URI, for ledger and inventory alike, and reaches a host behind frozen ones."""
 
 import asyncio
 import socket
@@ -51,12 +51,12 @@ def frozen() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.uri)
-def test_a_uri_leads_where_the_table_says(case: Case) -> None:
+def test_a_uri_has_the_hosts_that_the_table_says(case: Case) -> None:
     assert places(uris.read(qualified_uri(case.uri, "tickets"))) == case.operator
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.uri)
-async def test_what_would_be_misread_is_refused_without_a_word_of_it(case: Case) -> None:
+async def test_a_uri_that_libpq_would_misread_is_refused_and_not_quoted(case: Case) -> None:
     try:
         refusal = qualified_uri(case.uri, "tickets")
     except psycopg.ProgrammingError as error:
@@ -79,15 +79,15 @@ async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) ->
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 
-async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_look(place: str, frozen: list[str]) -> None:
+async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_check(place: str, frozen: list[str]) -> None:
     uri = f"postgresql://postgres@{','.join([*frozen, place])}/postgres?target_session_attrs=read-write"
     assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
     assert CHECK_TIMEOUT == 10, "a pass waits for it"
     assert await Table(uri, "tickets", "seats").count(5) == 1
 
 
-async def test_what_a_server_says_in_its_own_language_and_encoding_is_told() -> None:
-    """Before it knows ours, it speaks its own: here French in LATIN1."""
+async def test_a_server_s_error_in_its_own_language_and_encoding_is_reported() -> None:
+    """Before it knows the client's encoding, a server answers in its own: here French in LATIN1."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

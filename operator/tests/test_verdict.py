@@ -1,4 +1,4 @@
-"""Condition LedgerConsistent: by the report, by the proof that is being made, or by the latest look."""
+"""Condition LedgerConsistent: by the report, by the proof that is being made, or by the latest comparison."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,11 +6,11 @@ from datetime import datetime
 
 import pytest
 from intake_operator.children.bridge import Installation
-from intake_operator.decide import account
+from intake_operator.decide import report
 from intake_operator.decide.consistency import verdict
+from intake_operator.decide.facts import Facts
 from intake_operator.decide.plan import plan
 from intake_operator.decide.stage import Stage
-from intake_operator.decide.status import Facts
 from intake_operator.model.consistency import Verdict, Violation
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Observed
@@ -46,7 +46,7 @@ def proof(answer: LedgerAnswer) -> Proof:
         (LedgerAnswer.DIFFERS, WRONG, (False, ConsistencyReason.LEDGER_INCONSISTENT)),
     ],
 )
-def test_the_newest_word_counts(
+def test_the_latest_answer_about_the_ledger_counts(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
     answer: LedgerAnswer | None,
@@ -77,7 +77,7 @@ def test_a_webhook_cannot_be_asked(
         (None, (None, ConsistencyReason.NOT_COMPARED)),
     ],
 )
-def test_after_the_end_the_report_knows(
+def test_after_the_end_the_report_says_whether_the_ledger_agreed(
     event: Callable[..., Event],
     observed: Callable[..., Observed],
     closes: datetime,
@@ -86,8 +86,8 @@ def test_after_the_end_the_report_knows(
 ) -> None:
     made = event()
     facts = Facts(made, observed(made, proof=last), Stage.DRAIN, closes)
-    final = account.proven(facts) if last else account.abandoned(facts)
-    found = verdict(replace(made, status={"report": final.as_status()}), observed(made), Stage.RELEASE)
+    final = report.proven(facts) if last else report.abandoned(facts)
+    found = verdict(replace(made, status={"report": final.as_status()}), observed(made), Stage.REMOVE)
     assert (found.agrees, found.reason) == said
 
 

@@ -1,6 +1,7 @@
 """The work queue: dedupe, one worker a key, delays, back-off."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from intake_operator.workqueue import FIRST_BACKOFF, LONGEST_BACKOFF, Key, WorkQueue
@@ -9,6 +10,7 @@ from tests.patience import PATIENCE_SECONDS
 
 A: Key = ("tickets", "a")
 B: Key = ("tickets", "b")
+SECOND = timedelta(seconds=1)
 
 
 class Clock:
@@ -42,7 +44,7 @@ async def take_now(queue: WorkQueue) -> Key | None:
     return None
 
 
-async def test_a_key_waits_only_once(queue: WorkQueue) -> None:
+async def test_a_key_is_queued_only_once(queue: WorkQueue) -> None:
     queue.add(A)
     queue.add(A)
     assert await queue.take() == A
@@ -64,10 +66,12 @@ async def test_keys_are_taken_in_order(queue: WorkQueue) -> None:
     assert [await queue.take(), await queue.take()] == [B, A]
 
 
-async def test_a_delayed_key_comes_when_it_is_due_and_the_soonest_wish_counts(queue: WorkQueue, clock: Clock) -> None:
-    queue.add_after(A, 10)
-    queue.add_after(A, 2)
-    queue.add_after(A, 30)
+async def test_a_delayed_key_is_taken_when_it_is_due_and_the_shortest_delay_counts(
+    queue: WorkQueue, clock: Clock
+) -> None:
+    queue.add_after(A, 10 * SECOND)
+    queue.add_after(A, 2 * SECOND)
+    queue.add_after(A, 30 * SECOND)
     clock.now = 1.9
     assert await take_now(queue) is None
     clock.now = 2.0
@@ -85,15 +89,15 @@ async def test_failures_back_off_up_to_a_bound_and_success_forgets_them(queue: W
         queue.done(A, failed=True)
         before = clock.now
         while await take_now(queue) is None:
-            clock.now += FIRST_BACKOFF
+            clock.now += FIRST_BACKOFF.total_seconds()
         delays.append(clock.now - before)
     assert delays[:4] == [0.5, 1.0, 2.0, 4.0]
-    assert max(delays) == LONGEST_BACKOFF
+    assert max(delays) == LONGEST_BACKOFF.total_seconds()
     queue.done(A)
     queue.add(A)
     await queue.take()
     queue.done(A, failed=True)
-    clock.now += FIRST_BACKOFF
+    clock.now += FIRST_BACKOFF.total_seconds()
     assert await queue.take() == A
 
 
@@ -101,7 +105,7 @@ async def test_a_worker_survives_what_reconcile_raises(queue: WorkQueue, clock: 
     seen: list[Key] = []
     finished = asyncio.Event()
 
-    async def reconcile(key: Key) -> float | None:
+    async def reconcile(key: Key) -> timedelta | None:
         seen.append(key)
         if key == A:
             raise ValueError("broken")

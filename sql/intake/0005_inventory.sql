@@ -91,8 +91,7 @@ BEGIN
     FROM unnest(check_labels.labels) WITH ORDINALITY AS l (label, n)
     WHERE intake_private.invisible_character(l.label) IS NOT NULL ORDER BY l.n LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'the label of slot % contains, or begins or ends with, the invisible character U+%',
-            bad.slot_no,
+        RAISE EXCEPTION 'the label of slot % has the character U+%, which is invisible there', bad.slot_no,
             upper(regexp_replace(lpad(to_hex(ascii(bad.sign)), 6, '0'), '^00?', '')) USING ERRCODE = 'IE002',
             HINT = 'Remove it, or write a plain space: users cannot tell such labels apart.';
     END IF;

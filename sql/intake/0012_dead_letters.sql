@@ -4,25 +4,27 @@
 
 CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100, after bigint DEFAULT 0,
     msg_ids bigint[] DEFAULT NULL)
-RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, slot_no bigint, resource_id uuid, request_id text,
-    state text, failures int, reason text, last_error text, dead_at timestamptz, claimed_at timestamptz)
+RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, slot_no bigint, label text, resource_id uuid,
+    request_id text, state text, failures int, reason text, last_error text, dead_at timestamptz, claimed_at timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake_private.config_of(dead_letters.pool_id);
 BEGIN
-    PERFORM intake_private.config_of(dead_letters.pool_id);
     RETURN QUERY
     SELECT d.msg_id, (d.message ->> 'claim_id')::uuid, d.message ->> 'user_id', (d.message ->> 'slot_no')::bigint,
-        (d.message ->> 'resource_id')::uuid, d.message ->> 'request_id', d.message ->> 'state',
+        v.label, (d.message ->> 'resource_id')::uuid, d.message ->> 'request_id', d.message ->> 'state',
         (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
         (d.message ->> 'dead_at')::timestamptz, (d.message ->> 'claimed_at')::timestamptz
     FROM pgmq.q_intake_dlq d
+    LEFT JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = (d.message ->> 'slot_no')::bigint
     WHERE d.message ->> 'pool_id' = dead_letters.pool_id AND d.msg_id > dead_letters.after
         AND (dead_letters.msg_ids IS NULL OR d.msg_id = ANY (dead_letters.msg_ids))
     ORDER BY d.msg_id LIMIT dead_letters.max_letters;
 END $$;
 COMMENT ON FUNCTION intake.dead_letters IS
     'The dead letters of a pool by their own ids, oldest first: those after the id `after`, or those of them with '
-    'these ids. Changes nothing. Raises IE001 for an unknown pool.';
+    'these ids. `label` is NULL where the slots have none. Changes nothing. Raises IE001 for an unknown pool.';
 
 CREATE FUNCTION intake_private.record_audit(pool_id text, action text, actor text, reason text, detail jsonb)
 RETURNS void

@@ -113,7 +113,10 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
         assert (again["replayed"], again["gone"]) == ([], ids[:1])
     eventually(lambda: sold(kube) == [letters[0]["claimId"]], 60, "the claim that was replayed is committed")
 
-    assert viewer.command("dead-letters", "list", EVENT)[0] == 0
+    code, output = viewer.command("dead-letters", "list", EVENT)
+    assert (code, [line.split()[0] for line in output.splitlines()][:2]) == (0, ["COUNT", str(REFUSED - 1)]), output
+    code, output = viewer.command("dead-letters", "list", EVENT, "--wide")
+    assert (code, len(output.splitlines()), "LABEL" in output) == (0, REFUSED, True), output
     code, output = viewer.command("dead-letters", "discard", EVENT, str(ids[1]), "--reason=x")
     assert (code, "forbidden" in output) == (3, True), output
     code, output = editor.command("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--reason=a bot")

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e import events, release
-from tests.e2e.kube import POD_SECONDS, CommandError, Kube, Object, await_rollout, condition, eventually
+from tests.e2e.kube import POD_SECONDS, CommandError, Kube, Object, condition, eventually
 
 CONTROLLERS: Final = "system:serviceaccount:kube-system:"
 USER: Final = ""
@@ -161,12 +161,8 @@ def test_the_api_server_s_type_check_finds_no_error_in_the_expressions(sale: Kub
 @pytest.fixture(scope="module")
 def without_operator(cluster: Kube) -> Iterator[None]:
     """The operator is scaled to zero; its policies are still installed."""
-    operator = cluster.within(release.NAMESPACE)
-    operator.kubectl("scale", f"deployment/{release.RELEASE}", "--replicas=0")
-    eventually(lambda: not release.pods(cluster), POD_SECONDS, "the operator has no pods")
-    yield
-    operator.kubectl("scale", f"deployment/{release.RELEASE}", "--replicas=1")
-    await_rollout(operator, f"deployment/{release.RELEASE}")
+    with release.scaled_to_zero(cluster):
+        yield
 
 
 @pytest.mark.alone
@@ -225,7 +221,7 @@ def refusal(kube: Kube, kind: str, name: str, who: str) -> str:
 def assert_message_says_what_why_and_what_to_do(message: str, kind: str) -> None:
     """Check the text of a refusal."""
     assert re.search(rf"\b{kind} {GUARDED} [^.]* the sale drop\b", message, re.IGNORECASE)
-    assert "not all accounted for" in message
+    assert "not all settled" in message
     assert "delete the IntakeEvent drop: " in message
     assert "set the annotation intake-engine.io/abandon: drop on it" in message
 

@@ -9,6 +9,7 @@ import yaml
 
 from tests.e2e import release
 from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, run
+from tests.patience import SLOWER
 
 CHART = REPOSITORY / release.CHART
 EVERYWHERE: tuple[str, ...] = ()
@@ -29,6 +30,25 @@ def test_every_pod_passes_pod_security_restricted(shared_namespace: Kube, mode: 
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "checked"}, "spec": spec}
         shared_namespace.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
         assert all(container["securityContext"]["readOnlyRootFilesystem"] for container in spec["containers"])
+
+
+def test_helm_test_says_that_the_operator_is_ready_and_leaves_nothing(cluster: Kube) -> None:
+    # Its namespace enforces `restricted`, too.
+    operator = cluster.within(release.NAMESPACE)
+    answer = operator.helm("test", release.RELEASE, "--logs", f"--timeout={SLOWER * 60:.0f}s")
+    assert "ok: operator ready\nok: IntakeEvents served\n" in answer
+    assert operator.items("pods,serviceaccounts,roles,rolebindings", "app.kubernetes.io/component=test") == []
+
+
+def test_helm_test_may_read_one_deployment_and_nothing_else() -> None:
+    rendered = render_test()
+    (role,) = of_kind(rendered, "Role")
+    names = [release.RELEASE]
+    assert role["rules"] == [
+        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": names, "verbs": ["get"]}
+    ]
+    assert sorted(obj["kind"] for obj in rendered) == ["Pod", "Role", "RoleBinding", "ServiceAccount"]
+    assert {obj["metadata"]["annotations"]["helm.sh/hook"] for obj in rendered} == {"test"}
 
 
 @MODES
@@ -287,7 +307,14 @@ def test_helm_lint_finds_nothing() -> None:
 
 def render(*flags: str, release: str = release.RELEASE, namespace: str = release.NAMESPACE) -> list[Object]:
     """The objects of the chart, as helm would install them."""
-    text = run("helm", "template", release, str(CHART), "--namespace", namespace, *flags)
+    text = run("helm", "template", release, str(CHART), "--namespace", namespace, "--skip-tests", *flags)
+    return [obj for obj in yaml.safe_load_all(text) if obj]
+
+
+def render_test(*flags: str) -> list[Object]:
+    """The objects that `helm test` creates."""
+    file, namespace = "templates/tests.yaml", f"--namespace={release.NAMESPACE}"
+    text = run("helm", "template", release.RELEASE, str(CHART), namespace, "--show-only", file, *flags)
     return [obj for obj in yaml.safe_load_all(text) if obj]
 
 

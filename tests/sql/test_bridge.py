@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -199,6 +200,17 @@ def test_dead_letters_come_in_pages_and_by_id(queue: Intake) -> None:
     assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 2, %s)", POOL, every[1]) == every[2:4]
     asked = [every[3], 999, every[0]]
     assert queue.column("SELECT msg_id FROM intake.dead_letters(%s, 9, 0, %s)", POOL, asked) == [every[0], every[3]]
+
+
+def test_a_dead_letter_has_the_label_of_its_slot(intake: Intake) -> None:
+    intake.configure(2, ownResources=True)
+    intake.stock(1, [(UUID(int=1), "Row 1, seat 1"), (UUID(int=2), None)])
+    intake.seed()
+    for user in ("ann", "bob"):
+        intake.claim(user)
+    intake.change("dead_letter", intake.read(2), ["poison"] * 2)
+    letters = intake.rows("SELECT slot_no, label FROM intake.dead_letters(%s)", POOL)
+    assert sorted(letters) == [(1, "Row 1, seat 1"), (2, None)]
 
 
 def test_the_audit_says_who_did_what_and_by_what_evidence_the_latest_first(queue: Intake) -> None:

@@ -238,11 +238,11 @@ async def test_i1_i2_i7_a_lost_primary_takes_nothing_with_it_that_was_answered(
 
 
 def refusal(call: Callable[[], object]) -> tuple[str | None, str]:
-    """What a call is refused with, the end of the message."""
+    """The SQLSTATE of a refused call, and the beginning of its message."""
     try:
         call()
     except psycopg.Error as error:
-        return error.sqlstate, (error.diag.message_primary or "").rpartition("and ")[2]
+        return error.sqlstate, (error.diag.message_primary or "").partition(":")[0]
     return None, "not refused"
 
 
@@ -291,7 +291,7 @@ def test_the_crowd_of_the_demo_takes_a_cancelled_wait_for_no_answer(
     with Intake(pair.uri()) as owner:
         stocked(owner)
     (tmp_path / "uri").write_text(pair.uri("claimer"))
-    arguments = ["--uri-file", str(tmp_path / "uri"), "--pool", POOL, "--buyers", "1"]
+    arguments = ["--uri-file", str(tmp_path / "uri"), "--pool", POOL, "--fans", "1"]
     pair.deafen()
     command = [sys.executable, str(REPOSITORY / "examples" / "demo" / "crowd.py"), *arguments, "--hang-up-percent", "0"]
     done = threads.submit(lambda: subprocess.run(command, capture_output=True, text=True, check=True))

@@ -219,7 +219,8 @@ class Pipeline:
             elif outcome.result is Result.DEAD and not dependency.common_failure.breaker.tripped:
                 dead.append((message, error))
             elif message.failures + 1 > batch.max_retries:
-                dead.append((message, f"{error} (after {message.failures + 1} failures)"))
+                plural = "s" if message.failures else ""
+                dead.append((message, f"{error} (after {message.failures + 1} failure{plural})"))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
                 # Retry-After never shortens the back-off: maxRetries failures would pass while the first call lasts.

@@ -51,10 +51,10 @@ variables:
 
 {{- define "intake-engine.onlyTheOperator" -}}
 reason: Forbidden
-message: A sale whose claims are not all accounted for needs this object; only the intake operator removes it.
+message: A sale whose claims are not all settled needs this object; only the intake operator removes it.
 messageExpression: >-
   request.kind.kind + ' ' + oldObject.metadata.name + ' is needed by the sale ' + variables.event
-  + ', whose claims are not all accounted for; only the intake operator removes it. ' + variables.wayOut
+  + ', whose claims are not all settled; only the intake operator removes it. ' + variables.wayOut
 {{- end }}
 
 {{/* A policy acts where it is bound: in the namespaces that the operator serves. Called with

@@ -14,11 +14,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from intake_shared import logs  # noqa: PLC0415 -- after the handler
 
-    from intake_operator import app  # noqa: PLC0415
+    from intake_operator import app, kopf_log  # noqa: PLC0415
     from intake_operator.settings import Settings  # noqa: PLC0415
 
     settings = Settings()
     logs.configure(settings.log_level, "intake_operator")
+    kopf_log.install()
     asyncio.run(app.run(settings))
 
 

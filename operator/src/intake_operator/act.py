@@ -1,40 +1,19 @@
-"""Carries out the steps of a plan, in their order. The first that fails ends the pass: nothing is swallowed here."""
+"""Carries out the steps of a plan. A step that fails raises, and ends the pass."""
 
 import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from intake_operator import names
-from intake_operator.children import access
+from intake_operator.children import access, scale
 from intake_operator.database.databases import Databases, Login
-from intake_operator.decide import scaling
-from intake_operator.decide.steps import (
-    HASTE,
-    AddFinalizer,
-    Apply,
-    Configure,
-    CreateCredentials,
-    DatabaseStep,
-    Delete,
-    KeepRoom,
-    Migrate,
-    Recover,
-    RemoveFinalizer,
-    ReplaceDatabasePod,
-    ScaleBridges,
-    Seal,
-    Seed,
-    SetLogins,
-    Step,
-    Stock,
-    StopDatabase,
-    Unguard,
-)
+from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
 from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
 from intake_operator.model.spec import SecretRef
@@ -49,57 +28,64 @@ class Actor:
     cluster: Cluster
     databases: Databases
     inventories: Inventories
+    consistencies: ConsistencyChecks
     applier: Applier
 
-    async def act(self, step: Step, event: Event, observed: Observed, now: datetime) -> None:
-        """Carry out one step."""
+    async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
+        """Carry out one step. Raises ApiError, NotOursError, psycopg.Error or OSError where it fails."""
         match step:
-            case AddFinalizer():
+            case steps.AddFinalizer():
                 await self._set_finalizers(event, [*event.finalizers, names.FINALIZER])
-            case RemoveFinalizer():
+            case steps.RemoveFinalizer():
                 await self.databases.close(event.uid)
                 await self._set_finalizers(event, [f for f in event.finalizers if f != names.FINALIZER])
-            case CreateCredentials(secret, role):
+            case steps.CreateCredentials(secret, role):
                 await self._create_credentials(event, secret, role)
-            case Apply(manifest):
+            case steps.Apply(manifest):
                 existing = observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
                 await self.applier.apply(event, manifest, existing)
-            case ScaleBridges(replicas):
+            case steps.ScaleBridges(replicas):
                 await self._scale(event, observed, replicas, now)
-            case StopDatabase():
+            case steps.StopDatabase():
                 await self._stop_database(event, observed)
-            case ReplaceDatabasePod(pod, why):
+            case steps.ReplaceDatabasePod(pod, why):
                 where = {"namespace": event.namespace, "event": event.name}
                 logger.info("replacing pod %s: %s", pod, why, extra=where)
                 await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod))
-            case Unguard(kind, name, finalizer):
+            case steps.Unguard(kind, name, finalizer):
                 await self._unguard(event, observed.children[kind, name], finalizer=finalizer)
-            case Delete(kind, name):
+            case steps.Delete(kind, name):
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
+            case steps.Compare(ledger, function):
+                await self._compare(event, ledger, function)
             case _:
                 await self._in_database(step, event)
 
-    async def _in_database(self, step: DatabaseStep, event: Event) -> None:
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an event that is gone."""
+        self.applier.forget(uid)
+
+    async def _in_database(self, step: steps.DatabaseStep, event: Event) -> None:
         match step:
-            case Migrate():
+            case steps.Migrate():
                 await self.databases.migrate(event.uid)
-            case KeepRoom(others):
+            case steps.LimitClaimers(others):
                 await self.databases.limit_claimers(event.uid, others)
-            case SetLogins(wanted, altered):
-                await self._set_logins(event, dict(wanted), altered)
-            case Configure(config):
+            case steps.SetLogins(secret_names, altered):
+                await self._set_logins(event, secret_names, altered)
+            case steps.Configure(config):
                 await self.databases.configure(event.uid, event.pool, config)
-            case Stock(inventory, size):
+            case steps.Stock(inventory, size):
                 await self.inventories.stock(event, inventory, size)
-            case Seed():
+            case steps.Seed():
                 await self.databases.seed(event.uid, event.pool)
-            case Recover(ledger):
+            case steps.Recover(ledger):
                 await self._recover(event, ledger)
-            case Seal(reason):
+            case steps.Seal(reason):
                 await self.databases.seal(event.uid, event.pool, reason)
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
-        """Only if they, and the object, are what was seen: others may own finalizers, too."""
+        """Only if the object and its finalizers are as they were observed: others may own finalizers, too."""
         seen: dict[str, object] = {"op": "test", "path": "/metadata/finalizers", "value": list(event.finalizers)}
         patch: list[dict[str, object]] = [
             {"op": "test", "path": "/metadata/uid", "value": event.uid},
@@ -109,7 +95,7 @@ class Actor:
         await self.cluster.patch(names.KIND, event.namespace, event.name, patch, names.FIELD_MANAGER)
 
     async def _unguard(self, event: Event, seen: Manifest, *, finalizer: bool) -> None:
-        """Only if the object is the one that was seen."""
+        """Only if the object is the one that was observed."""
         meta = seen["metadata"]
         patch: list[dict[str, object]] = [{"op": "test", "path": "/metadata/uid", "value": meta["uid"]}]
         if names.GUARD_LABEL in (meta.get("labels") or {}):
@@ -121,42 +107,49 @@ class Actor:
         await self.cluster.patch(seen["kind"], event.namespace, meta["name"], patch, names.FIELD_MANAGER)
 
     async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
-        # 32 random bytes, in letters that need no quoting in SQL, shell or URI.
+        # 32 random bytes, in characters that need no quoting in SQL, shell or URI.
         manifest = access.credentials(event, secret, role, secrets.token_hex(32))
         try:
             await self.cluster.create(manifest, names.FIELD_MANAGER)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            there = await self.cluster.get("Secret", event.namespace, secret)
-            if there and not owned(there, event.uid):
-                raise NotOursError("Secret", secret, there) from error
+            existing = await self.cluster.get("Secret", event.namespace, secret)
+            if existing and not owned(existing, event.uid):
+                raise NotOursError("Secret", secret, existing) from error
 
     async def _scale(self, event: Event, observed: Observed, replicas: int, now: datetime) -> None:
-        manifest = _scaled("Deployment", event.namespace, names.bridge(event.name), replicas)
-        existing = observed.children.get(("Deployment", names.bridge(event.name)))
-        rests_until = scaling.rest(scaling.replicas_of(existing), replicas, now)
-        manifest["metadata"]["annotations"] = {
-            names.SCALE_IN_AFTER_ANNOTATION: rests_until.isoformat(timespec="seconds")
-        }
+        current = scaling.replicas_of(observed.children.get(("Deployment", names.bridge(event.name))))
+        manifest = scale.bridges(event, replicas, scaling.scale_in_after(current, replicas, now))
         await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
 
     async def _stop_database(self, event: Event, observed: Observed) -> None:
         await self.databases.close(event.uid)
-        # Its data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes,
-        # and the kubelet is slow to hurry one that its controller has given that time. So this comes first.
+        # The data is not needed any more. A DB1 that is being initialised ignores SIGTERM and would take two minutes,
+        # and the kubelet is slow to shorten a grace period that the controller has set. So the pod is deleted first.
         pod = f"{names.database(event.name)}-0"
-        await self.cluster.delete("Pod", event.namespace, pod, _uid(observed, "Pod", pod), grace_seconds=HASTE)
-        manifest = _scaled("StatefulSet", event.namespace, names.database(event.name), 0)
-        await self.cluster.apply(manifest, names.SCALER_FIELD_MANAGER)
+        uid = _uid(observed, "Pod", pod)
+        await self.cluster.delete("Pod", event.namespace, pod, uid, grace_seconds=steps.STOP_GRACE_SECONDS)
+        await self.cluster.apply(scale.database(event, 0), names.SCALER_FIELD_MANAGER)
 
     async def _recover(self, event: Event, ref: SecretRef) -> None:
-        secret = await self.cluster.get("Secret", event.namespace, ref.name)
-        await self.databases.recover(event.uid, event.namespace, event.pool, text(secret, ref.key) if secret else "")
+        uri = await self._ledger_uri(event, ref)
+        await self.databases.recover(event.uid, event.namespace, event.pool, uri)
 
-    async def _set_logins(self, event: Event, wanted: dict[str, str], altered: tuple[str, ...]) -> None:
+    async def _compare(self, event: Event, ref: SecretRef, function: str) -> None:
+        uri = await self._ledger_uri(event, ref)
+        superuser = await self.cluster.get("Secret", event.namespace, names.superuser_secret(event.name))
+        if uri and superuser and owned(superuser, event.uid):
+            sides = Sides(event, access.host(event), text(superuser, "password"), uri, function)
+            self.consistencies.start(sides)
+
+    async def _ledger_uri(self, event: Event, ref: SecretRef) -> str:
+        secret = await self.cluster.get("Secret", event.namespace, ref.name)
+        return text(secret, ref.key) if secret else ""
+
+    async def _set_logins(self, event: Event, secret_names: Mapping[str, str], altered: tuple[str, ...]) -> None:
         logins = {}
-        for role, name in wanted.items():
+        for role, name in secret_names.items():
             secret = await self.cluster.get("Secret", event.namespace, name)
             if secret is not None:
                 logins[role] = Login(value(secret, "password"), fingerprint(secret))
@@ -164,8 +157,8 @@ class Actor:
         if altered:
             ended = await self.databases.reset_roles(event.uid, altered)
             logger.warning(
-                "somebody changed the settings of role %s in DB1: they are set again, and %d sessions that may have "
-                "begun with the wrong ones are ended",
+                "reset the settings of role %s in DB1, which were changed by hand, and ended %d sessions that may have "
+                "begun with the changed settings",
                 ", ".join(altered),
                 ended,
                 extra={"namespace": event.namespace, "event": event.name},
@@ -173,13 +166,7 @@ class Actor:
 
 
 def _uid(observed: Observed, kind: str, name: str) -> str | None:
-    """Of the object that was seen: one that has taken its name since then stays."""
+    """The uid of the object that was observed: another object that has its name by now is not deleted."""
     seen = [*observed.children.values(), *observed.pods]
     found = (each["metadata"]["uid"] for each in seen if (each["kind"], each["metadata"]["name"]) == (kind, name))
     return next(found, None)
-
-
-def _scaled(kind: str, namespace: str, name: str, replicas: int) -> dict[str, Any]:
-    """The number of pods of a workload, and nothing else of it."""
-    meta = {"name": name, "namespace": namespace}
-    return {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, "spec": {"replicas": replicas}}

@@ -1,6 +1,8 @@
-"""Wires everything together; the only module that knows all the others."""
+"""Builds all parts and runs them; the only module that imports all the others."""
 
 import asyncio
+import logging
+from importlib.metadata import version
 from time import monotonic
 
 import kopf
@@ -8,8 +10,8 @@ import kopf
 from intake_operator import names, probes, watch
 from intake_operator.act import Actor
 from intake_operator.admin import server as admin
-from intake_operator.admin.access import Gatekeeper
-from intake_operator.admin.desk import Desk
+from intake_operator.admin.authorizer import Authorizer
+from intake_operator.admin.service import AdminService
 from intake_operator.children.bridge import BridgeImage, Installation
 from intake_operator.database import migrate
 from intake_operator.database.databases import Databases
@@ -26,21 +28,24 @@ from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
+logger = logging.getLogger(__name__)
+
 
 async def run(settings: Settings) -> None:
-    """Run until SIGTERM. Every step is safe to abandon, so nothing is waited for."""
+    """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
     inventories = Inventories(cluster, databases, monotonic)
     queue = WorkQueue(monotonic)
     metrics = Metrics()
 
-    def forget(key: Key) -> None:
+    def drop(key: Key) -> None:
         queue.forget(key)
         metrics.forget(key)
 
     consistencies = ConsistencyChecks(monotonic, queue.add)
     reconciler = Reconciler(
+        cluster=cluster,
         observer=Observer(
             cluster,
             databases,
@@ -50,22 +55,23 @@ async def run(settings: Settings) -> None:
             Proofs(databases, monotonic),
             Pools(cluster, monotonic, settings.namespaces),
         ),
-        actor=Actor(cluster, databases, inventories, Applier(cluster)),
+        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
         installation=Installation(
             BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
             settings.guard,
         ),
         metrics=metrics,
-        forget=forget,
+        drop=drop,
     )
     server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
-    desk = Desk(cluster, consistencies, settings.namespaces)
+    service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
-    counter = await admin.serve(admin.application(Gatekeeper(cluster), desk, queue.add), listen)
+    admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
+    logger.info("intake-operator %s started; %s", version("intake-operator"), settings.summary())
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
     try:
         await kopf.operator(
-            registry=watch.registry(queue, forget),
+            registry=watch.registry(queue, reconciler.forget),
             settings=watch.settings(),
             standalone=True,
             # Unused without peering; left out, kopf would look up the name of a user that has none.
@@ -77,7 +83,7 @@ async def run(settings: Settings) -> None:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        await counter.cleanup()
+        await admin_server.cleanup()
         await consistencies.close()
         await databases.close_all()
         await cluster.close()

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the operator; the series of an event go when the event goes."""
+"""Prometheus metrics of the operator. The series of an event are removed with the event."""
 
 import asyncio
 import time
@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from intake_operator.workqueue import Key
 
-# Seconds; less than /livez waits.
-BEAT: Final = 60.0
+# Seconds; less than probes.DEAD_AFTER.
+HEARTBEAT: Final = 60.0
 
 
 class Metrics:
-    """The operator's registry and what is in it."""
+    """The operator's metrics, and the time of its last heartbeat."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -28,11 +28,9 @@ class Metrics:
             "intake_operator_reconcile_errors", "Passes that failed and will be repeated", registry=self.registry
         )
         self._phase = Gauge(
-            "intake_event_phase", "1 for the phase an event is in", (*labels, "phase"), registry=self.registry
+            "intake_event_phase", "1 for the phase that an event is in", (*labels, "phase"), registry=self.registry
         )
-        self._counts = Gauge(
-            "intake_event_claims", "Claims by where they are", (*labels, "state"), registry=self.registry
-        )
+        self._counts = Gauge("intake_event_claims", "Claims by state", (*labels, "state"), registry=self.registry)
         self._phases: dict[Key, str] = {}
 
     @contextmanager
@@ -49,21 +47,21 @@ class Metrics:
             self._seconds.observe(self.heartbeat - began)
 
     @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
-        """A step that may take longer than /livez waits for the end of a pass, and has a time limit of its own."""
-        beating = asyncio.create_task(self._beat())
+    async def long_step(self) -> AsyncIterator[None]:
+        """Around a step that may take longer than probes.DEAD_AFTER: it has a time limit of its own."""
+        heartbeat = asyncio.create_task(self._beat())
         try:
             yield
         finally:
-            beating.cancel()
+            heartbeat.cancel()
 
     async def _beat(self) -> None:
         while True:
             self.heartbeat = time.monotonic()
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(HEARTBEAT)
 
-    def seen(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Publish what the status says."""
+    def record(self, key: Key, status: Mapping[str, Any]) -> None:
+        """Set the series of an event from its status."""
         phase = status["phase"]
         if (before := self._phases.get(key)) not in {None, phase}:
             self._phase.remove(*key, before)

@@ -1,4 +1,4 @@
-"""Every name that others may come to rely on: API group, labels, annotations, finalizer, field managers, children."""
+"""Every name that users and other programs may rely on: API group, labels, annotations, finalizer, children."""
 
 from typing import Final
 
@@ -8,29 +8,29 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 KIND: Final = "IntakeEvent"
 PLURAL: Final = "intakeevents"
 
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 EVENT_LABEL: Final = f"{GROUP}/event"
-# With EVENT_LABEL it says whose child an object is: an owner reference does not, because a foreground or orphan
-# deletion of the event takes it away. A name can be used again, a uid cannot.
+# With EVENT_LABEL it says whose child an object is. An owner reference does not: a foreground or orphan deletion of the
+# event removes it. A name can be used again, a uid cannot.
 EVENT_UID_LABEL: Final = f"{GROUP}/event-uid"
-# On every child and pod of an event whose claims are not all accounted for; the value names the operator that may
-# remove them. The chart's ValidatingAdmissionPolicy refuses others.
+# On every child and pod of an event with unsettled claims; the value names the operator that may delete them. The
+# chart's ValidatingAdmissionPolicy refuses others.
 GUARD_LABEL: Final = f"{GROUP}/guarded-by"
 FINALIZER: Final = f"{GROUP}/drain"
 
-# On DB1's StatefulSet and volume; the value is the identity of the database cluster (Postgres' system identifier). A
-# child that carries this mark belongs to a database whose claims may have been acknowledged: from then on only the
-# drain's proof, or the abandon annotation, lets the operator remove it.
+# On DB1's StatefulSet and volume claim; the value is Postgres' system identifier. Claims may have been acknowledged
+# there: only the drain's proof, or the abandon annotation, lets the operator delete a child with it.
 CLAIMABLE_ANNOTATION: Final = f"{GROUP}/claimable"
-# Value: the event's own name. The only way past a drain that cannot be proven.
+# Value: the event's own name. Gives up a drain that cannot be proven.
 ABANDON_ANNOTATION: Final = f"{GROUP}/abandon"
-# Value: the event's own name. After the loss of DB1's volume: rebuild the sale from what the ledger has.
+# Value: the event's own name. After the loss of DB1's volume: rebuild the sale from the ledger.
 RECOVER_ANNOTATION: Final = f"{GROUP}/recover"
 # Value: the event's own name. Open the sale although it is not known whether the pool was sold before.
 POOL_UNCHECKED_ANNOTATION: Final = f"{GROUP}/pool-unchecked"
-# Changes with the Secrets that a pod mounts, so that mending a Secret restarts the pods that could not start without
+# Changes with the Secrets that a pod mounts, so that a corrected Secret restarts the pods that could not start without
 # it.
 INPUTS_ANNOTATION: Final = f"{GROUP}/inputs"
-# On the bridges' Deployment: until then none of them is taken away.
+# On the bridges' Deployment: until then no bridge is removed.
 SCALE_IN_AFTER_ANNOTATION: Final = f"{GROUP}/scale-in-after"
 VERIFIED_ANNOTATION: Final = f"{GROUP}/verified"
 
@@ -54,12 +54,12 @@ def volume_claim(event: str) -> str:
 
 
 def service(event: str) -> str:
-    """The Service through which everyone speaks to DB1."""
+    """The Service of DB1 for all its clients."""
     return f"{event}-rw"
 
 
 def superuser_secret(event: str) -> str:
-    """The Secret with the owner's password; only the operator and DB1 itself read it."""
+    """The Secret with the superuser's password; only the operator and DB1 itself read it."""
     return f"{event}-superuser"
 
 
@@ -69,15 +69,15 @@ def claimer_secret(event: str) -> str:
 
 
 def bridge_secret(event: str) -> str:
-    """The Secret through which the bridge reaches DB1."""
+    """The Secret that the bridges read to reach DB1."""
     return f"{event}-bridge"
 
 
 def bridge(event: str) -> str:
-    """The bridge's Deployment."""
+    """The bridges' Deployment."""
     return f"{event}-bridge"
 
 
 def report(event: str) -> str:
-    """The ConfigMap that outlives the database."""
+    """The ConfigMap with the report, which outlives DB1."""
     return f"{event}-report"

@@ -1,4 +1,7 @@
-"""The read pass: everything that the next decision may need, and nothing else. Errors of databases are values here."""
+"""The read half of a pass: looks at what `decide.needs` asks for, and changes nothing.
+
+An error of a database is a value of what was observed: the decision goes on without that database.
+"""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -11,18 +14,17 @@ from intake_operator import names
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
-from intake_operator.decide import memory
-from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
+from intake_operator.decide import inputs, needs
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.checks import LedgerChecks
-from intake_operator.ledger.consistency import ConsistencyChecks, Sides
+from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
+from intake_operator.model import pods
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
-from intake_operator.model.secrets import Flaw, fingerprint, key_flaw, text, token_flaw, without_content
-from intake_operator.model.spec import IntakeEventSpec, SecretRef
-from intake_operator.reasons import Problem
+from intake_operator.model.secrets import fingerprint, text, without_content
+from intake_operator.model.spec import IntakeEventSpec
 
 LISTED: Final = (
     "StatefulSet",
@@ -47,32 +49,26 @@ class Observer:
     pools: Pools
 
     async def observe(self, event: Event, now: datetime) -> Observed:
-        """Look at everything that the next decision may need, and at nothing else."""
+        """Look at everything that the next decision needs. Raises ApiError where the API server refuses."""
         observed, superuser = await self._objects(event)
-        stage = stage_of(event, observed, now)
-        if stage not in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}:
+        if not needs.database(event, observed, now):
             return observed
         observed = replace(observed, database=await self._database(event, observed, superuser))
-        if abandoned(event):
-            return replace(observed, database=await self._with_audit(event, observed.database))
-        if event.spec is None:
+        if needs.audit(event, observed):
+            observed = replace(observed, database=await self._with_audit(event, observed.database))
+        if event.spec is None or not needs.inputs(event):
             return observed
-        target, observed = await self._inputs(event, event.spec, observed)
-        stage = stage_of(event, observed, now)  # DB1 may have said that it is sealed
-        observed = await self._rows(event, event.spec, observed, stage)
-        if stage is Stage.SERVE and not was_claimable(event, observed):
-            observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else target))
-        database = observed.database
-        drained = database.sealed and database.ready and database.depth == 0 and not database.dead_letters
-        if drained and stage is Stage.DRAIN:
-            proof, error = await self.proofs.prove(event, observed, target)
+        uri, observed = await self._inputs(event, event.spec, observed)
+        if event.spec.inventory and needs.inventory(event, observed, now):
+            wanted, size, stocked = event.spec.inventory, event.spec.inventory_size, observed.database.stocked
+            observed = replace(observed, inventory=await self.inventories.check(event, wanted, size, stocked))
+        if needs.pool(event, observed, now):
+            observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else uri))
+        if needs.proof(event, observed, now):
+            proof, error = await self.proofs.prove(event, observed, uri)
             observed = replace(observed, proof=proof, proof_error=error)
-        if target and superuser and _to_compare(observed):
-            assert event.spec.commit_target.postgres
-            function = event.spec.commit_target.postgres.function
-            sides = Sides(event, access.host(event), text(superuser, "password"), target, function)
-            self.consistencies.check_if_due(sides)
-        return replace(observed, consistency=self.consistencies.latest(event.uid))
+        known, due = self.consistencies.latest(event.uid), self.consistencies.is_due(event.uid)
+        return replace(observed, consistency=known, comparison_due=due)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
@@ -80,7 +76,7 @@ class Observer:
             memory_of_events.forget(uid)
 
     async def _objects(self, event: Event) -> tuple[Observed, Manifest | None]:
-        """The children, and the Secret of DB1's superuser. Of other Secrets nothing but metadata is passed on."""
+        """The children, and the Secret of DB1's superuser. Of other Secrets only metadata is passed on."""
         selector = f"{names.EVENT_LABEL}={event.name}"
         lists = [self.cluster.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
         secret_names = (
@@ -88,102 +84,50 @@ class Observer:
             names.claimer_secret(event.name),
             names.bridge_secret(event.name),
         )
-        *found, pods = await asyncio.gather(*lists)
-        looked = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in secret_names))
-        secrets = [secret for secret in looked if secret and owned(secret, event.uid)]
+        *found, found_pods = await asyncio.gather(*lists)
+        read = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in secret_names))
+        secrets = [secret for secret in read if secret and owned(secret, event.uid)]
         ours = [child for kind in found for child in kind if owned(child, event.uid)]
         ours += [without_content(secret) for secret in secrets]
         observed = Observed(
             children={(child["kind"], child["metadata"]["name"]): child for child in ours},
-            pods=tuple(pod for pod in pods if owned(pod, event.uid)),
+            pods=tuple(pod for pod in found_pods if owned(pod, event.uid)),
             secret_fingerprints={secret["metadata"]["name"]: fingerprint(secret) for secret in secrets},
         )
-        superuser = looked[0] if looked[0] in secrets else None
+        superuser = read[0] if read[0] in secrets else None
         return observed, superuser
 
-    async def _rows(self, event: Event, spec: IntakeEventSpec, observed: Observed, stage: Stage) -> Observed:
-        """The user's own inventory, where DB1 has yet to take it."""
-        # A DB1 that was claimable has its rows: as long as it cannot be asked, nothing is missing.
-        asked = observed.database.status is not None or not was_claimable(event, observed)
-        wanted = stage is Stage.SERVE or memory.volume_lost(event, observed)
-        if spec.inventory is None or not asked or not wanted:
-            return observed
-        found = await self.inventories.check(event, spec.inventory, spec.inventory_size, observed.database.stocked)
-        return replace(observed, inventory=found)
-
     async def _with_audit(self, event: Event, database: DatabaseState) -> DatabaseState:
-        """What people did by hand, for the report of an event that is given up, as far as DB1 can still tell."""
-        if database.status is None:
-            return database
+        """The state of DB1 with its audit, as far as DB1 can still be asked."""
         try:
             return replace(database, audit=await self.databases.audit(event.uid, event.pool))
         except (psycopg.Error, OSError):
             return database
 
     async def _database(self, event: Event, observed: Observed, superuser: Manifest | None) -> DatabaseState:
-        serving = any(
-            pod["metadata"]["labels"].get("app.kubernetes.io/component") == "database"
-            and "deletionTimestamp" not in pod["metadata"]
-            and any(
-                c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions") or ()
-            )
-            for pod in observed.pods
-        )
-        if not serving or superuser is None:
+        databases = pods.of_component(observed.pods, "database")
+        if superuser is None or not any(pods.is_ready(pod) and not pods.is_terminating(pod) for pod in databases):
             return DatabaseState()
         password = text(superuser, "password")
         if not password:
-            secret = superuser["metadata"]["name"]
-            return DatabaseState(error=f"Secret {secret} has no password any more: delete it, and it is made anew")
+            name = superuser["metadata"]["name"]
+            return DatabaseState(error=f"Secret {name} has no password: delete it, and the operator creates a new one")
         try:
             return await self.databases.observe(event.uid, event.pool, access.host(event), password)
         except MigrationChangedError as error:
             return DatabaseState(error=str(error))
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
-        """The user's Secrets and the ledger behind them. Answers the ledger's URI too, empty without one."""
-        postgres = spec.commit_target.postgres
-        refs: list[tuple[SecretRef | None, Flaw | None]] = [(postgres.secret_ref, None)] if postgres else []
-        for webhook in (spec.commit_target.webhook, spec.validation.webhook):
-            if webhook is not None:
-                refs += [(webhook.secret_ref, token_flaw), (webhook.signing_secret_ref, key_flaw)]
-                refs.append((webhook.ca_secret_ref, None))
-        fingerprints, uri = dict(observed.secret_fingerprints), ""
-        state = LedgerState()
-        for ref, flaw in refs:
-            if ref is None:
-                continue
-            secret = await self.cluster.get("Secret", event.namespace, ref.name)
+        """The user's Secrets and the ledger behind them. Returns the ledger's URI as well, empty without one."""
+        ledger, uri, state = spec.commit_target.postgres, "", LedgerState()
+        fingerprints = dict(observed.secret_fingerprints)
+        for wanted in inputs.of_spec(spec):
+            secret = await self.cluster.get("Secret", event.namespace, wanted.ref.name)
             if secret is not None:
-                fingerprints[ref.name] = fingerprint(secret)
-            state = state if state.problem else _usable(ref, secret, flaw)
-            if secret is not None and postgres and ref is postgres.secret_ref:
-                uri = text(secret, ref.key)
-        if uri and not state.problem:
-            assert postgres is not None
-            state = await self.ledgers.check(event.uid, uri, event.namespace, postgres.function)
+                fingerprints[wanted.ref.name] = fingerprint(secret)
+            state = state if state.problem else inputs.check(wanted, secret)
+            if secret is not None and ledger and wanted.ref is ledger.secret_ref:
+                uri = text(secret, wanted.ref.key)
+        if ledger and uri and not state.problem:
+            state = await self.ledgers.check(event.uid, uri, event.namespace, ledger.function)
         return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
-
-
-def _to_compare(observed: Observed) -> bool:
-    """There is peace, something has ended, and no proof has just said that the ledger agrees."""
-    database = observed.database
-    at_peace = database.ready and database.status is not None and database.depth == 0
-    ended = database.status is not None and (database.status.committed or database.status.voided)
-    return bool(at_peace and ended and not (observed.proof and observed.proof.ledger.accepted))
-
-
-def _usable(ref: SecretRef, secret: Manifest | None, flaw: Flaw | None) -> LedgerState:
-    if secret is None:
-        message = f"Secret {ref.name} does not exist in this namespace. Create it with the key {ref.key}."
-        return LedgerState(Problem.LEDGER_SECRET_MISSING, message)
-    if ref.key not in (secret.get("data") or {}):
-        message = f"Secret {ref.name} has no key {ref.key}. Add it, or name another key in the spec."
-        return LedgerState(Problem.LEDGER_SECRET_KEY_MISSING, message)
-    if not text(secret, ref.key):
-        message = f"Secret {ref.name} has nothing but blanks, or no text in UTF-8, under the key {ref.key}. Correct it."
-        return LedgerState(Problem.LEDGER_SECRET_KEY_MISSING, message)
-    if flaw and (found := flaw(text(secret, ref.key))):
-        message = f"Secret {ref.name} cannot be used under the key {ref.key}: {found}. Write it anew."
-        return LedgerState(Problem.LEDGER_SECRET_KEY_MISSING, message)
-    return LedgerState()

@@ -1,6 +1,7 @@
-"""/livez, /readyz and /metrics. Alive means that the work queue is being worked on, not only that something listens."""
+"""/livez, /readyz and /metrics. Live means that passes end while there is work, not only that the process answers."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final
 
 from aiohttp import web
@@ -9,17 +10,17 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from intake_operator.metrics import Metrics
 
-# Seconds. A pass has time limits of its own (Kubernetes 30 s, seeding up to five minutes), and some worker always comes
-# by.
-DEAD_AFTER: Final = 400.0
+# The calls of a pass have time limits of their own (Kubernetes 30 s, seeding up to five minutes), and several workers
+# run passes.
+DEAD_AFTER: Final = timedelta(seconds=400)
 
 
 async def serve(port: int, metrics: Metrics, clock: Callable[[], float], busy: Callable[[], bool]) -> web.AppRunner:
-    """Start the HTTP server. `busy` tells whether there is work that somebody should be doing."""
+    """Start the HTTP server. `clock` is in seconds; `busy` says whether a pass is due or running."""
 
     async def livez(_: web.Request) -> web.Response:
         silent = clock() - metrics.heartbeat
-        if busy() and silent > DEAD_AFTER:
+        if busy() and silent > DEAD_AFTER.total_seconds():
             return web.Response(status=503, text=f"no pass has ended for {silent:.0f} s\n")
         return web.Response(text="ok\n")
 

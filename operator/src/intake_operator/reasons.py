@@ -1,4 +1,4 @@
-"""Every reason a user can meet in a condition or an Event, once; docs/runbooks.md has those that may need somebody."""
+"""Every reason of a condition or an Event, once. docs/runbooks.md has those that a user may have to act on."""
 
 from enum import StrEnum
 
@@ -51,7 +51,7 @@ class ScalingReason(StrEnum):
 
 
 class LedgerReadyReason(StrEnum):
-    """Reasons of LedgerReady; where it is False, the reason is that of the problem."""
+    """Reasons of LedgerReady; where it is False, the reason is a Problem."""
 
     FULL = "FullContract"
     WEAKER = "WeakerContract"
@@ -69,7 +69,7 @@ class PoolReason(StrEnum):
 
 
 class DrainReason(StrEnum):
-    """Reasons of Drained: the states of the teardown in their order, then the two that block it."""
+    """Reasons of Drained: the states of the teardown in order, then the two that block it."""
 
     NOT_STARTED = "NotStarted"
     INTAKE_CLOSED = "IntakeClosed"
@@ -95,7 +95,7 @@ class ConsistencyReason(StrEnum):
 
 
 class Problem(StrEnum):
-    """Reasons of Degraded, the most fundamental first: the first that holds is the one shown."""
+    """Reasons of Degraded, the most fundamental first: the condition shows the first that was found."""
 
     SPEC_INVALID = "SpecInvalid"
     CHILD_NOT_OURS = "ChildNotOurs"
@@ -128,7 +128,7 @@ class Problem(StrEnum):
 
 
 class Phase(StrEnum):
-    """The word in the Phase column. Derived, for people; never read back."""
+    """The value of the PHASE column. Derived on every pass, never read back."""
 
     PENDING = "Pending"
     PROVISIONING = "Provisioning"

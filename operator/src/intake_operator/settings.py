@@ -1,4 +1,4 @@
-"""The operator's settings, out of its environment; the chart writes them."""
+"""The operator's settings, from environment variables that the chart sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Read once, at start."""
+    """Read once, at start. A variable is named INTAKE_ and the field."""
 
     model_config = SettingsConfigDict(env_prefix="INTAKE_", frozen=True)
 
@@ -18,18 +18,28 @@ class Settings(BaseSettings):
     bridge_pull_policy: str = "IfNotPresent"
     bridge_traces_endpoint: str = ""
     guard: str = "intake-engine"
-    """Value of GUARD_LABEL on what an unsettled event needs; the chart's admission policies know it."""
+    """Value of GUARD_LABEL on the children of an event with unsettled claims, as the chart's policies expect it."""
     sql_dir: Path = Path("/usr/share/intake-engine/sql")
-    """The folder that holds intake/."""
+    """The folder that contains intake/."""
     log_level: str = "INFO"
     http_port: int = 8080
     admin_port: int = 8081
-    """Of the admin API on the pod's loopback; 0 switches it off."""
+    """The port of the admin API on the pod's loopback; 0 switches it off."""
     admin_tls_dir: Path | None = None
-    """A folder with tls.crt and tls.key: then the admin API listens for everybody, on `admin_tls_port`."""
+    """A folder with tls.crt and tls.key: with it, the admin API listens on all addresses, on `admin_tls_port`."""
     admin_tls_port: int = 8443
     workers: int = 8
-    """Events that are worked on at the same time."""
+    """Passes that run at the same time."""
+
+    def summary(self) -> str:
+        """What this operator serves, and where it listens: for the first log line."""
+        admin = [f"on 127.0.0.1:{self.admin_port}"] if self.admin_port else []
+        if self.admin_tls_dir is not None and self.admin_tls_port:
+            admin.append(f"with TLS on port {self.admin_tls_port}")
+        return (
+            f"namespaces: {', '.join(self.namespaces) or 'all'}; bridge image: {self.bridge_image}; "
+            f"metrics and probes on port {self.http_port}; admin API {' and '.join(admin) or 'off'}"
+        )
 
     @field_validator("namespaces", mode="before")
     @classmethod

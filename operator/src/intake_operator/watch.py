@@ -1,4 +1,4 @@
-"""What kopf does for us: watch and log in. Handlers only put keys on the queue, so kopf leaves no trace on objects."""
+"""kopf only logs in and watches. Its handlers put keys on the queue, so kopf writes nothing into objects."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,8 +8,8 @@ import kopf
 from intake_operator import names
 from intake_operator.workqueue import Key, WorkQueue
 
-# Group/version/plural of the children whose changes wake their event. Secrets are not among them: watching them would
-# need leave to list every Secret there is. They are looked at on every pass.
+# Group, version and plural of the children whose changes queue their event. Secrets are not watched: a watch needs the
+# right to list all Secrets. Every pass reads those of its event.
 CHILDREN: Final = (
     ("apps", "v1", "statefulsets"),
     ("apps", "v1", "deployments"),
@@ -20,12 +20,12 @@ CHILDREN: Final = (
     ("policy", "v1", "poddisruptionbudgets"),
 )
 
-# Of an event's metadata, what a decision depends on; every change of the spec counts the generation up.
-TELLING: Final = ("uid", "generation", "deletionTimestamp", "finalizers", "annotations")
+# The metadata of an event that a decision depends on. Every change of the spec raises the generation.
+DECISIVE: Final = ("uid", "generation", "deletionTimestamp", "finalizers", "annotations")
 
 
 def registry(queue: WorkQueue, gone: Callable[[Key], None]) -> kopf.OperatorRegistry:
-    """Handlers for events and their children."""
+    """Handlers for events and their children. `gone` is called with the key of an event that was deleted."""
     handlers = kopf.OperatorRegistry()
     known: dict[Key, dict[str, Any]] = {}
 
@@ -46,11 +46,11 @@ def registry(queue: WorkQueue, gone: Callable[[Key], None]) -> kopf.OperatorRegi
             known.pop(key, None)
             gone(key)
             return
-        # Every pass over a sale writes new numbers: the echo of our own status must not call for the next pass. What a
-        # new watch lists has no type, and is looked at in any case.
-        told = {word: meta.get(word) for word in TELLING}
-        if type != "MODIFIED" or known.get(key) != told:
-            known[key] = told
+        # Every pass over a sale writes new counts: a change of the status alone must not queue the next pass. What a
+        # new watch lists has no type, and is always queued.
+        decisive = {name: meta.get(name) for name in DECISIVE}
+        if type != "MODIFIED" or known.get(key) != decisive:
+            known[key] = decisive
             queue.add(key)
 
     def child_changed(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
@@ -63,21 +63,21 @@ def registry(queue: WorkQueue, gone: Callable[[Key], None]) -> kopf.OperatorRegi
 
 
 def settings() -> kopf.OperatorSettings:
-    """kopf's settings, each with its reason."""
+    """The settings of kopf."""
     chosen = kopf.OperatorSettings()
-    # A watch that fell silent looks like one where nothing happens: end it from both sides and start anew.
+    # A broken watch looks like one without changes: both sides end it after five minutes, and a new one is started.
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 310
     chosen.watching.connect_timeout = 30
     chosen.watching.reconnect_backoff = 1
     chosen.networking.connect_timeout = 10
     chosen.networking.request_timeout = 60
-    # Filtered by the server: in a large cluster hardly any pod is ours.
+    # The API server filters: in a large cluster most pods are not ours.
     for child in CHILDREN:
         chosen.watching.label_selectors[child] = names.EVENT_LABEL
-    # Neither CRDs nor namespaces are watched: their lists would need rights that we do not ask for.
+    # Neither CRDs nor namespaces are watched: the operator has no right to list them.
     chosen.scanning.disabled = True
     chosen.posting.enabled = False
-    # Less than the pod's terminationGracePeriodSeconds of 30.
+    # Less than the terminationGracePeriodSeconds of the pod, 30.
     chosen.process.ultimate_exiting_timeout = 20
     return chosen

@@ -1,4 +1,4 @@
-"""A keyed work queue: one worker at a time for a key, a key waits at most once, and comes back later when it failed."""
+"""A work queue of keys: a key is queued at most once, is with one worker at a time, and is retried after a failure."""
 
 import asyncio
 import heapq
@@ -6,21 +6,29 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Final
 
 type Key = tuple[str, str]
 """Namespace and name."""
 
-# Seconds. The first retry is quick, because most errors are conflicts and restarts; a minute is as long as a person
-# waits after mending a cause.
-FIRST_BACKOFF: Final = 0.5
-LONGEST_BACKOFF: Final = 30.0
+# The first retry is quick, because most errors are conflicts and restarts. The longest is what a user waits after the
+# cause was fixed.
+FIRST_BACKOFF: Final = timedelta(seconds=0.5)
+LONGEST_BACKOFF: Final = timedelta(seconds=30)
+# FIRST_BACKOFF doubled this often is above LONGEST_BACKOFF.
+MOST_DOUBLINGS: Final = 8
 
 
 class WorkQueue:
     """Dedupes keys, delays them, and backs off those that fail.
 
-    Time and chance come from outside (`clock` in seconds, `jitter` in 0..1), so that tests own both.
+    `clock` is in seconds and monotonic, `jitter` is in 0..1; tests pass their own.
+
+        queue = WorkQueue(time.monotonic)
+        queue.add(("tickets", "taylor-drop"))
+        queue.add_after(("tickets", "taylor-drop"), timedelta(seconds=10))
+        workers = [asyncio.create_task(queue.work(reconcile)) for _ in range(8)]
     """
 
     def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] = random.random) -> None:
@@ -37,7 +45,7 @@ class WorkQueue:
         self._changed = asyncio.Event()
 
     def add(self, key: Key) -> None:
-        """Work on this key as soon as possible; a key that is being worked on will be again afterwards."""
+        """Work on this key as soon as possible; a key that a worker has is queued again when the worker is done."""
         if key in self._working:
             self._again.add(key)
         elif key not in self._waiting:
@@ -45,9 +53,9 @@ class WorkQueue:
             self._ready.append(key)
             self._changed.set()
 
-    def add_after(self, key: Key, seconds: float) -> None:
-        """Work on this key then, or earlier if something else adds it; the soonest wish counts."""
-        due = self._clock() + seconds
+    def add_after(self, key: Key, delay: timedelta) -> None:
+        """Work on this key after a delay, or earlier if it is added meanwhile; the shortest delay counts."""
+        due = self._clock() + delay.total_seconds()
         if key not in self._due or due < self._due[key]:
             self._due[key] = due
             heapq.heappush(self._later, (due, next(self._count), key))
@@ -59,11 +67,11 @@ class WorkQueue:
         self._due.pop(key, None)
 
     def busy(self) -> bool:
-        """Whether a key is being worked on, or could be."""
+        """Whether a key is queued, or with a worker."""
         return bool(self._ready or self._working)
 
     async def take(self) -> Key:
-        """Wait for the next key. It is the caller's until `done`."""
+        """Wait for the next key. The caller has it until `done`."""
         while True:
             self._promote()
             if self._ready:
@@ -81,11 +89,11 @@ class WorkQueue:
                 continue
 
     def done(self, key: Key, *, failed: bool = False) -> None:
-        """Give a key back; a failed one comes again after a delay that doubles, with jitter."""
+        """Give a key back; a failed one is queued after a delay that doubles with each failure, with jitter."""
         self._working.discard(key)
         if failed:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (failures - 1))
+            longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(failures - 1, MOST_DOUBLINGS))
             self.add_after(key, longest * (0.5 + self._jitter() / 2))
         else:
             self._failures.pop(key, None)
@@ -94,18 +102,18 @@ class WorkQueue:
             if not failed:
                 self.add(key)
 
-    async def work(self, reconcile: Callable[[Key], Awaitable[float | None]]) -> None:
-        """One worker: take, reconcile, give back, for ever. `reconcile` answers in how many seconds to come again."""
+    async def work(self, reconcile: Callable[[Key], Awaitable[timedelta | None]]) -> None:
+        """Run one worker until it is cancelled. `reconcile` returns the delay of the next pass; None: no next pass."""
         while True:
             key = await self.take()
             try:
-                again = await reconcile(key)
-            except Exception:  # noqa: BLE001 -- `reconcile` has reported it; the key must come back whatever it was
+                requeue_after = await reconcile(key)
+            except Exception:  # noqa: BLE001 -- `reconcile` has reported it; the key is retried whatever it was
                 self.done(key, failed=True)
             else:
                 self.done(key)
-                if again is not None:
-                    self.add_after(key, again)
+                if requeue_after is not None:
+                    self.add_after(key, requeue_after)
 
     def _promote(self) -> None:
         now = self._clock()

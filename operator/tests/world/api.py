@@ -17,19 +17,19 @@ FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 IN_USE = "kubernetes.io/pvc-protection"
 
 GUARDED = frozenset({"StatefulSet", "Deployment", "Service", "Secret", "PersistentVolumeClaim", "NetworkPolicy"})
-# Their pods end in their own time: the kubelet takes them away.
+# Not gone at once when they are deleted: the kubelet ends them.
 GRACEFUL = frozenset({"Pod"})
 WITH_REPLICAS = frozenset({"StatefulSet", "Deployment"})
 
 
 def copied(manifest: Manifest) -> Manifest:
-    """What a client gets: nobody shares an object with the server."""
+    """A copy, as a client gets it: it shares no object with the server."""
     found: Manifest = marshal.loads(marshal.dumps(manifest))
     return found
 
 
 def refused(status: int, reason: str, message: str = "") -> ApiError:
-    """An answer that is no success."""
+    """The error of a request that the API server refuses."""
     return ApiError(status, reason, message)
 
 
@@ -42,7 +42,7 @@ class Deletion:
 
 
 class Api:
-    """Objects by kind and name. `clock` gives the time; `protected` is whether the chart's policies are there."""
+    """Objects by kind and name. `clock` gives the time; `protected` says whether the chart's policies are installed."""
 
     def __init__(self, namespace: str, clock: Callable[[], datetime], *, protected: bool) -> None:
         self.namespace, self._clock, self.protected = namespace, clock, protected
@@ -52,10 +52,10 @@ class Api:
         self._version = 0
         self.put({"kind": "Namespace", "metadata": {"name": namespace, "finalizers": ["kubernetes"]}})
 
-    # What controllers and persons use.
+    # What controllers and people use.
 
     def find(self, kind: str, name: str) -> Manifest | None:
-        """The object itself, to look at."""
+        """The object itself, to be read."""
         return self.objects.get((kind, name))
 
     def of(self, kind: str) -> list[Manifest]:
@@ -63,7 +63,7 @@ class Api:
         return [each for (found, _), each in self.objects.items() if found == kind]
 
     def put(self, manifest: Manifest) -> Manifest:
-        """A new object."""
+        """Create an object."""
         key = manifest["kind"], manifest["metadata"]["name"]
         if key in self.objects:
             raise refused(409, "AlreadyExists")
@@ -81,12 +81,12 @@ class Api:
         return made
 
     def touch(self, manifest: Manifest) -> None:
-        """It was changed."""
+        """Give a changed object its next resourceVersion."""
         self._version += 1
         manifest["metadata"]["resourceVersion"] = str(self._version)
 
     def remove_of(self, key: ChildKey, by: str, policy: str = "") -> None:
-        """Delete as somebody, in the foreground, as orphan, or (the default) in the background."""
+        """Delete as this client, in the foreground, as orphan, or (the default) in the background."""
         found = self.objects.get(key)
         if found is None:
             raise refused(404, "NotFound")
@@ -100,7 +100,7 @@ class Api:
         self.release(found)
 
     def release(self, manifest: Manifest, finalizer: str = "", *, ended: bool = False) -> None:
-        """A finalizer is taken off, or a pod has ended; what is being deleted and held by nothing is gone."""
+        """Remove a finalizer, or end a pod. An object that is being deleted and has no finalizer left is gone."""
         meta = manifest["metadata"]
         if finalizer in (meta.get("finalizers") or ()):
             meta["finalizers"] = [each for each in meta["finalizers"] if each != finalizer]
@@ -110,7 +110,7 @@ class Api:
 
     @property
     def terminating(self) -> bool:
-        """The namespace is being deleted."""
+        """Whether the namespace is being deleted."""
         found = self.find("Namespace", self.namespace)
         return found is None or "deletionTimestamp" in found["metadata"]
 
@@ -140,13 +140,13 @@ class Api:
         return [copied(each) for each in self.of(kind) if (each["metadata"].get("labels") or {}).get(key) == value]
 
     async def create(self, manifest: Manifest, field_manager: str) -> Manifest:
-        """Create; what people are told in Events is not kept."""
+        """Create; Events are not kept."""
         return copied(manifest if manifest["kind"] == "Event" else self.put(manifest))
 
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str | None = None, grace_seconds: int | None = None
     ) -> None:
-        """Delete in the background; fine when it is gone already, or has another uid by now."""
+        """Delete in the background; no error if it is gone, or if its name has another uid by now."""
         found = self.find(kind, name)
         if found is None or (uid and found["metadata"]["uid"] != uid):
             return
@@ -172,7 +172,7 @@ class Api:
         return copied(found)
 
     async def apply(self, manifest: Manifest, field_manager: str, *, subresource: str = "") -> Manifest:
-        """Server-side apply: what this manager applied before and leaves out now goes, what is others' stays."""
+        """Server-side apply: removes what this manager left out since, and keeps the fields of others."""
         key = manifest["kind"], manifest["metadata"]["name"]
         found = self.find(*key)
         if subresource == "status":
@@ -224,9 +224,9 @@ def _operate(document: Manifest, op: str, path: str, value: object) -> None:
     for word in way:
         place = place[word]
     if op == "test" and place.get(last) != value:
-        raise refused(422, "Invalid", f"{path} is not what it was")
+        raise refused(422, "Invalid", f"{path} has changed")
     if op == "remove" and last not in place:
-        raise refused(422, "Invalid", f"{path} is not there")
+        raise refused(422, "Invalid", f"{path} does not exist")
     if op == "add":
         place[last] = value
     if op == "remove":

@@ -13,7 +13,7 @@ import pytest
 from .mutants import MUTANTS, install
 
 TESTS = Path(__file__).parent.parent
-# What takes seconds to import, once for all of them; nothing of the operator.
+# Modules that take seconds to import, imported once for all mutants; none of the operator.
 HEAVY = ["pytest", "hypothesis.stateful", "pydantic", "psycopg", "kubernetes.aio.client", "prometheus_client"]
 
 _forks = multiprocessing.get_context("forkserver")
@@ -21,7 +21,7 @@ _forks.set_forkserver_preload([*HEAVY, "world.mutants"])
 
 
 class Outcomes:
-    """What became of the test: whether it failed, and each time by an assertion."""
+    """Whether the test failed, and each time by an assertion."""
 
     def __init__(self) -> None:
         self.caught: list[bool] = []
@@ -39,11 +39,11 @@ def run(name: str) -> None:
     process = _forks.Process(target=_run, args=(name, there))
     process.start()
     there.close()
-    failed, caught, told = here.recv()
+    failed, caught, output = here.recv()
     process.join()
     if failed and not caught:
-        raise RuntimeError(told)
-    assert not failed, told
+        raise RuntimeError(output)
+    assert not failed, output
 
 
 def _run(name: str, answer: Connection) -> None:
@@ -51,10 +51,10 @@ def _run(name: str, answer: Connection) -> None:
     os.chdir(TESTS.parent.parent)
     sys.path.insert(0, str(TESTS))
     install(name)
-    outcomes, said = Outcomes(), io.StringIO()
+    outcomes, output = Outcomes(), io.StringIO()
     test = f"{TESTS / MUTANTS[name].file}"
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "-k", MUTANTS[name].caught_by, test]
-    with redirect_stdout(said), redirect_stderr(said):
+    with redirect_stdout(output), redirect_stderr(output):
         status = pytest.main(arguments, plugins=[outcomes])
     caught = status == pytest.ExitCode.TESTS_FAILED and bool(outcomes.caught) and all(outcomes.caught)
-    answer.send((status != pytest.ExitCode.OK, caught, said.getvalue()[-4000:]))
+    answer.send((status != pytest.ExitCode.OK, caught, output.getvalue()[-4000:]))

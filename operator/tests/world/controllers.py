@@ -1,4 +1,4 @@
-"""Kubernetes' own controllers. Each is one function that looks once at everything, and may be late at any time."""
+"""Kubernetes' own controllers: each is a function that reads all objects once. It may run late at any time."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,7 +10,7 @@ from .api import COLLECTOR, FOREGROUND, GRACEFUL, IN_USE, NAMESPACES, ORPHAN, Ap
 
 
 def stateful_sets(api: Api) -> None:
-    """The volume claim, then the pod; none on a claim that is being deleted."""
+    """Create the volume claim, then the pod; no pod on a claim that is being deleted."""
     for made in api.of("StatefulSet"):
         if "deletionTimestamp" in made["metadata"]:
             continue
@@ -31,7 +31,7 @@ def stateful_sets(api: Api) -> None:
 
 
 def deployments(api: Api) -> None:
-    """As many pods as are wanted; the ReplicaSet in between is left out."""
+    """Create and delete pods to the wanted number; the ReplicaSet in between is left out."""
     for made in api.of("Deployment"):
         if "deletionTimestamp" in made["metadata"]:
             continue
@@ -67,13 +67,13 @@ def _end(api: Api, name: str) -> None:
 
 
 def kubelet(api: Api) -> None:
-    """Pods that were told to end have ended."""
+    """End the pods that are being deleted."""
     for pod in api.of("Pod"):
         api.release(pod, ended=True)
 
 
 def claims_in_use(api: Api) -> None:
-    """A volume claim that is being deleted goes when no pod uses it."""
+    """Release a volume claim that is being deleted when no pod uses it."""
     for claim in api.of("PersistentVolumeClaim"):
         used = any(claim["metadata"]["name"].endswith(f"-{pod['metadata']['name']}") for pod in api.of("Pod"))
         if "deletionTimestamp" in claim["metadata"] and not used:
@@ -168,11 +168,11 @@ CONTROLLERS: Final[dict[str, Callable[[Api], None]]] = {
 
 
 def settle(api: Api) -> None:
-    """All of them, until nothing moves any more."""
+    """Run all of them until nothing changes any more."""
     for _ in range(20):
         before = [(key, each["metadata"]["resourceVersion"]) for key, each in api.objects.items()]
         for controller in CONTROLLERS.values():
             controller(api)
         if before == [(key, each["metadata"]["resourceVersion"]) for key, each in api.objects.items()]:
             return
-    raise AssertionError("the controllers never come to rest")
+    raise AssertionError("the controllers change something for ever")

@@ -1,4 +1,4 @@
-"""DB1, as much of it as the operator can see, and the ledger."""
+"""DB1 as the operator can observe it, and the ledger."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from given import make_connections, make_status
 from intake_operator import names
 from intake_operator.database.databases import Login
-from intake_operator.decide import room
+from intake_operator.decide import connections
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Observed, PoolCheck
 from intake_operator.model.proof import Account, DatabaseAccount, LedgerAnswer, Proof
@@ -18,13 +18,13 @@ SLOTS = 12
 
 
 @dataclass
-class Books:
-    """The ledger: claim to slot. `away` and nobody reaches it."""
+class Ledger:
+    """The ledger: claim to slot. While it is `away`, no client reaches it."""
 
     away: bool = False
     sold: dict[int, int] = field(default_factory=dict)
     twice: list[int] = field(default_factory=list)
-    """Claims that it had to refuse because somebody else has the slot."""
+    """Claims that it refused because another claim has the slot."""
 
     def commit(self, claim: int, slot: int) -> bool:
         """Whether it has the claim now."""
@@ -37,7 +37,7 @@ class Books:
 
 @dataclass
 class Claim:
-    """What somebody was told: `claimed`."""
+    """A claim that was acknowledged."""
 
     number: int
     slot: int
@@ -46,7 +46,7 @@ class Claim:
 
 @dataclass
 class Volume:
-    """What is on one volume; everything but `hot` survives a crash of DB1."""
+    """The data on one volume; everything but `hot` survives a crash of DB1."""
 
     identity: str
     migrated: bool = False
@@ -96,8 +96,8 @@ class Databases:
     `running` answers the volume of the DB1 that can be spoken to, `now` its clock.
     """
 
-    def __init__(self, running: Callable[[], Volume | None], now: Callable[[], datetime], books: Books) -> None:
-        self._running, self._now, self._books = running, now, books
+    def __init__(self, running: Callable[[], Volume | None], now: Callable[[], datetime], ledger: Ledger) -> None:
+        self._running, self._now, self._ledger = running, now, ledger
         self.seeded: list[Volume] = []
         """Volumes that got their slots, in order."""
 
@@ -131,7 +131,7 @@ class Databases:
 
     async def limit_claimers(self, uid: str, others: int) -> None:
         """What claimers may have."""
-        self._volume.limit = room.limit(make_connections(), others)
+        self._volume.limit = connections.claimer_limit(make_connections(), others)
 
     async def set_logins(self, uid: str, logins: dict[str, Login]) -> None:
         """Passwords out of Secrets."""
@@ -159,11 +159,11 @@ class Databases:
     async def recover(self, uid: str, namespace: str, pool: str, uri: str) -> None:
         """All of the ledger's claims, or none."""
         found = self._volume
-        if self._books.away or found.seeded or found.restored:
+        if self._ledger.away or found.seeded or found.restored:
             raise OSError("the ledger is away, or DB1 has a life of its own")
-        sold = self._books.sold.items()
+        sold = self._ledger.sold.items()
         found.claims = {number: Claim(number, slot, "committed") for number, slot in sold}
-        found.restored = {"at": self._now().isoformat(), "committed": len(self._books.sold), "voided": 0}
+        found.restored = {"at": self._now().isoformat(), "committed": len(self._ledger.sold), "voided": 0}
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
         """What people did by hand."""
@@ -176,32 +176,33 @@ class Databases:
 
     async def ledger(self, uid: str, uri: str, namespace: str, function: str) -> LedgerState:
         """LedgerChecks.check."""
-        return LedgerState(Problem.LEDGER_UNREACHABLE, "away") if self._books.away else LedgerState()
+        return LedgerState(Problem.LEDGER_UNREACHABLE, "away") if self._ledger.away else LedgerState()
 
     async def pool(self, event: Event, uri: str) -> PoolCheck:
         """Pools.check."""
         if event.says(names.POOL_UNCHECKED_ANNOTATION):
             return PoolCheck(PoolReason.NOT_CHECKED, "not asked")
-        if not uri or self._books.away:
+        if not uri or self._ledger.away:
             return PoolCheck(PoolReason.WAITING, "the ledger is away")
-        return PoolCheck(PoolReason.USED_BEFORE if self._books.sold else PoolReason.UNUSED, "asked")
+        return PoolCheck(PoolReason.USED_BEFORE if self._ledger.sold else PoolReason.UNUSED, "asked")
 
     async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
         """DB1's account, and the ledger's word on it."""
-        if self._books.away:
+        if self._ledger.away:
             return None, "the account cannot be made"
         found = self._volume
         ours = {claim.number: claim.slot for claim in found.claims.values() if claim.state == "committed"}
-        ledger = LedgerAnswer.AGREES if ours == self._books.sold else LedgerAnswer.DIFFERS
+        ledger = LedgerAnswer.AGREES if ours == self._ledger.sold else LedgerAnswer.DIFFERS
         ended = Account(committed=len(ours), voided=0, slots=len(ours), digest=0)
         account = DatabaseAccount(len(found.claims), 0, found.count("queued"), found.count("dead"), ended, ())
         return Proof(account, ledger), ""
 
-    def check_if_due(self, sides: object) -> None:
-        """Claims are not compared one by one here."""
+    def is_due(self, uid: str) -> bool:
+        """Claims are not compared here."""
+        return False
 
     def latest(self, uid: str) -> None:
-        """So nothing is known of it."""
+        """So there is no verdict."""
 
     def forget(self, uid: str) -> None:
         """Nothing is remembered."""

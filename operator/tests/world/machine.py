@@ -1,4 +1,4 @@
-"""Whatever people, Kubernetes and crashes do, in any order; what must be true after each of it, and how it ends."""
+"""What users, Kubernetes and crashes do, in any order; what must hold after each step, and how it ends."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .world import CLAIM, DATABASE, NAME, NAMESPACE, START, World
 POLICIES = st.sampled_from(["", FOREGROUND, ORPHAN])
 NEEDED = {("StatefulSet", DATABASE), ("PersistentVolumeClaim", CLAIM)}
 POD = ("Pod", f"{DATABASE}-0")
-# Seconds in which everything has to be over once nothing is in the way any more.
+# Seconds in which the event has to end once nothing prevents it any more.
 PATIENCE = 40
 
 
@@ -109,7 +109,7 @@ class Machine(RuleBasedStateMachine):
     def a_buyer_claims(self, count: int) -> None:
         found = self.world.running()
         if found and found.config and found.sells(self.world.db_now()) and not self.wiped:
-            assert found.identity == self.world.remembered(), "sold from a DB1 that nobody knows"
+            assert found.identity == self.world.remembered(), "sold from a DB1 that is not remembered"
         self.world.claims(count)
 
     @rule(read=st.integers(0, 2), commit=st.integers(0, 2), answered=st.booleans())
@@ -125,7 +125,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(away=st.booleans())
     def the_ledger_goes_or_comes(self, away: bool) -> None:
-        self.world.books.away = away
+        self.world.ledger.away = away
 
     @rule()
     def db1_restarts(self) -> None:
@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
             self.lose_pod()
         self.world.delete(*POD)
 
-    # People.
+    # Users.
 
     # Three rules, so that each is as frequent as any other.
 
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
     # What that means.
 
     def give_up(self) -> None:
-        """A person lets go what is on the volumes that there are."""
+        """A user gives up the claims on all present volumes."""
         self.given_up |= {volume.identity for volume in self.world.volumes.values()}
 
     def lose_pod(self) -> None:
@@ -244,29 +244,29 @@ class Machine(RuleBasedStateMachine):
             self.give_up()
 
     def see_memory(self) -> None:
-        """People can remove everything that remembers the DB1 that was sold from: then nobody can know."""
+        """Users can remove every record of the DB1 that was sold from: then the operator cannot know it."""
         self.wiped |= bool(self.live) and not self.world.remembered()
 
     @property
     def unsettled(self) -> list[int]:
-        """Claims that were acknowledged, are not in the ledger, and that nobody let go."""
+        """Acknowledged claims that are not in the ledger and that no user has given up."""
         if self.abandoned:
             return []
-        told = self.world.acknowledged.items()
-        return [n for n, identity in told if n not in self.world.books.sold and identity not in self.given_up]
+        claims = self.world.acknowledged.items()
+        return [n for n, identity in claims if n not in self.world.ledger.sold and identity not in self.given_up]
 
     # What must hold.
 
     @invariant()
     def look(self) -> None:
-        """Everything that must hold, at this moment."""
+        """Check everything that must hold at this moment."""
         self.world.forget_volumes()
         self.look_i11()
         self.look_i1()
         self.look_at_the_report()
 
     def look_i11(self) -> None:
-        """Nothing that holds an unsettled claim is removed by anyone."""
+        """Nothing that holds an unsettled claim is removed by any client."""
         deletions, self.world.api.deletions = self.world.api.deletions, []
         if not self.unsettled:
             return
@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
         assert held >= set(self.unsettled), "claims are gone with their volume"
         event = self.world.event
         assert event is not None, "the event is gone"
-        assert names.FINALIZER in event["metadata"]["finalizers"], "nothing holds the event any more"
+        assert names.FINALIZER in event["metadata"]["finalizers"], "the event has lost its finalizer"
         for deletion in deletions:
             pod = self.world.api.protected and deletion.key == POD and deletion.by != OPERATOR
             if deletion.by in {OPERATOR, COLLECTOR, NAMESPACES}:
@@ -284,9 +284,9 @@ class Machine(RuleBasedStateMachine):
         assert made is None or made["spec"]["replicas"], "DB1 is stopped"
 
     def look_i1(self) -> None:
-        """What was sold from is remembered, and nothing is sold from anything else."""
+        """The DB1 that was sold from is remembered, and no other is sold from."""
         if not self.wiped:
-            assert not self.world.books.twice, "a slot was sold twice"
+            assert not self.world.ledger.twice, "a slot was sold twice"
             for volume in self.world.databases.seeded[self.seen :]:
                 again = volume.restored and self.recovers
                 assert not self.live or again, "an empty DB1 was seeded"
@@ -300,7 +300,7 @@ class Machine(RuleBasedStateMachine):
             self.wiped = True
 
     def look_at_the_report(self) -> None:
-        """It lets everything go, so it takes the proof or a person's word."""
+        """The report permits every removal, so it needs the proof or the abandon annotation."""
         if "report" in self.world.status and not self.reported:
             assert not self.unsettled, "a report without a proof"
             assert self.abandoned or self.world.status["report"]["verified"], "a report without a proof"
@@ -309,7 +309,7 @@ class Machine(RuleBasedStateMachine):
     # How it ends.
 
     def teardown(self) -> None:
-        """Nothing is in the way any more: the event ends, by itself where nobody has hurt it."""
+        """The event ends: by itself, unless a user has removed what the drain needs."""
         if not hasattr(self, "world"):
             return
         try:
@@ -320,7 +320,7 @@ class Machine(RuleBasedStateMachine):
 
     def end(self) -> None:
         """The ledger is back, dead letters are replayed, and the event is over or deleted."""
-        self.world.books.away = False
+        self.world.ledger.away = False
         event = self.world.event
         if event is not None and self.ends_deleted:
             self.world.delete(names.KIND, NAME)
@@ -329,12 +329,12 @@ class Machine(RuleBasedStateMachine):
             self.world.now += timedelta(hours=1)
         if self.over():
             return
-        told = [c["message"] for c in self.world.status["conditions"] if c["type"] in {"Drained", "Degraded"}]
-        assert self.needs_a_word(), f"it does not end: {told}"
+        messages = [c["message"] for c in self.world.status["conditions"] if c["type"] in {"Drained", "Degraded"}]
+        assert self.needs_abandoning(), f"it does not end: {messages}"
         self.an_annotation_is_set(names.ABANDON_ANNOTATION, NAME)
-        assert self.over(), f"it does not end, although it was abandoned: {told}"
+        assert self.over(), f"it does not end, although it was abandoned: {messages}"
 
-    def needs_a_word(self) -> bool:
+    def needs_abandoning(self) -> bool:
         """Whether the claims cannot be drained any more: their DB1 is lost, or cannot run, or no bridge can."""
         found, api = self.world.running(), self.world.api
         if found is not None and found.identity != self.world.remembered():
@@ -345,7 +345,7 @@ class Machine(RuleBasedStateMachine):
         return found is None and claim is not None and "deletionTimestamp" in claim["metadata"]
 
     def over(self) -> bool:
-        """Whether nothing is left, in time."""
+        """Whether nothing is left after PATIENCE seconds."""
         for _ in range(PATIENCE):
             event = self.world.event
             if not self.world.ours() and (not event or names.FINALIZER not in event["metadata"].get("finalizers", ())):

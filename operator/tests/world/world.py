@@ -19,7 +19,7 @@ from intake_operator.reconcile import Reconciler
 
 from .api import PERSON, Api
 from .controllers import settle
-from .databases import SLOTS, Books, Claim, Databases, Volume, window
+from .databases import SLOTS, Claim, Databases, Ledger, Volume, window
 
 NAMESPACE, NAME = "tickets", "taylor-drop"
 DATABASE, CLAIM = names.database(NAME), names.volume_claim(NAME)
@@ -27,31 +27,31 @@ START = datetime(2026, 12, 1, 12, tzinfo=UTC)
 LABELS = {names.EVENT_LABEL: NAME}
 
 
-class Killed(Exception):  # noqa: N818 - it is no error of anybody's
-    """The operator's process ends here."""
+class Killed(Exception):  # noqa: N818 - not an error
+    """The operator's process was killed."""
 
 
-class Mortal(Actor):
-    """An actor whose process ends after so many steps."""
+class KilledActor(Actor):
+    """An actor whose process is killed after `left` steps."""
 
     left = 0
 
     async def act(self, step: Step, event: Event, observed: Observed, now: datetime) -> None:
-        """Carry out one step, or die before it."""
-        if not Mortal.left:
+        """Carry out one step, or raise Killed before it."""
+        if not KilledActor.left:
             raise Killed
-        Mortal.left -= 1
+        KilledActor.left -= 1
         await super().act(step, event, observed, now)
 
 
 class World:
-    """Everything that there is."""
+    """The cluster, its databases, the operator and the clock."""
 
     def __init__(self, *, protected: bool, ephemeral: bool, keep: int, skew: int) -> None:
         self.now, self.skew = START, timedelta(seconds=skew)
         self.api = Api(NAMESPACE, lambda: self.now, protected=protected)
-        self.books = Books()
-        self.databases = Databases(self.running, self.db_now, self.books)
+        self.ledger = Ledger()
+        self.databases = Databases(self.running, self.db_now, self.ledger)
         self.volumes: dict[str, Volume] = {}
         """By the uid of the volume claim, or of the pod where DB1 has no volume."""
         self.in_hand: dict[str, set[tuple[int, int]]] = {}
@@ -71,7 +71,7 @@ class World:
         self.api.put({"kind": "Secret", "metadata": {"name": "core-ledger"}, "data": {"uri": "cG9zdGdyZXM6Ly9h"}})
         self.api.put({"kind": names.KIND, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": spec})
 
-    # What is there.
+    # What exists.
 
     @property
     def event(self) -> Manifest | None:
@@ -80,7 +80,7 @@ class World:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What the event's status says."""
+        """The event's status."""
         return (self.event or {}).get("status") or {}
 
     def says(self, annotation: str) -> bool:
@@ -121,7 +121,7 @@ class World:
         return next((mark for mark in marks if mark), "")
 
     def ours(self) -> list[Manifest]:
-        """What carries our labels, but for the report."""
+        """The objects with our labels, but for the report."""
         label = names.EVENT_UID_LABEL
         labelled = [o for o in self.api.objects.values() if label in (o["metadata"].get("labels") or {})]
         return [o for o in labelled if o["kind"] != "ConfigMap"]
@@ -129,7 +129,7 @@ class World:
     # What happens.
 
     def claims(self, count: int) -> None:
-        """People ask for seats."""
+        """Buyers claim slots."""
         found = self.running()
         for _ in range(count if found and found.config else 0):
             assert found is not None
@@ -142,23 +142,23 @@ class World:
             self.acknowledged[number] = found.identity
 
     def bridges_work(self, read: int, commit: int, *, answered: bool) -> None:
-        """They read, and commit what they have read, be DB1 there or not; `answered`, DB1 hears of it."""
+        """Bridges read, and commit what they have read, even without DB1; if `answered`, DB1 is told the outcome."""
         found = self.running()
         for pod in self.bridges():
             hand = self.in_hand.setdefault(pod["metadata"]["uid"], set())
             queued = [(c.number, c.slot) for c in found.claims.values() if c.state == "queued"] if found else []
             if "deletionTimestamp" not in pod["metadata"]:
                 hand.update(queued[:read])
-            for number, slot in sorted(hand)[: 0 if self.books.away else commit]:
+            for number, slot in sorted(hand)[: 0 if self.ledger.away else commit]:
                 hand.discard((number, slot))
-                done = self.books.commit(number, slot)
+                done = self.ledger.commit(number, slot)
                 claim = found.claims.get(number) if found else None
                 if claim and answered:
                     claim.state = "committed" if done else "dead"
 
     def passes(self, steps: int | None = None) -> None:
-        """The operator makes a pass; its process ends in the midst of it if `steps` says so, and another one starts."""
-        Mortal.left = 10_000 if steps is None else steps
+        """The operator makes a pass. With `steps`, its process is killed after so many steps, and a new one starts."""
+        KilledActor.left = 10_000 if steps is None else steps
         try:
             self.runner.run(self._operator.reconcile((NAMESPACE, NAME)))
         except Killed:
@@ -172,8 +172,8 @@ class World:
         ledgers: Any = SimpleNamespace(check=parts.ledger, forget=parts.forget)
         pools: Any = SimpleNamespace(check=parts.pool, forget=parts.forget)
         observer = Observer(api, parts, ledgers, parts, parts, parts, pools)
-        actor = Mortal(api, parts, parts, Applier(api))
-        return Reconciler(observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
+        actor = KilledActor(api, parts, parts, parts, Applier(api))
+        return Reconciler(api, observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
 
     def restart_db1(self) -> None:
         """The container crashes: what is UNLOGGED is empty."""
@@ -181,7 +181,7 @@ class World:
             found.hot = False
 
     def delete(self, kind: str, name: str, policy: str = "") -> bool:
-        """A person deletes something; whether it was granted."""
+        """A user deletes an object; False if that was refused."""
         try:
             self.api.remove_of((kind, name), PERSON, policy)
         except ApiError:
@@ -189,22 +189,22 @@ class World:
         return True
 
     def force_volume(self) -> None:
-        """Somebody removes the volume whatever holds it: finalizers, guard and all."""
+        """The volume is removed by force, whatever finalizers and guard it has."""
         for kind, name in (("PersistentVolumeClaim", CLAIM), ("Pod", f"{DATABASE}-0")):
             if found := self.api.objects.pop((kind, name), None):
                 self.volumes.pop(found["metadata"]["uid"], None)
 
     def settle(self) -> None:
-        """Kubernetes comes to rest."""
+        """The controllers run until nothing changes."""
         settle(self.api)
 
     def forget_volumes(self) -> None:
-        """What nobody claims any more is reclaimed."""
+        """Volumes without a volume claim are reclaimed."""
         uids = {each["metadata"]["uid"] for each in self.api.objects.values()}
         self.volumes = {uid: volume for uid, volume in self.volumes.items() if uid in uids}
 
     def calm(self, passes: int = 1, look: Callable[[], None] = lambda: None) -> None:
-        """Everybody does what they have to, for so many seconds; `look` before claims can end."""
+        """Operator, controllers and bridges work, for so many seconds; `look` runs before claims are committed."""
         for _ in range(passes):
             self.passes()
             self.settle()

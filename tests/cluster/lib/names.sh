@@ -3,6 +3,9 @@
 root=$(cd "$here/../.." && pwd)
 cache=${INTAKE_CACHE:-$HOME/.cache/intake-engine}
 
+# Scripts that `env` of this or another cluster has put on the PATH (lib/commands.sh) are not the programs themselves.
+PATH=$(tr ':' '\n' <<< "$PATH" | grep -vE "^$cache/(clusters|contexts)/" | paste -s -d ':')
+
 default_name() { # the checkout's folder and a few characters of its path: two checkouts, two clusters
   printf '%s-%s' "$(basename "$root" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9-' | sed 's/^-*//' | cut -c 1-16)" \
     "$(printf %s "$root" | sha256sum | cut -c 1-6)"

@@ -1,4 +1,4 @@
-# How the scripts speak: steps with the time they took, a heartbeat under long ones, errors that say what to do.
+# Functions for output: steps with the time they took, a heartbeat under long ones, errors that say what to do.
 
 say() { echo "cluster: $*" >&2; }
 die() { echo "cluster: $*" >&2; exit 1; }

@@ -1,7 +1,8 @@
-# A cluster that is somebody else's, named explicitly with INTAKE_CONTEXT. Nothing is made and nothing is taken away.
+# A cluster of the user's own, named with INTAKE_CONTEXT. Nothing is made there and nothing is taken away.
 
 . "$here/lib/versions.sh"
 . "$here/lib/tools.sh"
+. "$here/lib/commands.sh"
 context=$INTAKE_CONTEXT
 
 way_up() {
@@ -17,14 +18,14 @@ way_status() { kubectl --context "$context" get nodes; }
 # There is no way into an unknown cluster's image store but a registry.
 way_load() { say "not loaded into $context, it has to pull them from a registry: $*"; }
 
-# A copy with this context as the current one, so that a plain kubectl or helm cannot speak to another by mistake.
+# A copy of the kubeconfig with this context as the current one: a plain kubectl or helm cannot reach another by mistake.
 way_env() {
-  local copy=$cache/contexts/${context//\//_}
-  mkdir -p "$cache/contexts"
-  (umask 077; kubectl config view --context "$context" --minify --flatten > "$copy") || die "no context '$context'"
-  echo "export KUBECONFIG='$copy'"
-  echo "export PATH='$PATH'"
-  echo "export INTAKE_RUN="
+  local folder=$cache/contexts/${context//\//_}
+  mkdir -p "$folder"
+  # By way of a second file: KUBECONFIG may name the first.
+  (umask 077; kubectl config view --context "$context" --minify --flatten > "$folder/kubeconfig.new") || die "no context '$context'"
+  mv "$folder/kubeconfig.new" "$folder/kubeconfig"
+  write_commands "$folder/commands" "$folder/kubeconfig" "$PATH"
+  env_lines "$folder/commands" "$folder/kubeconfig" "" context
   echo "export INTAKE_CONTEXT='$context'"
-  echo "export INTAKE_CLUSTER_KIND=context"
 }

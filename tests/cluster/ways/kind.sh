@@ -3,6 +3,7 @@
 . "$here/lib/versions.sh"
 . "$here/lib/engine.sh"
 . "$here/lib/tools.sh"
+. "$here/lib/commands.sh"
 
 engine=$(container_engine) || die "docker or podman no longer answers; $cluster was made with it"
 export KIND_EXPERIMENTAL_PROVIDER=$engine
@@ -22,6 +23,7 @@ way_up() {
     kubectl config rename-context "kind-$context" "$context" > /dev/null
   fi
   wait_for 60 "the API server" kubectl get --raw /readyz || die "see '$engine logs $context-control-plane'"
+  write_commands "$state/commands" "$KUBECONFIG" "$PATH"
 }
 
 way_down() {
@@ -47,9 +49,6 @@ way_load() {
 }
 
 way_env() {
-  echo "export KUBECONFIG='$KUBECONFIG'"
-  echo "export PATH='$PATH'"
-  echo "export INTAKE_RUN="
+  env_lines "$state/commands" "$KUBECONFIG" "" kind
   echo "export INTAKE_CLUSTER='$cluster'"
-  echo "export INTAKE_CLUSTER_KIND=kind"
 }

@@ -10,6 +10,7 @@ fi
 . "$here/lib/packages.sh"
 . "$here/lib/programs.sh"
 . "$here/lib/namespaces.sh"
+. "$here/lib/commands.sh"
 . "$here/lib/pki.sh"
 . "$here/lib/node-config.sh"
 . "$here/lib/node-parts.sh"
@@ -26,7 +27,6 @@ way_up() {
     mkdir -p "$state"/{pki,log,var-log,pids,etc/cni,etcd,containerd,kubelet,volumes,cni,loaded}
     chmod 700 "$state"
     echo node > "$state/way"
-    ln -s "$bin" "$state/bin"
     trap 'code=$?; [ $code = 0 ] || { say "start failed; logs are in $state/log"; end_namespaces; }' EXIT
     make_identities
     configure_cni
@@ -39,6 +39,24 @@ way_up() {
     start_node
     say "node Ready after $((SECONDS - began)) s"
   fi
+  write_enter
+  write_commands "$state/commands" "$state/kubeconfig" "$bin" "$state/enter"
+}
+
+# The script that runs a command in the node's network, with the node's kubectl and helm first on the PATH.
+write_enter() {
+  write_script "$state/enter" <<SCRIPT
+#!/bin/sh
+# enter COMMAND...: runs it in the network of the cluster $context; written by tests/cluster.
+read -r pid start 2> /dev/null < '$state/holder'
+if [ "\$(sed 's/.*) //' "/proc/\$pid/stat" 2> /dev/null | cut -d ' ' -f 20)" != "\${start:-none}" ]; then
+  echo "$context has stopped: start it again with 'make cluster'" >&2
+  exit 1
+fi
+export PATH='$bin':"\$PATH"
+[ "\$(id -u)" != 0 ] || exec nsenter --target "\$pid" --net -- "\$@"
+exec sudo -E nsenter --target "\$pid" --net --setuid "\$(id -u)" --setgid "\$(id -g)" -- env PATH="\$PATH" "\$@"
+SCRIPT
 }
 
 running() { [ -d "$state" ] && holder > /dev/null && kube get --raw /readyz > /dev/null 2>&1; }
@@ -86,13 +104,7 @@ way_load() {
 }
 
 way_env() {
-  local pid run
-  pid=$(holder) || die "$context has stopped: start it again with 'make cluster'"
-  run="nsenter --target $pid --net"
-  [ "$(id -u)" = 0 ] || run="sudo -E $run --setuid $(id -u) --setgid $(id -g) env PATH=$state/bin:$PATH"
-  echo "export KUBECONFIG='$state/kubeconfig'"
-  echo "export PATH='$state/bin:$PATH'"
-  echo "export INTAKE_RUN='$run'"
+  holder > /dev/null || die "$context has stopped: start it again with 'make cluster'"
+  env_lines "$state/commands" "$state/kubeconfig" "$state/enter" node
   echo "export INTAKE_CLUSTER='$cluster'"
-  echo "export INTAKE_CLUSTER_KIND=node"
 }

@@ -1,1 +1,1 @@
-"""The admin API: what people do to dead letters and ask of the ledger, authorised by Kubernetes."""
+"""The admin API: dead letters, the audit, and the comparison with the ledger. Kubernetes authorizes its callers."""

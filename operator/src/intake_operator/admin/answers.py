@@ -1,4 +1,4 @@
-"""What the admin API says no with: Kubernetes' own Status object, and what to do about it."""
+"""Answers of the admin API. A refusal is a Status object of Kubernetes and says what to do."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ API_VERSION = f"admin.{names.GROUP}/v1alpha1"
 
 
 class RefusedError(Exception):
-    """A request that is not carried out. `code` is the HTTP status, `reason` a word that programs may rely on."""
+    """A request that is refused. `code` is the HTTP status; `reason` is a constant word that programs may compare."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class RefusedError(Exception):
         self._retry_after = retry_after
 
     def response(self) -> web.Response:
-        """As HTTP."""
+        """The refusal as an HTTP response."""
         details: dict[str, Any] = {}
         headers: dict[str, str] = {}
         if self._causes:
@@ -52,5 +52,5 @@ class RefusedError(Exception):
 
 
 def answer(kind: str, **content: object) -> web.Response:
-    """An object of the API as HTTP."""
+    """An object of the API as an HTTP response."""
     return web.json_response({"kind": kind, "apiVersion": API_VERSION, **content})

@@ -1,4 +1,4 @@
-"""What a request may say, checked before anything is looked up."""
+"""The bodies and queries of requests, validated before DB1 or the ledger is asked."""
 
 from typing import Annotated, Final
 
@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from intake_operator.admin.answers import RefusedError
 
-# So many in one request: each is a call of the ledger when it is discarded, and a request should end within seconds.
+# Discarding calls the ledger once for each id, and a request should end within seconds.
 MOST_IDS: Final = 500
 LONGEST_PAGE: Final = 1000
 LARGEST_ID: Final = 2**63 - 1
@@ -16,9 +16,9 @@ LARGEST_ID: Final = 2**63 - 1
 
 def _one_line(text: str) -> str:
     if not (text := text.strip()):
-        raise ValueError("say why; it is kept in the audit")
+        raise ValueError("give a reason; it is kept in the audit")
     if not text.isprintable():
-        raise ValueError("one line of printable text")
+        raise ValueError("give one line of printable text")
     return text
 
 
@@ -37,14 +37,14 @@ class Replay(_Request):
 
 
 class Discard(_Request):
-    """Give these claims up."""
+    """Void these claims and free their slots."""
 
     target_checked: Annotated[bool, Field(strict=True)] = False
-    """Somebody has looked: the target does not hold these sales. Only for a target that cannot promise it."""
+    """The caller has checked that the ledger does not hold these sales. Only for a ledger that cannot void a claim."""
 
 
 class Page(BaseModel):
-    """Part of a list: so many entries from where the page before it ended."""
+    """One page of a list: at most `limit` entries, after the entry whose id is `continue`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,9 @@ async def body[Model: BaseModel](request: web.Request, model: type[Model]) -> Mo
     except web.HTTPRequestEntityTooLarge as error:
         raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids at a time") from error
     except web.RequestPayloadError as error:
-        raise RefusedError(400, "BadRequest", "the body is not what its headers say it is") from error
+        raise RefusedError(
+            400, "BadRequest", "the body does not match its Content-Encoding or Content-Length"
+        ) from error
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
@@ -81,5 +83,5 @@ def _refused(error: ValidationError) -> RefusedError:
     if any(each["type"] == "json_invalid" for each in found):
         return RefusedError(400, "BadRequest", f"the body is not JSON: {found[0]['msg']}")
     causes = [(".".join(str(part) for part in each["loc"]), each["msg"]) for each in found[:10]]
-    told = "; ".join(f"{field}: {message}" for field, message in causes)
-    return RefusedError(422, "Invalid", f"the request is not valid: {told}", causes=causes)
+    all_causes = "; ".join(f"{field}: {message}" for field, message in causes)
+    return RefusedError(422, "Invalid", f"the request is not valid: {all_causes}", causes=causes)

@@ -1,7 +1,8 @@
 """The admin API over HTTP: routes, and where it listens.
 
-Without TLS only on the pod's loopback: `kubectl port-forward` is the way there, encrypted as far as the kubelet and
-authorised by Kubernetes itself. For anybody else only with TLS. A request carries a bearer token in both cases.
+Without a certificate it listens on the pod's loopback only. `kubectl port-forward` leads there: Kubernetes authorizes
+it, and encrypts it up to the kubelet. With a certificate it also listens on the pod's address, with TLS. A request
+carries a bearer token in both cases.
 """
 
 import logging
@@ -14,10 +15,10 @@ from typing import Final
 from aiohttp import ClientError, web
 from intake_shared.redaction import one_line
 
-from intake_operator.admin.access import Gatekeeper, User
 from intake_operator.admin.answers import RefusedError, answer
-from intake_operator.admin.desk import Desk
+from intake_operator.admin.authorizer import Authorizer, User
 from intake_operator.admin.requests import Discard, Replay, body, page
+from intake_operator.admin.service import AdminService
 from intake_operator.kube.client import ApiError
 from intake_operator.model.observed import Event
 from intake_operator.workqueue import Key
@@ -28,13 +29,12 @@ LOOPBACK: Final = "127.0.0.1"
 # Bytes; MOST_IDS ids of 19 digits, and a reason.
 LARGEST_BODY: Final = 64 * 1024
 EVENT: Final = "/v1alpha1/namespaces/{namespace}/intakeevents/{event}"
-# Names as Kubernetes has them, and nothing else: `..%2F..%2Fother` would be allowed by a right in this namespace, and
-# be looked up in the other one.
+# Only names that Kubernetes allows: `..%2F..%2Fother` would be authorized in this namespace and looked up in another.
 ROUTE: Final = EVENT.replace("}", ":[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?}")
 
 DEAD_LETTERS: Final = "deadletters"
 
-type Deed = Callable[[web.Request, Event, User], Awaitable[web.Response]]
+type Action = Callable[[web.Request, Event, User], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True)
@@ -47,59 +47,59 @@ class Listen:
     """A folder with tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted."""
 
 
-def application(gatekeeper: Gatekeeper, desk: Desk, wake: Callable[[Key], None]) -> web.Application:
-    """The routes. `wake` has the event looked at again, once something has changed."""
+def application(authorizer: Authorizer, service: AdminService, wake: Callable[[Key], None]) -> web.Application:
+    """The routes. `wake` puts an event on the work queue after a change."""
 
-    def may(verb: str, subresource: str, deed: Deed) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def authorized(verb: str, subresource: str, action: Action) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             namespace, name = request.match_info["namespace"], request.match_info["event"]
             authorization = request.headers.get("Authorization", "")
-            user = await gatekeeper.admit(authorization, namespace, name, verb, subresource)
-            return await deed(request, await desk.find(namespace, name), user)
+            user = await authorizer.authorize(authorization, namespace, name, verb, subresource)
+            return await action(request, await service.find(namespace, name), user)
 
         return handle
 
-    async def list_letters(request: web.Request, event: Event, _: User) -> web.Response:
+    async def list_dead_letters(request: web.Request, event: Event, _: User) -> web.Response:
         wanted = page(request)
-        found = await desk.dead_letters(event, wanted)
+        found = await service.dead_letters(event, wanted)
         more = {"continue": str(found[-1].id)} if len(found) == wanted.limit else {}
         return answer("DeadLetterList", metadata=more, items=[letter.shown() for letter in found])
 
     async def replay(request: web.Request, event: Event, user: User) -> web.Response:
-        done = await desk.replay(event, await body(request, Replay), user.name)
+        done = await service.replay(event, await body(request, Replay), user.name)
         wake((event.namespace, event.name))
         return answer("Replay", **done)
 
     async def discard(request: web.Request, event: Event, user: User) -> web.Response:
-        done = await desk.discard(event, await body(request, Discard), user.name)
+        done = await service.discard(event, await body(request, Discard), user.name)
         wake((event.namespace, event.name))
         return answer("Discard", **done)
 
     async def audit(request: web.Request, event: Event, _: User) -> web.Response:
         wanted = page(request)
-        found = await desk.audit(event, wanted)
+        found = await service.audit(event, wanted)
         more = {"continue": str(found[-1]["id"])} if len(found) == wanted.limit else {}
         return answer("AuditList", metadata=more, items=found)
 
     async def reconcile(_: web.Request, event: Event, __: User) -> web.Response:
-        return answer("Reconciliation", **await desk.reconcile(event))
+        return answer("Reconciliation", **await service.reconcile(event))
 
-    app = web.Application(middlewares=[_refusals], client_max_size=LARGEST_BODY)
+    app = web.Application(middlewares=[_errors_as_status], client_max_size=LARGEST_BODY)
     app.add_routes(
         [
-            web.get(f"{ROUTE}/deadletters", may("get", DEAD_LETTERS, list_letters)),
-            web.post(f"{ROUTE}/deadletters/replay", may("update", DEAD_LETTERS, replay)),
-            web.post(f"{ROUTE}/deadletters/discard", may("update", DEAD_LETTERS, discard)),
-            web.post(f"{ROUTE}/reconcile", may("create", "reconcile", reconcile)),
-            web.get(f"{ROUTE}/audit", may("get", DEAD_LETTERS, audit)),
+            web.get(f"{ROUTE}/deadletters", authorized("get", DEAD_LETTERS, list_dead_letters)),
+            web.post(f"{ROUTE}/deadletters/replay", authorized("update", DEAD_LETTERS, replay)),
+            web.post(f"{ROUTE}/deadletters/discard", authorized("update", DEAD_LETTERS, discard)),
+            web.post(f"{ROUTE}/reconcile", authorized("create", "reconcile", reconcile)),
+            web.get(f"{ROUTE}/audit", authorized("get", DEAD_LETTERS, audit)),
         ]
     )
     return app
 
 
 async def serve(app: web.Application, listen: Listen) -> web.AppRunner:
-    """Start listening."""
-    # A stop waits for nobody longer than this; what was broken off may be asked for again.
+    """Start listening. Raises OSError if the port is taken or the certificate cannot be read."""
+    # Seconds that a stop waits for requests under way. A request that is cut off can be repeated.
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5.0)
     await runner.setup()
     if listen.port:
@@ -110,7 +110,7 @@ async def serve(app: web.Application, listen: Listen) -> web.AppRunner:
 
 
 def _context(folder: Path) -> ssl.SSLContext:
-    """TLS with the certificate that is in the folder at the moment of each handshake."""
+    """TLS that reads the certificate in the folder again when it changes, so a renewed one needs no restart."""
     certificate, key = folder / "tls.crt", folder / "tls.key"
 
     def fresh() -> ssl.SSLContext:
@@ -126,8 +126,11 @@ def _context(folder: Path) -> ssl.SSLContext:
             if (changed := certificate.stat().st_mtime_ns) != read:
                 latest, read = fresh(), changed
         except OSError as error:
-            # SSLError is one: half of a pair. The one before serves until the pair is whole.
-            logger.warning("the admin API's certificate cannot be read", extra={"error": one_line(error)})
+            # SSLError is an OSError: certificate and key do not match while they are being replaced.
+            logger.warning(
+                "cannot read the new certificate of the admin API; the former one stays in use",
+                extra={"error": one_line(error)},
+            )
         connection.context = latest
 
     outer = fresh()
@@ -136,7 +139,7 @@ def _context(folder: Path) -> ssl.SSLContext:
 
 
 @web.middleware
-async def _refusals(
+async def _errors_as_status(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
@@ -144,14 +147,18 @@ async def _refusals(
     except RefusedError as refusal:
         return refusal.response()
     except web.HTTPNotFound:
-        return RefusedError(404, "NotFound", f"no such path; the API is {EVENT}/deadletters and its kin").response()
+        return RefusedError(404, "NotFound", f"no such path; docs/admin.md lists those under {EVENT}").response()
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        return RefusedError(405, "MethodNotAllowed", f"{request.method} is not offered here, {allowed} is").response()
+        return RefusedError(405, "MethodNotAllowed", f"{request.method} is not allowed here; use {allowed}").response()
     except (ApiError, ClientError, TimeoutError) as error:
         logger.warning("admin request failed", extra={"error": one_line(error)})
-        told = getattr(error, "reason", "") or "no answer"
-        return RefusedError(503, "ServiceUnavailable", f"Kubernetes' API server: {told}", retry_after=5).response()
+        cause = getattr(error, "reason", "") or "no answer"
+        return RefusedError(
+            503, "ServiceUnavailable", f"the Kubernetes API server failed: {cause}; try again", retry_after=5
+        ).response()
     except Exception:
         logger.exception("admin request failed")
-        return RefusedError(500, "InternalError", "this is a mistake of the operator; its log has more").response()
+        return RefusedError(
+            500, "InternalError", "the operator failed unexpectedly; its log has the traceback"
+        ).response()

@@ -1,4 +1,4 @@
-"""How one reaches DB1: the credentials, and the Services in front of it."""
+"""How clients connect to DB1: the Secrets with credentials, and the Services."""
 
 import base64
 from typing import Final
@@ -12,12 +12,12 @@ PORT: Final = 5432
 
 
 def host(event: Event) -> str:
-    """The name under which pods of any namespace find DB1."""
+    """The DNS name of DB1's Service, for pods of any namespace."""
     return f"{names.service(event.name)}.{event.namespace}.svc"
 
 
 def credentials(event: Event, name: str, role: str, password: str) -> Manifest:
-    """A Secret with CloudNativePG's keys, so that whatever reads theirs reads ours."""
+    """A Secret with the keys of CloudNativePG, so that clients of CloudNativePG can use it."""
     service, fqdn = names.service(event.name), f"{host(event)}.cluster.local"
     account = f"{quote(role)}:{quote(password, safe='')}"
     content = {
@@ -43,7 +43,7 @@ def credentials(event: Event, name: str, role: str, password: str) -> Manifest:
 
 
 def secret(event: Event, name: str) -> Manifest:
-    """The metadata of a Secret that is there, without its content: for its owners and labels."""
+    """The metadata of an existing Secret, for its owners and labels; without its content."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": common.metadata(event, name, "database")}
 
 

@@ -1,4 +1,4 @@
-"""The bridges: a Deployment without `spec.replicas`, which belongs to the scaler."""
+"""The bridges' Deployment, without `spec.replicas`: the scaler sets that field."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "96Mi"}}
 
 @dataclass(frozen=True)
 class BridgeImage:
-    """Which bridge the operator runs; it comes with the operator, so both are always of one version."""
+    """The image of the bridges. It is released with the operator, so both have the same version."""
 
     name: str
     pull_policy: str
     traces_endpoint: str = ""
-    """Where bridges send traces, by OTLP over HTTP; empty: nowhere."""
+    """Where bridges send traces, by OTLP over HTTP; empty: they send none."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """What the operator's own installation decides for every event."""
+    """What the operator's installation sets for every event."""
 
     bridge: BridgeImage
     guard: str
-    """Value of the label by which the chart's guard knows this operator's children."""
+    """Value of the guard label on the children of this operator; the chart's policy matches it."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,14 @@ class _Input:
     secret: SecretRef
 
 
-def deployment(event: Event, spec: IntakeEventSpec, by: Installation, fingerprints: Mapping[str, str]) -> Manifest:
-    """The bridge's Deployment. Pods are replaced when a Secret they read changes, and when this template does."""
+def deployment(
+    event: Event, spec: IntakeEventSpec, installation: Installation, fingerprints: Mapping[str, str]
+) -> Manifest:
+    """The bridges' Deployment. Pods are replaced when a Secret that they read changes, or this template."""
     inputs = _inputs(event, spec)
     content = "\n".join(f"{i.secret.name}/{i.secret.key}={fingerprints.get(i.secret.name, '')}" for i in inputs)
     template_meta = {
-        "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: by.guard},
+        "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: installation.guard},
         "annotations": {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]},
     }
     return {
@@ -65,9 +67,9 @@ def deployment(event: Event, spec: IntakeEventSpec, by: Installation, fingerprin
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "securityContext": common.restricted_pod(UID),
-                    # The bridge gives itself 25 s after SIGTERM to finish or give back what it holds.
+                    # After SIGTERM the bridge takes up to 25 s to finish its messages or to give them back.
                     "terminationGracePeriodSeconds": 30,
-                    "containers": [_container(spec, by.bridge, inputs)],
+                    "containers": [_container(spec, installation.bridge, inputs)],
                     "volumes": [_volume(i) for i in inputs] + [{"name": "tmp", "emptyDir": {}}],
                 },
             },

@@ -1,5 +1,6 @@
-"""What all children share: metadata, labels, and what Pod Security `restricted` asks of a pod."""
+"""What all children share: metadata, labels, and the security contexts of Pod Security `restricted`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from intake_operator import names
@@ -7,31 +8,37 @@ from intake_operator.model.observed import Event, Manifest
 
 
 def metadata(event: Event, name: str, component: str) -> Manifest:
-    """Name and labels of a child; its owners are added by `kinship`."""
+    """Name, namespace and labels of a child; `kinship` adds its owners."""
     return {"name": name, "namespace": event.namespace, "labels": labels(event, component)}
 
 
 def labels(event: Event, component: str) -> dict[str, str]:
-    """The recommended labels, and ours."""
+    """The recommended labels of Kubernetes, and ours."""
     return {
         names.EVENT_LABEL: event.name,
         names.EVENT_UID_LABEL: event.uid,
         "app.kubernetes.io/name": "intake-engine",
         "app.kubernetes.io/instance": event.name,
-        "app.kubernetes.io/component": component,
+        names.COMPONENT_LABEL: component,
         "app.kubernetes.io/part-of": "intake-engine",
         "app.kubernetes.io/managed-by": "intake-operator",
     }
 
 
 def selector(event: Event, component: str) -> dict[str, str]:
-    """The labels that never change, fit for immutable selectors."""
-    return {names.EVENT_LABEL: event.name, "app.kubernetes.io/component": component}
+    """Labels that never change: selectors are immutable."""
+    return {names.EVENT_LABEL: event.name, names.COMPONENT_LABEL: component}
 
 
 def owner(event: Event) -> Manifest:
-    """An owner reference to the event: people and Argo CD find the child by it. It holds nothing."""
+    """An owner reference to the event, by which people and Argo CD find the child. It blocks no deletion."""
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": event.name, "uid": event.uid}
+
+
+def status_of(event: Event, status: Mapping[str, Any]) -> Manifest:
+    """The event with its status and nothing else, for the status subresource."""
+    meta = {"name": event.name, "namespace": event.namespace}
+    return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "status": status}
 
 
 def restricted_pod(uid: int) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def restricted_pod(uid: int) -> dict[str, Any]:
 
 
 def restricted_container() -> dict[str, Any]:
-    """Container security context: no privilege, nothing to write to but mounts."""
+    """Container security context: no privileges, and a read-only file system but for the mounts."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

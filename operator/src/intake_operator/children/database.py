@@ -12,24 +12,24 @@ UID: Final = 999  # `postgres` in the public image
 DATA: Final = "/var/lib/postgresql"
 SECRET: Final = "/etc/intake/superuser"
 
-# What an event may set otherwise. A crowd of claimers and the bridges beside it: connections cost little while idle,
-# and the default of 100 refuses the crowd. What else was measured made no difference: docs/tuning.md.
+# Defaults that an event may change. Idle connections cost little, and Postgres' default of 100 is too few for many
+# claimers and the bridges. No other parameter made a difference when it was measured: docs/tuning.md.
 DEFAULTS: Final = {"max_connections": "300", "shared_buffers": "256MB"}
 
-# What holds for every DB1, whatever an event or ALTER SYSTEM says.
+# Fixed for every DB1: neither an event nor ALTER SYSTEM changes them.
 FIXED: Final = {
     "password_encryption": "scram-sha-256",
-    # Kept for the operator and for one bridge with a look beside it: decide/room.py says who gets the others.
+    # For the operator, and for one bridge and a monitor: decide/connections.py says who gets the others.
     "superuser_reserved_connections": "3",
     "reserved_connections": "10",
-    # For so long a client that connects and does not log in has a connection, whatever its role may have.
+    # A client that connects and does not log in keeps a connection for this long, whatever the limit of its role.
     "authentication_timeout": "10s",
     # A prepared transaction keeps its locks without a session that could be ended; seal would wait for it for ever.
     "max_prepared_transactions": "0",
-    # 512 kB instead of 8 GB. Nobody here uses NOTIFY, and no right can be taken from those who fill the disk with it.
+    # 512 kB instead of 8 GB. NOTIFY is not used here, and no role can be denied to fill the disk with it.
     "max_notify_queue_pages": "64",
-    # No user id gets into the log. A statement has it as a literal or a parameter, DETAIL and CONTEXT quote rows; what
-    # claimers provoke is not logged at all (sql/intake/0001_roles_and_schema.sql).
+    # No user id in the log. A statement has it as a literal or a parameter, DETAIL and CONTEXT quote rows. Errors of
+    # claimers are not logged at all (sql/intake/0001_roles_and_schema.sql).
     "log_min_error_statement": "panic",
     "log_parameter_max_length_on_error": "0",
     "log_parameter_max_length": "0",
@@ -44,8 +44,8 @@ FIXED: Final = {
     "debug_print_plan": "off",
 }
 
-# The password in the Secret is the truth. Postgres takes it at initdb only, so a Secret that was made anew is set here,
-# in single-user mode, before the server starts. The marker keeps an ordinary start as fast as it was.
+# Postgres takes the password of the Secret at initdb only. So the password of a new Secret is set here, in single-user
+# mode, before the server starts. The marker file spares an ordinary start this step.
 START: Final = f"""
 marker=$PGDATA/intake-superuser
 wanted=$(sha256sum < {SECRET}/password)
@@ -63,11 +63,11 @@ exec docker-entrypoint.sh postgres "$@"
 RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
 
 
-def stateful_set(event: Event, wanted: Database, *, mark: str, guard: str) -> Manifest:
+def stateful_set(event: Event, database: Database, *, mark: str, guard: str) -> Manifest:
     """DB1's StatefulSet. `guard` marks its pod for the guard of the chart.
 
-    Updates wait for the pod to be deleted (OnDelete): the operator decides when, because nothing may restart a healthy
-    DB1 while people are buying.
+    Updates wait until the pod is deleted (OnDelete): the operator decides when, because nothing may restart a healthy
+    DB1 during a sale.
     """
     meta = common.metadata(event, names.database(event.name), "database")
     meta["annotations"] = _annotations(mark)
@@ -85,11 +85,11 @@ def stateful_set(event: Event, wanted: Database, *, mark: str, guard: str) -> Ma
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
         "selector": {"matchLabels": common.selector(event, "database")},
     }
-    if wanted.volume is None:
+    if database.volume is None:
         volumes.append({"name": "data", "emptyDir": {}})
     else:
-        template = _claim_template(wanted)
-        # Should ours be removed by hand, the StatefulSet's controller makes another, and it is still known as ours.
+        template = _claim_template(database)
+        # If the volume claim is deleted by hand, the StatefulSet's controller creates another one, with our labels.
         template["metadata"]["labels"] = common.labels(event, "database")
         spec["volumeClaimTemplates"] = [template]
     spec["template"] = {
@@ -98,9 +98,9 @@ def stateful_set(event: Event, wanted: Database, *, mark: str, guard: str) -> Ma
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": common.restricted_pod(UID),
-            # Fast shutdown and its checkpoint: a clean stop keeps the UNLOGGED tables, a SIGKILL empties them.
+            # A fast shutdown with its checkpoint: a clean stop keeps the UNLOGGED tables, a SIGKILL empties them.
             "terminationGracePeriodSeconds": 120,
-            "containers": [_container(wanted)],
+            "containers": [_container(database)],
             "volumes": volumes,
         },
     }
@@ -108,34 +108,33 @@ def stateful_set(event: Event, wanted: Database, *, mark: str, guard: str) -> Ma
 
 
 def volume_claim(
-    event: Event, wanted: Database, *, mark: str, held: bool, existing: Manifest | None = None
+    event: Event, database: Database, *, mark: str, held: bool, existing: Manifest | None = None
 ) -> Manifest | None:
-    """The volume, made by us under the name that the StatefulSet looks for.
+    """DB1's volume claim, created by the operator under the name that the StatefulSet uses.
 
-    So it has owners, and outlives a StatefulSet that somebody deletes in the middle of a sale. With `held` it has our
-    finalizer: should it be deleted all the same, its bytes stay. One that is there keeps its size: a person may have
-    grown it because it was filling up, and the API server shrinks none. Nor does it take a new finalizer on one that is
-    being deleted.
+    So it has owners, and outlives a StatefulSet that is deleted during a sale. With `held` it has our finalizer: if it
+    is deleted all the same, its data stays. An existing one keeps its size: a user may have grown it, and the API
+    server refuses to shrink it. The API server also refuses a new finalizer on one that is being deleted.
     """
-    if wanted.volume is None:
+    if database.volume is None:
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
     meta["annotations"] = _annotations(mark)
-    if held and (not is_going(existing) or is_held(existing)):
+    if held and (not is_being_deleted(existing) or has_our_finalizer(existing)):
         meta["finalizers"] = [names.FINALIZER]
-    spec = _claim_template(wanted)["spec"]
+    spec = _claim_template(database)["spec"]
     if existing:
         spec["resources"]["requests"]["storage"] = existing["spec"]["resources"]["requests"]["storage"]
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
 
 
-def is_going(existing: Manifest | None) -> bool:
-    """It is being deleted: its volume may be gone with the next pod."""
+def is_being_deleted(existing: Manifest | None) -> bool:
+    """Whether it is being deleted: its volume may be gone with the next pod."""
     return existing is not None and "deletionTimestamp" in existing["metadata"]
 
 
-def is_held(existing: Manifest | None) -> bool:
-    """It has our finalizer."""
+def has_our_finalizer(existing: Manifest | None) -> bool:
+    """Whether it has our finalizer."""
     return existing is not None and names.FINALIZER in (existing["metadata"].get("finalizers") or ())
 
 
@@ -143,44 +142,44 @@ def _annotations(mark: str) -> dict[str, str]:
     return {names.CLAIMABLE_ANNOTATION: mark} if mark else {}
 
 
-def _claim_template(wanted: Database) -> Manifest:
-    assert wanted.volume is not None
+def _claim_template(database: Database) -> Manifest:
+    assert database.volume is not None
     spec: Manifest = {
         "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": str(wanted.volume.size)}},
+        "resources": {"requests": {"storage": str(database.volume.size)}},
     }
-    if wanted.volume.storage_class_name:
-        spec["storageClassName"] = wanted.volume.storage_class_name
+    if database.volume.storage_class_name:
+        spec["storageClassName"] = database.volume.storage_class_name
     return {"metadata": {"name": "data"}, "spec": spec}
 
 
-def settings(wanted: Database) -> dict[str, str]:
-    """What Postgres is started with."""
-    return DEFAULTS | wanted.parameters | FIXED
+def settings(database: Database) -> dict[str, str]:
+    """The parameters that Postgres is started with."""
+    return DEFAULTS | database.parameters | FIXED
 
 
-def _container(wanted: Database) -> dict[str, Any]:
+def _container(database: Database) -> dict[str, Any]:
     alive = ["pg_isready", "-q", "-h", "127.0.0.1", "-U", names.SUPERUSER, "-d", names.DATABASE_NAME]
     return {
         "name": "postgres",
-        "image": wanted.image,
+        "image": database.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-ec", START, "start"],
-        "args": [word for name, value in sorted(settings(wanted).items()) for word in ("-c", f"{name}={value}")],
+        "args": [arg for name, value in sorted(settings(database).items()) for arg in ("-c", f"{name}={value}")],
         "env": [
             {"name": "POSTGRES_USER", "value": names.SUPERUSER},
             {"name": "POSTGRES_DB", "value": names.DATABASE_NAME},
             {"name": "POSTGRES_PASSWORD_FILE", "value": f"{SECRET}/password"},
             # UTF-8 whatever the image's locale: normalize(), which composes labels, takes no other encoding.
             {"name": "POSTGRES_INITDB_ARGS", "value": "--data-checksums --auth-host=scram-sha-256 --encoding=UTF8"},
-            # A folder below the mount: a fresh volume may hold lost+found, and initdb wants an empty folder.
+            # A folder below the mount: a new volume may contain lost+found, and initdb needs an empty folder.
             {"name": "PGDATA", "value": f"{DATA}/18/docker"},
         ],
         "ports": [{"name": "postgres", "containerPort": PORT, "protocol": "TCP"}],
         # Ready over TCP only: during initdb a temporary server answers on the socket.
         "startupProbe": {"exec": {"command": alive}, "periodSeconds": 1, "failureThreshold": 300},
         "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 5, "timeoutSeconds": 5},
-        "resources": wanted.resources or RESOURCES,
+        "resources": database.resources or RESOURCES,
         "securityContext": common.restricted_container(),
         "volumeMounts": [
             {"name": "data", "mountPath": DATA},

@@ -1,8 +1,8 @@
-"""Whose child an object is, what keeps others from removing it, and what keeps it while its event is being deleted.
+"""The owners of a child, its guard label, and what keeps it while its event is being deleted.
 
-A foreground deletion of the event (Argo CD's default) makes the garbage collector remove whatever has no other owner.
-So every child has a second owner, the anchor: DB1's NetworkPolicy, which has no owner. The collector then only takes
-the event's reference away.
+A foreground deletion of the event (Argo CD's default) makes the garbage collector delete every object without another
+owner. So every child has a second owner, the anchor: DB1's NetworkPolicy, which has no owner. The collector then only
+removes the event's owner reference.
 """
 
 from typing import Any, Final
@@ -13,14 +13,14 @@ from intake_operator.model.observed import Event, Manifest
 
 ANCHOR: Final = "NetworkPolicy"
 
-# While the event has one of these, the garbage collector takes the references to it away, and would again.
+# While the event has one of these finalizers, the garbage collector removes the owner references to it.
 COLLECTING: Final = frozenset({"foregroundDeletion", "orphan"})
 
 
 def as_anchor(manifest: Manifest, guard: str) -> Manifest:
-    """The anchor: no owner, and our finalizer, because it has to stand until the last child is gone.
+    """The anchor: without an owner, and with our finalizer, because it has to exist until the last child is deleted.
 
-    Without `app.kubernetes.io/instance`: by that label Argo CD may take an object that nobody owns for one of its own.
+    Without `app.kubernetes.io/instance`: by that label Argo CD may take an object without an owner for its own.
     """
     meta = dict(manifest["metadata"])
     meta["labels"] = {k: v for k, v in meta["labels"].items() if k != "app.kubernetes.io/instance"} | _guard(guard)
@@ -28,7 +28,7 @@ def as_anchor(manifest: Manifest, guard: str) -> Manifest:
 
 
 def as_child(manifest: Manifest, event: Event, anchor: Manifest, guard: str) -> Manifest:
-    """A child of the event and of the anchor. `guard` is empty once the claims of the event are accounted for."""
+    """A child of the event and of the anchor. `guard` is empty once the claims of the event are settled."""
     owners = [reference(anchor)]
     if not COLLECTING & set(event.finalizers):
         owners.insert(0, common.owner(event))

@@ -1,4 +1,4 @@
-"""Who may reach DB1, and what may evict it."""
+"""Which pods may connect to DB1, and whether it may be evicted."""
 
 from intake_operator import names
 from intake_operator.children import common
@@ -7,9 +7,9 @@ from intake_operator.model.observed import Event, Manifest
 
 
 def network_policy(event: Event) -> Manifest:
-    """DB1 answers pods of its own namespace (web back ends and bridges) and operators; nobody else.
+    """Lets pods of DB1's namespace (web back ends and bridges) and operators connect to DB1, and no other pods.
 
-    This object is also the anchor that keeps the other children (kinship).
+    This object is also the anchor that keeps the other children (kinship.py).
     """
     operator = {
         "namespaceSelector": {},
@@ -30,7 +30,7 @@ def network_policy(event: Event) -> Manifest:
 
 
 def disruption_budget(event: Event, *, held: bool) -> Manifest:
-    """No voluntary eviction of DB1 while it is `held`; otherwise a node may be drained as ever."""
+    """No voluntary eviction of DB1 while it is `held`; otherwise its node may be drained."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

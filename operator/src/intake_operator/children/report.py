@@ -1,4 +1,4 @@
-"""What remains when DB1 is gone: a copy for people. What lets DB1 go is in the event's status."""
+"""The copy of the report for people. The report that permits the removal of DB1 is in the event's status."""
 
 from intake_operator import names
 from intake_operator.children import common
@@ -6,25 +6,25 @@ from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.report import Report
 
 
-def report(event: Event, account: Report) -> Manifest:
-    """The account of a finished event, and who replayed, discarded, sealed or restored: DB1's audit goes with DB1.
+def config_map(event: Event, final: Report) -> Manifest:
+    """The report of an event, with what people did by hand: DB1's audit is removed with DB1.
 
-    It belongs to the event alone, and goes with it.
+    The event is its only owner, and it is removed with the event.
     """
     meta = common.metadata(event, names.report(event.name), "report")
-    meta["annotations"] = {names.VERIFIED_ANNOTATION: "true" if account.verified else "abandoned"}
+    meta["annotations"] = {names.VERIFIED_ANNOTATION: "true" if final.verified else "abandoned"}
     meta["ownerReferences"] = [common.owner(event)]
     content = {
         "event": event.name,
         "uid": event.uid,
         "pool": event.pool,
         "inventorySize": event.spec.inventory_size if event.spec else None,
-        "writtenAt": account.written_at,
-        "verified": "true" if account.verified else "false",
-        "ledger": account.ledger,
-        **account.counts,
-        "countedAt": account.counted_at or None,
-        "audit": "\n".join(account.audit) or None,
+        "writtenAt": final.written_at,
+        "verified": "true" if final.verified else "false",
+        "ledger": final.ledger,
+        **final.counts,
+        "countedAt": final.counted_at or None,
+        "audit": "\n".join(final.audit) or None,
     }
     data = {key: str(value) for key, value in content.items() if value is not None}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}

@@ -6,40 +6,41 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
-from intake_operator.command import show
-from intake_operator.command.client import Client
+from intake_operator.command import tables
+from intake_operator.command.client import Answer, Client
+from intake_operator.command.kubectl import TOKEN_VARIABLE, Kubectl, find_token
 from intake_operator.command.problem import Exit, ProblemError
-from intake_operator.command.reach import TOKEN_VARIABLE, Kubectl, find_token
 
-# Seconds. Discarding hundreds of letters is as many calls of an old ledger; comparing a million claims takes minutes.
+# Seconds. Discarding 500 dead letters is 500 calls of a slow ledger; comparing a million claims takes minutes.
 TIMEOUT: Final = httpx.Timeout(600.0, connect=10.0)
 
 type Group = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 -- it has no other name
 
 EXIT_CODES: Final = """exit codes:
   0  done
-  1  done, and something was refused or is not there any more; or the ledger does not agree
+  1  done, but something was refused or is not a dead letter any more; or the ledger does not agree
   2  the command line is wrong
-  3  no token, or not the rights
-  4  out of reach, or not possible now; the message says what to do"""
+  3  there is no token, or it lacks the rights
+  4  the admin API does not answer, or cannot do it now; the message says what to do"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; answers the exit code."""
-    line = parser()
-    options = line.parse_args(arguments)
-    if "ids" in options and bool(options.ids) == options.all:
-        line.error("name dead letters by their ids, or give --all")
+    """Run one command; returns its exit code."""
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    if "ids" in options and [bool(options.ids), options.all, bool(options.reason_like)].count(True) != 1:
+        command_line.error("name dead letters by their ids, or give --all, or --reason-like TEXT")
     try:
-        with reach(options) as client:
-            deed: Callable[[Client, argparse.Namespace], Exit] = options.deed
-            return deed(client, options)
+        with connect(options) as client:
+            action: Callable[[Client, argparse.Namespace], Exit] = options.action
+            return action(client, options)
     except ProblemError as problem:
         print(f"intake-admin: {problem}", file=sys.stderr)
         return problem.exit_code
@@ -53,63 +54,77 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("event", help="name of the IntakeEvent")
-    common.add_argument("-n", "--namespace", help="the event's; default: that of your kubectl context")
+    common.add_argument("-n", "--namespace", help="the event's namespace; default: that of your kubectl context")
     common.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    way = common.add_argument_group("the way to the admin API")
-    way.add_argument("--context", help="of your kubeconfig")
-    way.add_argument("--operator-namespace", default="intake-system", help="default: %(default)s")
-    way.add_argument("--operator", default="deploy/intake-engine", help="what to port-forward to; default: %(default)s")
-    way.add_argument("--server", help="URL of the admin API, instead of kubectl port-forward")
-    way.add_argument("--ca-file", type=Path, help="certificate authority of --server")
-    way.add_argument(
+    connection = common.add_argument_group("connection to the admin API")
+    connection.add_argument("--context", help="of your kubeconfig")
+    connection.add_argument("--operator-namespace", default="intake-system", help="default: %(default)s")
+    connection.add_argument(
+        "--operator", default="deploy/intake-engine", help="what to port-forward to; default: %(default)s"
+    )
+    connection.add_argument("--server", help="URL of the admin API, instead of kubectl port-forward")
+    connection.add_argument("--ca-file", type=Path, help="certificate authority of --server")
+    connection.add_argument(
         "--token-file", type=Path, help=f"bearer token, - for stdin; default: {TOKEN_VARIABLE}, then your kubeconfig"
     )
     top = argparse.ArgumentParser(
         prog="intake-admin",
-        description="Dead letters of an IntakeEvent, and what its ledger says.",
+        description="Dead letters of an IntakeEvent, the audit, and the comparison with the ledger.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(where: Group, name: str, deed: Callable[..., Exit], told: str) -> argparse.ArgumentParser:
-        made = where.add_parser(name, parents=[common], help=told, description=told)
-        made.set_defaults(deed=deed)
+    def command(group: Group, name: str, action: Callable[..., Exit], summary: str) -> argparse.ArgumentParser:
+        made = group.add_parser(name, parents=[common], help=summary, description=summary)
+        made.set_defaults(action=action)
         return made
 
-    letters = commands.add_parser("dead-letters", help="list, replay or discard claims that gave up")
-    deeds = letters.add_subparsers(required=True, metavar="COMMAND")
-    listed = command(deeds, "list", list_letters, "claims that gave up and hold their slots, oldest first")
-    replayed = command(deeds, "replay", replay, "put dead letters back on the queue, where they were")
-    discarded = command(deeds, "discard", discard, "give claims up: void in the ledger, then free the slot")
-    for made in (replayed, discarded):
-        made.add_argument("ids", nargs="*", type=number, metavar="ID", help="as `list` shows them")
+    dead_letters = commands.add_parser("dead-letters", help="list, replay or discard claims that gave up")
+    group = dead_letters.add_subparsers(required=True, metavar="COMMAND")
+    listing = command(group, "list", list_dead_letters, "how many claims gave up and keep their slots, by reason")
+    replaying = command(group, "replay", replay, "put dead letters back on the queue, in the state they were in")
+    discarding = command(group, "discard", discard, "void claims in the ledger, then free their slots")
+    for made in (replaying, discarding):
+        made.add_argument("ids", nargs="*", type=number, metavar="ID", help="as `list --wide` shows them")
         made.add_argument("--all", action="store_true", help="every dead letter that there is now")
-        made.add_argument("--reason", required=True, help="why; it is kept in the audit with your name")
-    discarded.add_argument(
+        made.add_argument("--reason", required=True, help="why you do it; kept in the audit with your name")
+    for made in (listing, replaying, discarding):
+        made.add_argument(
+            "--reason-like",
+            type=search_text,
+            metavar="TEXT",
+            help="the dead letters with TEXT in their reason; upper and lower case are the same",
+        )
+    listing.add_argument("--wide", action="store_true", help="list each dead letter, oldest first")
+    discarding.add_argument(
         "--target-checked",
         action="store_true",
-        help="somebody has looked: a target that cannot promise it (a webhook, a ledger without void_claim) does not "
-        "hold these sales",
+        help="you have checked that the ledger does not hold these sales; for one that cannot void a claim (a webhook, "
+        "a ledger without void_claim)",
     )
-    audited = command(commands, "audit", audit, "who did what by hand, when and why; the latest first")
-    for made in (listed, audited):
-        made.add_argument("--limit", type=number, default=100, help="so many entries; default: %(default)s")
+    auditing = command(commands, "audit", audit, "who replayed, discarded or sealed, when and why; the latest first")
+    listing.add_argument("--limit", type=number, default=100, help="of --wide and -o json; default: %(default)s")
+    auditing.add_argument("--limit", type=number, default=100, help="at most so many entries; default: %(default)s")
     command(commands, "reconcile", reconcile, "compare DB1 with the ledger, now, claim by claim")
     return top
 
 
-def list_letters(client: Client, options: argparse.Namespace) -> Exit:
+def list_dead_letters(client: Client, options: argparse.Namespace) -> Exit:
     """dead-letters list."""
-    items = list(client.entries("deadletters", options.limit))
+    one_by_one = options.wide or options.output == "json"
+    items = list(_dead_letters(client, options.reason_like, options.limit if one_by_one else None))
     if options.output == "json":
         _print_json({"items": items})
-    elif items:
-        print(show.dead_letters(items))
+    elif not items:
+        print("no dead letters", file=sys.stderr)
+    elif options.wide:
+        print(tables.dead_letters(items))
         if len(items) == options.limit:
             print(f"(the first {options.limit}; --limit shows more)", file=sys.stderr)
     else:
-        print("no dead letters", file=sys.stderr)
+        print(tables.dead_letters_by_reason(items))
+        print("(--wide lists each; replay and discard take --reason-like TEXT)", file=sys.stderr)
     return Exit.DONE
 
 
@@ -127,7 +142,7 @@ def discard(client: Client, options: argparse.Namespace) -> Exit:
 def audit(client: Client, options: argparse.Namespace) -> Exit:
     """Audit."""
     items = list(client.entries("audit", options.limit))
-    print_ = _print_json if options.output == "json" else lambda found: print(show.audit(found["items"]))
+    print_ = _print_json if options.output == "json" else lambda found: print(tables.audit(found["items"]))
     print_({"items": items})
     return Exit.DONE
 
@@ -140,20 +155,27 @@ def reconcile(client: Client, options: argparse.Namespace) -> Exit:
     else:
         print(f"{found['status']} {found['reason']}: {found['message']}")
         if found["violations"]:
-            print(show.table(("PROMISE", "BROKEN BY"), ((x["promise"], x["detail"]) for x in found["violations"])))
+            print(tables.table(("PROMISE", "BROKEN BY"), ((x["promise"], x["detail"]) for x in found["violations"])))
     return {"True": Exit.DONE, "False": Exit.NOT_ALL}.get(found["status"], Exit.FAILED)
 
 
 def number(text: str) -> int:
-    """1 or more: with a limit of 0 there would seem to be no dead letters."""
+    """1 or more. A limit of 0 would look as if there were no dead letters."""
     if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("it is a number from 1 on")
+        raise argparse.ArgumentTypeError("give a number of 1 or more")
     return value
 
 
+def search_text(text: str) -> str:
+    """Not blank: that would be in every reason, which --all says more clearly."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("give a part of the reason")
+    return text
+
+
 @contextmanager
-def reach(options: argparse.Namespace) -> Iterator[Client]:
-    """A client of the event, over whichever way was chosen."""
+def connect(options: argparse.Namespace) -> Iterator[Client]:
+    """A client for the event, by kubectl port-forward or --server."""
     kubectl = Kubectl(options.context)
     namespace = options.namespace or kubectl.namespace()
     token = find_token(options.token_file, kubectl)
@@ -163,9 +185,9 @@ def reach(options: argparse.Namespace) -> Iterator[Client]:
         except OSError as error:
             raise ProblemError(Exit.USAGE, f"--ca-file {options.ca_file} cannot be read: {error}") from error
         headers = {"Authorization": f"Bearer {token}"}
-        # Where the token is not encrypted, no proxy of the environment gets it; no redirect takes it elsewhere.
-        safe = urlsplit(url).scheme == "https"
-        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, verify=verify, trust_env=safe) as http:
+        # Without TLS the token must not go through a proxy that the environment names. httpx follows no redirects.
+        encrypted = urlsplit(url).scheme == "https"
+        with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, verify=verify, trust_env=encrypted) as http:
             yield Client(http, namespace, options.event)
 
 
@@ -176,32 +198,39 @@ def _server(options: argparse.Namespace, kubectl: Kubectl) -> Iterator[str]:
             yield url
         return
     try:
-        there = urlsplit(options.server)
-        _ = there.port
+        server = urlsplit(options.server)
+        _ = server.port
     except ValueError as error:
         raise ProblemError(Exit.USAGE, f"--server {options.server!r} is no URL: {error}") from error
-    if there.scheme != "https" and there.hostname not in {"127.0.0.1", "localhost", "::1"}:
+    if server.scheme != "https" and server.hostname not in {"127.0.0.1", "localhost", "::1"}:
         raise ProblemError(Exit.USAGE, "--server must be an https URL: a token is not sent in the clear")
     yield options.server
 
 
-def _act(client: Client, options: argparse.Namespace, deed: str, done: str, request: dict[str, object]) -> Exit:
-    # All ids before the first is touched: what dies again meanwhile is another letter.
-    ids = [item["id"] for item in client.entries("deadletters")] if options.all else options.ids
-    whole: dict[str, list[Any]] = {done: [], "refused": [], "gone": []}
-    for answer in client.act(deed, ids, request):
-        for name in whole:
-            whole[name] += answer.get(name, [])
+def _act(client: Client, options: argparse.Namespace, action: str, done: str, request: dict[str, object]) -> Exit:
+    # All ids before the first change: a claim that fails again meanwhile is another dead letter.
+    ids = options.ids or [item["id"] for item in _dead_letters(client, options.reason_like)]
+    total: dict[str, list[Any]] = {done: [], "refused": [], "gone": []}
+    for answer in client.act(action, ids, request):
+        for name in total:
+            total[name] += answer.get(name, [])
         if options.output == "table":
-            _tell(answer, done)
+            _print_outcome(answer, done)
     if options.output == "json":
-        _print_json(whole)
+        _print_json(total)
     elif not ids:
         print("no dead letters", file=sys.stderr)
-    return Exit.NOT_ALL if whole["refused"] or whole["gone"] else Exit.DONE
+    return Exit.NOT_ALL if total["refused"] or total["gone"] else Exit.DONE
 
 
-def _tell(answer: dict[str, Any], done: str) -> None:
+def _dead_letters(client: Client, reason_like: str | None, most: int | None = None) -> Iterator[Answer]:
+    if reason_like is None:
+        return client.entries("deadletters", most)
+    wanted = reason_like.casefold()
+    return islice((item for item in client.entries("deadletters") if wanted in (item["reason"] or "").casefold()), most)
+
+
+def _print_outcome(answer: Answer, done: str) -> None:
     print(f"{len(answer[done])} {done}")
     if answer["gone"]:
         ids = ", ".join(map(str, answer["gone"]))

@@ -9,10 +9,10 @@ import httpx
 
 from intake_operator.command.problem import Exit, ProblemError
 
-# What the server takes at most.
+# The server's limits.
 IDS_A_REQUEST: Final = 500
 ENTRIES_A_PAGE: Final = 1000
-# By HTTP status; any other means out of reach. What the server refuses of a request is what the command line said.
+# By HTTP status; any other status is a failure. The server refuses with 422 what the command line said.
 EXITS: Final = {401: Exit.DENIED, 403: Exit.DENIED, 422: Exit.USAGE}
 
 type Answer = dict[str, Any]
@@ -20,30 +20,30 @@ type Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Client:
-    """One event, through one connection."""
+    """The admin API for one event. Every method raises ProblemError for an answer that is no success."""
 
     http: httpx.Client
     namespace: str
     event: str
 
-    def entries(self, of: str, most: int | None = None) -> Iterator[Answer]:
-        """Everything of a list (`deadletters`, `audit`), page by page, or so many of it."""
+    def entries(self, path: str, most: int | None = None) -> Iterator[Answer]:
+        """The entries of a list (`deadletters`, `audit`), read page by page; at most `most` of them."""
         position: dict[str, str] = {}
         left = most
         while left is None or left > 0:
             limit = ENTRIES_A_PAGE if left is None else min(left, ENTRIES_A_PAGE)
-            page = self._call("GET", of, params={"limit": str(limit), **position})
+            page = self._call("GET", path, params={"limit": str(limit), **position})
             yield from page["items"]
             if "continue" not in page["metadata"]:
                 return
             position = {"continue": page["metadata"]["continue"]}
             left = None if left is None else left - limit
 
-    def act(self, deed: str, ids: Sequence[int], request: Mapping[str, object]) -> Iterator[Answer]:
-        """`replay` or `discard`, so many at a time; the answer to each part."""
+    def act(self, action: str, ids: Sequence[int], request: Mapping[str, object]) -> Iterator[Answer]:
+        """`replay` or `discard` these ids, in parts of IDS_A_REQUEST; yields the answer to each part."""
         for first in range(0, len(ids), IDS_A_REQUEST):
             part = list(ids[first : first + IDS_A_REQUEST])
-            yield self._call("POST", f"deadletters/{deed}", json={"ids": part, **request})
+            yield self._call("POST", f"deadletters/{action}", json={"ids": part, **request})
 
     def reconcile(self) -> Answer:
         """Compare DB1 with the ledger, now."""

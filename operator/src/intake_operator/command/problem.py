@@ -1,23 +1,23 @@
-"""How the command ends."""
+"""Exit codes of the command, and the error that ends it."""
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes."""
+    """What a script can tell from the exit code."""
 
     DONE = 0
     NOT_ALL = 1
-    """It worked, and the answer is no: something was refused or is gone, or the ledger does not agree."""
+    """The command worked, but something was refused or is not a dead letter, or the ledger does not agree."""
     USAGE = 2
     DENIED = 3
-    """No token, or not the rights."""
+    """There is no token, or it lacks the rights."""
     FAILED = 4
-    """Out of reach, or not possible now."""
+    """The admin API does not answer, or cannot do it now."""
 
 
 class ProblemError(Exception):
-    """What went wrong, and what to do about it."""
+    """Ends the command. The message says what went wrong and what to do."""
 
     def __init__(self, exit_code: Exit, message: str) -> None:
         super().__init__(message)

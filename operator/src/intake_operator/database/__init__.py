@@ -1,1 +1,1 @@
-"""DB1: the operator's side of its SQL functions."""
+"""DB1: its migrations, and the calls of its SQL functions."""

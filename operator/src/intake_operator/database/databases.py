@@ -17,7 +17,7 @@ from intake_operator.database.account import read_database_account
 from intake_operator.database.connection import no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
 from intake_operator.database.recovery import Restored, recover
-from intake_operator.decide import room
+from intake_operator.decide.connections import claimer_limit
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.inventory import Row
 from intake_operator.model.observed import Connections, DatabaseState
@@ -104,7 +104,7 @@ class Databases:
         """Limit claimers to the connections that are left when `others` have theirs. Stays until the next call."""
         connection = self._connections[uid]
         known = await self._connections_of(connection)
-        if known.limit != (most := room.limit(known, others)):
+        if known.limit != (most := claimer_limit(known, others)):
             await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, logins: Mapping[str, Login]) -> None:

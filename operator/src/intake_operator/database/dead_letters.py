@@ -18,8 +18,8 @@ from intake_operator.model.dead_letters import DeadLetter
 CALL_TIMEOUT: Final = 25.0
 
 _LIST: Final = (
-    "SELECT %s::text AS pool_id, msg_id AS id, claim_id, user_id, slot_no, resource_id, request_id, state, failures,"
-    " reason, last_error, dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
+    "SELECT %s::text AS pool_id, msg_id AS id, claim_id, user_id, slot_no, label, resource_id, request_id, state,"
+    " failures, reason, last_error, dead_at, claimed_at FROM intake.dead_letters(%s, %s, %s, %s)"
 )
 
 

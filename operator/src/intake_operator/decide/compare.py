@@ -1,11 +1,11 @@
-"""DB1 against the ledger, claim by claim, in memory that does not grow with the claims' rows: a bit for each.
+"""Compares DB1 with the ledger claim by claim. The memory is one bit for each claim, not its row.
 
-The order of the looks makes sure that what is on its way is never taken for a mistake:
+The order of the reads makes sure that a claim in progress is never reported as a mistake:
 
-1. what has ended in DB1 (for good) is noted;
-2. then the ledger is read, page by page: it must have all of that, because its word came before the end in DB1;
-3. then DB1 is asked for the claims of each page: it must know them all, because a claim is made there before the ledger
-   hears of it.
+1. read the claims that are settled in DB1, which is final;
+2. then read the ledger page by page: it must have all of them, because it answered before they were settled in DB1;
+3. then read DB1's claims of each page: it must have all of them, because a claim is in DB1 before it is sent to the
+   ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,47 +13,47 @@ from uuid import UUID
 
 from intake_operator.model.consistency import DatabaseClaim, LedgerClaim, Violation
 
-# So many are named; all are counted.
+# Violations that are named; all are counted.
 NAMED = 100
-# The largest spec.inventorySize: a bit for each slot is little. What a ledger says beyond it is by hand.
+# The largest spec.inventorySize: larger slot numbers in a ledger were written by hand, and are kept in a set.
 LARGEST_SLOT = 10_000_000
 
 
 class Bits:
-    """A set of numbers from 0 on, a bit for each up to the largest."""
+    """A set of numbers from 0, with one bit for each number up to the largest."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
 
     def add(self, number: int) -> bool:
-        """True if it was not there yet."""
+        """Add a number; True if it is new."""
         index, bit = divmod(number, 8)
         if index >= len(self._bits):
-            # In steps, so that a million numbers in order are not a million copies.
+            # In steps, so that a million numbers in order do not copy it a million times.
             self._bits.extend(bytes(index - len(self._bits) + 65536))
         fresh = not self._bits[index] >> bit & 1
         self._bits[index] |= 1 << bit
         return fresh
 
     def discard(self, number: int) -> None:
-        """Take it out, if it is there."""
+        """Remove a number, if it is in the set."""
         index, bit = divmod(number, 8)
         if index < len(self._bits):
             self._bits[index] &= ~(1 << bit)
 
     def __iter__(self) -> Iterator[int]:
-        """In order."""
+        """The numbers in ascending order."""
         for index, byte in enumerate(self._bits):
             if byte:
                 yield from (index * 8 + bit for bit in range(8) if byte >> bit & 1)
 
 
 class Comparison:
-    """One comparison of one pool. `voids`: the ledger is told of claims that will never commit."""
+    """One comparison of one pool. `voids`: the ledger has `void_claim`, so it has the voided claims as well."""
 
     def __init__(self, *, voids: bool) -> None:
         self._voids = voids
-        # By key: a slot of a committed claim, the message of a voided one.
+        # By key: the slot of a committed claim, the message of a voided one.
         self._committed, self._voided = Bits(), Bits()
         self._slots = Bits()
         self._odd_slots: set[int] = set()
@@ -64,13 +64,13 @@ class Comparison:
         self.violations: list[Violation] = []
 
     def broken(self, promise: str, detail: str) -> None:
-        """Note a violation."""
+        """Record a violation."""
         self.found += 1
         if len(self.violations) < NAMED:
             self.violations.append(Violation(promise, detail))
 
     def ended(self, claims: Iterable[DatabaseClaim]) -> None:
-        """Claims that have ended in DB1, before the ledger is read."""
+        """Record claims that are settled in DB1, before the ledger is read."""
         for claim in claims:
             if claim.state == "committed":
                 self._committed.add(claim.key)
@@ -78,7 +78,7 @@ class Comparison:
                 self._voided.add(-claim.key)
 
     def page(self, sales: Sequence[LedgerClaim], claims: Mapping[UUID, DatabaseClaim]) -> None:
-        """A page of the ledger, and where DB1 then had its claims."""
+        """Compare a page of the ledger with the same claims in DB1, which were read after it."""
         for sale in sales:
             if sale.state == "committed":
                 self._sold(sale, claims.get(sale.claim_id))
@@ -90,12 +90,12 @@ class Comparison:
                 )
 
     def missing(self) -> Iterator[int]:
-        """Keys of claims that have ended in DB1 and that the ledger does not have."""
+        """Keys of the claims that are settled in DB1 and missing in the ledger."""
         yield from self._committed
         yield from (-message for message in self._voided)
 
     def absent(self, claim: DatabaseClaim) -> None:
-        """A claim behind one of these keys."""
+        """Record the claim of one of these keys."""
         self.broken(
             "I2", f"claim {claim.claim_id} of slot {claim.slot_no} is {claim.state} here, and not in the ledger"
         )
@@ -106,8 +106,8 @@ class Comparison:
             if not self._first_of(slot):
                 self.broken("I1", f"slot {slot} is sold more than once in the ledger, to claim {sale.claim_id} too")
         if claim is None:
-            told = ", ".join(map(str, sale.slot_nos)) or "none"
-            self.broken("I2", f"claim {sale.claim_id} of slot {told} is in the ledger, and nobody made it here")
+            slots = ", ".join(map(str, sale.slot_nos)) or "none"
+            self.broken("I2", f"claim {sale.claim_id} of slot {slots} is in the ledger, and nobody made it here")
             return
         if claim.state in {"voided", "released"}:
             self.broken("I3", f"claim {claim.claim_id} is {claim.state} here, and committed in the ledger")
@@ -131,7 +131,7 @@ class Comparison:
         if claim is None:
             self.broken("I2", f"claim {sale.claim_id} is voided in the ledger, and nobody made it here")
         elif claim.state == "committed":
-            # It is not missing there as well: one word about it is enough.
+            # Reported once: it is not missing in the ledger as well.
             self._committed.discard(claim.key)
             self.broken(
                 "I3", f"claim {claim.claim_id} of slot {claim.slot_no} is committed here, and voided in the ledger"
@@ -145,7 +145,7 @@ class Comparison:
 
 
 def _differ(sale: LedgerClaim, claim: DatabaseClaim) -> str:
-    """What is not the same; never a user's name."""
+    """The names of the fields that differ; never their values."""
     pairs = {
         "user": (sale.user_id, claim.user_id),
         "slot": (sale.slot_nos, (claim.slot_no,)),

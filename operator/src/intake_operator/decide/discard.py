@@ -1,35 +1,36 @@
-"""May this claim be given up? Only on evidence that nobody has committed it and that nobody will."""
+"""Whether a dead letter may be discarded: only with evidence that its claim is not committed and never will be."""
 
 from enum import Enum, auto
 
 from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
 
 
-class Target(Enum):
-    """What a commit target can promise."""
+class LedgerKind(Enum):
+    """What a ledger can promise about a claim."""
 
     VOIDS = auto()
-    """A ledger with `void_claim`: its word decides."""
+    """It has `void_claim`, whose answer decides."""
     POSTGRES = auto()
-    """A ledger without it. A claim is marked `validated` before its first commit is tried."""
+    """A Postgres without `void_claim`. A claim is marked `validated` before its first commit is tried."""
     WEBHOOK = auto()
-    """Cannot be fenced. A claim is marked `committing` before the first call."""
+    """A call cannot be taken back. A claim is marked `committing` before its first call."""
 
 
-CHECKED = "the target was checked by hand"
+CHECKED = "the ledger was checked by hand"
 
 
-def discard(letter: DeadLetter, target: Target, *, target_checked: bool) -> Evidence | Refusal | None:
-    """What follows without asking the ledger; None where the ledger is to be asked.
+def discard(letter: DeadLetter, kind: LedgerKind, *, target_checked: bool) -> Evidence | Refusal | None:
+    """What follows from the claim's state; None if the ledger has to be asked.
 
-    The marks are fenced and durable before the call that they speak of, and a dead letter is in nobody's hands.
+    A claim is marked, durably and under its lease, before the call that the mark is about. No worker has a lease on a
+    dead letter.
     """
-    match target:
-        case Target.VOIDS:
+    match kind:
+        case LedgerKind.VOIDS:
             return None
-        case Target.POSTGRES:
+        case LedgerKind.POSTGRES:
             untouched, mark = letter.state == "queued", "validated"
-        case Target.WEBHOOK:
+        case LedgerKind.WEBHOOK:
             untouched, mark = letter.state != "committing", "committing"
     if untouched:
         return Evidence(f"never marked {mark}: no commit was tried")
@@ -37,21 +38,21 @@ def discard(letter: DeadLetter, target: Target, *, target_checked: bool) -> Evid
         return Evidence(CHECKED)
     return Refusal(
         "MayBeCommitted",
-        f"its state is {letter.state}: the target may hold this sale, and cannot promise never to. Look there; if it "
-        "does not, discard again with targetChecked, otherwise replay",
+        f"its state is {letter.state}: the ledger may have this sale, and cannot promise that it never will. Look "
+        "there; if it does not have the sale, discard again with targetChecked, otherwise replay",
     )
 
 
-def answered(word: str) -> Evidence | Refusal:
-    """What follows from the word of `void_claim`."""
-    match word:
+def answered(answer: str) -> Evidence | Refusal:
+    """What follows from the answer of `void_claim`."""
+    match answer:
         case "voided":
             return Evidence("void_claim answered voided")
         case "committed":
             return Refusal("Committed", "the ledger has committed it: replay it, and it ends as committed")
         case "conflict":
             return Refusal(
-                "Conflict", "the ledger has another sale under this claim_id: compare the rows, and mend it there"
+                "Conflict", "the ledger has another sale under this claim_id: compare the rows, and correct the ledger"
             )
         case _:
-            return Refusal("LedgerUnclear", f"void_claim answered {word[:100]!r}, which is no promise")
+            return Refusal("LedgerUnclear", f"void_claim answered {answer[:100]!r}, which promises nothing")

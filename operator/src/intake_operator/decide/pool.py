@@ -1,4 +1,4 @@
-"""May the slots of a pool be seeded? Only if nobody has sold them, and nobody else is about to."""
+"""May the slots of a pool be seeded? Only if they were not sold before, and no other event is about to sell them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Rival:
 
 
 def live(body: Manifest) -> bool:
-    """Whether an event may still sell, or has sold what is not accounted for yet."""
+    """Whether an event may still sell, or has claims that are not settled yet."""
     status = body.get("status") or {}
     if status.get("report") is not None:
         return False
@@ -31,8 +31,8 @@ def live(body: Manifest) -> bool:
     return not any(c["status"] == "True" for c in drained)
 
 
-def told(event: Event) -> str:
-    """The verdict that the status tells; empty before the first."""
+def announced(event: Event) -> str:
+    """The reason of PoolUnused that the status has; empty before the first check."""
     conditions = event.status.get("conditions") or ()
     return next((str(c["reason"]) for c in conditions if c["type"] == ConditionType.POOL_UNUSED), "")
 
@@ -44,7 +44,7 @@ def in_use(event: Event, ledger: LedgerKey | None, rivals: Iterable[Rival]) -> P
             other = f"{rival.event.namespace}/{rival.event.name}"
             return PoolCheck(
                 PoolReason.IN_USE,
-                f"IntakeEvent {other} sells pool {event.pool} into the same ledger. Nothing is opened. Let it end "
+                f"IntakeEvent {other} sells pool {event.pool} into the same ledger. No slot is seeded. Let it end "
                 f"first, or give this event another pool; {without(event)}.",
             )
     return None
@@ -57,19 +57,19 @@ def used_before(event: Event, committed: int, voided: int) -> PoolCheck:
     return PoolCheck(
         PoolReason.USED_BEFORE,
         f"the ledger has {committed} committed and {voided} voided claims of pool {event.pool}, so its slots were sold "
-        f"before. Nothing is opened. Give each sale a pool of its own; {without(event)}.",
+        f"before. No slot is seeded. Give each sale a pool of its own; {without(event)}.",
     )
 
 
 def _same(one: LedgerKey | None, other: LedgerKey | None) -> bool:
-    """Who names a second host writes to the first, too."""
+    """One host in common is enough: a URI with two hosts writes to the first, too."""
     if one is None or other is None or one[1:] != other[1:]:
         return False
     return not set(one[0].split(",")).isdisjoint(other[0].split(","))
 
 
 def _first(rival: Event, event: Event) -> bool:
-    """A DB1 that was made claimable has the pool; between two that have none yet, the older event."""
+    """An event with a claimable DB1 has the pool; between two without one, the older event has it."""
     if (rival.status.get("database") or {}).get("systemIdentifier"):
         return True
     return _age(rival) < _age(event)
@@ -80,5 +80,5 @@ def _age(event: Event) -> tuple[datetime, str]:
 
 
 def without(event: Event) -> str:
-    """How to open a pool without knowing whether it was sold before."""
-    return f"to open all the same, set the annotation {names.POOL_UNCHECKED_ANNOTATION}: {event.name}"
+    """How to open the sale although it is not known whether the pool was sold before."""
+    return f"to open the sale without this check, set the annotation {names.POOL_UNCHECKED_ANNOTATION}: {event.name}"

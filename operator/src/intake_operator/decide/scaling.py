@@ -1,4 +1,4 @@
-"""How many bridges, from the depth of the queue: more at once, fewer when a while has shown that fewer do."""
+"""How many bridges, from the depth of the queue: more at once, fewer when fewer would have done for five minutes."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,20 +8,20 @@ from intake_operator.model.observed import Manifest
 from intake_operator.model.spec import Bridge
 from intake_operator.reasons import ScalingReason
 
-# Bridges go in to the highest number that was wanted in the last five minutes, as many as Kubernetes' own autoscaler
-# takes; `intake.engine_status` remembers as long. It is also the longest pause that a target may ask for, after which
-# its queue comes back. So nothing that comes and goes faster stops bridges, and what is slower does so twice in ten
-# minutes at the most. A bridge that idles meanwhile costs little, and the end of a sale does not wait for it.
+# Bridges are removed down to the largest number that was wanted in the last five minutes, as Kubernetes' own autoscaler
+# does; `intake.engine_status` looks back as long. It is also the longest pause that a dependency may ask for, after
+# which its queue is back. So a shorter lull removes no bridge, and longer ones do so at most twice in ten minutes. An
+# idle bridge costs little, and the end of a sale does not wait for it.
 LOOK_BACK: Final = timedelta(minutes=5)
-# What is left must stay below nine tenths of what fewer bridges are for: a queue at the threshold moves nobody.
-BAND: Final = (9, 10)
-# A quarter at a time, at least one (dask and KEDA settled on steps of this size), so many seconds apart: a bridge that
-# goes gives its leases back, and the next wave of buyers may be seconds away.
+# Fewer bridges are enough for a queue below nine tenths of their backlog: a queue at the threshold changes nothing.
+SCALE_IN_BELOW: Final = (9, 10)
+# A quarter at a time, at least one (dask and KEDA use steps of this size), with this time between: a bridge that ends
+# gives its leases back, and the next wave of buyers may be seconds away.
 SCALE_IN_PARTS: Final = 4
 COOLDOWN: Final = timedelta(seconds=15)
 
-# So often at most the rest is written down anew, while more is wanted than DB1's rows show.
-RENEWED: Final = timedelta(minutes=1)
+# While more bridges are wanted than DB1's rows show, the annotation is postponed, at most this often.
+POSTPONED_EVERY: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -31,54 +31,61 @@ class Decision:
     replicas: int
     reason: ScalingReason
     message: str
-    rests: bool = False
-    """The rest begins anew, though the number stays."""
+    postpones: bool = False
+    """The number stays, and the time in which bridges are not removed begins again."""
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Intents visible and in flight, so that bridges are not taken away from work in progress; None where unknown."""
+    """Intents, visible and in flight, so that bridges with work in progress are not removed; None where unknown."""
 
     depth: int | None
     peak: int | None
-    """The most there were within LOOK_BACK in the rows that DB1 has: they outlive the operator."""
+    """The largest depth within LOOK_BACK, by the rows that DB1 has: they outlive the operator."""
 
 
-def decide(queue: Queue, current: int, policy: Bridge, rests_until: datetime | None, now: datetime) -> Decision:
-    """Follow the queue within the policy's bounds; hold what there is while the depth is unknown."""
+def decide(queue: Queue, current: int, policy: Bridge, not_before: datetime | None, now: datetime) -> Decision:
+    """Follow the queue within the policy's bounds; keep the present number while the depth is unknown."""
     if queue.depth is None:
-        return Decision(current, ScalingReason.DEPTH_UNKNOWN, f"the depth of the queue is unknown: holding {current}")
-    wanted = _for(queue.depth, policy.backlog_per_replica, policy)
+        return Decision(
+            current,
+            ScalingReason.DEPTH_UNKNOWN,
+            f"the depth of the queue is unknown: the number of bridges stays {current}",
+        )
+    wanted = _replicas_for(queue.depth, policy.backlog_per_replica, policy)
     reason = ScalingReason.FOLLOWING_QUEUE if queue.depth else ScalingReason.IDLE
-    message = f"{queue.depth} queued at {policy.backlog_per_replica} a bridge: {wanted} wanted"
+    each = policy.backlog_per_replica
+    message = f"{queue.depth} intents are queued; at {each} for each bridge, {wanted} bridges are wanted"
     if wanted >= current:
-        known = queue.peak is not None and _for(queue.peak, policy.backlog_per_replica, policy) >= current
-        late = rests_until is not None and rests_until < now + LOOK_BACK - RENEWED
-        return Decision(wanted, reason, message, rests=late and not known and current > policy.min_replicas)
+        known = queue.peak is not None and _replicas_for(queue.peak, policy.backlog_per_replica, policy) >= current
+        soon_due = not_before is not None and not_before < now + LOOK_BACK - POSTPONED_EVERY
+        return Decision(wanted, reason, message, postpones=soon_due and not known and current > policy.min_replicas)
     if current > policy.max_replicas:
-        # A bound is somebody's word, and holds at once.
-        return Decision(policy.max_replicas, reason, f"{message}, {policy.max_replicas} are the most")
-    if rests_until is not None and now < rests_until:
-        return Decision(current, reason, f"{message}, holding {current} for a while after the last change")
+        # The user lowered the bound: it applies at once.
+        return Decision(policy.max_replicas, reason, f"{message}; bridge.maxReplicas allows {policy.max_replicas}")
+    if not_before is not None and now < not_before:
+        return Decision(current, reason, f"{message}; {current} stay for a while after the last change")
     if queue.peak is None:
-        return Decision(current, reason, f"{message}, holding {current}: how deep it was is unknown")
-    below, of = BAND
-    kept = _for(max(queue.peak, queue.depth) * of, policy.backlog_per_replica * below, policy)
+        return Decision(
+            current, reason, f"{message}; {current} stay, because the depth of the last five minutes is unknown"
+        )
+    below, of = SCALE_IN_BELOW
+    kept = _replicas_for(max(queue.peak, queue.depth) * of, policy.backlog_per_replica * below, policy)
     if kept >= current:
-        return Decision(current, reason, f"{message}, holding {current} for what was queued in the last five minutes")
+        return Decision(current, reason, f"{message}; {current} stay for what was queued in the last five minutes")
     step = max(1, current // SCALE_IN_PARTS)
     return Decision(max(kept, current - step), reason, message)
 
 
-def rest(before: int, after: int, now: datetime) -> datetime:
-    """Until when bridges do not go in. DB1's rows miss what comes and goes between two of them."""
+def scale_in_after(before: int, after: int, now: datetime) -> datetime:
+    """Until when no bridge is removed. DB1's rows miss a peak that comes and goes between two of them."""
     return now + (COOLDOWN if after < before else LOOK_BACK)
 
 
 def replicas_of(deployment: Manifest | None) -> int:
-    """How many bridges there are to be, as it stands."""
+    """How many bridges the Deployment asks for; 0 without one."""
     return int(deployment["spec"].get("replicas", 1)) if deployment else 0
 
 
-def _for(depth: int, backlog: int, policy: Bridge) -> int:
+def _replicas_for(depth: int, backlog: int, policy: Bridge) -> int:
     return min(max(-(-depth // backlog), policy.min_replicas), policy.max_replicas)

@@ -1,7 +1,8 @@
-"""What can be done, as data: a plan is steps. Each step may be repeated, and abandoned half-way, at any time."""
+"""What can be done, as data: a plan is steps. Each step may be interrupted and repeated at any time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from intake_operator.model.observed import Manifest
@@ -10,7 +11,7 @@ from intake_operator.model.spec import Inventory, SecretRef
 
 @dataclass(frozen=True)
 class AddFinalizer:
-    """Before the first child: from now on the event does not go without its drain."""
+    """Before the first child: from now on the event is not removed without its drain."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class RemoveFinalizer:
 
 @dataclass(frozen=True)
 class CreateCredentials:
-    """A Secret with a password that never existed before; left alone if somebody was faster.
+    """Create a Secret with a random password; an existing one is kept.
 
-    Its owners and the guard are applied in the next pass: an apply cannot take off what an object was created with.
+    Its owners and the guard are applied in the next pass: an apply cannot remove what an object was created with.
     """
 
     secret: str
@@ -31,30 +32,30 @@ class CreateCredentials:
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of one object, unless it is as it was left."""
+    """Server-side apply of one object, unless it is still as the last apply left it."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class ScaleBridges:
-    """The number of bridges, under the scaler's own field manager."""
+    """Set the number of bridges, under the scaler's own field manager."""
 
     replicas: int
 
 
-# Seconds that DB1's pod has to end once its data is not needed any more.
-HASTE: Final = 1
+# The grace period of DB1's pod when its data is not needed any more.
+STOP_GRACE_SECONDS: Final = 1
 
 
 @dataclass(frozen=True)
 class StopDatabase:
-    """DB1's StatefulSet to no pods, and its pod away at once: the garbage collector, left to it, may not remove it."""
+    """Delete DB1's pod and scale its StatefulSet to zero: the garbage collector may not remove a guarded pod."""
 
 
 @dataclass(frozen=True)
 class ReplaceDatabasePod:
-    """Delete DB1's pod so that it comes back as the StatefulSet now has it."""
+    """Delete DB1's pod, so that the StatefulSet starts one of the present definition."""
 
     pod: str
     why: str
@@ -62,19 +63,19 @@ class ReplaceDatabasePod:
 
 @dataclass(frozen=True)
 class Migrate:
-    """pgmq, then every file of sql/intake that has not run."""
+    """Install pgmq, then run every file of sql/intake that has not run."""
 
 
 @dataclass(frozen=True)
-class KeepRoom:
-    """Let claimers have no more of DB1's connections than leaves `others` for everybody else."""
+class LimitClaimers:
+    """Limit the connections of claimers, so that `others` of DB1's connections are left for bridges and operator."""
 
     others: int
 
 
 @dataclass(frozen=True)
 class SetLogins:
-    """Give each role the password that its Secret holds; those that were altered, the settings that are theirs."""
+    """Set the password of each role from its Secret, and reset the settings of roles that were altered."""
 
     secrets: Mapping[str, str]
     altered: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ class Configure:
 
 @dataclass(frozen=True)
 class Stock:
-    """Give DB1 the first `size` rows of the user's own; what DB1 or their source refuses is seen by the next look."""
+    """Give DB1 the first `size` rows of the user's inventory. The next pass observes what was refused."""
 
     inventory: Inventory
     size: int
@@ -97,7 +98,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Seed:
-    """Slots, and after a crash the holds; the database is ready when it returns."""
+    """Seed the slots, and after a crash the claimed slots; the database is ready when it returns."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Seal:
 
 @dataclass(frozen=True)
 class Unguard:
-    """From now on others may remove this object of ours, too. With `finalizer`, our finalizer goes as well."""
+    """Remove the guard label, so that others may delete this object; with `finalizer`, our finalizer as well."""
 
     kind: str
     name: str
@@ -125,14 +126,22 @@ class Unguard:
 
 @dataclass(frozen=True)
 class Delete:
-    """Remove one object of ours."""
+    """Delete one object of ours."""
 
     kind: str
     name: str
 
 
-type DatabaseStep = Migrate | KeepRoom | SetLogins | Configure | Stock | Seed | Recover | Seal
-"""In DB1."""
+@dataclass(frozen=True)
+class Compare:
+    """Start to compare DB1 with the ledger, in the background; the verdict wakes the event."""
+
+    ledger: SecretRef
+    function: str
+
+
+type DatabaseStep = Migrate | LimitClaimers | SetLogins | Configure | Stock | Seed | Recover | Seal
+"""Done in DB1."""
 
 type Step = (
     AddFinalizer
@@ -144,16 +153,18 @@ type Step = (
     | ReplaceDatabasePod
     | Unguard
     | Delete
+    | Compare
     | DatabaseStep
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps in their order, the status to write before the first of them, and when to look again (seconds)."""
+    """The steps in their order, and the status to write before the first of them."""
 
     steps: tuple[Step, ...]
     status: dict[str, Any]
-    requeue_after: float | None
+    requeue_after: timedelta | None
+    """When the next pass is due; None: at the next change of the event or of a child."""
     after: dict[str, Any] | None = None
-    """The status to write once all steps have gone through, where it is another one."""
+    """The status to write once all steps have succeeded, if it is another one."""

@@ -1,155 +1,163 @@
 """How an event ends: drained, proven, kept for a while, removed."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.children import kinship, report
+from intake_operator.children import kinship
 from intake_operator.children.bridge import Installation
-from intake_operator.decide import account, memory, status, wanted
-from intake_operator.decide.serve import SOON, WHILE_OPEN
+from intake_operator.children.report import config_map
+from intake_operator.decide import desired, memory, report, status, steps
+from intake_operator.decide.consistency import comparison
+from intake_operator.decide.facts import Facts
 from intake_operator.decide.stage import abandoned, keep_time
-from intake_operator.decide.status import Facts
-from intake_operator.decide.steps import (
-    HASTE,
-    Apply,
-    Delete,
-    Plan,
-    RemoveFinalizer,
-    ScaleBridges,
-    Seal,
-    Step,
-    StopDatabase,
-    Unguard,
-)
+from intake_operator.model import pods
 from intake_operator.model.observed import ChildKey, Manifest
 from intake_operator.reasons import DrainReason
 
-# Seconds. DB1 is looked at while it is kept, because a crash empties what answers `closed`.
-WHILE_KEPT: Final = 5.0
+AT_ONCE: Final = timedelta(0)
+# A state that ends by itself is looked at this often; one that waits for a person, or keeps DB1, less often.
+SOON: Final = timedelta(seconds=1)
+WHILE_BLOCKED: Final = timedelta(seconds=2)
+# DB1 is looked at while it is kept, because a crash empties the table that answers `closed`.
+WHILE_KEPT: Final = timedelta(seconds=5)
+
+PACE: Final[Mapping[DrainReason, timedelta]] = {
+    DrainReason.DEAD_LETTERS_BLOCK: WHILE_BLOCKED,
+    DrainReason.PROOF_FAILED: WHILE_BLOCKED,
+}
 
 # Removed once bridges and DB1 have stopped, in this order; the anchor is the last of all.
 REMAINS: Final = ("PersistentVolumeClaim", "Service", "PodDisruptionBudget", "Secret")
 
 
-def drain(facts: Facts, by: Installation) -> Plan:
-    """No more claims; what was claimed gets its end, and the proof is made."""
+def drain(facts: Facts, installation: Installation) -> steps.Plan:
+    """No more claims: every claim gets settled, and the proof is made."""
     event, observed = facts.event, facts.observed
     if abandoned(event):
         return _finish(replace(facts, drain=DrainReason.VERIFYING), proven=False)
-    steps: list[Step] = []
+    todo: list[steps.Step] = comparison(event, observed)
     lost = memory.volume_lost(event, observed)
     if event.spec is not None:
         facts = replace(facts, claimable=memory.identity(event, observed))
-        steps += [*wanted.children(facts, by), *wanted.database_steps(facts)]
+        todo += [*desired.children(facts, installation), *desired.database_steps(facts)]
         if not lost:
-            decision, bridges = wanted.bridges(facts, by)
+            decision, bridges = desired.bridges(facts, installation)
             facts = replace(facts, scaling=decision)
-            steps += bridges if observed.database.reachable else []
-    state, again = drain_state(facts)
+            todo += bridges if observed.database.reachable else []
     if not (observed.database.sealed or observed.database.status is None or lost) and (
         event.deleting or observed.database.window_closed
     ):
-        # Without a deletion the window's end is DB1's to declare; its clock and ours need not agree.
-        steps.append(Seal("deleted" if event.deleting else "the window closed"))
-    facts = replace(facts, drain=state)
-    if state is DrainReason.VERIFYING and observed.proof is not None:
+        # Unless the event is deleted, DB1 says when the window ends: its clock and ours may differ.
+        todo.append(steps.Seal("deleted" if event.deleting else "the window closed"))
+    facts = replace(facts, drain=drain_state(facts))
+    if facts.drain is DrainReason.VERIFYING and observed.proof is not None:
         return _finish(facts, proven=True)
-    return Plan(tuple(steps), status.build(facts), again)
+    return steps.Plan(tuple(todo), status.build(facts), PACE.get(facts.drain, SOON))
 
 
-def drain_state(facts: Facts) -> tuple[DrainReason, float]:
-    """Where the drain stands, and in how many seconds to look again."""
+def drain_state(facts: Facts) -> DrainReason:
+    """How far the drain is."""
     database, proof = facts.observed.database, facts.observed.proof
     if not database.sealed or memory.volume_lost(facts.event, facts.observed):
-        return DrainReason.INTAKE_CLOSED, SOON
+        return DrainReason.INTAKE_CLOSED
     if database.depth:
-        return DrainReason.QUEUE_DRAINING, SOON
+        return DrainReason.QUEUE_DRAINING
     if database.dead_letters:
-        return DrainReason.DEAD_LETTERS_BLOCK, WHILE_OPEN
+        return DrainReason.DEAD_LETTERS_BLOCK
     if proof is not None and proof.failures:
-        return DrainReason.PROOF_FAILED, WHILE_OPEN
-    return DrainReason.VERIFYING, SOON
+        return DrainReason.PROOF_FAILED
+    return DrainReason.VERIFYING
 
 
-def _finish(facts: Facts, *, proven: bool) -> Plan:
-    """The copy for people first, then the status that lets everything go; a crash in between makes the copy again."""
+def _finish(facts: Facts, *, proven: bool) -> steps.Plan:
+    """Make the copy for people first, then write the report that permits the removal.
+
+    After a crash in between, the copy is made again.
+    """
     event = facts.event
-    final = account.proven(facts) if proven else account.abandoned(facts)
-    said = status.build(facts)
-    if event.deleting:  # a copy would go with the event, and nothing can be made in a namespace that goes
-        return Plan((), said, 0.0, after=said | {"report": final.as_status()})
-    copy = report.report(event, final)
-    told = final.as_status() | {"configMapName": copy["metadata"]["name"]}
-    return Plan((Apply(copy),), said, 0.0, after=said | {"report": told})
+    final = report.proven(facts) if proven else report.abandoned(facts)
+    before = status.build(facts)
+    if event.deleting:  # a copy would go with the event, and a namespace that is being deleted takes no new object
+        return steps.Plan((), before, AT_ONCE, after=before | {"report": final.as_status()})
+    copy = config_map(event, final)
+    final_report = final.as_status() | {"configMapName": copy["metadata"]["name"]}
+    return steps.Plan((steps.Apply(copy),), before, AT_ONCE, after=before | {"report": final_report})
 
 
-def keep(facts: Facts, by: Installation) -> Plan:
-    """DB1 answers `closed` and tells what became of a claim. The bridges have nothing left to do."""
+def keep(facts: Facts, installation: Installation) -> steps.Plan:
+    """DB1 answers `closed`, and says what became of a claim. The bridges have nothing left to do."""
     event, observed = facts.event, facts.observed
     assert event.spec is not None
     facts = replace(facts, claimable=memory.identity(event, observed), drain=DrainReason.KEPT)
-    steps = [*wanted.no_bridges(observed, event), *wanted.children(facts, by), *wanted.database_steps(facts)]
-    left = (event.spec.window.closes_at - (facts.now - keep_time(event.spec))).total_seconds()
-    return Plan(tuple(steps), status.build(facts), min(WHILE_KEPT, left))
+    todo = [
+        *comparison(event, observed),
+        *desired.no_bridges(observed, event),
+        *desired.children(facts, installation),
+        *desired.database_steps(facts),
+    ]
+    left = event.spec.window.closes_at - (facts.now - keep_time(event.spec))
+    return steps.Plan(tuple(todo), status.build(facts), min(WHILE_KEPT, left))
 
 
-def release(facts: Facts) -> Plan:
+def remove(facts: Facts) -> steps.Plan:
     """Remove everything, the anchor last: until then it keeps the rest through a foreground deletion."""
-    state, steps = _next_to_go(facts)
+    state, todo = _next_to_remove(facts)
     done = state is DrainReason.COMPLETED
-    return Plan(tuple(steps), status.build(replace(facts, drain=state)), None if done else SOON)
+    return steps.Plan(tuple(todo), status.build(replace(facts, drain=state)), None if done else SOON)
 
 
-def _next_to_go(facts: Facts) -> tuple[DrainReason, list[Step]]:
+def _next_to_remove(facts: Facts) -> tuple[DrainReason, list[steps.Step]]:
     event, children = facts.event, facts.observed.children
     bridges, database = names.bridge(event.name), names.database(event.name)
-    guarded = [Unguard(*key) for key, child in children.items() if names.GUARD_LABEL in _labels(child)]
-    if guarded or _present(facts, ("Deployment", bridges), "bridge"):
+    guarded = [steps.Unguard(*key) for key, child in children.items() if names.GUARD_LABEL in _labels(child)]
+    if guarded or _exists(facts, ("Deployment", bridges), "bridge"):
         return DrainReason.BRIDGES_STOPPED, [
             *guarded,
-            *_stop(facts, ("Deployment", bridges), "bridge", ScaleBridges(0)),
+            *_stop(facts, ("Deployment", bridges), "bridge", steps.ScaleBridges(0)),
         ]
-    if _present(facts, ("StatefulSet", database), "database"):
-        return DrainReason.DATABASE_STOPPED, _stop(facts, ("StatefulSet", database), "database", StopDatabase())
+    if _exists(facts, ("StatefulSet", database), "database"):
+        return DrainReason.DATABASE_STOPPED, _stop(facts, ("StatefulSet", database), "database", steps.StopDatabase())
     for kind in REMAINS:
         if found := [key for key in children if key[0] == kind]:
-            return DrainReason.VOLUMES_REMOVED, [step for key in found for step in _remove(key, children[key])]
+            return DrainReason.VOLUMES_REMOVED, [step for key in found for step in _delete(key, children[key])]
     if anchor := children.get((kinship.ANCHOR, database)):
-        return DrainReason.VOLUMES_REMOVED, _remove((kinship.ANCHOR, database), anchor)
-    return DrainReason.COMPLETED, [RemoveFinalizer()] if names.FINALIZER in event.finalizers else []
+        return DrainReason.VOLUMES_REMOVED, _delete((kinship.ANCHOR, database), anchor)
+    return DrainReason.COMPLETED, [steps.RemoveFinalizer()] if names.FINALIZER in event.finalizers else []
 
 
-def _present(facts: Facts, key: ChildKey, component: str) -> bool:
-    return key in facts.observed.children or _running(facts, component)
+def _exists(facts: Facts, key: ChildKey, component: str) -> bool:
+    """The workload exists, or a pod of it."""
+    return key in facts.observed.children or bool(pods.of_component(facts.observed.pods, component))
 
 
-def _running(facts: Facts, component: str) -> bool:
-    return any(_labels(pod).get("app.kubernetes.io/component") == component for pod in facts.observed.pods)
+def _stop(facts: Facts, key: ChildKey, component: str, stop: steps.Step) -> list[steps.Step]:
+    """Scale a workload to zero, and delete it when its pods are gone.
 
-
-def _stop(facts: Facts, key: ChildKey, component: str, stop: Step) -> list[Step]:
-    """To no pods, and gone when they are: the garbage collector, which a deletion would leave them to, may not.
-
-    For the same reason the pods of a workload that somebody has deleted are ours to remove.
+    The garbage collector may not remove guarded pods. So the pods of a workload that was deleted by hand are deleted
+    here, too.
     """
     found = facts.observed.children.get(key)
-    if found is not None and (found["spec"].get("replicas", 1) or (component == "database" and _lingers(facts))):
+    if found is not None and (found["spec"].get("replicas", 1) or (component == "database" and _ends_slowly(facts))):
         return [stop]
-    if _running(facts, component):
-        return wanted.strays(facts.observed, component, found)
-    return [Delete(*key)] if found is not None else []
+    if pods.of_component(facts.observed.pods, component):
+        return desired.strays(facts.observed, component, found)
+    return [steps.Delete(*key)] if found is not None else []
 
 
-def _lingers(facts: Facts) -> bool:
-    """Whether DB1's pod ends in its own time: its controller may have made or removed it after we asked for haste."""
-    pods = (pod for pod in facts.observed.pods if _labels(pod).get("app.kubernetes.io/component") == "database")
-    return any(pod["metadata"].get("deletionGracePeriodSeconds", HASTE + 1) > HASTE for pod in pods)
+def _ends_slowly(facts: Facts) -> bool:
+    """Whether DB1's pod has a long grace period: its controller made or deleted it after we shortened the period."""
+    found = pods.of_component(facts.observed.pods, "database")
+    short = steps.STOP_GRACE_SECONDS
+    return any(pod["metadata"].get("deletionGracePeriodSeconds", short + 1) > short for pod in found)
 
 
-def _remove(key: ChildKey, child: Manifest) -> list[Step]:
+def _delete(key: ChildKey, child: Manifest) -> list[steps.Step]:
+    """Delete one child, without our finalizer on it."""
     held = names.FINALIZER in (child["metadata"].get("finalizers") or ())
-    return [*([Unguard(*key, finalizer=True)] if held else []), Delete(*key)]
+    return [*([steps.Unguard(*key, finalizer=True)] if held else []), steps.Delete(*key)]
 
 
 def _labels(manifest: Manifest) -> dict[str, Any]:

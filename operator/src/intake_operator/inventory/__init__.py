@@ -1,1 +1,1 @@
-"""The slots that a user brings along: a ConfigMap or a table, into DB1."""
+"""The user's own inventory: read from a ConfigMap or a table, checked, and copied into DB1."""

@@ -1,15 +1,16 @@
-"""Server-side apply of children: only what moved, and only what is ours."""
+"""Server-side apply of children: only those that changed, and only those of the event."""
 
 import hashlib
 import json
+from collections import defaultdict
 
 from intake_operator import names
 from intake_operator.kube.client import Cluster
-from intake_operator.model.observed import Event, Manifest, owned
+from intake_operator.model.observed import ChildKey, Event, Manifest, owned
 
 
 class NotOursError(Exception):
-    """An object of the name that we need belongs to somebody else."""
+    """An object that has the name of a child does not belong to the event."""
 
     def __init__(self, kind: str, name: str, found: Manifest) -> None:
         earlier = (found["metadata"].get("labels") or {}).get(names.EVENT_UID_LABEL)
@@ -22,35 +23,33 @@ class NotOursError(Exception):
 
 
 class Applier:
-    """Applies children, and skips those that are as it left them.
+    """Applies children, and skips those that are as the last apply left them.
 
-    What it remembers (a digest of the wish, the resourceVersion of the result) saves calls and is never relied on:
-    after a restart everything is applied once more.
+    What it remembers (a digest of the manifest, and the resourceVersion of the result) only saves requests: after a
+    restart everything is applied once more.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._left: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self._applied: defaultdict[str, dict[ChildKey, tuple[str, str]]] = defaultdict(dict)
+        """By the event's uid."""
 
     async def apply(self, event: Event, wanted: Manifest, existing: Manifest | None) -> bool:
-        """Make `wanted` so; True if it was sent.
+        """Apply `wanted`; True if a request was needed.
 
-        Raises NotOursError when an object of that name is there which does not belong to this event.
+        Raises NotOursError if an object of that name exists which does not belong to this event.
         """
-        kind, meta = wanted["kind"], wanted["metadata"]
-        key = (kind, meta["namespace"], meta["name"])
+        key, applied = (wanted["kind"], wanted["metadata"]["name"]), self._applied[event.uid]
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-        if existing and self._left.get(key) == (digest, existing["metadata"]["resourceVersion"]):
+        if existing and applied.get(key) == (digest, existing["metadata"]["resourceVersion"]):
             return False
-        existing = existing or await self._cluster.get(*key)
+        existing = existing or await self._cluster.get(key[0], event.namespace, key[1])
         if existing and not owned(existing, event.uid):
-            raise NotOursError(kind, meta["name"], existing)
+            raise NotOursError(*key, existing)
         result = await self._cluster.apply(wanted, names.FIELD_MANAGER)
-        self._left[key] = (digest, result["metadata"]["resourceVersion"])
+        applied[key] = (digest, result["metadata"]["resourceVersion"])
         return True
 
-    def forget(self, namespace: str, event: str) -> None:
+    def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
-        gone = [key for key in self._left if key[1] == namespace and key[2].startswith(f"{event}-")]
-        for key in gone:
-            del self._left[key]
+        self._applied.pop(uid, None)

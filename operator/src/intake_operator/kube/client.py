@@ -1,4 +1,8 @@
-"""The few verbs of the Kubernetes API that the operator needs, on plain dicts, through the official async client."""
+"""The verbs of the Kubernetes API that the operator needs, on plain dicts, through the official async client.
+
+Not on its dynamic client: that discovers each API group with requests and a cache file, has no `fieldValidation`, and
+would replace only RESOURCES and `_path`; the time limit, the errors, the preconditions and the reviews would stay here.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +15,7 @@ from kubernetes.aio.client.exceptions import ApiException
 from intake_operator import names
 from intake_operator.model.observed import Manifest
 
-# Kind to the folder of its API and its plural.
+# Kind to the path of its API group and its plural.
 RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     names.KIND: (f"apis/{names.API_VERSION}", names.PLURAL),
     "ConfigMap": ("api/v1", "configmaps"),
@@ -27,13 +31,13 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "StatefulSet": ("apis/apps/v1", "statefulsets"),
 }
 
-# Questions to the API server that leave nothing behind.
+# Requests that create no object; the answer is their status. Kind to the path of its API group.
 REVIEWS: Final[Mapping[str, str]] = {
     "SubjectAccessReview": "apis/authorization.k8s.io/v1",
     "TokenReview": "apis/authentication.k8s.io/v1",
 }
 
-# Seconds. The client's own default is five minutes, which would freeze a worker on a half-dead connection.
+# Seconds. The client's own default is five minutes: for so long a broken connection would block a worker.
 REQUEST_TIMEOUT: Final = 30
 
 APPLY: Final = "application/apply-patch+yaml"
@@ -41,7 +45,7 @@ PATCH: Final = "application/json-patch+json"
 
 
 class ApiError(Exception):
-    """The API server refused; `reason` is its own word (NotFound, AlreadyExists, Invalid …), `status` the HTTP code."""
+    """The API server refused: `status` is the HTTP code, `reason` its own word (NotFound, AlreadyExists, Invalid …)."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{reason or status}: {message}")
@@ -50,13 +54,13 @@ class ApiError(Exception):
 
 
 class Cluster:
-    """The cluster, through one connection pool."""
+    """The API server, through one connection pool. Every method raises ApiError where the server refuses."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        """One object; None when there is none."""
+        """One object; None if there is none."""
         try:
             return await self._call("GET", _path(kind, namespace, name))
         except ApiError as error:
@@ -65,7 +69,7 @@ class Cluster:
             raise
 
     async def list_everywhere(self, kind: str, namespaces: Sequence[str]) -> list[Manifest]:
-        """All objects of a kind in these namespaces; in all that there are, where none is named."""
+        """All objects of a kind in these namespaces; with an empty list, in all namespaces."""
         folder, plural = RESOURCES[kind]
         paths = [_path(kind, namespace) for namespace in namespaces] or [f"/{folder}/{plural}"]
         return [item for path in paths for item in (await self._call("GET", path))["items"]]
@@ -79,7 +83,7 @@ class Cluster:
         return items
 
     async def apply(self, manifest: Manifest, field_manager: str, *, subresource: str = "") -> Manifest:
-        """Server-side apply; conflicts go to us, because what we apply is ours."""
+        """Server-side apply. It takes over fields of other managers, because the objects are the operator's."""
         meta = manifest["metadata"]
         path = _path(manifest["kind"], meta["namespace"], meta["name"], subresource)
         query = {"fieldManager": field_manager, "force": "true", "fieldValidation": "Strict"}
@@ -88,18 +92,18 @@ class Cluster:
     async def patch(
         self, kind: str, namespace: str, name: str, patch: Sequence[Mapping[str, object]], field_manager: str
     ) -> Manifest:
-        """JSON patch; ApiError Invalid when one of its tests fails."""
+        """JSON patch. Raises ApiError with reason Invalid if one of its tests fails."""
         return await self._call("PATCH", _path(kind, namespace, name), {"fieldManager": field_manager}, patch, PATCH)
 
     async def create(self, manifest: Manifest, field_manager: str) -> Manifest:
-        """Create; ApiError AlreadyExists when it is there."""
+        """Create. Raises ApiError with reason AlreadyExists if it exists."""
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, {"fieldManager": field_manager}, manifest)
 
     async def delete(
         self, kind: str, namespace: str, name: str, uid: str | None = None, grace_seconds: int | None = None
     ) -> None:
-        """Delete, with its dependents in the background; fine when it is gone already, or has another uid by now."""
+        """Delete, its dependents in the background. No error if it is gone, or if its name has another uid by now."""
         body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -112,7 +116,7 @@ class Cluster:
                 raise
 
     async def review(self, kind: str, spec: Manifest) -> Manifest:
-        """The status that the API server gives to a TokenReview or SubjectAccessReview."""
+        """The status of a TokenReview or SubjectAccessReview."""
         folder = REVIEWS[kind]
         body = {"apiVersion": folder.removeprefix("apis/"), "kind": kind, "spec": spec}
         reviewed = await self._call("POST", f"/{folder}/{kind.lower()}s", body=body)
@@ -151,7 +155,7 @@ class Cluster:
 
 
 async def connect() -> Cluster:
-    """The cluster we run in, or else the one that KUBECONFIG names."""
+    """The cluster of this pod, or else the one that KUBECONFIG names."""
     settings = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]

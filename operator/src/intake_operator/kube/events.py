@@ -1,4 +1,4 @@
-"""Kubernetes Events: what changed, in the words of the conditions."""
+"""Kubernetes Events: one for each condition whose reason changed."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,12 +10,12 @@ from intake_operator.kube.client import ApiError, Cluster
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.reasons import ConditionType
 
-# Scaling moves with every wave; its condition says enough.
+# No Event for ScalingActive, which changes with every wave of buyers, and for Ready, which repeats the others.
 QUIET = frozenset({ConditionType.SCALING_ACTIVE, ConditionType.READY})
 
 
 def transitions(event: Event, status: Mapping[str, Any], now: datetime) -> Iterator[Manifest]:
-    """An Event for every condition whose reason is not what it was."""
+    """An Event for every condition with another reason than in the old status."""
     before = {c["type"]: c["reason"] for c in event.status.get("conditions") or ()}
     for condition in status["conditions"]:
         kind, reason = condition["type"], condition["reason"]
@@ -47,7 +47,7 @@ def transitions(event: Event, status: Mapping[str, Any], now: datetime) -> Itera
 
 
 async def post(cluster: Cluster, found: Iterable[Manifest]) -> None:
-    """Send them. Events are for people: one that is refused (a namespace that is going away) stops nothing."""
+    """Create them. Events are for people: a refusal, as in a namespace that is being deleted, does not end the pass."""
     for manifest in found:
         try:
             await cluster.create(manifest, names.FIELD_MANAGER)

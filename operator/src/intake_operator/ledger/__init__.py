@@ -1,1 +1,1 @@
-"""The ledger, as the operator reads it."""
+"""The ledger: whether it can be used, what it has of a pool, and whether that agrees with DB1."""

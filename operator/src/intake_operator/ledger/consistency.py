@@ -77,10 +77,14 @@ class ConsistencyChecks:
         """The latest verdict; None before the first."""
         return self._verdicts.latest(uid)
 
-    def check_if_due(self, sides: Sides) -> None:
+    def is_due(self, uid: str) -> bool:
+        """Whether it is time for the next comparison, and none is running."""
+        return uid not in self._running and self._verdicts.is_due(uid, None)
+
+    def start(self, sides: Sides) -> None:
         """Compare in the background if it is time. Call while the queue is empty. Wakes the event on a new verdict."""
         uid = sides.event.uid
-        if uid in self._running or not self._verdicts.is_due(uid, None):
+        if not self.is_due(uid):
             return
         task = self._running[uid] = asyncio.create_task(self._check(sides))
         task.add_done_callback(lambda _: self._running.pop(uid, None))

@@ -8,7 +8,7 @@ import psycopg
 from intake_shared.redaction import one_line
 
 from intake_operator import names
-from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, told, used_before, without
+from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
 from intake_operator.model.observed import Event, Manifest, PoolCheck
@@ -46,7 +46,7 @@ class Pools:
         at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        question = (uri, unchecked, event.generation, told(event))
+        question = (uri, unchecked, event.generation, announced(event))
         if known := self._checks.fresh(event.uid, question):
             return known
         check = _unchecked() if unchecked else await self._check(event, uri)

@@ -12,6 +12,7 @@ class DeadLetter(Claim):
     """A claim that gave up: a row of `intake.dead_letters`. `id` is the message id, which is never used twice."""
 
     id: int
+    label: str | None
     state: str
     failures: int
     reason: str
@@ -25,6 +26,7 @@ class DeadLetter(Claim):
             "claimId": str(self.claim_id),
             "userId": self.user_id,
             "slot": self.slot_no,
+            "label": self.label,
             "resourceId": None if self.resource_id is None else str(self.resource_id),
             "requestId": self.request_id,
             "state": self.state,

@@ -201,5 +201,7 @@ class Observed:
     proof_error: str = ""
     consistency: Verdict | None = None
     """The latest comparison of DB1 with the ledger."""
+    comparison_due: bool = False
+    """Whether the latest comparison is old enough to be repeated, and none is running."""
     pool: PoolCheck | None = None
     """None where it was not asked: before the spec is understood, and once claims were possible."""

@@ -12,7 +12,7 @@ from typing import Final
 
 # Name to minimum and maximum.
 NUMBERS: Final[Mapping[str, tuple[str, str]]] = {
-    # Each connection costs memory. decide/room.py divides them between claimers and others.
+    # Each connection costs memory. decide/connections.py divides them between claimers and others.
     "max_connections": ("50", "5000"),
     # Microseconds that a commit waits for others.
     "commit_delay": ("0", "10000"),
@@ -102,7 +102,7 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
     for name, value in given.items():
         if name in WORDS and value not in WORDS[name]:
             yield f"{name} must be one of {', '.join(WORDS[name])}, not {value!r}"
-        for bounds, form, units, told in (
+        for bounds, form, units, kind in (
             (NUMBERS, NUMBER, {}, "a number"),
             (SIZES, SIZE, SIZE_UNITS, "a size with kB, MB, GB or TB"),
             (TIMES, TIME, TIME_UNITS, "a time with ms, s, min, h or d"),
@@ -113,7 +113,7 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
                     most, units
                 )
                 if not fits:
-                    yield f"{name} must be {told}, {least} to {most}, not {value!r}"
+                    yield f"{name} must be {kind}, {least} to {most}, not {value!r}"
 
 
 def amount_of(value: str, units: Mapping[str, int]) -> float:

@@ -1,4 +1,4 @@
-"""DB1 with a synchronous standby: the operator takes a cancelled wait for no answer."""
+"""DB1 with a synchronous standby: a wait that was cancelled is an error for the operator."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The way to the admin API: kubectl's port-forward and kubeconfig, or a URL and a token."""
+"""What kubectl and its kubeconfig are used for: the namespace, the token, and a port-forward to the admin API."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from intake_operator.command.problem import Exit, ProblemError
 AUDIENCE: Final = "intake-engine.io"
 TOKEN_VARIABLE: Final = "INTAKE_ADMIN_TOKEN"
 ADMIN_PORT: Final = 8081
-# Seconds for kubectl to answer: a login plugin may ask its server first.
+# Seconds that kubectl may take: a login plugin may ask its server first.
 KUBECTL_TIMEOUT: Final = 30
 
 HOW_TO_GET_A_TOKEN: Final = f"""no token: this kubeconfig has none (a client certificate is not one). Make one:
@@ -39,7 +39,7 @@ class Kubectl:
 
     @cached_property
     def config(self) -> Config:
-        """The part of kubeconfig that this context uses."""
+        """The part of kubeconfig that this context uses. Raises ProblemError."""
         done = _run(self.command("config", "view", "--minify", "--raw", "-o", "json"))
         if done.returncode != 0:
             raise ProblemError(Exit.FAILED, f"kubectl has no configuration to use: {done.stderr.strip()}")
@@ -52,20 +52,20 @@ class Kubectl:
         return str(contexts[0].get("context", {}).get("namespace") or "default")
 
     def token(self) -> str | None:
-        """The token that kubectl would use; None where it uses something else."""
+        """The token that kubectl would use; None if it uses something else, such as a client certificate."""
         users = self.config.get("users") or [{}]
         user: Config = users[0].get("user") or {}
         if user.get("tokenFile"):
             return read_token(Path(user["tokenFile"]))
         if user.get("exec"):
-            return _plugin(user["exec"])
+            return _plugin_token(user["exec"])
         return user.get("token") or None
 
     @contextmanager
     def forward(self, namespace: str, workload: str) -> Iterator[str]:
-        """The URL of the admin API, for as long as the block lasts."""
+        """The URL of the admin API while the block runs. Raises ProblemError if kubectl cannot forward."""
         command = self.command(f"--namespace={namespace}", "port-forward", workload, f":{ADMIN_PORT}")
-        # A file, not a pipe: kubectl goes on talking, and nobody reads it then.
+        # A file, not a pipe: kubectl keeps writing, and a pipe that nothing reads would fill up and block it.
         with tempfile.TemporaryFile("w+") as errors:
             try:
                 process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603 -- kubectl
@@ -90,7 +90,7 @@ class Kubectl:
 
 
 def find_token(token_file: Path | None, kubectl: Kubectl) -> str:
-    """The token of whoever asks. Raises ProblemError that says how to get one."""
+    """The caller's bearer token. Raises ProblemError that says how to get one."""
     if token_file is not None:
         return read_token(token_file)
     token = os.environ.get(TOKEN_VARIABLE, "").strip() or kubectl.token()
@@ -100,7 +100,7 @@ def find_token(token_file: Path | None, kubectl: Kubectl) -> str:
 
 
 def read_token(path: Path) -> str:
-    """A token out of a file, `-` for standard input."""
+    """The token in a file, `-` for standard input. Raises ProblemError."""
     try:
         token = Path("/dev/stdin" if str(path) == "-" else path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeError) as error:
@@ -110,12 +110,12 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _plugin(wanted: Config) -> str | None:
-    """The token of a login plugin, which kubectl runs in the same way."""
-    version = str(wanted.get("apiVersion") or "client.authentication.k8s.io/v1")
+def _plugin_token(plugin: Config) -> str | None:
+    """The token of a login plugin, run as kubectl runs it."""
+    version = str(plugin.get("apiVersion") or "client.authentication.k8s.io/v1")
     info = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False}}
-    variables = {each["name"]: each["value"] for each in wanted.get("env") or ()}
-    command = [str(wanted["command"]), *(wanted.get("args") or ())]
+    variables = {each["name"]: each["value"] for each in plugin.get("env") or ()}
+    command = [str(plugin["command"]), *(plugin.get("args") or ())]
     done = _run(command, {"KUBERNETES_EXEC_INFO": json.dumps(info)} | variables)
     if done.returncode != 0:
         raise ProblemError(Exit.DENIED, f"the login plugin {command[0]} of kubeconfig failed: {done.stderr.strip()}")

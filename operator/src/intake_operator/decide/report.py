@@ -1,12 +1,12 @@
-"""Makes the final account of an event, with the proof or without it."""
+"""The report of an event: its final counts, with the proof or without it."""
 
 from intake_operator.decide import memory
-from intake_operator.decide.status import Facts
+from intake_operator.decide.facts import Facts
 from intake_operator.model.report import Report
 
 
 def proven(facts: Facts) -> Report:
-    """Of an event whose proof is in hand."""
+    """The report of an event whose proof was made."""
     proof = facts.observed.proof
     assert proof is not None
     account, ended = proof.account, proof.account.ended
@@ -20,7 +20,7 @@ def proven(facts: Facts) -> Report:
 
 
 def abandoned(facts: Facts) -> Report:
-    """Of an event that a person gave up: what DB1 can still tell, or told last."""
+    """The report of an event that was given up: the counts that DB1 still gives, or gave last."""
     event, observed = facts.event, facts.observed
     last = memory.counts(event, observed, facts.now)
     counts: dict[str, int] = {}
@@ -28,8 +28,8 @@ def abandoned(facts: Facts) -> Report:
         ends = {name: int(last.get(name, 0)) for name in ("committed", "voided", "released")}
         open_claims = {"queued": int(queue["depth"]), "deadLetters": int(queue["deadLetters"])}
         counts = {"claims": sum(ends.values()) + sum(open_claims.values()), **ends, **open_claims}
-    told = "not asked: the event was abandoned by annotation"
-    return Report(False, told, _now(facts), counts, str(last.get("countedAt", "")), observed.database.audit)
+    unasked = "not asked: the event was abandoned by annotation"
+    return Report(False, unasked, _now(facts), counts, str(last.get("countedAt", "")), observed.database.audit)
 
 
 def _now(facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""Where requests are carried out: an event's DB1 and its ledger, looked up for each request."""
+"""Carries requests out against an event's DB1 and ledger. Both are looked up anew for each request."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +17,7 @@ from intake_operator.children import access
 from intake_operator.database import connection as db1
 from intake_operator.database import dead_letters
 from intake_operator.database.databases import UNKNOWN_POOL
-from intake_operator.decide.discard import Target, answered, discard
+from intake_operator.decide.discard import LedgerKind, answered, discard
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
@@ -34,13 +34,16 @@ type Decisions = dict[int, Evidence | Refusal]
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Carries out what was asked of one event, by somebody who may."""
+class AdminService:
+    """What an authorized caller can do to one event.
+
+    Usage: `await service.replay(await service.find("tickets", "taylor-drop"), Replay(ids=[7], reason="…"), user.name)`.
+    """
 
     cluster: Cluster
     consistencies: ConsistencyChecks
     namespaces: tuple[str, ...] = ()
-    """Those that are served; empty means all."""
+    """The namespaces that this operator serves; empty means all."""
 
     async def find(self, namespace: str, name: str) -> Event:
         """The event. Raises RefusedError 404."""
@@ -58,46 +61,47 @@ class Desk:
         return parse(body)
 
     async def dead_letters(self, event: Event, page: Page) -> list[DeadLetter]:
-        """Dead letters, oldest first."""
+        """One page of dead letters, oldest first."""
         async with self.database(event, "monitor") as connection:
             return await dead_letters.page(connection, event.pool, page.limit, page.continue_ or 0)
 
     async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
-        """The audit, latest first."""
+        """One page of the audit, latest first."""
         async with self.database(event, "monitor") as connection:
             entries = await dead_letters.audit(connection, event.pool, page.limit, page.continue_)
         return [entry.shown() for entry in entries]
 
-    async def replay(self, event: Event, asked: Replay, actor: str) -> dict[str, Any]:
-        """Back on the queue, state kept. A repeated call finds none, and says so."""
+    async def replay(self, event: Event, request: Replay, actor: str) -> dict[str, Any]:
+        """Put dead letters back on the queue in their state. Ids that are not dead letters come back as `gone`."""
         async with self.database(event, "bridge") as connection:
-            done = await dead_letters.replay(connection, event.pool, asked.ids, actor, asked.reason)
-        _log(event, actor, asked.reason, f"replayed {len(done)} of {len(asked.ids)} dead letters")
-        return {"replayed": sorted(done), "gone": _without(asked.ids, done)}
+            done = await dead_letters.replay(connection, event.pool, request.ids, actor, request.reason)
+        _log(event, actor, request.reason, f"replayed {len(done)} of {len(request.ids)} dead letters")
+        return {"replayed": sorted(done), "gone": _without(request.ids, done)}
 
-    async def discard(self, event: Event, asked: Discard, actor: str) -> dict[str, Any]:
-        """The ledger's word first, the slot after it. What cannot be given up stays a dead letter, with the reason."""
+    async def discard(self, event: Event, request: Discard, actor: str) -> dict[str, Any]:
+        """Void claims in the ledger, then free their slots. What may be committed is `refused` and stays."""
         async with self.database(event, "bridge") as connection:
-            found = await dead_letters.with_ids(connection, event.pool, asked.ids)
-            decided = await self._decide(event, found, target_checked=asked.target_checked)
+            found = await dead_letters.with_ids(connection, event.pool, request.ids)
+            decided = await self._decide(event, found, target_checked=request.target_checked)
             by_evidence: dict[str, list[int]] = {}
             for number, decision in decided.items():
                 if isinstance(decision, Evidence):
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
             for words, ids in by_evidence.items():
-                done |= await dead_letters.discard(connection, event.pool, ids, actor, asked.reason, words)
-        kept = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
-        _log(event, actor, asked.reason, f"discarded {len(done)} of {len(asked.ids)} dead letters, {len(kept)} refused")
+                done |= await dead_letters.discard(connection, event.pool, ids, actor, request.reason, words)
+        refusals = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
+        summary = f"discarded {len(done)} of {len(request.ids)} dead letters, {len(refusals)} refused"
+        _log(event, actor, request.reason, summary)
         claims = {letter.id: letter.claim_id for letter in found}
         refused = [
             {"id": number, "claimId": str(claims[number]), "reason": each.reason, "message": each.message}
-            for number, each in sorted(kept.items())
+            for number, each in sorted(refusals.items())
         ]
-        return {"discarded": sorted(done), "refused": refused, "gone": _without(asked.ids, done | kept.keys())}
+        return {"discarded": sorted(done), "refused": refused, "gone": _without(request.ids, done | refusals.keys())}
 
     async def reconcile(self, event: Event) -> dict[str, Any]:
-        """DB1 against the ledger, claim by claim, now."""
+        """Compare DB1 with the ledger now, claim by claim."""
         uri, function = await self.target(event)
         password = await self._password(event)
         verdict = await self.consistencies.check_now(Sides(event, access.host(event), password, uri, function))
@@ -105,7 +109,7 @@ class Desk:
 
     @asynccontextmanager
     async def database(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
-        """DB1 as one of its roles. Raises RefusedError 409 where there is none, 503 where it does not answer."""
+        """A connection to DB1 as one of its roles. Raises RefusedError: 409 without DB1, 503 without an answer."""
         password = await self._password(event)
         try:
             async with db1.connect(access.host(event), password, role) as connection:
@@ -116,27 +120,27 @@ class Desk:
             if isinstance(error, psycopg.Error) and error.sqlstate == UNKNOWN_POOL:
                 raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error
             raise RefusedError(
-                503, "DatabaseUnavailable", f"DB1 did not do it: {one_line(error)}; try again", retry_after=5
+                503, "DatabaseUnavailable", f"DB1 did not answer: {one_line(error)}; try again", retry_after=5
             ) from error
 
     async def _password(self, event: Event) -> str:
         stateful_set = await self.cluster.get("StatefulSet", event.namespace, names.database(event.name))
         secret = await self.cluster.get("Secret", event.namespace, names.superuser_secret(event.name))
         if not (stateful_set and secret and owned(stateful_set, event.uid) and owned(secret, event.uid)):
-            phase = event.status.get("phase") or "not looked at yet"
+            phase = event.status.get("phase") or "not reconciled yet"
             raise RefusedError(
                 409,
                 "NoDatabase",
-                f"event {event.name!r} has no DB1 ({phase}): before it is provisioned there are no dead letters, and "
-                "what became of a completed sale is in its report and in the ledger",
+                f"event {event.name!r} has no DB1 (phase {phase}): before provisioning there are no dead letters, and "
+                "after completion the claims are in the report and in the ledger",
             )
         return text(secret, "password")
 
     async def target(self, event: Event) -> tuple[str, str]:
-        """(URI, function) of the event's Postgres ledger; empty for a webhook. Raises RefusedError 409."""
+        """(URI, function) of the event's Postgres ledger; both empty for a webhook. Raises RefusedError 409."""
         if event.spec is None:
             raise RefusedError(
-                409, "SpecInvalid", f"the ledger is not known: {event.spec_error}; correct the spec first"
+                409, "SpecInvalid", f"the spec does not say where the ledger is: {event.spec_error}; correct it first"
             )
         postgres = event.spec.commit_target.postgres
         if postgres is None:
@@ -144,25 +148,25 @@ class Desk:
         ref = postgres.secret_ref
         secret = await self.cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
-        # Empty means a webhook, whose claims are given up by other rules.
+        # An empty URI would be taken for a webhook, whose claims are discarded by other rules.
         if not uri:
             raise RefusedError(
                 409,
                 "LedgerSecretMissing",
-                f"Secret {ref.name} is not there, or has no text under the key {ref.key}; correct it",
+                f"Secret {ref.name} does not exist, or has no text under the key {ref.key}; correct it",
             )
         return uri, postgres.function
 
     async def _decide(self, event: Event, found: Sequence[DeadLetter], *, target_checked: bool) -> Decisions:
         uri, function = await self.target(event)
         if not uri:
-            return _without_ledger(found, Target.WEBHOOK, target_checked=target_checked)
+            return _without_ledger(found, LedgerKind.WEBHOOK, target_checked=target_checked)
         decided: Decisions = {}
         try:
             async with connect(uri, event.namespace) as connection:
                 void_claim = await void_function(connection, function)
                 if void_claim is None:
-                    return _without_ledger(found, Target.POSTGRES, target_checked=target_checked)
+                    return _without_ledger(found, LedgerKind.POSTGRES, target_checked=target_checked)
                 for letter in found:
                     try:
                         word = await void(connection, void_claim, letter.payload())
@@ -173,16 +177,16 @@ class Desk:
                     else:
                         decided[letter.id] = answered(word)
         except (psycopg.Error, OSError) as error:
-            # TimeoutError is an OSError. Those that have their word are given up, the others are asked for again.
-            told = f"the ledger did not answer: {one_line(error)}; nothing is decided, try again"
+            # TimeoutError is an OSError. Claims that the ledger has answered for are discarded, the others are refused.
+            message = f"the ledger did not answer: {one_line(error)}; nothing is decided, try again"
             if not decided:
-                raise RefusedError(503, "LedgerUnavailable", told, retry_after=10) from error
-            unasked = [letter.id for letter in found if letter.id not in decided]
-            decided |= dict.fromkeys(unasked, Refusal("LedgerUnavailable", told))
+                raise RefusedError(503, "LedgerUnavailable", message, retry_after=10) from error
+            unanswered = [letter.id for letter in found if letter.id not in decided]
+            decided |= dict.fromkeys(unanswered, Refusal("LedgerUnavailable", message))
         return decided
 
 
-def _without_ledger(found: Sequence[DeadLetter], target: Target, *, target_checked: bool) -> Decisions:
+def _without_ledger(found: Sequence[DeadLetter], target: LedgerKind, *, target_checked: bool) -> Decisions:
     decisions = {letter.id: discard(letter, target, target_checked=target_checked) for letter in found}
     return {number: decision for number, decision in decisions.items() if decision is not None}
 
@@ -192,5 +196,5 @@ def _without(ids: Sequence[int], done: set[int]) -> list[int]:
 
 
 def _log(event: Event, actor: str, reason: str, message: str) -> None:
-    where = {"namespace": event.namespace, "event": event.name, "actor": actor, "reason": reason}
-    logger.info(message, extra=where)
+    extra = {"namespace": event.namespace, "event": event.name, "actor": actor, "reason": reason}
+    logger.info(message, extra=extra)

@@ -1,4 +1,4 @@
-"""DB1 and the ledger through the operator's eyes, on a real PostgreSQL."""
+"""The operator's calls of DB1 and of the ledger, on a real PostgreSQL."""
 
 import asyncio
 import base64
@@ -118,7 +118,7 @@ class TestMigrations:
                 await migrate(connection, edited)
 
 
-class TestEngines:
+class TestDatabases:
     async def test_db1_looks_back_as_far_as_bridges_stay(self, databases: Databases, host: str, uri: str) -> None:
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
@@ -150,7 +150,7 @@ class TestEngines:
         nothing = Account(committed=0, voided=0, slots=0, digest=0)
         assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, nothing, ())
 
-    async def test_a_sealed_engine_is_still_throttled(self, databases: Databases, host: str) -> None:
+    async def test_a_sealed_pool_is_still_throttled(self, databases: Databases, host: str) -> None:
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
         await databases.configure(UID, POOL, config())
@@ -161,7 +161,7 @@ class TestEngines:
         assert row is not None
         assert row[0]["batchSize"] == 3
 
-    async def test_a_database_that_is_not_there_is_an_observation(self, databases: Databases, tmp_path: Path) -> None:
+    async def test_a_db1_that_cannot_be_reached_is_an_observation(self, databases: Databases, tmp_path: Path) -> None:
         seen = await databases.observe(UID, POOL, str(tmp_path), "")
         assert not seen.reachable
         assert seen.error
@@ -175,7 +175,7 @@ class TestEngines:
         assert not (await databases.observe(UID, POOL, host, "")).reachable
         assert (await databases.observe(UID, POOL, host, "")).reachable
 
-    async def test_a_database_that_stands_still_does_not_hold_the_pass(self, host: str, uri: str) -> None:
+    async def test_a_frozen_db1_does_not_hold_the_pass(self, host: str, uri: str) -> None:
         databases = Databases(MIGRATIONS, timeout=0.5)
         await databases.observe(UID, POOL, host, "")
         await databases.migrate(UID)
@@ -211,7 +211,7 @@ class TestEngines:
         assert second
         assert second.limit == first.limit - 10
 
-    async def test_a_db1_whose_connections_are_all_taken_is_told_as_that(self, databases: Databases) -> None:
+    async def test_a_db1_without_a_free_connection_is_reported_as_that(self, databases: Databases) -> None:
         with PostgresServer({"max_connections": "8", "max_wal_senders": "0"}) as tiny, ExitStack() as held:
             tiny.create_database("intake")
             where = unquote(urlparse(tiny.uri()).query.removeprefix("host="))
@@ -237,7 +237,7 @@ class TestEngines:
         logins = (await databases.observe(UID, POOL, host, "")).logins
         assert logins == {"claimer": "fingerprint-1", "bridge": "fingerprint-2"}
 
-    async def test_settings_that_a_role_gave_itself_are_seen_and_taken_back(
+    async def test_settings_that_a_role_gave_itself_are_seen_and_reset(
         self, databases: Databases, server: PostgresServer, host: str
     ) -> None:
         await databases.observe(UID, POOL, host, "")
@@ -248,7 +248,7 @@ class TestEngines:
         async with await AsyncConnection.connect(uri, autocommit=True) as pooled:
             assert (await databases.observe(UID, POOL, host, "")).altered_roles == ()
             await pooled.execute("ALTER ROLE claimer SET default_transaction_read_only = on")
-            # A lost connection forgets nothing: who was there before keeps the session.
+            # After a lost connection it is still known since when the roles were unaltered: older sessions stay.
             async with await AsyncConnection.connect(server.uri("intake"), autocommit=True) as owner:
                 await owner.execute(
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -266,7 +266,7 @@ class TestEngines:
                 row = await (await fresh.execute("SHOW transaction_read_only")).fetchone()
             assert row == ("off",)
 
-    async def test_an_operator_that_never_saw_the_roles_right_ends_all_their_sessions(
+    async def test_an_operator_that_never_saw_the_roles_unaltered_ends_all_their_sessions(
         self, databases: Databases, server: PostgresServer, host: str
     ) -> None:
         await databases.observe(UID, POOL, host, "")
@@ -284,7 +284,7 @@ class TestEngines:
 
 
 class TestLedger:
-    async def test_a_usable_ledger_is_looked_at_seldom(self, ledger_uri: str) -> None:
+    async def test_a_usable_ledger_is_checked_seldom(self, ledger_uri: str) -> None:
         clock = Clock()
         ledgers = LedgerChecks(clock)
         assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
@@ -311,7 +311,7 @@ class TestLedger:
 
     async def test_a_ledger_that_does_not_answer_does_not_hold_the_pass(self, ledger_uri: str) -> None:
         with psycopg.connect(ledger_uri) as other:
-            # It takes the connection, and never gets to know what a function is.
+            # The server accepts the connection, and every look-up of a function waits for the lock.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
             seen = await LedgerChecks(Clock(), timeout=0.5).check(UID, ledger_uri, "tickets", "finalize_transaction")
         assert seen.problem is Problem.LEDGER_UNREACHABLE
@@ -335,7 +335,7 @@ class TestLedger:
     async def test_a_secret_is_taken_as_the_bridge_takes_it(
         self, event: Callable[..., Event], ledger_uri: str, content: bytes | None
     ) -> None:
-        """Blanks around it do not count, and what is no text is said, instead of ending every pass."""
+        """Blanks around it do not count. A value that is not text is reported, instead of failing every pass."""
         data = f"{ledger_uri}\n".encode() if content is None else content
 
         class Secrets(Cluster):

@@ -1,0 +1,40 @@
+"""Whether DB1's pod has to be replaced: its StatefulSet updates it only when it is deleted (OnDelete)."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from intake_operator import names
+from intake_operator.children.database import is_being_deleted
+from intake_operator.decide.stage import was_claimable
+from intake_operator.model import pods
+from intake_operator.model.observed import Event, Observed
+
+# DB1 is not restarted for a changed definition when the window is this near: a start takes seconds, a recovery longer.
+QUIET_BEFORE: Final = timedelta(minutes=5)
+
+
+def to_replace(event: Event, observed: Observed, now: datetime) -> tuple[str, str] | None:
+    """The name of DB1's pod, and why it has to be replaced; None if it should be left alone.
+
+    A StatefulSet does not replace a pod that never became ready, so a corrected image would have no effect.
+    """
+    workload = observed.children.get(("StatefulSet", names.database(event.name)))
+    pod = next((p for p in pods.of_component(observed.pods, "database") if not pods.is_terminating(p)), None)
+    if workload is None or pod is None:
+        return None
+    if event.spec and event.spec.database.volume is None and was_claimable(event, observed):
+        # The pod is the data: no replacement is worth an acknowledged claim.
+        return None
+    name = pod["metadata"]["name"]
+    claim = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
+    if is_being_deleted(claim) and not was_claimable(event, observed):
+        return name, "its volume claim is being deleted, and nothing was sold from it"
+    if observed.database.login_failed:
+        return name, "its superuser password is not the one in the Secret, which it reads only at its start"
+    revision = (workload.get("status") or {}).get("updateRevision")
+    outdated = revision and pod["metadata"]["labels"].get("controller-revision-hash") != revision
+    if outdated and not pods.is_ready(pod):
+        return name, "it never became ready, and its definition has changed since"
+    if outdated and event.spec and now + QUIET_BEFORE < event.spec.window.opens_at:
+        return name, "its definition has changed, and the window is not near"
+    return None
