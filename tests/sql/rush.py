@@ -96,8 +96,8 @@ async def rush(
 async def retry_until_answered(uri: str, count: int, calls: Sequence[Call]) -> list[Got]:
     """The same, and calls that are answered `busy` are repeated until none is.
 
-    So does whoever the server picks out of a deadlock: at the last tickets a batch takes some turns out of order. It
-    has taken nothing, and a retry is safe.
+    Calls that the server refuses for a deadlock are repeated too: with the last numbers a batch inserts some keys out
+    of order. It has claimed nothing, and a retry is safe.
     """
     history: list[Got] = []
     while calls:

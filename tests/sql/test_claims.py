@@ -74,6 +74,8 @@ def test_i7_a_retry_of_a_voided_claim_does_not_claim_again(intake: Intake, limit
 def test_a_retry_burns_no_number_and_writes_nothing(intake: Intake) -> None:
     intake.open(10)
     intake.claim("ann", "r1")
+    # The first retry of a database reads a page of the catalog that PostgreSQL then prunes, which is a WAL record.
+    assert intake.claim("ann", "r1").outcome == "replayed"
     before = intake.value("SELECT pg_current_wal_insert_lsn()")
     assert intake.claim("ann", "r1").outcome == "replayed"
     assert intake.value("SELECT pg_current_wal_insert_lsn()") == before

@@ -38,7 +38,7 @@ type Released = dict[UUID, set[str]]
 
 @pytest.fixture
 def doomed() -> Iterator[PostgresServer]:
-    """A server of its own: the others' would not survive this."""
+    """A server of its own, because this kills it."""
     with PostgresServer() as server:
         install_intake(server.create_database("intake"))
         install_ledger(server.create_database("ledger"))
@@ -46,7 +46,7 @@ def doomed() -> Iterator[PostgresServer]:
 
 
 def calls_of(round_no: int) -> Iterator[Call]:
-    """Singles, several seats, named seats, batches and retries; the same for the same round."""
+    """Single claims, several seats, named seats, batches and retries; the same for the same round."""
     dice = random.Random(round_no)
     made: list[Wanted] = []
     for n in range(100_000):
@@ -201,7 +201,7 @@ def test_a_clean_stop_keeps_everything(doomed: PostgresServer) -> None:
 
 
 def forget(server: PostgresServer, user: str) -> Answer:
-    """Claim, and say before COMMIT that this commit need not be written down."""
+    """Claim, and set synchronous_commit off before COMMIT."""
     with Intake(server.uri("intake", "claimer")) as buyer, buyer.connection.transaction():
         answer = buyer.claim(user, "r1")
         buyer.connection.execute("SET LOCAL synchronous_commit = off")

@@ -35,7 +35,7 @@ def stubborn(uri: str) -> Iterator[Intake]:
 
 
 def alone(uri: str, call: LiteralString, *arguments: object) -> object:
-    """One call of the operator's."""
+    """One call of the operator."""
     with Intake(uri) as operator:
         return operator.value(call, *arguments)
 
@@ -174,7 +174,7 @@ def test_a_claimer_that_waits_for_the_database_alone_is_ended_and_logins_go_on(
 async def test_i2_claims_that_follow_each_other_closely_do_not_block_the_seal(
     intake: Intake, uri: str, as_role: Uris
 ) -> None:
-    """Each transaction is honest and longer than an attempt, and there is always one."""
+    """Each transaction is longer than an attempt and within its limits, and there is always one."""
     intake.open(10_000)
 
     async def shop(number: int) -> None:

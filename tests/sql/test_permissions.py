@@ -16,7 +16,7 @@ C, B, M = "claimer", "bridge", "monitor"
 STRANGER = "stranger"
 ROLES = (C, B, M, STRANGER)
 
-# Functions of intake by name, and who may call them. Nobody may call a function of intake_private or pgmq.
+# Functions of intake by name, and who may call them. No role may call one of intake_private or pgmq.
 FUNCTIONS: dict[str, set[str]] = {
     "claim_resource": {C},
     "claim_resources": {C},

@@ -42,7 +42,7 @@ HOUSEKEEPER = "SELECT pg_try_advisory_lock(hashtextextended('intake.housekeeper/
 
 @pytest.fixture
 def claimer(intake: Intake, server: PostgresServer, migrated: str) -> Iterator[Intake]:
-    """A web back end that means ill."""
+    """A web back end that was taken over by an attacker."""
     with Intake(server.uri(migrated, "claimer")) as client:
         yield client
 

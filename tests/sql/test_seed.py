@@ -219,7 +219,7 @@ def test_configure_refuses(intake: Intake, config: str, sqlstate: str) -> None:
 
 @pytest.mark.parametrize("changed", ["seal", "configure"])
 def test_a_rebuild_by_housekeeping_never_deadlocks_with_the_operator(intake: Intake, uri: str, changed: str) -> None:
-    """A session that waits for the rebuild of another blocks nobody."""
+    """A session that waits for the rebuild of another blocks no other session."""
     intake.open(10)
     lose_unlogged(intake.connection)
 

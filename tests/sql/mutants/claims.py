@@ -48,7 +48,7 @@ LANGUAGE sql STABLE""",
 LANGUAGE sql VOLATILE""",
         "test_a_claim_that_ends_while_its_status_is_asked_is_not_taken_for_dead",
     ),
-    # Who holds something, and then what is free: a number that changes hands in between is in neither.
+    # First the users without claims, then the free list: a number that moves in between is in neither.
     "sold-out batch in two snapshots": Mutant(
         CLAIMS,
         _REFUSED_BATCH,
@@ -76,7 +76,7 @@ LANGUAGE sql VOLATILE""",
         " THEN",
         "test_a_batch_after_the_last_slot_gets_what_has_come_back",
     ),
-    # The reference implementation's shape: update by position without a look at what is there.
+    # As a known implementation does it: update by position without a check of what is there.
     "taken slot overwritten": Mutant(
         CLAIMS,
         """                    claim_resource.request_id, 1, first_key, 'R', at)
@@ -97,7 +97,7 @@ LANGUAGE sql VOLATILE""",
             RETURNING claimed_slots.*)""",
         "test_a_batch_skips_numbers_that_are_claimed_already",
     ),
-    # And for seats by name, where everybody wants the same position.
+    # And for seats by name, where all users want the same position.
     "named seat overwritten": Mutant(
         CLAIM_STEPS,
         """            ON CONFLICT DO NOTHING

@@ -32,7 +32,7 @@ MUTANTS = {
         "",
         "test_a_role_calls_its_functions_and_no_other",
     ),
-    # Two seats of one request would have the same unique_key, and only one of them a hold.
+    # Two parts of one request would have the same unique key, and only one of them a claimed slot.
     "restored slot sold again": Mutant(
         RESTORE,
         "    PERFORM intake_private.number_parts(config.pool_id);\n",
