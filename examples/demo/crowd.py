@@ -1,11 +1,11 @@
-"""A crowd of fans who press Buy, and a record of every answer that they were given.
+"""A crowd of buyers who press Buy, and a record of every answer that they were given.
 
 It does what a shop's web back end does: connect as the role `claimer` with the URI out of the Secret `<event>-app`,
-and call `intake.claim_resource`. Every fan has a request id, and sends the same one again when an answer stays away.
+and call `intake.claim_resource`. Every buyer has a request id, and sends the same one again when an answer stays away.
 Some press twice; some lose their connection before the answer and press again.
 
 Standard output is the record: a JSON line for each press, and a last line with the sums, by which a reader knows that
-the record is whole. It ends by itself: the number of fans and the time are bounded.
+the record is whole. It ends by itself: the number of buyers and the time are bounded.
 """
 
 import argparse
@@ -36,11 +36,11 @@ AGAIN = frozenset({"not_open", "not_ready", "paused", "busy", "error"})
 GRANTED = frozenset({"claimed", "replayed"})
 
 PAUSE_SECONDS = 0.25
-MAX_FANS = 20_000  # their record stays below the 10 MiB at which the kubelet turns a container's log over
+MAX_BUYERS = 20_000  # their record stays below the 10 MiB at which the kubelet turns a container's log over
 
 
 @dataclass(frozen=True)
-class Fan:
+class Buyer:
     """One user who wants one ticket."""
 
     user_id: str
@@ -51,7 +51,7 @@ class Fan:
 
 
 class Crowd:
-    """All fans, the connections they share, and the record."""
+    """All buyers, the connections they share, and the record."""
 
     def __init__(self, uri: str, pool_id: str, connections: int, deadline: float) -> None:
         self._uri = uri
@@ -71,16 +71,16 @@ class Crowd:
             kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": 5},
         )
 
-    async def run(self, fans: list[Fan]) -> dict[str, Any]:
-        """The first fan waits for the sale to open; the others follow, each at their own moment."""
-        first, *others = fans
+    async def run(self, buyers: list[Buyer]) -> dict[str, Any]:
+        """The first buyer waits for the sale to open; the others follow, each at their own moment."""
+        first, *others = buyers
         async with self._connections:
             await self._buy(first)
             opened = time.monotonic()
             async with asyncio.TaskGroup() as everybody:
-                for fan in others:
-                    await asyncio.sleep(max(0.0, opened + fan.arrives - time.monotonic()))
-                    everybody.create_task(self._buy(fan))
+                for buyer in others:
+                    await asyncio.sleep(max(0.0, opened + buyer.arrives - time.monotonic()))
+                    everybody.create_task(self._buy(buyer))
         return {
             "lines": self._counts.total(),
             "contradictions": self._contradictions,
@@ -88,20 +88,20 @@ class Crowd:
             "outcomes": dict(self._counts),
         }
 
-    async def _buy(self, fan: Fan) -> None:
-        if fan.loses_connection:
-            await self._press_and_hang_up(fan)
-        answer = await self._press_until_final(fan)
-        if fan.presses_twice and answer["outcome"] in GRANTED:
-            again = await self._press_until_final(fan)
+    async def _buy(self, buyer: Buyer) -> None:
+        if buyer.loses_connection:
+            await self._press_and_hang_up(buyer)
+        answer = await self._press_until_final(buyer)
+        if buyer.presses_twice and answer["outcome"] in GRANTED:
+            again = await self._press_until_final(buyer)
             # No answer contradicts none: a lost connection, a busy or a rebuilding DB1 say nothing of the claim.
             replayed = (again["outcome"], again["claim_id"]) == ("replayed", answer["claim_id"])
             if not replayed and again["outcome"] not in AGAIN:
                 self._contradictions += 1
 
-    async def _press_until_final(self, fan: Fan) -> dict[str, Any]:
+    async def _press_until_final(self, buyer: Buyer) -> dict[str, Any]:
         while True:
-            answer = await self._press(fan)
+            answer = await self._press(buyer)
             if answer["outcome"] not in AGAIN:
                 return answer
             if time.monotonic() > self._deadline:
@@ -109,29 +109,29 @@ class Crowd:
                 return answer
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _press(self, fan: Fan) -> dict[str, Any]:
+    async def _press(self, buyer: Buyer) -> dict[str, Any]:
         invoked = time.time()
         try:
             async with self._connections.connection() as connection:
-                cursor = await connection.execute(CLAIM, (self._pool_id, fan.user_id, fan.request_id))
+                cursor = await connection.execute(CLAIM, (self._pool_id, buyer.user_id, buyer.request_id))
                 row = await cursor.fetchone()
             assert row is not None, "claim_resource always answers with one row"
         except psycopg.Error as error:
             row = {"outcome": "error", "error": f"{type(error).__name__} {error.sqlstate or ''}".strip()}
-        return self._record(fan, invoked, row)
+        return self._record(buyer, invoked, row)
 
-    async def _press_and_hang_up(self, fan: Fan) -> None:
+    async def _press_and_hang_up(self, buyer: Buyer) -> None:
         """Send the request and drop the connection before its answer: whether it counted, only a second press tells."""
         invoked = time.time()
         try:
             async with self._own_connection() as connection:
-                arguments = (self._pool_id, fan.user_id, fan.request_id)
+                arguments = (self._pool_id, buyer.user_id, buyer.request_id)
                 connection.pgconn.send_query_params(CLAIM_ON_THE_WIRE, [value.encode() for value in arguments])
                 connection.pgconn.flush()
         except psycopg.Error as error:
-            self._record(fan, invoked, {"outcome": "error", "error": type(error).__name__})
+            self._record(buyer, invoked, {"outcome": "error", "error": type(error).__name__})
             return
-        self._record(fan, invoked, {"outcome": "unknown"})
+        self._record(buyer, invoked, {"outcome": "unknown"})
 
     @asynccontextmanager
     async def _own_connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -141,10 +141,10 @@ class Crowd:
         finally:
             connection.pgconn.finish()
 
-    def _record(self, fan: Fan, invoked: float, answer: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, buyer: Buyer, invoked: float, answer: dict[str, Any]) -> dict[str, Any]:
         line = {
-            "request_id": fan.request_id,
-            "user_id": fan.user_id,
+            "request_id": buyer.request_id,
+            "user_id": buyer.user_id,
             "claim_id": None,
             "slot_no": None,
             "resource_id": None,
@@ -157,18 +157,18 @@ class Crowd:
         return line
 
 
-def gather(arguments: argparse.Namespace) -> list[Fan]:
-    """The fans of a run; the same seed gives the same crowd, apart from its request ids."""
+def gather(arguments: argparse.Namespace) -> list[Buyer]:
+    """The buyers of a run; the same seed gives the same crowd, apart from its request ids."""
     dice = random.Random(arguments.seed)
     return [
-        Fan(
+        Buyer(
             user_id=f"{arguments.prefix}-{number:06d}",
             request_id=str(uuid.uuid4()),
             arrives=number / arguments.rate if arguments.rate else 0.0,
             presses_twice=dice.random() * 100 < arguments.twice_percent,
             loses_connection=dice.random() * 100 < arguments.hang_up_percent,
         )
-        for number in range(arguments.fans)
+        for number in range(arguments.buyers)
     ]
 
 
@@ -182,21 +182,21 @@ async def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the arguments; at least one fan, at most MAX_FANS."""
+    """Read the arguments; at least one buyer, at most MAX_BUYERS."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--uri-file", type=Path, default=Path("/run/secrets/intake/uri"))
     parser.add_argument("--pool", required=True)
-    parser.add_argument("--fans", type=int, required=True)
-    parser.add_argument("--rate", type=float, default=0.0, help="fans a second; 0 = all at once")
+    parser.add_argument("--buyers", type=int, required=True)
+    parser.add_argument("--rate", type=float, default=0.0, help="buyers a second; 0 = all at once")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--twice-percent", type=float, default=5.0)
     parser.add_argument("--hang-up-percent", type=float, default=2.0)
     parser.add_argument("--patience-seconds", type=float, default=120.0, help="no press is repeated after this")
-    parser.add_argument("--prefix", default="fan")
+    parser.add_argument("--prefix", default="buyer")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    if not 1 <= arguments.fans <= MAX_FANS:
-        sys.exit(f"--fans is 1 to {MAX_FANS}")
+    if not 1 <= arguments.buyers <= MAX_BUYERS:
+        sys.exit(f"--buyers is 1 to {MAX_BUYERS}")
     # What goes wrong with a connection is an answer in the record; a pod's log would mix both.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     asyncio.run(run(arguments))

@@ -27,8 +27,8 @@ OPENS_IN_SECONDS = 25
 LASTS_SECONDS = 65
 
 SEATS = 3000
-# More fans than seats, so that it sells out; at a rate at which that takes about half a minute.
-CROWD = crowd.Plan(fans=3600, rate=100, connections=16)
+# More buyers than seats, so that it sells out; at a rate at which that takes about half a minute.
+CROWD = crowd.Plan(buyers=3600, rate=100, connections=16)
 # What the ledger can stand is less than what the crowd buys: the queue grows, calls bridges, and empties afterwards.
 COMMITS_PER_SECOND = 70
 
@@ -117,12 +117,12 @@ def play(kube: Kube) -> tuple[account.Account, str]:
         kube.apply(event)
     name, pool = event["metadata"]["name"], event["spec"]["pool"]
     with step(
-        f"a crowd: {CROWD.fans} fans for {SEATS} seats, {CROWD.rate:.0f} a second once it opens; some press twice"
+        f"a crowd: {CROWD.buyers} buyers for {SEATS} seats, {CROWD.rate:.0f} a second once it opens; some press twice"
     ):
         crowd.start(kube, name, pool, CROWD)
     with step("kubectl get intakeevents, until Completed"):
         phase = show_until_over(kube, name)
-    with step("what the fans were told, and what the ledger holds"):
+    with step("what the buyers were told, and what the ledger holds"):
         answers = crowd.answers(kube, 60)
         print(f"    answers: {dict(account.outcomes(answers))}")
         status = kube.get("intakeevent", name)["status"]

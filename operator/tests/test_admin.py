@@ -326,7 +326,7 @@ def test_dead_letters_are_counted_by_reason_without_what_a_reason_quotes_of_its_
     letter: DeadLetter,
 ) -> None:
     refused = [
-        replace(letter, id=n, label=f"Row {n}", user_id=f"fan-{n}", reason=f"commit: seat Row {n} is not fan-{n}'s")
+        replace(letter, id=n, label=f"Row {n}", user_id=f"buyer-{n}", reason=f"commit: seat Row {n} is not buyer-{n}'s")
         for n in range(10, 13)
     ]
     down = [replace(letter, reason=reason) for reason in ("validate: answers 500", "validate: answers 502")]

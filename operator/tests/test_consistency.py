@@ -127,7 +127,7 @@ async def test_claims_that_move_during_a_comparison_are_no_violation(
 
     async def rush() -> None:
         for wave in range(20):
-            users = [f"fan-{wave}-{n}" for n in range(6)]
+            users = [f"buyer-{wave}-{n}" for n in range(6)]
             await scene.database.execute("SELECT count(*) FROM intake.claim_batch(%s, %s)", (POOL, users))
             await scene.end(4, "finalize_transaction", "committed")
             await scene.end(1, "void_claim", "voided")

@@ -115,8 +115,8 @@ def test_connections_that_are_all_taken_are_reported_instead_of_network_policies
 
 def test_a_db1_that_refuses_the_operator_for_want_of_connections_is_reported_at_once() -> None:
     refused = given.selling().new_db1(error="FATAL:  sorry, too many clients already", refused=True)
+    assert reasons(refused) == [Problem.CONNECTIONS_EXHAUSTED]
     (finding,) = found(refused)
-    assert finding.reason is Problem.CONNECTIONS_EXHAUSTED
     assert "too many clients" in finding.message
     assert "network polic" not in finding.message
 

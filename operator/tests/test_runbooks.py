@@ -14,8 +14,10 @@ from intake_operator.reasons import (
     ScalingReason,
 )
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 RUNBOOKS = DOCS / "runbooks.md"
+COMMANDS = r"kubectl|helm|intake-admin|psql|db1|SELECT|ALTER|GRANT|DROP|ROLLBACK"
 
 SINGLE = [
     IntakeReason.NOT_READY,
@@ -46,7 +48,7 @@ def test_a_runbook_has_a_reason() -> None:
 def test_the_concepts_name_every_problem_in_its_order() -> None:
     concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
     _, _, listed = concepts.partition("\nDegraded, the most fundamental first: ")
-    assert re.findall(r"`(\w+)`", listed.partition(". ")[0]) == [*map(str, Problem)]
+    assert re.findall(r"`(\w+)`", listed.partition("\n\n")[0]) == [*map(str, Problem)]
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,19 @@ def test_the_concepts_name_every_problem_in_its_order() -> None:
 )
 def test_the_concepts_name_every_other_reason(reason: str) -> None:
     assert f"`{reason}`" in (DOCS / "concepts.md").read_text(encoding="utf-8")
+
+
+def test_a_message_that_a_runbook_quotes_is_one_of_ours() -> None:
+    sources = [*ROOT.glob("*/src/**/*.py"), *ROOT.glob("sql/**/*.sql")]
+    # Strings that go on in the next line are one.
+    text = re.sub(r"""["']\s*\n\s*f?["']""", "", "\n".join(path.read_text(encoding="utf-8") for path in sources))
+    quoted = {" ".join(quote.split()) for quote in re.findall(r"`([^`]+)`", RUNBOOKS.read_text(encoding="utf-8"))}
+    messages = [
+        quote for quote in quoted if re.fullmatch(r"[a-z0-9][a-z0-9]* (?!-)[\w, ]+ [\w, ]+", quote, re.IGNORECASE)
+    ]
+    messages = [quote for quote in messages if not re.match(COMMANDS, quote)]
+    assert len(messages) > 5
+    for message in messages:
+        # Numbers and names of ours stand for what the message has in their place.
+        for words in re.split(r" ?\b(?:\d+|\w+_\w+)\b ?", message):
+            assert words in text, message

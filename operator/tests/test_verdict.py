@@ -20,7 +20,7 @@ from intake_operator.reasons import ConsistencyReason
 from planning import make_proof
 
 WELL = Verdict(True, ConsistencyReason.LEDGER_AGREES, "all is well")
-MISSING = Violation("I2", "claim 7 of slot 7 is committed here, and not in the ledger")
+MISSING = Violation("I2", "claim 7 of slot 7 is committed in DB1, and not in the ledger")
 WRONG = Verdict(False, ConsistencyReason.LEDGER_INCONSISTENT, str(MISSING), (MISSING,))
 DIFFERENT = "the ledger has 4 committed, 0 voided; the database 5 and 0"
 

@@ -9,13 +9,13 @@ from tests.patience import SLOWER
 
 @dataclass(frozen=True)
 class Plan:
-    """How many fans come, how many a second (0: at once), and for how many seconds each tries."""
+    """How many buyers come, how many a second (0: at once), and for how many seconds each tries."""
 
-    fans: int
+    buyers: int
     rate: float = 0.0
     connections: int = 8
     patience: float = 90.0
-    prefix: str = "fan"
+    prefix: str = "buyer"
     twice_percent: float = 5.0
     hang_up_percent: float = 2.0
 
@@ -28,7 +28,7 @@ def start(kube: Kube, event: str, pool: str, plan: Plan, pod: str = "crowd") -> 
     kube.config_map("crowd", "examples/demo/crowd.py")
     arguments = {
         "pool": pool,
-        "fans": plan.fans,
+        "buyers": plan.buyers,
         "rate": plan.rate,
         "connections": plan.connections,
         "patience-seconds": SLOWER * plan.patience,

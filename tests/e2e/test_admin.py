@@ -157,7 +157,7 @@ def test_a_claim_that_is_deleted_from_the_ledger_is_reported_until_it_is_restore
     code, output = users["editor"].command("reconcile", "proven")
     assert (code, output.split(":")[0]) == (0, "True LedgerAgrees"), output
 
-    victim = _remove(kube, "fan-2", "proven-pool")
+    victim = _remove(kube, "buyer-2", "proven-pool")
     code, output = users["editor"].command("reconcile", "proven", "-o", "json")
     (violation,) = json.loads(output)["violations"]
     assert (code, violation["promise"], victim in violation["detail"]) == (1, "I2", True), output
@@ -190,11 +190,11 @@ def open_sale(kube: Kube, event: str) -> None:
     events.await_phase(kube, event, "Open", 60)
 
 
-def buy(kube: Kube, event: str, fans: int) -> None:
+def buy(kube: Kube, event: str, buyers: int) -> None:
     """Claim so many slots, each for another user."""
     claims = (
-        f"SELECT count(*) FROM generate_series(1, {fans}) n,"
-        f" intake.claim_resource('{event}-pool', 'fan-' || n, 'r' || n)"
+        f"SELECT count(*) FROM generate_series(1, {buyers}) n,"
+        f" intake.claim_resource('{event}-pool', 'buyer-' || n, 'r' || n)"
     )
     sql.in_database(kube, event, claims)
 

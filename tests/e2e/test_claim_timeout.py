@@ -25,7 +25,7 @@ def test_released_claims_are_voided_in_the_ledger_and_their_slots_are_sold_again
     # Small batches: the validator's circuit breaker opens before every claim has been read once.
     kube.apply(events.event("timeout", sale, inventorySize=SEATS, batchSize=5, validation={"webhook": webhook}))
     events.await_phase(kube, "timeout", "Open", 60)
-    crowd.start(kube, "timeout", POOL, crowd.Plan(fans=SEATS + 5, hang_up_percent=0))
+    crowd.start(kube, "timeout", POOL, crowd.Plan(buyers=SEATS + 5, hang_up_percent=0))
     answers = crowd.answers(kube, 60)
     assert account.outcomes(answers)["sold_out"] > 0
     eventually(lambda: _degraded(kube) == "ValidatorDown", 60, "Degraded says that the validator is down")
@@ -43,7 +43,7 @@ def test_released_claims_are_voided_in_the_ledger_and_their_slots_are_sold_again
     assert _degraded(kube) == "ValidatorDown", "a void needs no validator"
 
     services.validator(kube, "/faults?mode=ok")
-    again = crowd.Plan(fans=SEATS, prefix="second", hang_up_percent=0)
+    again = crowd.Plan(buyers=SEATS, prefix="second", hang_up_percent=0)
     crowd.start(kube, "timeout", POOL, again, pod="second-crowd")
     second = crowd.answers(kube, 60, pod="second-crowd")
     assert len({answer["claim_id"] for answer in second if answer["outcome"] == "claimed"}) == SEATS

@@ -20,7 +20,7 @@ def test_an_operator_killed_while_it_provisions_and_while_it_drains_continues(ku
     eventually(lambda: kube.find("statefulset", "killed-db"), 20, "provisioning has begun")
     _kill_operator(kube)
     events.await_phase(kube, "killed", "Open", 60)
-    crowd.start(kube, "killed", "killed-pool", crowd.Plan(fans=60))
+    crowd.start(kube, "killed", "killed-pool", crowd.Plan(buyers=60))
     answers = crowd.answers(kube, 40)
 
     events.close_now(kube, "killed")
@@ -46,7 +46,7 @@ def test_a_bridge_killed_within_a_batch_loses_and_doubles_no_claim(kube: Kube) -
     bridge = {"minReplicas": 2, "maxReplicas": 2}
     kube.apply(events.event("torn", sale, bridge=bridge, **patient))
     events.await_phase(kube, "torn", "Open", 60)
-    crowd.start(kube, "torn", "torn-pool", crowd.Plan(fans=120))
+    crowd.start(kube, "torn", "torn-pool", crowd.Plan(buyers=120))
     answers = crowd.answers(kube, 40)
     eventually(lambda: services.validator(kube, "/effects")["effects"] > 0, 30, "a validation has taken effect")
     services.validator(kube, "/faults?mode=timeout")
@@ -65,7 +65,7 @@ def test_a_sale_survives_a_crash_of_postgres_and_the_loss_of_its_pod(kube: Kube)
     sale = events.window(opens_in=8, lasts=3600)
     kube.apply(events.event("crash", sale, inventorySize=400))
     events.await_phase(kube, "crash", "Open", 60)
-    plan = crowd.Plan(fans=300, rate=12, patience=120)
+    plan = crowd.Plan(buyers=300, rate=12, patience=120)
     crowd.start(kube, "crash", "crash-pool", plan)
 
     eventually(lambda: _claims(kube, "crash") >= 30, 40, "the sale has begun")

@@ -23,7 +23,7 @@ def test_deleting_an_event_during_its_window_drains_its_claims_first(kube: Kube)
     sale = events.window(opens_in=2, lasts=3600)
     kube.apply(events.event("open", sale, maxRetries=100, validation={"webhook": webhook}))
     events.await_phase(kube, "open", "Open", 60)
-    crowd.start(kube, "open", "open-pool", crowd.Plan(fans=50))
+    crowd.start(kube, "open", "open-pool", crowd.Plan(buyers=50))
     answers = crowd.answers(kube, 40)
     assert account.outcomes(answers)["claimed"] > 0
 

@@ -28,7 +28,7 @@ def test_a_ledger_outage_loses_no_claim_and_is_reported(shared_kube: Kube) -> No
     kube.kubectl("scale", "statefulset/core-ledger", "--replicas=0")
     eventually(lambda: kube.find("pod", services.LEDGER_POD) is None, 40, "the ledger is gone")
     gone = time.monotonic()
-    crowd.start(kube, "away", "away-pool", crowd.Plan(fans=40, hang_up_percent=0))
+    crowd.start(kube, "away", "away-pool", crowd.Plan(buyers=40, hang_up_percent=0))
     answers = crowd.answers(kube, 60)
     assert account.outcomes(answers)["claimed"] >= 40, "claims are answered during the outage of the ledger"
     eventually(lambda: _condition(kube, "away", "LedgerReady")["status"] == "False", 30, "the outage is reported")
@@ -57,8 +57,8 @@ def test_validator_errors_are_reported_and_a_claim_that_alone_fails_becomes_a_de
     sale = events.window(opens_in=3, lasts=3600)
     kube.apply(events.event("faulty", sale, maxRetries=1, validation={"webhook": webhook}))
     events.await_phase(kube, "faulty", "Open", 60)
-    crowd.start(kube, "faulty", "faulty-pool", crowd.Plan(fans=20, hang_up_percent=0), pod="fans")
-    answers = crowd.answers(kube, 60, pod="fans")
+    crowd.start(kube, "faulty", "faulty-pool", crowd.Plan(buyers=20, hang_up_percent=0), pod="faulty-buyers")
+    answers = crowd.answers(kube, 60, pod="faulty-buyers")
     # A changed webhook is called at once, without waiting for the next probe.
     for number, (mode, words) in enumerate(
         [("500", "answers 500"), ("400", "answers 400"), ("timeout", "gave no answer within 3 s")]
@@ -72,7 +72,7 @@ def test_validator_errors_are_reported_and_a_claim_that_alone_fails_becomes_a_de
     services.validator(kube, "/faults?mode=400&users=sick")
     _set_webhook(kube, "faulty", webhook)
     eventually(lambda: _queue(kube, "faulty") == {"depth": 0, "deadLetters": 0}, PROBED_SECONDS, "the queue is empty")
-    ill = crowd.Plan(fans=2, prefix="sick", hang_up_percent=0, twice_percent=0)
+    ill = crowd.Plan(buyers=2, prefix="sick", hang_up_percent=0, twice_percent=0)
     crowd.start(kube, "faulty", "faulty-pool", ill, pod="sick")
     answers += crowd.answers(kube, 60, pod="sick")
     eventually(lambda: "2 claims" in _degraded(kube, "faulty", "DeadLetters"), PROBED_SECONDS, "two dead letters")
@@ -102,14 +102,14 @@ def test_a_commit_webhook_gets_signed_calls_and_a_claim_that_it_refuses_becomes_
     }
     kube.apply(events.event("webhook", events.window(opens_in=3, lasts=3600), commitTarget=target))
     events.await_phase(kube, "webhook", "Open", 60)
-    crowd.start(kube, "webhook", "webhook-pool", crowd.Plan(fans=10, hang_up_percent=0), pod="buyers")
+    crowd.start(kube, "webhook", "webhook-pool", crowd.Plan(buyers=10, hang_up_percent=0), pod="buyers")
     assert account.outcomes(crowd.answers(kube, 60, pod="buyers"))["claimed"] >= 10
     eventually(lambda: _sold(kube) == 10, PROBED_SECONDS, "the webhook has committed the signed claims")
     ready = _condition(kube, "webhook", "LedgerReady")
     assert (ready["status"], ready["reason"]) == ("True", "WeakerContract")
     assert "a webhook" in ready["message"]
 
-    ill = crowd.Plan(fans=1, prefix="sick", hang_up_percent=0, twice_percent=0)
+    ill = crowd.Plan(buyers=1, prefix="sick", hang_up_percent=0, twice_percent=0)
     crowd.start(kube, "webhook", "webhook-pool", ill, pod="ill")
     crowd.answers(kube, 60, pod="ill")
     eventually(lambda: "1 claims" in _degraded(kube, "webhook", "DeadLetters"), PROBED_SECONDS, "one dead letter")

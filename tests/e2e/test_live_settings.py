@@ -47,7 +47,7 @@ def test_an_edited_batch_size_reaches_the_bridges_within_two_seconds_and_bridges
 
     events.open_now(kube, "live")
     events.await_phase(kube, "live", "Open", 60)
-    crowd.start(kube, "live", POOL, crowd.Plan(fans=300))
+    crowd.start(kube, "live", POOL, crowd.Plan(buyers=300))
     eventually(lambda: _ready_bridges(kube) == 2, 60, "the backlog has scaled out to two bridges")
     answers = crowd.answers(kube, 60)
     before = {pod["metadata"]["uid"]: _restarts(pod) for pod in _bridges(kube)}

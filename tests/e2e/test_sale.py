@@ -34,7 +34,7 @@ def test_a_whole_sale_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> Non
     ):
         events.await_phase(kube, "drop", "Scheduled", 60)
         assert condition(kube.get("intakeevent", "drop"), "IntakeOpen")["reason"] == "NotYetOpen"
-        crowd.start(kube, "drop", POOL, crowd.Plan(fans=SEATS + 60, rate=25))
+        crowd.start(kube, "drop", POOL, crowd.Plan(buyers=SEATS + 60, rate=25))
         events.open_now(kube, "drop")
         opened = events.await_phase(kube, "drop", "Open", 60)
         assert opened["status"]["connection"] == {

@@ -75,7 +75,7 @@ def test_what_a_claimer_changed_in_its_own_role_is_reset_and_the_sale_goes_on(
 def ten_more_are_sold(kube: Kube, answers: list[Object], prefix: str) -> None:
     """Ten buyers claim with the credentials published now, and the ledger gets their claims."""
     pod = f"buyers-{prefix}"
-    plan = crowd.Plan(fans=10, connections=2, patience=60, prefix=prefix, hang_up_percent=0)
+    plan = crowd.Plan(buyers=10, connections=2, patience=60, prefix=prefix, hang_up_percent=0)
     crowd.start(kube, "heal", POOL, plan, pod=pod)
     answers += crowd.answers(kube, 75, pod=pod)
     sold = account.of_pool(kube, POOL, answers).acknowledged

@@ -39,7 +39,7 @@ class Sale:
         """The name of its pool."""
         return f"{self.name}-pool"
 
-    def claim(self, prefix: str = "fan", claims: int = CLAIMS) -> None:
+    def claim(self, prefix: str = "buyer", claims: int = CLAIMS) -> None:
         """Claim once for each of so many users, and keep the answers."""
         wanted = f"SELECT '{prefix}-' || g FROM generate_series(1, {claims}) g"
         script = (

@@ -1,4 +1,4 @@
-"""The demo's fans: a wrong answer is a contradiction, a missing answer is not."""
+"""The demo's buyers: a wrong answer is a contradiction, a missing answer is not."""
 
 import asyncio
 import json
@@ -10,16 +10,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from examples.demo.crowd import Crowd, Fan
+from examples.demo.crowd import Buyer, Crowd
 from tests.postgres import PostgresServer
 from tests.sql.intake import POOL, Intake
 
 SOCKET = ".s.PGSQL.5432"
-ANN = Fan("ann", "request-of-ann", 0.0, presses_twice=True, loses_connection=False)
+ANN = Buyer("ann", "request-of-ann", 0.0, presses_twice=True, loses_connection=False)
 
 
 class Cutting:
-    """Between the fans and DB1: closes the connection of each press whose number is in `cuts`, once DB1 has got it."""
+    """Between buyers and DB1: closes the connection of each press whose number is in `cuts`, once DB1 has got it."""
 
     def __init__(self, cuts: range) -> None:
         self._cuts = cuts
@@ -107,8 +107,8 @@ async def test_another_answer_to_the_same_press_is_a_contradiction(
     class Forgetful(Crowd):
         """DB1 as it must not be: it forgets requests."""
 
-        async def _press(self, fan: Fan) -> dict[str, object]:
-            answer = await super()._press(fan)
+        async def _press(self, buyer: Buyer) -> dict[str, object]:
+            answer = await super()._press(buyer)
             sale.connection.execute(
                 "UPDATE intake.claimed_slots SET request_id = 'forgotten', unique_key = 'z' || unique_key"
             )

@@ -291,7 +291,7 @@ def test_the_crowd_of_the_demo_takes_a_cancelled_wait_for_no_answer(
     with Intake(pair.uri()) as owner:
         stocked(owner)
     (tmp_path / "uri").write_text(pair.uri("claimer"))
-    arguments = ["--uri-file", str(tmp_path / "uri"), "--pool", POOL, "--fans", "1"]
+    arguments = ["--uri-file", str(tmp_path / "uri"), "--pool", POOL, "--buyers", "1"]
     pair.deafen()
     command = [sys.executable, str(REPOSITORY / "examples" / "demo" / "crowd.py"), *arguments, "--hang-up-percent", "0"]
     done = threads.submit(lambda: subprocess.run(command, capture_output=True, text=True, check=True))

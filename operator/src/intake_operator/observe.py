@@ -121,13 +121,13 @@ class Observer:
         """The user's Secrets and the ledger behind them. Returns the ledger's URI as well, empty without one."""
         ledger, uri, state = spec.commit_target.postgres, "", LedgerState()
         fingerprints = dict(observed.secret_fingerprints)
-        for wanted in inputs.of_spec(spec):
-            secret = await self.cluster.get("Secret", event.namespace, wanted.ref.name)
+        for needed in inputs.of_spec(spec):
+            secret = await self.cluster.get("Secret", event.namespace, needed.ref.name)
             if secret is not None:
-                fingerprints[wanted.ref.name] = fingerprint(secret)
-            state = state if state.problem else inputs.check(wanted, secret)
-            if secret is not None and ledger and wanted.ref is ledger.secret_ref:
-                uri = text(secret, wanted.ref.key)
+                fingerprints[needed.ref.name] = fingerprint(secret)
+            state = state if state.problem else inputs.check(needed, secret)
+            if secret is not None and ledger and needed.ref is ledger.secret_ref:
+                uri = text(secret, needed.ref.key)
         if ledger and uri and not state.problem:
             state = await self.ledgers.check(event.uid, uri, event.namespace, ledger.function)
         return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)

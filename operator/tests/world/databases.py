@@ -93,7 +93,7 @@ class Volume:
 class Databases:
     """What the operator uses instead of Databases, LedgerChecks, Proofs, Pools and ConsistencyChecks.
 
-    `running` answers the volume of the DB1 that can be spoken to, `now` its clock.
+    `running` returns the volume of the running DB1, `now` its clock.
     """
 
     def __init__(self, running: Callable[[], Volume | None], now: Callable[[], datetime], ledger: Ledger) -> None:

@@ -105,7 +105,7 @@ class World:
         return self.volumes[key]
 
     def running(self) -> Volume | None:
-        """The DB1 that can be spoken to."""
+        """The volume of the running DB1; None while its pod is away."""
         return self.volume_of_db1
 
     def bridges(self) -> Iterator[Manifest]:

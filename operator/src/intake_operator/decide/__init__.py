@@ -1,1 +1,1 @@
-"""Pure decisions: from what is wanted, what was observed and the time to steps and status."""
+"""Pure decisions: from the spec, what was observed and the time, to steps and a status."""

@@ -97,7 +97,7 @@ class Comparison:
     def absent(self, claim: DatabaseClaim) -> None:
         """Record the claim of one of these keys."""
         self.broken(
-            "I2", f"claim {claim.claim_id} of slot {claim.slot_no} is {claim.state} here, and not in the ledger"
+            "I2", f"claim {claim.claim_id} of slot {claim.slot_no} is {claim.state} in DB1, and not in the ledger"
         )
 
     def _sold(self, sale: LedgerClaim, claim: DatabaseClaim | None) -> None:
@@ -107,10 +107,10 @@ class Comparison:
                 self.broken("I1", f"slot {slot} is sold more than once in the ledger, to claim {sale.claim_id} too")
         if claim is None:
             slots = ", ".join(map(str, sale.slot_nos)) or "none"
-            self.broken("I2", f"claim {sale.claim_id} of slot {slots} is in the ledger, and nobody made it here")
+            self.broken("I2", f"claim {sale.claim_id} of slot {slots} is in the ledger, and not in DB1")
             return
         if claim.state in {"voided", "released"}:
-            self.broken("I3", f"claim {claim.claim_id} is {claim.state} here, and committed in the ledger")
+            self.broken("I3", f"claim {claim.claim_id} is {claim.state} in DB1, and committed in the ledger")
         if differ := _differ(sale, claim):
             self.broken("I4", f"claim {claim.claim_id} has another {differ} in the ledger")
         if claim.state == "committed":
@@ -129,17 +129,17 @@ class Comparison:
     def _given_up(self, sale: LedgerClaim, claim: DatabaseClaim | None) -> None:
         self.voided += 1
         if claim is None:
-            self.broken("I2", f"claim {sale.claim_id} is voided in the ledger, and nobody made it here")
+            self.broken("I2", f"claim {sale.claim_id} is voided in the ledger, and not in DB1")
         elif claim.state == "committed":
             # Reported once: it is not missing in the ledger as well.
             self._committed.discard(claim.key)
             self.broken(
-                "I3", f"claim {claim.claim_id} of slot {claim.slot_no} is committed here, and voided in the ledger"
+                "I3", f"claim {claim.claim_id} of slot {claim.slot_no} is committed in DB1, and voided in the ledger"
             )
         elif claim.state == "voided":
             self._voided.discard(-claim.key)
         elif claim.state == "released":
-            self.broken("I2", f"claim {claim.claim_id} was released before a bridge had it, and the ledger knows it")
+            self.broken("I2", f"claim {claim.claim_id} was released before a bridge read it, and is in the ledger")
         else:
             self.on_their_way += 1
 

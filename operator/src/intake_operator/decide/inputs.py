@@ -31,9 +31,9 @@ def of_spec(spec: IntakeEventSpec) -> list[Input]:
     return found
 
 
-def check(wanted: Input, secret: Manifest | None) -> LedgerState:
+def check(needed: Input, secret: Manifest | None) -> LedgerState:
     """Whether a bridge can use this Secret; the message never quotes its value."""
-    name, key = wanted.ref.name, wanted.ref.key
+    name, key = needed.ref.name, needed.ref.key
     if secret is None:
         message = f"Secret {name} does not exist in this namespace. Create it with the key {key}."
         return LedgerState(Problem.LEDGER_SECRET_MISSING, message)
@@ -41,7 +41,7 @@ def check(wanted: Input, secret: Manifest | None) -> LedgerState:
         message = f"Secret {name} has no key {key}. Add it, or name another key in the spec."
     elif not text(secret, key):
         message = f"Secret {name} has a blank value under the key {key}, or one that is not text in UTF-8. Correct it."
-    elif wanted.flaw and (found := wanted.flaw(text(secret, key))):
+    elif needed.flaw and (found := needed.flaw(text(secret, key))):
         message = f"Secret {name} cannot be used under the key {key}: {found}. Correct the value."
     else:
         return LedgerState()

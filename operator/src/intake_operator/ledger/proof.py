@@ -42,9 +42,9 @@ class Proofs:
         if attempt is None:
             began = self._clock()
             attempt = await self._attempt(event, observed, uri)
-            holds = attempt.proof is not None and not attempt.proof.failures
+            proven = attempt.proof is not None and not attempt.proof.failures
             took = timedelta(seconds=self._clock() - began)
-            self._attempts.keep(event.uid, subject, attempt, timedelta() if holds else max(WHILE_BAD, REST * took))
+            self._attempts.keep(event.uid, subject, attempt, timedelta() if proven else max(WHILE_BAD, REST * took))
         return attempt.proof, attempt.error
 
     def forget(self, uid: str) -> None:

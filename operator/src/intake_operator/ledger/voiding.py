@@ -49,7 +49,7 @@ async def _check_encoding(connection: AsyncConnection, text: str) -> None:
         found = await (await connection.execute("SELECT pg_catalog.getdatabaseencoding()")).fetchone()
         assert found is not None
         raise psycopg.errors.UntranslatableCharacter(
-            f"the ledger's database has the encoding {found[0]}, which has not every character of this claim (user or "
+            f"the ledger's database has the encoding {found[0]}, which lacks a character of this claim (user or "
             "request): it can be neither committed nor voided there. Move the ledger to a database in UTF8"
         )
 
