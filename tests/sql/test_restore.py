@@ -77,7 +77,6 @@ class Sale:
             after = page[-1]["claim_id"]
 
     def restore(self) -> None:
-        """All pages, then seed."""
         self.take(self.pages())
         self.engine.seed()
 
