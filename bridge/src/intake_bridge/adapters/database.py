@@ -165,9 +165,9 @@ class Database:
         (row,) = await self._rows("SELECT * FROM intake.lease_tokens(%s, %s)", (self._pool_id, wanted))
         return TokenAnswer(**row)
 
-    async def return_tokens(self, lease: UUID, settled: int) -> bool:
+    async def return_tokens(self, lease: UUID, finished: int) -> bool:
         """`intake.return_tokens`."""
-        rows = await self._rows("SELECT intake.return_tokens(%s, %s, %s) AS known", (self._pool_id, lease, settled))
+        rows = await self._rows("SELECT intake.return_tokens(%s, %s, %s) AS known", (self._pool_id, lease, finished))
         return bool(rows[0]["known"])
 
     async def report_worker(self, worker: str, acting: Configuration, batch_size: int, health: WorkerHealth) -> None:
