@@ -71,9 +71,9 @@ async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
 
 
 async def test_a_good_request(reader: TestClient[web.Request, web.Application]) -> None:
-    asked = {"ids": [3, 1], "reason": "  a bot ", "targetChecked": True}
+    asked = {"ids": [3, 1], "reason": "  a bot ", "ledgerChecked": True}
     answer = await reader.post("/", json=asked)
-    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "target_checked": True}
+    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True}
     assert await (await reader.get("/?limit=7&continue=9")).json() == {"limit": 7, "continue_": 9}
 
 
@@ -97,7 +97,7 @@ async def test_a_good_request(reader: TestClient[web.Request, web.Application]) 
         ('{"ids": [1.5], "reason": "x"}', 422, "ids.0"),
         ('{"ids": [true], "reason": "x"}', 422, "ids.0"),
         (f'{{"ids": {list(range(1, 502))}, "reason": "x"}}', 422, "ids"),
-        ('{"ids": [1], "reason": "x", "targetChecked": "yes"}', 422, "targetChecked"),
+        ('{"ids": [1], "reason": "x", "ledgerChecked": "yes"}', 422, "ledgerChecked"),
         ('{"ids": [1], "reason": "x", "actor": "somebody else"}', 422, "actor"),
         (f'{{"ids": [{"1," * 40_000}1]}}', 413, None),
     ],
@@ -219,7 +219,7 @@ class TestVoidClaim:
                 " IF payload ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(payload); END $$"
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
-        decided = await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found, target_checked=False)
+        decided = await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found, ledger_checked=False)
         refused = decided[1]
         assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
@@ -227,7 +227,7 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: not the fault of one claim
         with pytest.raises(RefusedError, match="did not answer"):
-            await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
+            await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found[1:], ledger_checked=False)
 
     async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
@@ -239,7 +239,7 @@ class TestVoidClaim:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
                     await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(
-                        event(), [letter], target_checked=False
+                        event(), [letter], ledger_checked=False
                     )
 
 

@@ -123,7 +123,7 @@ def test_a_commit_webhook_gets_signed_calls_and_a_claim_that_it_refuses_becomes_
     discard = ("dead-letters", "discard", "webhook", letter, "--reason=sold over the counter")
     code, output = editor.command(*discard)
     assert (code, "MayBeCommitted" in output) == (1, True), output
-    assert editor.command(*discard, "--target-checked") == (0, "1 discarded\n")
+    assert editor.command(*discard, "--ledger-checked") == (0, "1 discarded\n")
     assert "by hand" in editor.command("audit", "webhook", "-o", "json")[1]
     assert _queue(kube, "webhook") == {"depth": 0, "deadLetters": 0}
 

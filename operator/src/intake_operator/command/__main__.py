@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         )
     listing.add_argument("--wide", action="store_true", help="list each dead letter, oldest first")
     discarding.add_argument(
-        "--target-checked",
+        "--ledger-checked",
         action="store_true",
         help="you have checked that the ledger does not hold these sales; for one that cannot void a claim (a webhook, "
         "a ledger without void_claim)",
@@ -135,7 +135,7 @@ def replay(client: Client, options: argparse.Namespace) -> Exit:
 
 def discard(client: Client, options: argparse.Namespace) -> Exit:
     """Void the claims of dead letters in the ledger and free their slots; print which, and which were refused."""
-    request = {"reason": options.reason, "targetChecked": options.target_checked}
+    request = {"reason": options.reason, "ledgerChecked": options.ledger_checked}
     return _act(client, options, "discard", "discarded", request)
 
 
