@@ -1,7 +1,6 @@
 """A DB1 that was lost, made again from a real ledger: nothing is sold twice, requests are answered as before."""
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -9,6 +8,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.postgres import INTAKE_SQL
 from tests.sql.intake import POOL, Answer, Intake, empty, lose_unlogged
 
 LABELS = [(UUID(int=n), f"A-{n}") for n in range(1, 13)]
@@ -36,7 +36,6 @@ class Sale:
         engine.seed()
 
     def provision(self) -> None:
-        """As the operator does before it seeds."""
         self.engine.configure(12, **self.settings)
         if self.own:
             self.engine.stock(1, LABELS)
@@ -78,7 +77,6 @@ class Sale:
             after = page[-1]["claim_id"]
 
     def restore(self) -> None:
-        """All pages, then seed."""
         self.take(self.pages())
         self.engine.seed()
 
@@ -352,7 +350,7 @@ def test_an_id_without_a_time_and_a_claim_without_one_are_restored(intake: Intak
 
 
 @pytest.mark.parametrize(
-    ("held", "passed"),
+    ("claimed", "passed"),
     [
         ([], 0),
         (range(1, 51), 50),
@@ -362,11 +360,11 @@ def test_an_id_without_a_time_and_a_claim_without_one_are_restored(intake: Intak
         (range(51, 101), 100),
     ],
 )
-def test_numbers_begin_after_what_is_sold(intake: Intake, held: list[int], passed: int) -> None:
+def test_numbers_begin_after_what_is_sold(intake: Intake, claimed: list[int], passed: int) -> None:
     """No claim skips thousands of claimed numbers, or waits until thousands of free ones are listed."""
-    restore_slots(intake, held)
+    restore_slots(intake, claimed)
     assert intake.value("SELECT coalesce(pg_sequence_last_value('intake.numbers_1'), 0)") == passed
-    free = set(range(1, 101)) - set(held)
+    free = set(range(1, 101)) - set(claimed)
     told = [intake.claim(f"u{n}", None) for n in range(len(free))]
     assert {answer.slot_no for answer in told} == free
     assert intake.claim("late").outcome == "sold_out"
@@ -379,7 +377,7 @@ def test_no_claim_has_to_skip_what_is_sold(intake: Intake) -> None:
     assert (before, intake.claim("ann").slot_no) == (50, 51)
 
 
-def restore_slots(intake: Intake, held: Iterable[int]) -> None:
+def restore_slots(intake: Intake, claimed: Iterable[int]) -> None:
     """A pool of a hundred, of which the ledger has sold these."""
     intake.configure(100)
     page = [
@@ -389,7 +387,7 @@ def restore_slots(intake: Intake, held: Iterable[int]) -> None:
             slot_nos=[n],
             resource_ids=[str(intake.value(RESOURCE, POOL, n))],
         )
-        for n in held
+        for n in claimed
     ]
     with intake.connection.transaction():
         intake.value("SELECT intake.restore(%s, %s)", POOL, Jsonb(page))
@@ -397,7 +395,5 @@ def restore_slots(intake: Intake, held: Iterable[int]) -> None:
     intake.seed()
 
 
-def test_nothing_of_it_is_lost_in_a_crash() -> None:
-    """What makes a pool a restored one is LOGGED."""
-    text = (Path(__file__).parents[2] / "sql" / "intake" / "0017_restore.sql").read_text(encoding="utf-8")
-    assert "UNLOGGED" not in text
+def test_what_a_restore_writes_is_logged() -> None:
+    assert "UNLOGGED" not in (INTAKE_SQL / "0017_restore.sql").read_text(encoding="utf-8")

@@ -264,7 +264,7 @@ def stocked(intake: Intake, inventory: int = 10, **settings: object) -> Intake:
         ("void_claim(%s)", "SELECT outcome FROM finalize_transactions(jsonb_build_array(%s::jsonb))", "voided"),
     ],
 )
-def test_i3_the_ledger_repeats_a_fate_when_its_standby_has_it(
+def test_i3_the_ledger_repeats_an_outcome_when_its_standby_has_it(
     pair: Pair, threads: ThreadPoolExecutor, first: LiteralString, again: LiteralString, told: str
 ) -> None:
     """A bridge archives the claim after this answer: it would never be sent to the ledger again."""
