@@ -213,7 +213,9 @@ def _workers(observed: Observed) -> Iterator[Finding]:
         down = [state for state in states if state is not None and state.state == "down"]
         if down:
             error = down[0].error or "no answer"
-            yield Finding(reason, f"{len(down)} of {len(workers)} bridges report the {dependency} down: {error}. {cure}")
+            yield Finding(
+                reason, f"{len(down)} of {len(workers)} bridges report the {dependency} down: {error}. {cure}"
+            )
 
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Finding]:
