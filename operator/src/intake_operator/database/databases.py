@@ -46,6 +46,10 @@ class Login:
 class Databases:
     """One connection to the DB1 of each event, by the event's uid. It is kept between passes.
 
+        state = await databases.observe(event.uid, event.pool, host, password)
+        if state.reachable and not state.migrated:
+            await databases.migrate(event.uid)
+
     `observe` connects, and never raises because of DB1. The other methods use its connection: they raise KeyError
     before a successful `observe`, psycopg.Error for what DB1 refuses, and OSError or psycopg.Error when the connection
     is lost.
