@@ -220,9 +220,10 @@ def _workers(observed: Observed) -> Iterator[Finding]:
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Finding]:
     if count := observed.database.dead_letters:
+        subject = "1 dead letter keeps its slot" if count == 1 else f"{count} dead letters keep their slots"
         yield Finding(
             Problem.DEAD_LETTERS,
-            f"{count} dead letters keep their slots. `intake-admin dead-letters list {event.name}` shows their errors; "
+            f"{subject}. `intake-admin dead-letters list {event.name}` shows their errors; "
             "fix the cause, then replay them.",
         )
 
