@@ -124,7 +124,7 @@ async def test_a_secret_with_a_byte_order_mark_is_reported_before_anything_is_re
     file.write_text(f"{SECRET}\n", encoding="utf-8-sig")
     await sale.configure(validation=validation(webhook.single), commitTarget={"webhook": {"url": webhook.single}})
     await sale.claim(3)
-    async with sale.worker(INTAKE_COMMIT_SIGNING_KEY_FILE=str(file)):
+    async with sale.worker(INTAKE_COMMIT_SIGNING_SECRET_FILE=str(file)):
         await sale.until_health("ledger", "down", "U+FEFF (BYTE ORDER MARK)")
         assert {row["read_ct"] for row in (await sale.queue()).values()} == {0}
         assert webhook.calls == []

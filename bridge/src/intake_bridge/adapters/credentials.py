@@ -13,7 +13,7 @@ from intake_bridge.ports import DependencyDownError
 _NO_AUTHORITY: Final = "what caSecretRef names holds no certificates in PEM"
 
 type Source = Callable[[str], Awaitable[str | None]]
-"""TOKEN, SIGNING_KEY or CA to its value, None where it is not set."""
+"""TOKEN, SIGNING_SECRET or CA to its value, None where it is not set."""
 
 
 def signing_secrets(text: str) -> list[str]:
@@ -44,7 +44,7 @@ class Credentials:
     async def refresh(self) -> None:
         """Read them. Raises DependencyDownError, which says what is wrong with them."""
         self._token = bearer_token(await self._source("TOKEN") or "")
-        self._signers = [Webhook(secret) for secret in signing_secrets(await self._source("SIGNING_KEY") or "")]
+        self._signers = [Webhook(secret) for secret in signing_secrets(await self._source("SIGNING_SECRET") or "")]
         authority = await self._source("CA")
         if authority != self._authority:
             self.tls = None if authority is None else _trusting(authority)
