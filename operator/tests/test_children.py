@@ -143,7 +143,7 @@ def test_every_secret_of_a_webhook_is_a_file_with_an_environment_variable(
     for step in ("validation", "commit"):
         for part, secret, key in (
             ("token", "token", "t"),
-            ("signing-key", "signing", "k"),
+            ("signing-secret", "signing", "k"),
             ("ca", "authority", "ca.crt"),
         ):
             variable = f"INTAKE_{step}_{part}_FILE".upper().replace("-", "_")
