@@ -138,7 +138,7 @@ def rate_limit(runs: BridgeRuns, plan: Plan, results: Results) -> None:
             }
             for name, rate in found.items():
                 measured[name].samples.append(Sample(rate, 0.0, 0.0, 0.0))
-            progress(f"meter: {workers} workers: {found}")
+            progress(f"rate limit: {workers} workers: {found}")
 
 
 def read(runs: BridgeRuns, plan: Plan, results: Results) -> None:
