@@ -14,7 +14,7 @@ from uuid import UUID
 import aiohttp
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.http import HttpClient
-from intake_bridge.adapters.webhook import Caller, Contract
+from intake_bridge.adapters.webhook import CallRules, WebhookCalls
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.message import Message, State
@@ -89,11 +89,11 @@ async def alone(url: str, messages: Sequence[Message], concurrency: int) -> None
 async def ours(url: str, messages: Sequence[Message], concurrency: int) -> None:
     """The bridge's caller, with a concurrency limit that stays the same."""
     http = HttpClient()
-    contract = Contract(url, _TIMEOUT_SECONDS, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS)
+    rules = CallRules(url, _TIMEOUT_SECONDS, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS)
     credentials = Credentials(_nothing, time.time)
     limit = ConcurrencyLimit(_TIMEOUT_SECONDS, first=concurrency, ceiling=concurrency)
     try:
-        outcomes = await Caller(http, contract, credentials, limit).call_each(messages, OpenGate())
+        outcomes = await WebhookCalls(http, rules, credentials, limit).call_each(messages, OpenGate())
     finally:
         await http.close()
     if len(outcomes) != len(messages):

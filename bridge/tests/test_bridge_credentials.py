@@ -92,7 +92,7 @@ def test_a_secret_with_an_invisible_character_is_refused_and_not_quoted(key: str
         (f"{MARK}S3cret", "what secretRef names has an invisible character: character 1 is U+FEFF (BYTE ORDER MARK)"),
         ("S3cret\nmore", "character 7 is U+000A"),
         ("Bearer S3cret", "has a space in it; a token is one word, without Bearer before it"),
-        ("S3crét", "has letters that a header cannot carry"),
+        ("S3crét", "has characters that a header cannot carry"),
     ],
 )
 def test_a_token_that_no_header_can_carry_is_refused_and_not_quoted(token: str, message: str) -> None:
@@ -124,7 +124,7 @@ async def test_a_secret_with_a_byte_order_mark_is_reported_before_anything_is_re
     file.write_text(f"{SECRET}\n", encoding="utf-8-sig")
     await sale.configure(validation=validation(webhook.single), commitTarget={"webhook": {"url": webhook.single}})
     await sale.claim(3)
-    async with sale.worker(INTAKE_COMMIT_SIGNING_KEY_FILE=str(file)):
+    async with sale.worker(INTAKE_COMMIT_SIGNING_SECRET_FILE=str(file)):
         await sale.until_health("ledger", "down", "U+FEFF (BYTE ORDER MARK)")
         assert {row["read_ct"] for row in (await sale.queue()).values()} == {0}
         assert webhook.calls == []

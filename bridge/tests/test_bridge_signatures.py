@@ -31,7 +31,7 @@ def credentials(clock: float = 0.0, **values: str) -> Credentials:
 
 async def test_the_library_verifies_ours_and_nothing_else() -> None:
     body, now = b'{"claim_id":"c"}', int(time.time())
-    ours = credentials(clock=now, SIGNING_KEY=f"{OLD}\n{NEW}\n")
+    ours = credentials(clock=now, SIGNING_SECRET=f"{OLD}\n{NEW}\n")
     await ours.refresh()
     headers = ours.headers("c:validate", body)
     assert headers["webhook-id"] == headers["Idempotency-Key"] == "c:validate"
@@ -43,14 +43,14 @@ async def test_the_library_verifies_ours_and_nothing_else() -> None:
     assert not verified(NEW, body + b" ", headers)
     assert not verified(NEW, body, headers | {"webhook-id": "d:validate"})
     assert not verified(NEW, body, headers | {"webhook-timestamp": str(now + 1)})
-    late = credentials(clock=now - 301, SIGNING_KEY=NEW)
+    late = credentials(clock=now - 301, SIGNING_SECRET=NEW)
     await late.refresh()
     assert not verified(NEW, body, late.headers("c:validate", body))
 
 
 async def test_a_call_is_signed_as_the_specification_says() -> None:
     """Its own example, so that a receiver in any language verifies us."""
-    ours = credentials(clock=1614265330, SIGNING_KEY="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    ours = credentials(clock=1614265330, SIGNING_SECRET="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     await ours.refresh()
     headers = ours.headers("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}')
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
@@ -60,7 +60,7 @@ async def test_the_readme_shows_how_to_verify() -> None:
     (snippet,) = re.findall(r"```python\n(from standardwebhooks.*?)```", README.read_text(), re.DOTALL)
     receiver: dict[str, Any] = {}
     exec(snippet, receiver)  # what the page tells people to run
-    ours = credentials(clock=int(time.time()), SIGNING_KEY=NEW)
+    ours = credentials(clock=int(time.time()), SIGNING_SECRET=NEW)
     await ours.refresh()
     body = b'{"claim_id":"c"}'
     headers = ours.headers("c:commit", body)
@@ -79,7 +79,7 @@ async def test_both_webhooks_sign_and_a_rotated_secret_is_used_without_a_restart
         validation=validation(webhook.batch, batch=True), commitTarget={"webhook": {"url": webhook.single}}
     )
     await sale.claim(1)
-    files = {"INTAKE_VALIDATION_SIGNING_KEY_FILE": str(first), "INTAKE_COMMIT_SIGNING_KEY_FILE": str(second)}
+    files = {"INTAKE_VALIDATION_SIGNING_SECRET_FILE": str(first), "INTAKE_COMMIT_SIGNING_SECRET_FILE": str(second)}
     secrets = (OTHER, OLD, NEW)
     async with sale.worker(**files):
         await sale.until_drained()
@@ -106,7 +106,7 @@ async def test_the_example_validator_refuses_a_call_that_is_not_signed() -> None
     body = json.dumps(claim).encode()
     async with TestClient(TestServer(application)) as client:
         for secret, status in ((NEW, 200), (OTHER, 401), ("", 401)):
-            ours = credentials(clock=time.time(), SIGNING_KEY=secret)
+            ours = credentials(clock=time.time(), SIGNING_SECRET=secret)
             await ours.refresh()
             answer = await client.post("/validate", data=body, headers=ours.headers("c:validate", body))
             assert answer.status == status, await answer.text()

@@ -125,7 +125,7 @@ async def test_a_wrong_certificate_reaches_the_condition_and_a_right_authority_h
     ("variable", "content", "words"),
     [
         ("INTAKE_VALIDATION_CA_FILE", "no certificate", "holds no certificates in PEM"),
-        ("INTAKE_VALIDATION_SIGNING_KEY_FILE", "\n", "INTAKE_VALIDATION_SIGNING_KEY_FILE is empty"),
+        ("INTAKE_VALIDATION_SIGNING_SECRET_FILE", "\n", "INTAKE_VALIDATION_SIGNING_SECRET_FILE is empty"),
         ("INTAKE_COMMIT_TOKEN_FILE", None, "INTAKE_COMMIT_TOKEN_FILE cannot be read"),
     ],
 )

@@ -144,9 +144,9 @@ def make_observed(event: Event, **changes: Any) -> Observed:
     anchor["metadata"]["uid"] = "a"
     wanted = [
         *access.services(event),
-        protection.disruption_budget(event, held=True),
-        database.volume_claim(event, event.spec.database, mark="7251", held=True),
-        database.stateful_set(event, event.spec.database, mark="7251", guard=guard),
+        protection.disruption_budget(event, keep_pod=True),
+        database.volume_claim(event, event.spec.database, identity="7251", unsettled=True),
+        database.stateful_set(event, event.spec.database, identity="7251", guard=guard),
         *(access.secret(event, name(event.name)) for name in SECRETS),
     ]
     made = [anchor, *(kinship.as_child(m, event, anchor, guard) for m in wanted if m)]

@@ -1,12 +1,10 @@
-"""What the admin API accepts, where it listens, and how `intake-admin` ends. Rights are tested in tests/e2e."""
+"""What the admin API accepts, where it listens, and when it asks the ledger. Rights are tested in tests/e2e."""
 
 import asyncio
 import base64
 import os
 import signal
 import ssl
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,6 @@ from intake_operator.admin import requests, server
 from intake_operator.admin.answers import RefusedError
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
-from intake_operator.command import tables
 from intake_operator.database import dead_letters
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger import connection as ledger_connection
@@ -38,7 +35,6 @@ from yarl import URL
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
-COMMAND = Path(sys.executable).with_name("intake-admin")
 NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
 
 
@@ -75,9 +71,9 @@ async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
 
 
 async def test_a_good_request(reader: TestClient[web.Request, web.Application]) -> None:
-    asked = {"ids": [3, 1], "reason": "  a bot ", "targetChecked": True}
+    asked = {"ids": [3, 1], "reason": "  a bot ", "ledgerChecked": True}
     answer = await reader.post("/", json=asked)
-    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "target_checked": True}
+    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True}
     assert await (await reader.get("/?limit=7&continue=9")).json() == {"limit": 7, "continue_": 9}
 
 
@@ -101,7 +97,7 @@ async def test_a_good_request(reader: TestClient[web.Request, web.Application]) 
         ('{"ids": [1.5], "reason": "x"}', 422, "ids.0"),
         ('{"ids": [true], "reason": "x"}', 422, "ids.0"),
         (f'{{"ids": {list(range(1, 502))}, "reason": "x"}}', 422, "ids"),
-        ('{"ids": [1], "reason": "x", "targetChecked": "yes"}', 422, "targetChecked"),
+        ('{"ids": [1], "reason": "x", "ledgerChecked": "yes"}', 422, "ledgerChecked"),
         ('{"ids": [1], "reason": "x", "actor": "somebody else"}', 422, "actor"),
         (f'{{"ids": [{"1," * 40_000}1]}}', 413, None),
     ],
@@ -122,6 +118,13 @@ async def test_a_bad_query_is_refused(reader: TestClient[web.Request, web.Applic
 
 async def test_a_form_is_refused(reader: TestClient[web.Request, web.Application]) -> None:
     assert (await reader.post("/", data={"ids": "1"})).status == 415
+
+
+async def test_a_body_that_is_not_what_its_encoding_says_is_a_bad_request(
+    reader: TestClient[web.Request, web.Application],
+) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert (await reader.post("/", data=b'{"ids": [1], "reason": "x"}', headers=headers)).status == 400
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fb%2Fintakeevents%2Fdrop", "%2e%2e", "drop%3Fx=1", "drop%00", "Drop"])
@@ -216,7 +219,7 @@ class TestVoidClaim:
                 " IF payload ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(payload); END $$"
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
-        decided = await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found, target_checked=False)
+        decided = await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found, ledger_checked=False)
         refused = decided[1]
         assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
@@ -224,7 +227,7 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: not the fault of one claim
         with pytest.raises(RefusedError, match="did not answer"):
-            await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found[1:], target_checked=False)
+            await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found[1:], ledger_checked=False)
 
     async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
@@ -236,7 +239,7 @@ class TestVoidClaim:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
                     await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(
-                        event(), [letter], target_checked=False
+                        event(), [letter], ledger_checked=False
                     )
 
 
@@ -248,142 +251,6 @@ async def test_a_ledger_whose_secret_is_blank_is_not_taken_for_a_webhook(
     with pytest.raises(RefusedError) as refused:
         await AdminService(Secrets(content), NEVER).target(event())
     assert (refused.value.code, refused.value.reason) == (409, "LedgerSecretMissing")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("dead-letters", "replay", "drop", "--reason=x"), 2, "by their ids, or give --all"),
-        (("dead-letters", "replay", "drop", "7", "--all", "--reason=x"), 2, "by their ids, or give --all"),
-        (("dead-letters", "replay", "drop", "--all", "--reason-like=x", "--reason=x"), 2, "or --reason-like TEXT"),
-        (("dead-letters", "discard", "drop", "--reason-like= ", "--reason=x"), 2, "a part of the reason"),
-        (("dead-letters", "discard", "drop", "7"), 2, "--reason"),
-        (("reconcile", "drop", "--server=http://admin.example", "--token-file={token}"), 2, "https"),
-        (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file={token}"), 4, "does not answer"),
-        (("audit", "drop", "--server=http://127.0.0.1:1", "--token-file=/nowhere"), 3, "/nowhere"),
-        (("audit", "drop", "--server=https://127.0.0.1:99999", "--token-file={token}"), 2, "no URL"),
-        (("audit", "drop"), 3, "kubectl create token"),
-        (("dead-letters", "list", "drop", "--limit=0"), 2, "--limit"),
-        (("dead-letters", "replay", "drop", "0", "--reason=x"), 2, "ID"),
-    ],
-)
-def test_the_command_says_what_to_do_and_exits_with_its_code(
-    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
-) -> None:
-    token, kubectl = tmp_path / "token", tmp_path / "kubectl"
-    token.write_text("secret-token")
-    kubectl.write_text('#!/bin/sh\necho \'{"users": [{"user": {"client-certificate": "x"}}]}\'\n')
-    kubectl.chmod(0o755)
-    line = [argument.format(token=token) for argument in arguments]
-    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [COMMAND, *line, "--namespace=tickets"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=where,
-        timeout=PATIENCE_SECONDS,
-    )
-    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
-    assert "secret-token" not in done.stdout + done.stderr
-
-
-async def test_a_token_without_tls_goes_through_no_proxy_and_a_refused_reason_is_a_wrong_command_line(
-    tmp_path: Path,
-) -> None:
-    token = tmp_path / "token"
-    token.write_text("secret-token")
-    proxied = []
-
-    async def proxy(request: web.Request) -> web.Response:
-        proxied.append(request.headers.get("Authorization"))
-        return web.json_response({})
-
-    async def refuse(_: web.Request) -> web.Response:
-        return RefusedError(422, "Invalid", "the request is not valid: reason: say why").response()
-
-    outside, api = web.Application(), web.Application()
-    outside.router.add_route("*", "/{path:.*}", proxy)
-    api.router.add_route("*", "/{path:.*}", refuse)
-    async with TestServer(outside) as between, TestServer(api) as there:
-        process = await asyncio.create_subprocess_exec(
-            *(COMMAND, "dead-letters", "replay", "drop", "7", "--reason= ", "--namespace=tickets"),
-            *(f"--server={there.make_url('')}", f"--token-file={token}"),
-            env={"PATH": os.environ["PATH"], "HTTP_PROXY": str(between.make_url(""))},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, errors = await process.communicate()
-    assert (proxied, process.returncode) == ([], 2), errors
-
-
-def test_a_table_has_no_character_that_moves_the_cursor(letter: DeadLetter) -> None:
-    lines = tables.dead_letters([letter.shown() | {"reason": "\x1b[2Jgone\nnext"}]).splitlines()
-    assert len(lines) == 2
-    assert lines[1].endswith("?[2Jgone?next")
-
-
-def test_dead_letters_are_counted_by_reason_without_what_a_reason_quotes_of_its_claim(
-    letter: DeadLetter,
-) -> None:
-    refused = [
-        replace(letter, id=n, label=f"Row {n}", user_id=f"buyer-{n}", reason=f"commit: seat Row {n} is not buyer-{n}'s")
-        for n in range(10, 13)
-    ]
-    down = [replace(letter, reason=reason) for reason in ("validate: answers 500", "validate: answers 502")]
-    lines = tables.dead_letters_by_reason(each.shown() for each in [*down, *refused]).splitlines()
-    assert [line.split(maxsplit=3)[::3] for line in lines] == [
-        ["COUNT", "REASON"],
-        ["3", "commit: seat … is not …'s"],
-        ["1", "validate: answers 500"],
-        ["1", "validate: answers 502"],
-    ]
-
-
-async def test_dead_letters_are_listed_and_replayed_by_a_part_of_their_reason(
-    tmp_path: Path, letter: DeadLetter
-) -> None:
-    token = tmp_path / "token"
-    token.write_text("secret-token")
-    reasons = ["commit: Sold by hand", "validate: answers 500", "commit: sold by hand again"]
-    items = [replace(letter, id=n, reason=reason).shown() for n, reason in enumerate(reasons, 1)]
-    replayed: list[list[int]] = []
-
-    async def listed(_: web.Request) -> web.Response:
-        return web.json_response({"metadata": {}, "items": items})
-
-    async def replay(request: web.Request) -> web.Response:
-        replayed.append((await request.json())["ids"])
-        return web.json_response({"replayed": replayed[-1], "gone": []})
-
-    api = web.Application()
-    path = "/v1alpha1/namespaces/tickets/intakeevents/drop/deadletters"
-    api.add_routes([web.get(path, listed), web.post(f"{path}/replay", replay)])
-    async with TestServer(api) as there:
-
-        async def run(*arguments: str) -> str:
-            process = await asyncio.create_subprocess_exec(
-                *(COMMAND, "dead-letters", *arguments, "--namespace=tickets", "--reason-like=SOLD by"),
-                *(f"--server={there.make_url('')}", f"--token-file={token}"),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            output, _ = await process.communicate()
-            assert process.returncode == 0
-            return output.decode()
-
-        table = await run("list", "drop")
-        wide = await run("list", "drop", "--wide", "--limit=1")
-        assert await run("replay", "drop", "--reason=mended") == "2 replayed\n"
-    assert [line.split()[0] for line in table.splitlines()] == ["COUNT", "1", "1"]
-    assert [line.split()[0] for line in wide.splitlines()] == ["ID", "1"]
-    assert {"SLOT", "LABEL", "RETRIES"} < set(wide.split())
-    assert replayed == [[1, 3]]
-
-
-async def test_a_body_that_is_not_what_its_encoding_says_is_a_bad_request(
-    reader: TestClient[web.Request, web.Application],
-) -> None:
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    assert (await reader.post("/", data=b'{"ids": [1], "reason": "x"}', headers=headers)).status == 400
 
 
 async def test_a_frozen_db1_ends_in_a_timeout(

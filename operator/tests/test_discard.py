@@ -26,9 +26,9 @@ def letter(state: str) -> DeadLetter:
 def test_a_target_without_void_claim_goes_by_the_mark_before_the_first_call(
     target: LedgerKind, state: str, *, free: bool
 ) -> None:
-    by_itself = discard(letter(state), target, target_checked=False)
+    by_itself = discard(letter(state), target, ledger_checked=False)
     assert isinstance(by_itself, Evidence if free else Refusal)
-    checked = discard(letter(state), target, target_checked=True)
+    checked = discard(letter(state), target, ledger_checked=True)
     assert isinstance(checked, Evidence)
     assert (checked.words == CHECKED) is not free, "nobody's word is taken for what needs none"
 
@@ -36,7 +36,7 @@ def test_a_target_without_void_claim_goes_by_the_mark_before_the_first_call(
 @pytest.mark.parametrize("state", ["queued", "validated", "committing"])
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_ledger_that_can_promise_is_always_asked(state: str, *, checked: bool) -> None:
-    assert discard(letter(state), LedgerKind.VOIDS, target_checked=checked) is None
+    assert discard(letter(state), LedgerKind.VOIDS, ledger_checked=checked) is None
 
 
 def test_only_voided_is_a_promise() -> None:

@@ -64,7 +64,7 @@ RETURN (length(user_id) BETWEEN 1 AND 200 AND coalesce(length(request_id), 1) BE
 COMMENT ON FUNCTION intake_private.can_claim IS
     'Whether a claim is possible with this user_id and request_id in this transaction.';
 
-CREATE FUNCTION intake_private.refuse_claim(caller text) RETURNS void
+CREATE FUNCTION intake_private.refuse_claim(subject text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -72,13 +72,13 @@ BEGIN
             HINT = 'BEGIN ISOLATION LEVEL READ COMMITTED, or no explicit transaction at all.';
     END IF;
     PERFORM intake_private.require_durable_commit();
-    RAISE EXCEPTION '%: user_id and request_id are texts of 1 to 200 characters', refuse_claim.caller
+    RAISE EXCEPTION '%: user_id and request_id are texts of 1 to 200 characters', refuse_claim.subject
         USING ERRCODE = 'IE002',
         HINT = 'request_id may be NULL; better give one that the client keeps across its retries.';
 END $$;
 COMMENT ON FUNCTION intake_private.refuse_claim IS
-    'Raise the reason why can_claim() is false: always IE002. `caller` begins the message: the function, or a caller '
-    'of a batch.';
+    'Raise the reason why can_claim() is false: always IE002. `subject` begins the message: the function, or which '
+    'request of a batch.';
 
 CREATE FUNCTION intake_private.closed_reason(pool intake.pools, at timestamptz) RETURNS text
 LANGUAGE sql IMMUTABLE

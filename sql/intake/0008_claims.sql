@@ -5,7 +5,7 @@
 --  claim_resource   the next slot
 --  claim_resources  several slots, all or none
 --  claim_seat       a slot by its label or resource id
---  claim_batch      the next slot for each of many callers
+--  claim_batch      the next slot for each of many requests
 --  claim_status     where a claim is, or the claims of a request (0009_status_and_release.sql)
 --  release_claim    give a claim up (0009_status_and_release.sql)
 --
@@ -167,24 +167,24 @@ DECLARE
     at        timestamptz := clock_timestamp();
     pool      intake.pools;
     bad       bigint;
-    answer    text;     -- the outcome for all callers that have no claim which a retry could ask for
-    drawn     bigint[]; -- numbers drawn for callers without a claim
-    took      int[];    -- those callers; then those of them that have a slot, parallel to the arrays below
+    answer    text;     -- the outcome for all requests that cannot be the repeat of one that got a claim
+    drawn     bigint[]; -- numbers drawn for requests of users without a claim
+    took      int[];    -- positions of those requests; then of those that got a slot, parallel to the arrays below
     slots     bigint[];
     claims    uuid[];
     resources uuid[];
-    caller    record;
+    request   record;
 BEGIN
     IF coalesce(cardinality(user_ids), 0) NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> cardinality(user_ids)
             OR array_ndims(user_ids) > 1 OR array_ndims(request_ids) > 1 THEN
         RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and request_ids parallel to them or none'
             USING ERRCODE = 'IE002',
-            HINT = 'Split larger numbers of callers into several batches.';
+            HINT = 'Split more requests into several batches.';
     END IF;
     SELECT min(a.n) INTO bad FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
     WHERE NOT intake_private.can_claim(a.user_id, a.request_id);
     IF bad IS NOT NULL THEN
-        PERFORM intake_private.refuse_claim(format('caller %s of the batch', bad));
+        PERFORM intake_private.refuse_claim(format('request %s of the batch', bad));
     END IF;
     SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id;
 
@@ -195,9 +195,9 @@ BEGIN
         RETURN;
     END IF;
     IF intake_private.closed_reason(pool, at) IS NOT NULL OR pool.sold_out THEN
-        -- Callers that are too early, too late, or come after the last slot. One snapshot, as in claim_resource(): at
-        -- that instant every slot was claimed, and these callers had no first claim. A caller that has one may be
-        -- repeating its request, and is handled one by one below.
+        -- Requests that are too early, too late, or come after the last slot. One snapshot, as in claim_resource():
+        -- at that instant every slot was claimed, and their users had no first claim. A user who has one may be
+        -- repeating a request, which is handled one by one below.
         SELECT min(p.answer), array_agg(a.n) INTO answer, took
         FROM (SELECT p.pool_no, p.claims_per_user, coalesce(intake_private.closed_reason(p, at), CASE
                 WHEN p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
@@ -210,9 +210,9 @@ BEGIN
             a.request_id)) IS NULL;
         RETURN QUERY SELECT t, answer, NULL::uuid, NULL::uuid, NULL::bigint FROM unnest(took) t;
     ELSE
-        -- Callers without a claim, no two with the same unique key, while the sequence has numbers. Numbers are drawn
-        -- in the order of the callers; rows are inserted in the order of their keys, so that two batches with the
-        -- same users do not deadlock.
+        -- Users without a claim, no two requests with the same unique key, while the sequence has numbers. Numbers are
+        -- drawn in the order of the requests; rows are inserted in the order of their keys, so that two batches with
+        -- the same users do not deadlock.
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.unique_key, CASE WHEN t.unique_key IS NULL THEN a.n END) a.*, t.unique_key
             FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
@@ -230,7 +230,7 @@ BEGIN
                 unique_key, status, locked_at)
             SELECT pool.pool_no, t.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'),
                 intake_private.new_claim_id(t.slot_no), t.user_id, t.request_id, 1, t.unique_key, 'R', at
-            -- If the sequence does not have enough numbers for all, every caller is handled one by one: inserting
+            -- If the sequence does not have enough numbers for all, every request is handled one by one: inserting
             -- only some of them would break the order of keys.
             FROM numbered t WHERE (SELECT max(l.slot_no) FROM numbered l) <= pool.capacity
             ORDER BY t.user_id, t.unique_key, t.n
@@ -248,8 +248,8 @@ BEGIN
             SELECT c.msg_id, at, intake_private.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, 1, c.slot_no,
                 c.resource_id, at), intake_private.headers_of(claim_batch.traceparent)
             FROM claimed c)
-        SELECT d.callers, d.slots, c.slots, c.claims, c.resources INTO took, drawn, slots, claims, resources
-        FROM (SELECT array_agg(t.n ORDER BY t.slot_no) AS callers, array_agg(t.slot_no ORDER BY t.slot_no) AS slots
+        SELECT d.positions, d.slots, c.slots, c.claims, c.resources INTO took, drawn, slots, claims, resources
+        FROM (SELECT array_agg(t.n ORDER BY t.slot_no) AS positions, array_agg(t.slot_no ORDER BY t.slot_no) AS slots
             FROM numbered t WHERE t.slot_no <= pool.capacity) d
         CROSS JOIN (SELECT array_agg(c.slot_no ORDER BY c.slot_no) AS slots,
             array_agg(c.claim_id ORDER BY c.slot_no) AS claims, array_agg(c.resource_id ORDER BY c.slot_no) AS resources
@@ -271,20 +271,20 @@ BEGIN
         FROM unnest(took, claims, resources, slots) AS c (n, claim_id, resource_id, slot_no);
     END IF;
 
-    -- All other callers, one by one.
+    -- All other requests, one by one.
     IF cardinality(took) = cardinality(user_ids) THEN
         RETURN;
     END IF;
-    FOR caller IN SELECT a.* FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
             WHERE a.n <> ALL (coalesce(took, '{}')) ORDER BY a.user_id, a.request_id, a.n LOOP
-        RETURN QUERY SELECT caller.n::int, c.outcome, c.claim_id, c.resource_id, c.slot_no
-        FROM intake_private.claim_slots(claim_batch.pool_id, caller.user_id, caller.request_id, 1, at,
+        RETURN QUERY SELECT request.n::int, c.outcome, c.claim_id, c.resource_id, c.slot_no
+        FROM intake_private.claim_slots(claim_batch.pool_id, request.user_id, request.request_id, 1, at,
             claim_batch.traceparent) c LIMIT 1;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS
-    'Claim the next slot for each of 1 to 1000 callers, in one transaction. Returns a row for each caller with the '
-    'outcome that claim_resource() would have given; n is the position of the caller in user_ids, from 1. The rows '
+    'Claim the next slot for each of 1 to 1000 requests, in one transaction. Returns a row for each request with the '
+    'outcome that claim_resource() would have given; n is its position in user_ids, from 1. The rows '
     'have no order. Raises IE002 for arrays that are not parallel or too long, 40P01 (deadlock) where batches claim '
     'for the same users again: nothing was claimed then, send it again; and what claim_resource() raises.';
 

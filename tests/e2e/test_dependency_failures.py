@@ -75,7 +75,7 @@ def test_validator_errors_are_reported_and_a_claim_that_alone_fails_becomes_a_de
     ill = crowd.Plan(buyers=2, prefix="sick", hang_up_percent=0, twice_percent=0)
     crowd.start(kube, "faulty", "faulty-pool", ill, pod="sick")
     answers += crowd.answers(kube, 60, pod="sick")
-    eventually(lambda: "2 claims" in _degraded(kube, "faulty", "DeadLetters"), PROBED_SECONDS, "two dead letters")
+    eventually(lambda: "2 dead letters" in _degraded(kube, "faulty", "DeadLetters"), PROBED_SECONDS, "two dead letters")
     reasons = sql.in_database(kube, "faulty", "SELECT DISTINCT reason FROM intake.dead_letters('faulty-pool')")
     assert reasons == "validate: answers 400 (after 2 failures)"
 
@@ -112,7 +112,9 @@ def test_a_commit_webhook_gets_signed_calls_and_a_claim_that_it_refuses_becomes_
     ill = crowd.Plan(buyers=1, prefix="sick", hang_up_percent=0, twice_percent=0)
     crowd.start(kube, "webhook", "webhook-pool", ill, pod="ill")
     crowd.answers(kube, 60, pod="ill")
-    eventually(lambda: "1 claims" in _degraded(kube, "webhook", "DeadLetters"), PROBED_SECONDS, "one dead letter")
+    eventually(
+        lambda: "1 dead letter keeps" in _degraded(kube, "webhook", "DeadLetters"), PROBED_SECONDS, "one dead letter"
+    )
     reason = sql.in_database(kube, "webhook", "SELECT reason FROM intake.dead_letters('webhook-pool')")
     assert reason == "commit: sold over the counter"
     assert _sold(kube) == 10
@@ -123,7 +125,7 @@ def test_a_commit_webhook_gets_signed_calls_and_a_claim_that_it_refuses_becomes_
     discard = ("dead-letters", "discard", "webhook", letter, "--reason=sold over the counter")
     code, output = editor.command(*discard)
     assert (code, "MayBeCommitted" in output) == (1, True), output
-    assert editor.command(*discard, "--target-checked") == (0, "1 discarded\n")
+    assert editor.command(*discard, "--ledger-checked") == (0, "1 discarded\n")
     assert "by hand" in editor.command("audit", "webhook", "-o", "json")[1]
     assert _queue(kube, "webhook") == {"depth": 0, "deadLetters": 0}
 

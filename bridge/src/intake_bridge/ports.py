@@ -31,7 +31,7 @@ class DependencyDownError(Exception):
 
 
 class HttpError(Exception):
-    """A call without an answer."""
+    """A call that got no answer. `kind` says how it failed; the text names the reason and quotes no credentials."""
 
     def __init__(self, kind: Transport, text: str) -> None:
         super().__init__(text)
@@ -131,8 +131,8 @@ class TokenBucket(Protocol):
         """Lease up to `wanted` tokens (1 to 10 000), one for each claim to be sent; or learn when to ask again."""
         ...
 
-    async def return_tokens(self, lease: UUID, settled: int) -> bool:
-        """Report that this many calls have ended; 0 only renews the lease. False: the lease has run out."""
+    async def return_tokens(self, lease: UUID, finished: int) -> bool:
+        """Report that the calls for this many claims have finished; 0 only renews the lease. False: it has run out."""
         ...
 
 
@@ -148,7 +148,7 @@ class Gate(Protocol):
         ...
 
     def record(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """Count one call's outcome; `seconds` is how long the call took, None if that says nothing about the ledger."""
+        """Count one call's outcome. `seconds` is how long it took; None if that says nothing about the dependency."""
         ...
 
 
@@ -158,7 +158,7 @@ class Http(Protocol):
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, tls: SSLContext | None
     ) -> HttpReply:
-        """Send it once, within `seconds`. Raises HttpError when there is no answer."""
+        """Send `body` once, and wait at most `seconds` for the whole answer. Raises HttpError when there is none."""
         ...
 
 
@@ -175,7 +175,7 @@ class Validator(Protocol):
 
 
 class Ledger(Protocol):
-    """Keeps what was sold."""
+    """Keeps what was sold. `commit` and `void` never raise for an answer: what fails is an outcome."""
 
     @property
     def needs_mark(self) -> bool:
@@ -184,7 +184,7 @@ class Ledger(Protocol):
 
     @property
     def offers(self) -> Sequence[Offer]:
-        """What the last check found."""
+        """What the ledger can do beyond the least, as far as the last check knows."""
         ...
 
     async def check(self) -> None:
@@ -192,11 +192,11 @@ class Ledger(Protocol):
         ...
 
     async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
-        """The outcomes by msg_id. A msg_id that is missing was not sent. Never raises for an answer."""
+        """Commit each claim once, by its claim_id. The outcomes by msg_id; a msg_id that is missing was not sent."""
         ...
 
     async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
-        """As `commit`; Result.COMMITTED says that it is too late."""
+        """Promise never to commit these claims. As `commit`; Result.COMMITTED: it is too late, the claim is sold."""
         ...
 
     async def close(self) -> None:

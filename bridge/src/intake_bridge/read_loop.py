@@ -164,7 +164,7 @@ class ReadLoop:
         return True
 
     async def _handle_quarantined(self, configuration: Configuration, dependencies: Dependencies) -> bool:
-        """One message of the quarantine. This worker has nothing else in hand until it has ended."""
+        """One message of the quarantine. This worker has no other message until it has ended."""
         if self._allowance(dependencies.validation, dependencies.commitment) == 0:
             return False
         batch = await self._reader.quarantined(configuration)

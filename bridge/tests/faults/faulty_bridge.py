@@ -137,8 +137,8 @@ class FaultyTokenBucket:
     async def lease_tokens(self, wanted: int) -> TokenAnswer:
         return await self._points.around(Step.LEASE_TOKENS, lambda: self._bucket.lease_tokens(wanted))
 
-    async def return_tokens(self, lease: UUID, settled: int) -> bool:
-        return await self._points.around(Step.RETURN_TOKENS, lambda: self._bucket.return_tokens(lease, settled))
+    async def return_tokens(self, lease: UUID, finished: int) -> bool:
+        return await self._points.around(Step.RETURN_TOKENS, lambda: self._bucket.return_tokens(lease, finished))
 
 
 type _Call = Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]]

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Actor:
-    """Everything that can be changed."""
+    """Carries out the steps of a plan, in Kubernetes and in DB1."""
 
     cluster: Cluster
     databases: Databases
@@ -100,9 +100,9 @@ class Actor:
         patch: list[dict[str, object]] = [{"op": "test", "path": "/metadata/uid", "value": meta["uid"]}]
         if names.GUARD_LABEL in (meta.get("labels") or {}):
             patch.append({"op": "remove", "path": f"/metadata/labels/{names.GUARD_LABEL.replace('/', '~1')}"})
-        if finalizer and names.FINALIZER in (held := meta.get("finalizers") or []):
-            patch.append({"op": "test", "path": "/metadata/finalizers", "value": held})
-            left = [each for each in held if each != names.FINALIZER]
+        if finalizer and names.FINALIZER in (before := meta.get("finalizers") or []):
+            patch.append({"op": "test", "path": "/metadata/finalizers", "value": before})
+            left = [each for each in before if each != names.FINALIZER]
             patch.append({"op": "add", "path": "/metadata/finalizers", "value": left})
         await self.cluster.patch(seen["kind"], event.namespace, meta["name"], patch, names.FIELD_MANAGER)
 

@@ -38,7 +38,7 @@ LISTED: Final = (
 
 @dataclass(frozen=True)
 class Observer:
-    """Everything that can be looked at."""
+    """Reads what a pass needs: Kubernetes, DB1, the ledger and the user's inventory. Changes nothing."""
 
     cluster: Cluster
     databases: Databases

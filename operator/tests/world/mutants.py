@@ -36,8 +36,8 @@ class Mutant:
         return text.replace(self.before, self.after)
 
 
-TEARDOWN, MEMORY, PLAN, BUILD = "test_plan_teardown.py", "test_memory.py", "test_plan.py", "test_build.py"
-VOLUME, HELD, MODEL = "test_volume_claim.py", "test_held.py", "test_whoever_deletes_model.py"
+TEARDOWN, MEMORY, PLAN, CHILDREN = "test_plan_teardown.py", "test_memory.py", "test_plan.py", "test_children.py"
+VOLUME, UNSETTLED, MODEL = "test_volume_claim.py", "test_unsettled.py", "test_whoever_deletes_model.py"
 SCALING = "test_scaling.py"
 ONE_OR_TWO = "test_i11_one_thing_or_two_in_the_midst_of_a_sale_lose_nothing"
 
@@ -96,7 +96,7 @@ MUTANTS = {
         "    if pods.of_component(facts.observed.pods, component):\n        return desired.strays",
         "    if False:\n        return desired.strays",
         "test_a_workload_stays_until_its_last_pod_is_gone",
-        HELD,
+        UNSETTLED,
     ),
     "finalizer removed before the anchor is": Mutant(
         "decide.teardown",
@@ -139,14 +139,14 @@ MUTANTS = {
         "    return not event.deleting and all(",
         "    return True or all(",
         "test_i11_a_deleted_anchor_is_renewed_only_while_no_child_depends_on_it",
-        HELD,
+        UNSETTLED,
     ),
     "event's reference put back while it is collected": Mutant(
         "children.kinship",
         "    if not COLLECTING & set(event.finalizers):",
         "    if True:",
         "test_the_event_s_reference_is_not_put_back_while_the_garbage_collector_takes_it_away",
-        BUILD,
+        CHILDREN,
     ),
     "never open without the margin": Mutant(
         "decide.memory",
@@ -176,17 +176,17 @@ MUTANTS = {
         "test_i1_slots_are_seeded_only_when_their_pool_may_be_sold",
         MEMORY,
     ),
-    "volume claim not held": Mutant(
+    "volume claim without its finalizer": Mutant(
         "children.database",
-        "    if held and (not is_being_deleted(existing) or has_our_finalizer(existing)):",
+        "    if unsettled and (not is_being_deleted(existing) or has_our_finalizer(existing)):",
         "    if False:",
         "test_i11_the_volume_claim_has_our_finalizer_as_soon_as_claims_may_exist",
         VOLUME,
     ),
     "new finalizer on a claim that is being deleted": Mutant(
         "children.database",
-        "    if held and (not is_being_deleted(existing) or has_our_finalizer(existing)):",
-        "    if held:",
+        "    if unsettled and (not is_being_deleted(existing) or has_our_finalizer(existing)):",
+        "    if unsettled:",
         "test_no_finalizer_is_put_on_a_volume_claim_that_is_being_deleted",
         VOLUME,
     ),
@@ -195,21 +195,21 @@ MUTANTS = {
         '    guard = "" if facts.settled else installation.guard\n    anchor',
         '    guard = "" if facts.stage is Stage.DRAIN else installation.guard\n    anchor',
         "test_i11_everything_stays_guarded_while_claims_are_unsettled",
-        HELD,
+        UNSETTLED,
     ),
     "pods of a deleted workload left to others": Mutant(
         "decide.teardown",
         "        return desired.strays(facts.observed, component, found)",
         "        return []",
         "test_pods_of_a_workload_that_was_deleted_by_hand_are_deleted_with_the_rest",
-        HELD,
+        UNSETTLED,
     ),
     "budget lifted where the pod is the data": Mutant(
         "decide.desired",
-        "held=serves or (held and event.spec.database.volume is None)",
-        "held=serves",
+        "keep_pod=serves or (unsettled and event.spec.database.volume is None)",
+        "keep_pod=serves",
         "test_i11_the_budget_allows_no_eviction_where_the_pod_is_the_data",
-        HELD,
+        UNSETTLED,
     ),
     "kept on though the namespace goes": Mutant(
         "decide.stage",
@@ -230,7 +230,7 @@ MUTANTS = {
         '                return ("Deployment", names.bridge(facts.event.name)) in existing',
         "                return True",
         "test_no_bridge_is_scaled_that_cannot_be_created_in_a_namespace_that_is_being_deleted",
-        HELD,
+        UNSETTLED,
     ),
     "made in a namespace that goes": Mutant(
         "decide.desired",

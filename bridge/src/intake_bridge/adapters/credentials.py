@@ -1,73 +1,33 @@
 """What a webhook is called with: bearer token, signature, trusted authorities. Read again before each batch."""
 
-import base64
-import re
 import ssl
-import unicodedata
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from intake_shared import webhook_secrets
 from standardwebhooks import Webhook
 
 from intake_bridge.ports import DependencyDownError
 
 _NO_AUTHORITY: Final = "what caSecretRef names holds no certificates in PEM"
-# https://github.com/standard-webhooks/standard-webhooks: base64 of 24 to 64 random bytes.
-_PREFIX: Final = "whsec_"
-_SECRET_BYTES: Final = range(24, 65)
-_EXPECTED: Final = (
-    "is no signing secret: expected whsec_ and then 24 to 64 bytes in base64; "
-    "make one with: echo whsec_$(openssl rand -base64 32)"
-)
 
 type Source = Callable[[str], Awaitable[str | None]]
-"""TOKEN, SIGNING_KEY or CA to its value, None where it is not set."""
+"""TOKEN, SIGNING_SECRET or CA to its value, None where it is not set."""
 
 
 def signing_secrets(text: str) -> list[str]:
-    """The secrets, one a line, without blanks around them. Two while they are rotated: the receiver knows one of them.
-
-    Raises DependencyDownError for a line that is no secret of Standard Webhooks. The message quotes no secret.
-    """
-    lines = [line.strip() for line in re.split("\r\n|\n|\r", text)]
-    for number, line in enumerate(lines, 1):
-        where = f"line {number} of what signingSecretRef names"
-        if character := _invisible(line):
-            raise DependencyDownError(f"{where} has an invisible character: {character}; write the secret anew")
-        if line and not _is_signing_secret(line):
-            raise DependencyDownError(f"{where} {_EXPECTED}")
-    return [line for line in lines if line]
+    """The secrets that calls are signed with, one a line. Raises DependencyDownError for a line that is none."""
+    if flaw := webhook_secrets.signing_secret_flaw(text, "of what signingSecretRef names"):
+        raise DependencyDownError(flaw)
+    return webhook_secrets.signing_secrets(text)
 
 
 def bearer_token(text: str) -> str:
-    """A token that a header can carry. Raises DependencyDownError for another; the message does not quote it."""
-    if character := _invisible(text):
-        raise DependencyDownError(f"what secretRef names has an invisible character: {character}; write the token anew")
-    if " " in text:
-        raise DependencyDownError(
-            "what secretRef names has a space in it; a token is one word, without Bearer before it"
-        )
-    if not text.isascii():
-        raise DependencyDownError("what secretRef names has letters that a header cannot carry; a token is ASCII")
+    """A token that a header can carry. Raises DependencyDownError for another."""
+    if flaw := webhook_secrets.token_flaw(text, "what secretRef names"):
+        raise DependencyDownError(flaw)
     return text
-
-
-def _is_signing_secret(line: str) -> bool:
-    try:
-        secret = base64.b64decode(line.removeprefix(_PREFIX), validate=True)
-    except ValueError:
-        return False
-    return line.startswith(_PREFIX) and len(secret) in _SECRET_BYTES
-
-
-def _invisible(text: str) -> str:
-    """The place and the name of the first character that is not printable; nothing of a secret beside it."""
-    for place, character in enumerate(text, 1):
-        if not character.isprintable():
-            name = "BYTE ORDER MARK" if character == "\ufeff" else unicodedata.name(character, "")
-            return f"character {place} is U+{ord(character):04X}" + (f" ({name})" if name else "")
-    return ""
 
 
 class Credentials:
@@ -84,7 +44,7 @@ class Credentials:
     async def refresh(self) -> None:
         """Read them. Raises DependencyDownError, which says what is wrong with them."""
         self._token = bearer_token(await self._source("TOKEN") or "")
-        self._signers = [Webhook(secret) for secret in signing_secrets(await self._source("SIGNING_KEY") or "")]
+        self._signers = [Webhook(secret) for secret in signing_secrets(await self._source("SIGNING_SECRET") or "")]
         authority = await self._source("CA")
         if authority != self._authority:
             self.tls = None if authority is None else _trusting(authority)

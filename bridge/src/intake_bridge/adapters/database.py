@@ -24,7 +24,8 @@ from intake_bridge.domain.tokens import TokenAnswer
 from intake_bridge.ports import DatabaseRefusedError, DatabaseUnavailableError, GiveBack, UriSource
 
 # Calls that may be under way at once: for each of three batches (batch_runner.MOST_BATCHES) one change and one renewal
-# of its leases, and one of the control loop. With three batches under way nothing is read, and there is no rate limit.
+# of its leases, and one of the control loop. Neither a read nor a call for tokens comes on top: with three batches
+# under way nothing is read, and under a rate limit only one batch is.
 _CONNECTIONS = 7
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # No call of the bridge takes so long in a DB1 that is well, and a statement that hangs would outlive its lease.
@@ -165,9 +166,9 @@ class Database:
         (row,) = await self._rows("SELECT * FROM intake.lease_tokens(%s, %s)", (self._pool_id, wanted))
         return TokenAnswer(**row)
 
-    async def return_tokens(self, lease: UUID, settled: int) -> bool:
+    async def return_tokens(self, lease: UUID, finished: int) -> bool:
         """`intake.return_tokens`."""
-        rows = await self._rows("SELECT intake.return_tokens(%s, %s, %s) AS known", (self._pool_id, lease, settled))
+        rows = await self._rows("SELECT intake.return_tokens(%s, %s, %s) AS known", (self._pool_id, lease, finished))
         return bool(rows[0]["known"])
 
     async def report_worker(self, worker: str, acting: Configuration, batch_size: int, health: WorkerHealth) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from intake_bridge.adapters.credentials import Credentials
-from intake_bridge.adapters.webhook import Caller, Contract
+from intake_bridge.adapters.webhook import CallRules, WebhookCalls
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import CommitWebhook
@@ -22,17 +22,17 @@ class WebhookLedger:
 
     def __init__(self, http: Http, webhook: CommitWebhook, credentials: Credentials, limit: ConcurrencyLimit) -> None:
         self._credentials = credentials
-        contract = Contract(
+        rules = CallRules(
             webhook.url, webhook.timeout_seconds, "commit", "outcome", table.COMMIT_WORDS, table.COMMIT_STATUS
         )
-        self._caller = Caller(http, contract, credentials, limit)
+        self._calls = WebhookCalls(http, rules, credentials, limit)
 
     async def check(self) -> None:
         """Read token, signing secrets and authorities again. More cannot be checked without sending a claim."""
         await self._credentials.refresh()
 
     async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
-        return await self._caller.call_each(messages, gate)
+        return await self._calls.call_each(messages, gate)
 
     async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:  # noqa: ARG002 - the port's
         """No call: only claims that are not marked `committing` come here, so none was sent, and none will be."""

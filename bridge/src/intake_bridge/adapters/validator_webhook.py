@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from intake_bridge.adapters.credentials import Credentials
-from intake_bridge.adapters.webhook import Caller, Contract, compact, finish, parse
+from intake_bridge.adapters.webhook import CallRules, WebhookCalls, compact, finish, parse
 from intake_bridge.domain import outcomes as table
 from intake_bridge.domain.claim_specific import ClaimSpecificFailures
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
@@ -34,10 +34,10 @@ class WebhookValidator:
         self._http = http
         self._webhook = webhook
         self._credentials = credentials
-        single = Contract(
+        single = CallRules(
             webhook.url, webhook.timeout_seconds, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS
         )
-        self._caller = Caller(http, single, credentials, limit)
+        self._calls = WebhookCalls(http, single, credentials, limit)
         self._claim_specific = ClaimSpecificFailures()
 
     async def check(self) -> None:
@@ -46,7 +46,7 @@ class WebhookValidator:
 
     async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
         if not self._webhook.batch:
-            return await self._caller.call_each(messages, gate)
+            return await self._calls.call_each(messages, gate)
         admitted = [message for message in messages if gate.may_start(message)]
         return await self._batch(admitted, gate) if admitted else {}
 

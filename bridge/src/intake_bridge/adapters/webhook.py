@@ -30,7 +30,7 @@ type Statuses = Mapping[int, Outcome]
 
 
 @dataclass(frozen=True, slots=True)
-class Contract:
+class CallRules:
     """How one webhook is called, and what its answers mean."""
 
     url: str
@@ -41,12 +41,12 @@ class Contract:
     statuses: Statuses
 
 
-class Caller:
+class WebhookCalls:
     """Calls one webhook, once for each claim."""
 
-    def __init__(self, http: Http, contract: Contract, credentials: Credentials, limit: ConcurrencyLimit) -> None:
+    def __init__(self, http: Http, rules: CallRules, credentials: Credentials, limit: ConcurrencyLimit) -> None:
         self._http = http
-        self._contract = contract
+        self._rules = rules
         self._credentials = credentials
         self._limit = limit
         self._claim_specific = ClaimSpecificFailures()
@@ -89,24 +89,24 @@ class Caller:
         return outcomes
 
     async def _call(self, message: Message) -> Outcome:
-        contract = self._contract
+        rules = self._rules
         body = compact(message.payload()).encode()
-        headers = self._credentials.headers(f"{message.claim_id}:{contract.step}", body) | message.trace_headers()
+        headers = self._credentials.headers(f"{message.claim_id}:{rules.step}", body) | message.trace_headers()
         try:
-            reply = await self._http.post(contract.url, body, headers, contract.timeout_seconds, self._credentials.tls)
+            reply = await self._http.post(rules.url, body, headers, rules.timeout_seconds, self._credentials.tls)
         except HttpError as error:
             outcome = of_transport(error.kind, str(error))
             if error.kind is Transport.UNREACHABLE:
                 return outcome  # nothing was sent, so it is not about the claim
         else:
-            outcome = understood(reply, contract)
+            outcome = understood(reply, rules)
         return self._claim_specific.classify(message.claim_id, outcome, asyncio.get_running_loop().time())
 
 
-def understood(reply: HttpReply, contract: Contract) -> Outcome:
+def understood(reply: HttpReply, rules: CallRules) -> Outcome:
     """What an answer for one claim means."""
     answer = parse(reply)
-    outcome = of_status(reply.status, answer.get(contract.field), contract.words, contract.statuses)
+    outcome = of_status(reply.status, answer.get(rules.field), rules.words, rules.statuses)
     return finish(outcome, reply, answer)
 
 

@@ -39,7 +39,7 @@ class Replay(_Request):
 class Discard(_Request):
     """Void these claims and free their slots."""
 
-    target_checked: Annotated[bool, Field(strict=True)] = False
+    ledger_checked: Annotated[bool, Field(strict=True)] = False
     """The caller has checked that the ledger does not hold these sales. Only for a ledger that cannot void a claim."""
 
 

@@ -82,7 +82,7 @@ class AdminService:
         """Void claims in the ledger, then free their slots. What may be committed is `refused` and stays."""
         async with self.database(event, "bridge") as connection:
             found = await dead_letters.with_ids(connection, event.pool, request.ids)
-            decided = await self._decide(event, found, target_checked=request.target_checked)
+            decided = await self._decide(event, found, ledger_checked=request.ledger_checked)
             by_evidence: dict[str, list[int]] = {}
             for number, decision in decided.items():
                 if isinstance(decision, Evidence):
@@ -157,16 +157,16 @@ class AdminService:
             )
         return uri, postgres.function
 
-    async def _decide(self, event: Event, found: Sequence[DeadLetter], *, target_checked: bool) -> Decisions:
+    async def _decide(self, event: Event, found: Sequence[DeadLetter], *, ledger_checked: bool) -> Decisions:
         uri, function = await self.target(event)
         if not uri:
-            return _without_ledger(found, LedgerKind.WEBHOOK, target_checked=target_checked)
+            return _without_ledger(found, LedgerKind.WEBHOOK, ledger_checked=ledger_checked)
         decided: Decisions = {}
         try:
             async with connect(uri, event.namespace) as connection:
                 void_claim = await void_function(connection, function)
                 if void_claim is None:
-                    return _without_ledger(found, LedgerKind.POSTGRES, target_checked=target_checked)
+                    return _without_ledger(found, LedgerKind.POSTGRES, ledger_checked=ledger_checked)
                 for letter in found:
                     try:
                         word = await void(connection, void_claim, letter.payload())
@@ -186,8 +186,8 @@ class AdminService:
         return decided
 
 
-def _without_ledger(found: Sequence[DeadLetter], target: LedgerKind, *, target_checked: bool) -> Decisions:
-    decisions = {letter.id: discard(letter, target, target_checked=target_checked) for letter in found}
+def _without_ledger(found: Sequence[DeadLetter], kind: LedgerKind, *, ledger_checked: bool) -> Decisions:
+    decisions = {letter.id: discard(letter, kind, ledger_checked=ledger_checked) for letter in found}
     return {number: decision for number, decision in decisions.items() if decision is not None}
 
 

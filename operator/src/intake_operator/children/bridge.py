@@ -86,7 +86,7 @@ def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
         if webhook:
             secrets = {
                 "token": webhook.secret_ref,
-                "signing-key": webhook.signing_secret_ref,
+                "signing-secret": webhook.signing_secret_ref,
                 "ca": webhook.ca_secret_ref,
             }
             found += [

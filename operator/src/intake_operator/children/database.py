@@ -63,14 +63,14 @@ exec docker-entrypoint.sh postgres "$@"
 RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
 
 
-def stateful_set(event: Event, database: Database, *, mark: str, guard: str) -> Manifest:
-    """DB1's StatefulSet. `guard` marks its pod for the guard of the chart.
+def stateful_set(event: Event, database: Database, *, identity: str, guard: str) -> Manifest:
+    """DB1's StatefulSet. `identity` is as in `volume_claim`; `guard` is the value of its pod's guard label.
 
     Updates wait until the pod is deleted (OnDelete): the operator decides when, because nothing may restart a healthy
     DB1 during a sale.
     """
     meta = common.metadata(event, names.database(event.name), "database")
-    meta["annotations"] = _annotations(mark)
+    meta["annotations"] = _annotations(identity)
     volumes: list[Manifest] = [
         {"name": "superuser", "secret": {"secretName": names.superuser_secret(event.name), "defaultMode": 0o440}},
         {"name": "tmp", "emptyDir": {}},
@@ -108,19 +108,20 @@ def stateful_set(event: Event, database: Database, *, mark: str, guard: str) -> 
 
 
 def volume_claim(
-    event: Event, database: Database, *, mark: str, held: bool, existing: Manifest | None = None
+    event: Event, database: Database, *, identity: str, unsettled: bool, existing: Manifest | None = None
 ) -> Manifest | None:
     """DB1's volume claim, created by the operator under the name that the StatefulSet uses.
 
-    So it has owners, and outlives a StatefulSet that is deleted during a sale. With `held` it has our finalizer: if it
-    is deleted all the same, its data stays. An existing one keeps its size: a user may have grown it, and the API
+    So it has owners, and outlives a StatefulSet that is deleted during a sale. `identity` is the
+    system identifier of the DB1 that may have claims, empty before any. With `unsettled` claims it has our finalizer:
+    if it is deleted all the same, its data stays. An existing one keeps its size: a user may have grown it, and the API
     server refuses to shrink it. The API server also refuses a new finalizer on one that is being deleted.
     """
     if database.volume is None:
         return None
     meta = common.metadata(event, names.volume_claim(event.name), "database")
-    meta["annotations"] = _annotations(mark)
-    if held and (not is_being_deleted(existing) or has_our_finalizer(existing)):
+    meta["annotations"] = _annotations(identity)
+    if unsettled and (not is_being_deleted(existing) or has_our_finalizer(existing)):
         meta["finalizers"] = [names.FINALIZER]
     spec = _claim_template(database)["spec"]
     if existing:
@@ -138,8 +139,8 @@ def has_our_finalizer(existing: Manifest | None) -> bool:
     return existing is not None and names.FINALIZER in (existing["metadata"].get("finalizers") or ())
 
 
-def _annotations(mark: str) -> dict[str, str]:
-    return {names.CLAIMABLE_ANNOTATION: mark} if mark else {}
+def _annotations(identity: str) -> dict[str, str]:
+    return {names.CLAIMABLE_ANNOTATION: identity} if identity else {}
 
 
 def _claim_template(database: Database) -> Manifest:

@@ -29,14 +29,14 @@ def network_policy(event: Event) -> Manifest:
     }
 
 
-def disruption_budget(event: Event, *, held: bool) -> Manifest:
-    """No voluntary eviction of DB1 while it is `held`; otherwise its node may be drained."""
+def disruption_budget(event: Event, *, keep_pod: bool) -> Manifest:
+    """No voluntary eviction of DB1 with `keep_pod`; otherwise its node may be drained."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": common.metadata(event, names.database(event.name), "database"),
         "spec": {
-            "maxUnavailable": 0 if held else 1,
+            "maxUnavailable": 0 if keep_pod else 1,
             "selector": {"matchLabels": common.selector(event, "database")},
         },
     }

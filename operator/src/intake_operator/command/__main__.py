@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         )
     listing.add_argument("--wide", action="store_true", help="list each dead letter, oldest first")
     discarding.add_argument(
-        "--target-checked",
+        "--ledger-checked",
         action="store_true",
         help="you have checked that the ledger does not hold these sales; for one that cannot void a claim (a webhook, "
         "a ledger without void_claim)",
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def list_dead_letters(client: Client, options: argparse.Namespace) -> Exit:
-    """dead-letters list."""
+    """Print the dead letters: by reason, or with --wide or -o json one by one."""
     one_by_one = options.wide or options.output == "json"
     items = list(_dead_letters(client, options.reason_like, options.limit if one_by_one else None))
     if options.output == "json":
@@ -129,18 +129,18 @@ def list_dead_letters(client: Client, options: argparse.Namespace) -> Exit:
 
 
 def replay(client: Client, options: argparse.Namespace) -> Exit:
-    """dead-letters replay."""
+    """Put dead letters back on the queue, and print which."""
     return _act(client, options, "replay", "replayed", {"reason": options.reason})
 
 
 def discard(client: Client, options: argparse.Namespace) -> Exit:
-    """dead-letters discard."""
-    request = {"reason": options.reason, "targetChecked": options.target_checked}
+    """Void the claims of dead letters in the ledger and free their slots; print which, and which were refused."""
+    request = {"reason": options.reason, "ledgerChecked": options.ledger_checked}
     return _act(client, options, "discard", "discarded", request)
 
 
 def audit(client: Client, options: argparse.Namespace) -> Exit:
-    """Audit."""
+    """Print what people did by hand, newest first."""
     items = list(client.entries("audit", options.limit))
     print_ = _print_json if options.output == "json" else lambda found: print(tables.audit(found["items"]))
     print_({"items": items})
@@ -148,7 +148,7 @@ def audit(client: Client, options: argparse.Namespace) -> Exit:
 
 
 def reconcile(client: Client, options: argparse.Namespace) -> Exit:
-    """Reconcile."""
+    """Compare DB1 with the ledger now, and print the verdict and what contradicts it."""
     found = client.reconcile()
     if options.output == "json":
         _print_json(found)

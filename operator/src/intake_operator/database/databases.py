@@ -46,6 +46,10 @@ class Login:
 class Databases:
     """One connection to the DB1 of each event, by the event's uid. It is kept between passes.
 
+        state = await databases.observe(event.uid, event.pool, host, password)
+        if state.reachable and not state.migrated:
+            await databases.migrate(event.uid)
+
     `observe` connects, and never raises because of DB1. The other methods use its connection: they raise KeyError
     before a successful `observe`, psycopg.Error for what DB1 refuses, and OSError or psycopg.Error when the connection
     is lost.
@@ -97,18 +101,18 @@ class Databases:
         )
 
     async def migrate(self, uid: str) -> None:
-        """Install pgmq and the files of sql/intake that have not run yet."""
+        """Install pgmq and the files of sql/intake that have not run yet, each in a transaction of its own."""
         await migrate(self._connections[uid], self._migrations)
 
     async def limit_claimers(self, uid: str, others: int) -> None:
-        """Limit claimers to the connections that are left when `others` have theirs. Stays until the next call."""
+        """Limit claimers to the connections that bridges and operator, with `others` connections, leave."""
         connection = self._connections[uid]
         known = await self._connections_of(connection)
         if known.limit != (most := claimer_limit(known, others)):
             await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, logins: Mapping[str, Login]) -> None:
-        """Give roles their passwords. DB1 gets a SCRAM verifier, never the password itself."""
+        """Set the passwords of `logins`, by role. DB1 gets a SCRAM verifier, never the password itself."""
         connection = self._connections[uid]
         async with connection.transaction():
             for role, login in logins.items():
@@ -120,7 +124,7 @@ class Databases:
     async def reset_roles(self, uid: str, roles: Sequence[str]) -> int:
         """Give roles their own settings again.
 
-        Ends the sessions that may have begun with other settings, and answers how many these were.
+        Ends the sessions that may have begun with other settings, and returns how many it ended.
         """
         found = await self._connections[uid].execute(
             "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r", (self._unaltered_at.get(uid), list(roles))
@@ -130,7 +134,7 @@ class Databases:
         return int(row[0])
 
     async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
-        """Write the live configuration, as `IntakeEventSpec.engine_config` has it."""
+        """Write the live configuration, as `IntakeEventSpec.engine_config` returns it. Bridges read it within 2 s."""
         await self._connections[uid].execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
 
     async def stock(self, uid: str, pool: str, chunks: AsyncIterator[Sequence[Row]]) -> None:
@@ -167,15 +171,15 @@ class Databases:
             raise
 
     async def seal(self, uid: str, pool: str, reason: str) -> None:
-        """End claiming for good. Returns when no claim is under way any more."""
+        """End claiming for good; `reason` goes to the audit. Returns when no claim is under way any more."""
         await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
     async def account(self, uid: str, pool: str) -> DatabaseAccount:
-        """Where every claim of a sealed pool is."""
+        """Counts the claims of a sealed pool by where they are, with the digest to compare with the ledger's."""
         return await read_database_account(self._connections[uid], pool)
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
-        """What people did by hand: the latest hundred entries, a line of JSON each, for the report."""
+        """What people did by hand: the latest hundred entries, newest first, each as one line of JSON."""
         found = await self._connections[uid].execute(
             "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
             " 'evidence', detail -> 'evidence',"

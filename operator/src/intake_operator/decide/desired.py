@@ -47,14 +47,15 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
         return kinship.as_child(manifest, event, anchor, guard)
 
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
-    held = bool(facts.claimable) and not facts.settled
+    identity = facts.claimable
+    unsettled = bool(identity) and not facts.settled
     serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
     manifests = [
         *access.services(event),
         # Without a volume its pod is the data.
-        protection.disruption_budget(event, held=serves or (held and event.spec.database.volume is None)),
-        database.volume_claim(event, event.spec.database, mark=facts.claimable, held=held, existing=volume),
-        database.stateful_set(event, event.spec.database, mark=facts.claimable, guard=installation.guard),
+        protection.disruption_budget(event, keep_pod=serves or (unsettled and event.spec.database.volume is None)),
+        database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
+        database.stateful_set(event, event.spec.database, identity=identity, guard=installation.guard),
     ]
     if memory.volume_lost(event, observed) and event.says(names.RECOVER_ANNOTATION):
         # A bridge that still runs might commit a claim that the new DB1 does not know yet.

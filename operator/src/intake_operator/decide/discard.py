@@ -19,7 +19,7 @@ class LedgerKind(Enum):
 CHECKED = "the ledger was checked by hand"
 
 
-def discard(letter: DeadLetter, kind: LedgerKind, *, target_checked: bool) -> Evidence | Refusal | None:
+def discard(letter: DeadLetter, kind: LedgerKind, *, ledger_checked: bool) -> Evidence | Refusal | None:
     """What follows from the claim's state; None if the ledger has to be asked.
 
     A claim is marked, durably and under its lease, before the call that the mark is about. No worker has a lease on a
@@ -34,12 +34,12 @@ def discard(letter: DeadLetter, kind: LedgerKind, *, target_checked: bool) -> Ev
             untouched, mark = letter.state != "committing", "committing"
     if untouched:
         return Evidence(f"never marked {mark}: no commit was tried")
-    if target_checked:
+    if ledger_checked:
         return Evidence(CHECKED)
     return Refusal(
         "MayBeCommitted",
         f"its state is {letter.state}: the ledger may have this sale, and cannot promise that it never will. Look "
-        "there; if it does not have the sale, discard again with targetChecked, otherwise replay",
+        "there; if it does not have the sale, discard again with ledgerChecked, otherwise replay",
     )
 
 

@@ -196,7 +196,7 @@ def _inventory(observed: Observed) -> Iterator[Finding]:
 
 def _workers(observed: Observed) -> Iterator[Finding]:
     workers = observed.database.workers
-    for target, states, reason, cure in (
+    for dependency, states, reason, cure in (
         (
             "ledger",
             [worker.health.ledger for worker in workers],
@@ -213,14 +213,17 @@ def _workers(observed: Observed) -> Iterator[Finding]:
         down = [state for state in states if state is not None and state.state == "down"]
         if down:
             error = down[0].error or "no answer"
-            yield Finding(reason, f"{len(down)} of {len(workers)} bridges report the {target} down: {error}. {cure}")
+            yield Finding(
+                reason, f"{len(down)} of {len(workers)} bridges report the {dependency} down: {error}. {cure}"
+            )
 
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Finding]:
     if count := observed.database.dead_letters:
+        subject = "1 dead letter keeps its slot" if count == 1 else f"{count} dead letters keep their slots"
         yield Finding(
             Problem.DEAD_LETTERS,
-            f"{count} dead letters keep their slots. `intake-admin dead-letters list {event.name}` shows their errors; "
+            f"{subject}. `intake-admin dead-letters list {event.name}` shows their errors; "
             "fix the cause, then replay them.",
         )
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from intake_shared.webhook_secrets import signing_secret_flaw, token_flaw
+
 from intake_operator.model.observed import LedgerState, Manifest
-from intake_operator.model.secrets import Flaw, key_flaw, text, token_flaw
+from intake_operator.model.secrets import Flaw, text
 from intake_operator.model.spec import IntakeEventSpec, SecretRef
 from intake_operator.reasons import Problem
 
@@ -24,7 +26,7 @@ def of_spec(spec: IntakeEventSpec) -> list[Input]:
         if webhook is not None:
             refs = (
                 (webhook.secret_ref, token_flaw),
-                (webhook.signing_secret_ref, key_flaw),
+                (webhook.signing_secret_ref, signing_secret_flaw),
                 (webhook.ca_secret_ref, None),
             )
             found += [Input(ref, flaw) for ref, flaw in refs if ref is not None]

@@ -42,7 +42,7 @@ def identity(event: Event, observed: Observed) -> str:
     found = (
         (child["metadata"].get("annotations") or {}).get(names.CLAIMABLE_ANNOTATION) for child in children if child
     )
-    return next((mark for mark in found if mark), "")
+    return next((identity for identity in found if identity), "")
 
 
 def rebuilt(event: Event, observed: Observed) -> bool:

@@ -156,8 +156,8 @@ def _ends_slowly(facts: Facts) -> bool:
 
 def _delete(key: ChildKey, child: Manifest) -> list[steps.Step]:
     """Delete one child, without our finalizer on it."""
-    held = names.FINALIZER in (child["metadata"].get("finalizers") or ())
-    return [*([steps.Unguard(*key, finalizer=True)] if held else []), steps.Delete(*key)]
+    has_finalizer = names.FINALIZER in (child["metadata"].get("finalizers") or ())
+    return [*([steps.Unguard(*key, finalizer=True)] if has_finalizer else []), steps.Delete(*key)]
 
 
 def _labels(manifest: Manifest) -> dict[str, Any]:

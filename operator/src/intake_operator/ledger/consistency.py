@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # The digests of a million claims take either database a second or two.
 WHILE_GOOD: Final = timedelta(minutes=5)
-# A person may be correcting it. Who does not want to wait uses `intake-admin reconcile`.
+# A person may be correcting it. `intake-admin reconcile` compares at once.
 WHILE_BAD: Final = timedelta(minutes=1)
 
 MONITOR: Final = "monitor"

@@ -27,7 +27,13 @@ class _Attempt:
 
 
 class Proofs:
-    """Makes proofs, seldom while they do not hold. `clock` is in seconds."""
+    """Makes the proof that ends a drain.
+
+        proof, error = await proofs.prove(event, observed, uri)
+        may_remove_db1 = proof is not None and not proof.failures
+
+    A proof that failed is made again only after a pause. `clock` is in seconds.
+    """
 
     def __init__(self, databases: Databases, clock: Callable[[], float]) -> None:
         self._databases = databases

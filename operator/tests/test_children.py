@@ -25,10 +25,10 @@ def all_children(event: Make[Event], installation: Installation) -> list[Manifes
     made = [
         *access.services(e),
         access.credentials(e, names.claimer_secret(e.name), names.CLAIMER_ROLE, "pass/word"),
-        database.volume_claim(e, e.spec.database, mark="7251", held=True),
-        database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard),
+        database.volume_claim(e, e.spec.database, identity="7251", unsettled=True),
+        database.stateful_set(e, e.spec.database, identity="7251", guard=installation.guard),
         bridge.deployment(e, e.spec, installation, {}),
-        protection.disruption_budget(e, held=True),
+        protection.disruption_budget(e, keep_pod=True),
     ]
     return [kinship.as_child(m, e, ANCHOR, installation.guard) for m in made if m]
 
@@ -183,8 +183,8 @@ def test_credentials_have_cloudnative_pg_s_keys_and_survive_odd_passwords(event:
 def test_an_ephemeral_db1_has_no_volume_claim(event: Make[Event], spec: Make[Any]) -> None:
     e = event(spec=spec(database={"ephemeral": {}}))
     assert e.spec is not None
-    assert database.volume_claim(e, e.spec.database, mark="7251", held=True) is None
-    made = database.stateful_set(e, e.spec.database, mark="7251", guard="g")
+    assert database.volume_claim(e, e.spec.database, identity="7251", unsettled=True) is None
+    made = database.stateful_set(e, e.spec.database, identity="7251", guard="g")
     assert "volumeClaimTemplates" not in made["spec"]
     assert {"name": "data", "emptyDir": {}} in made["spec"]["template"]["spec"]["volumes"]
 
@@ -200,14 +200,14 @@ def test_notifications_that_no_session_reads_do_not_fill_the_disk(
 ) -> None:
     e = event()
     assert e.spec is not None
-    made = database.stateful_set(e, e.spec.database, mark="7251", guard=installation.guard)
+    made = database.stateful_set(e, e.spec.database, identity="7251", guard=installation.guard)
     assert "max_notify_queue_pages=64" in made["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
 def test_db1_is_encoded_in_utf_8_by_an_image_without_a_locale(event: Make[Event]) -> None:
     e = event()
     assert e.spec is not None
-    made = database.stateful_set(e, e.spec.database, mark="", guard="g")
+    made = database.stateful_set(e, e.spec.database, identity="", guard="g")
     (container,) = made["spec"]["template"]["spec"]["containers"]
     (arguments,) = (each["value"] for each in container["env"] if each["name"] == "POSTGRES_INITDB_ARGS")
     assert "--encoding=UTF8" in arguments.split()
