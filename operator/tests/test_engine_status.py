@@ -101,6 +101,24 @@ def test_a_field_that_is_not_known_is_ignored() -> None:
     assert EngineStatus.model_validate(answer | {"tomorrow": 1}) == make_status()
 
 
+@pytest.mark.parametrize(
+    ("health", "read"),
+    [
+        ({"ledger": {"state": "degraded"}, "validator": {"state": "ok"}}, {"validator": {"state": "ok"}}),
+        ({"ledger": {"state": "ok", "offers": "all"}}, {}),
+        ({"ledger": None}, {}),
+        (None, {}),
+        ("ok", {}),
+    ],
+    ids=["a state of tomorrow", "offers as text", "a null", "null", "text"],
+)
+def test_a_heartbeat_that_cannot_be_read_hides_nothing_else(health: object, read: object) -> None:
+    answer = make_status().model_dump(by_alias=True) | {"workers": [{"batchSize": 5, "health": health}]}
+    (worker,) = EngineStatus.model_validate(answer).workers
+    assert worker.batch_size == 5
+    assert worker.health.model_dump(exclude_none=True) == read
+
+
 async def test_a_db1_with_another_engine_status_is_an_observation(host: str) -> None:
     databases = Databases(load(INTAKE_SQL))
     await databases.observe(UID, "other", host, "")

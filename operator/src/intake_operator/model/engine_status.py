@@ -1,13 +1,14 @@
 """What `intake.engine_status` answers, as far as the operator reads it.
 
 DB1 may answer more: unknown fields are ignored. A field that is missing, or of another type, raises
-pydantic.ValidationError. `operator/tests/test_engine_status.py` holds these models against the SQL.
+pydantic.ValidationError; the health of a worker does not, because DB1 takes any JSON from a bridge.
+`operator/tests/test_engine_status.py` holds these models against the SQL.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -52,10 +53,20 @@ class DependencyHealth(_Model):
 
 
 class WorkerHealth(_Model):
-    """Both are None before the worker has called them for the first time."""
+    """Both are None before the worker has called them for the first time, and where its words are not known here."""
 
     ledger: DependencyHealth | None = None
     validator: DependencyHealth | None = None
+
+    @field_validator("ledger", "validator", mode="wrap")
+    @classmethod
+    def _known_words(cls, value: object, read: ValidatorFunctionWrapHandler) -> DependencyHealth | None:
+        """What cannot be read counts as not reported: one odd heartbeat must not hide DB1 from the operator."""
+        try:
+            health: DependencyHealth | None = read(value)
+        except ValidationError:
+            return None
+        return health
 
 
 class Worker(_Model):
@@ -63,6 +74,11 @@ class Worker(_Model):
 
     batch_size: int
     health: WorkerHealth
+
+    @field_validator("health", mode="before")
+    @classmethod
+    def _object(cls, value: object) -> object:
+        return value if isinstance(value, dict | WorkerHealth) else {}
 
 
 class Restore(_Model):
