@@ -1,4 +1,4 @@
-"""The rules of the comparison: claims that still move are no violation, and each violation names its promise."""
+"""The rules of the comparison: claims that still move are no violation, and each violation names its invariant."""
 
 from uuid import UUID
 
@@ -57,7 +57,7 @@ def test_a_claim_committed_after_its_page_was_read_is_no_violation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("here", "there", "promise"),
+    ("here", "there", "invariant"),
     [
         ([claim(1, SOLD)], [], "I2"),
         ([claim(1, "voided")], [], "I2"),
@@ -78,9 +78,9 @@ def test_a_claim_committed_after_its_page_was_read_is_no_violation() -> None:
     ],
 )
 def test_a_violation_names_the_promise_that_it_breaks(
-    here: list[DatabaseClaim], there: list[LedgerClaim], promise: str
+    here: list[DatabaseClaim], there: list[LedgerClaim], invariant: str
 ) -> None:
-    assert promise in {each.promise for each in compared(here, there).violations}
+    assert invariant in {each.invariant for each in compared(here, there).violations}
 
 
 def test_no_user_is_named() -> None:
@@ -109,6 +109,6 @@ def test_bits_are_a_set_of_numbers() -> None:
 def test_a_slot_that_no_event_can_have_costs_no_memory(slot: int | None) -> None:
     """Such a row was written by hand. It must be reported, and must not take the memory of other events."""
     found = compared([claim(1, SOLD)], [sale(1, slot_nos=(slot,))])
-    assert [each.promise for each in found.violations][-1] == "I4"
+    assert [each.invariant for each in found.violations][-1] == "I4"
     twice = compared([claim(1, SOLD), claim(2, SOLD)], [sale(1, slot_nos=(slot,)), sale(2, slot_nos=(slot,))])
-    assert ("I1" in {each.promise for each in twice.violations}) is (slot is not None)
+    assert ("I1" in {each.invariant for each in twice.violations}) is (slot is not None)

@@ -142,7 +142,7 @@ async def test_claims_that_move_during_a_comparison_are_no_violation(
 
 
 @pytest.mark.parametrize(
-    ("promise", "damage"),
+    ("invariant", "damage"),
     [
         ("I2", "DELETE FROM ledger.claims WHERE user_id = 'u3'"),
         ("I2", "DELETE FROM ledger.claims WHERE state = 'voided'"),
@@ -159,11 +159,11 @@ async def test_claims_that_move_during_a_comparison_are_no_violation(
         ),
     ],
 )
-async def test_a_manual_change_of_the_ledger_is_found(scene: Scene, promise: str, damage: str) -> None:
+async def test_a_manual_change_of_the_ledger_is_found(scene: Scene, invariant: str, damage: str) -> None:
     await scene.books.execute(damage.encode())
     found = await scene.compare()
     assert (found.agrees, found.reason) == (False, ConsistencyReason.LEDGER_INCONSISTENT)
-    assert promise in {each.promise for each in found.violations}, found
+    assert invariant in {each.invariant for each in found.violations}, found
     await scene.end(1, "finalize_transaction", "committed")  # the queue is empty, the counts alone are compared first
     short = await scene.check_if_due()
     assert short is not None
@@ -172,7 +172,7 @@ async def test_a_manual_change_of_the_ledger_is_found(scene: Scene, promise: str
 
 async def test_a_broken_invariant_inside_db1_is_found(scene: Scene) -> None:
     await scene.database.execute("UPDATE intake.claimed_slots SET status = 'R' WHERE slot_no = 1")
-    assert "I6" in {each.promise for each in (await scene.compare()).violations}
+    assert "I6" in {each.invariant for each in (await scene.compare()).violations}
 
 
 async def test_with_an_empty_queue_it_is_compared_seldom_and_after_a_violation_sooner(scene: Scene) -> None:

@@ -18,6 +18,8 @@ from intake_operator.reconcile import HELD_UP, Reconciler
 from intake_operator.workqueue import Key
 from planning import SECOND
 
+from tests.postgres import PostgresServer
+
 KEY: Key = ("tickets", "taylor-drop")
 
 
@@ -109,6 +111,20 @@ async def test_the_message_has_the_step_and_the_error(passes: Passes) -> None:
     await passes.once()
     degraded = next(c for c in passes.statuses[-1]["conditions"] if c["type"] == "Degraded")
     assert degraded["message"] == "step Configure failed: Forbidden: exceeded quota"
+
+
+async def test_the_message_has_what_to_do_and_no_row_of_a_table(passes: Passes) -> None:
+    raised = "RAISE EXCEPTION 'it cannot shrink' USING DETAIL = 'Key (user_id)=(ann) exists', HINT = 'Let it grow.'"
+    with (
+        PostgresServer() as server,
+        psycopg.connect(server.uri("postgres")) as database,
+        pytest.raises(psycopg.Error) as refusal,
+    ):
+        database.execute(f"DO $$ BEGIN {raised}; END $$".encode())
+    passes.refusal = refusal.value
+    await passes.once()
+    degraded = next(c for c in passes.statuses[-1]["conditions"] if c["type"] == "Degraded")
+    assert degraded["message"] == "step Configure failed: it cannot shrink. Let it grow."
 
 
 async def test_a_step_that_succeeds_ends_the_failure_in_the_same_pass(passes: Passes) -> None:

@@ -160,7 +160,7 @@ def test_a_claim_that_is_deleted_from_the_ledger_is_reported_until_it_is_restore
     victim = _remove(kube, "buyer-2", "proven-pool")
     code, output = users["editor"].command("reconcile", "proven", "-o", "json")
     (violation,) = json.loads(output)["violations"]
-    assert (code, violation["promise"], victim in violation["detail"]) == (1, "I2", True), output
+    assert (code, violation["invariant"], victim in violation["detail"]) == (1, "I2", True), output
     eventually(lambda: reason(kube, "proven", "Degraded") == "LedgerInconsistent", 60, "Degraded says so")
 
     kube.patch("intakeevent", "proven", {"spec": {"window": {"closesAt": events.window(0, 0)["closesAt"]}}})

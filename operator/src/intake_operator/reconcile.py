@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import psycopg
-from intake_shared.redaction import one_line
+from intake_shared.redaction import one_line, redacted
 
 from intake_operator import names
 from intake_operator.act import Actor
@@ -115,7 +115,7 @@ class Reconciler:
                 error.status in {404, 409} or isinstance(step, AddFinalizer | RemoveFinalizer)
             )
             if not stale:
-                message = f"step {type(step).__name__} failed: {str(error)[:500]}"
+                message = f"step {type(step).__name__} failed: {_what_failed(error)}"
                 await self._write(event, step_failed(status, _reason(error), message, now), now)
             raise
 
@@ -129,6 +129,12 @@ class Reconciler:
             where = {"namespace": event.namespace, "event": event.name, "reason": change["reason"]}
             logger.info(change["message"], extra=where)
         await events.post(self.cluster, changes)
+
+
+def _what_failed(error: Exception) -> str:
+    """The error in one line. DB1's HINT says what to do; its DETAIL may quote a row, so it is left out."""
+    hint = error.diag.message_hint if isinstance(error, psycopg.Error) else None
+    return f"{one_line(error)}. {redacted(hint)}" if hint else one_line(error)
 
 
 def _reason(error: Exception) -> Problem:

@@ -155,7 +155,9 @@ def reconcile(client: Client, options: argparse.Namespace) -> Exit:
     else:
         print(f"{found['status']} {found['reason']}: {found['message']}")
         if found["violations"]:
-            print(tables.table(("PROMISE", "BROKEN BY"), ((x["promise"], x["detail"]) for x in found["violations"])))
+            print(
+                tables.table(("INVARIANT", "BROKEN BY"), ((x["invariant"], x["detail"]) for x in found["violations"]))
+            )
     return {"True": Exit.DONE, "False": Exit.NOT_ALL}.get(found["status"], Exit.FAILED)
 
 

@@ -63,11 +63,11 @@ class Comparison:
         self.found = 0
         self.violations: list[Violation] = []
 
-    def broken(self, promise: str, detail: str) -> None:
+    def broken(self, invariant: str, detail: str) -> None:
         """Record a violation."""
         self.found += 1
         if len(self.violations) < NAMED:
-            self.violations.append(Violation(promise, detail))
+            self.violations.append(Violation(invariant, detail))
 
     def ended(self, claims: Iterable[DatabaseClaim]) -> None:
         """Record claims that are settled in DB1, before the ledger is read."""

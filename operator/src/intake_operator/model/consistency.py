@@ -36,13 +36,13 @@ class LedgerClaim:
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise (I1 to I7 in CONTRIBUTING.md) that is broken, and the slot or claim where."""
+    """An invariant (I1 to I7 in CONTRIBUTING.md) that is broken, and the slot or claim where."""
 
-    promise: str
+    invariant: str
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.promise}: {self.detail}"
+        return f"{self.invariant}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,5 @@ class Verdict:
             "status": {True: "True", False: "False", None: "Unknown"}[self.agrees],
             "reason": self.reason.value,
             "message": self.message,
-            "violations": [{"promise": each.promise, "detail": each.detail} for each in self.violations],
+            "violations": [{"invariant": each.invariant, "detail": each.detail} for each in self.violations],
         }
