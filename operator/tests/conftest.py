@@ -1,17 +1,50 @@
-"""Fixtures that make what is in `given`."""
+"""Fixtures: makers of what is in `given`, a clock, a PostgreSQL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import pytest
-from given import CLOSES, INSTALLATION, OPENS, make_event, make_letter, make_observed, make_pod, make_spec, make_status
+from given import (
+    CLOSES,
+    INSTALLATION,
+    OPENS,
+    Clock,
+    make_event,
+    make_letter,
+    make_observed,
+    make_pod,
+    make_spec,
+    make_status,
+)
 from intake_operator.children.bridge import Installation
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 
+from tests.postgres import PostgresServer
+
 type Make[T] = Callable[..., T]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A PostgreSQL as it comes. Modules that need another one have a fixture of this name."""
+    with PostgresServer() as running:
+        yield running
+
+
+@pytest.fixture
+def db1(server: PostgresServer) -> Iterator[str]:
+    """An empty database, under the name that the operator uses."""
+    yield server.create_database("intake")
+    server.drop_database("intake")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that only the test moves."""
+    return Clock()
 
 
 @pytest.fixture

@@ -37,6 +37,15 @@ VOLUME_CLAIM: ChildKey = ("PersistentVolumeClaim", "data-taylor-drop-db-0")
 SECRETS = (names.superuser_secret, names.claimer_secret, names.bridge_secret)
 
 
+class Clock:
+    """Seconds that only the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def make_spec(**changes: Any) -> IntakeEventSpec:
     """The example of the README, with changes (camelCase)."""
     spec: dict[str, Any] = {

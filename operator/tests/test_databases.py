@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
+from given import Clock
 from intake_operator.addresses import qualified_uri
 from intake_operator.database.databases import Databases, Login
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
@@ -36,12 +37,6 @@ def config(**changes: Any) -> dict[str, Any]:
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
     return {"inventorySize": 10, "batchSize": 5, **window} | changes
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as running:
-        yield running
 
 
 @pytest.fixture
@@ -71,15 +66,6 @@ def ledger_uri(server: PostgresServer) -> Iterator[str]:
     install_ledger(uri)
     yield uri
     server.drop_database("ledger")
-
-
-class Clock:
-    """Seconds that only the test moves."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class TestMigrations:

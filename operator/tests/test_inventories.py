@@ -26,19 +26,6 @@ TABLE = spec.Inventory.model_validate({"table": {"secretRef": {"name": "hall"}}}
 LINES = [f"{UUID(int=n)},A-{n}" for n in range(1, 6)]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as running:
-        yield running
-
-
-@pytest.fixture
-def db1(server: PostgresServer) -> Iterator[str]:
-    """An empty database, under the name that the operator uses."""
-    yield server.create_database("intake")
-    server.drop_database("intake")
-
-
 @pytest.fixture
 def hall(server: PostgresServer) -> Iterator[psycopg.Connection]:
     """The user's own database, and the table of seats in it, empty."""

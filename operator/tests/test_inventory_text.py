@@ -1,12 +1,10 @@
 """Any text, any character: the operator and DB1 take the same rows, labels and ids."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from intake_operator.database.migrate import load
@@ -14,21 +12,7 @@ from intake_operator.model.inventory import InventoryError, Row, parse
 from intake_operator.model.label import as_id, composed, invisible
 from psycopg.types.json import Jsonb
 
-from tests.postgres import INTAKE_SQL, PostgresServer
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as running:
-        yield running
-
-
-@pytest.fixture
-def db1(server: PostgresServer) -> Iterator[str]:
-    """An empty database."""
-    yield server.create_database("intake")
-    server.drop_database("intake")
-
+from tests.postgres import INTAKE_SQL
 
 HALF = "0b9c8f6e-3f1d-4f1e-9d53-7a0e4c1f"
 IDS = st.sampled_from([f"{HALF}{n:04}" for n in range(3)])

@@ -113,13 +113,9 @@ async def test_the_message_has_the_step_and_the_error(passes: Passes) -> None:
     assert degraded["message"] == "step Configure failed: Forbidden: exceeded quota"
 
 
-async def test_the_message_has_what_to_do_and_no_row_of_a_table(passes: Passes) -> None:
+async def test_the_message_has_what_to_do_and_no_row_of_a_table(passes: Passes, server: PostgresServer) -> None:
     raised = "RAISE EXCEPTION 'it cannot shrink' USING DETAIL = 'Key (user_id)=(ann) exists', HINT = 'Let it grow.'"
-    with (
-        PostgresServer() as server,
-        psycopg.connect(server.uri("postgres")) as database,
-        pytest.raises(psycopg.Error) as refusal,
-    ):
+    with psycopg.connect(server.uri("postgres")) as database, pytest.raises(psycopg.Error) as refusal:
         database.execute(f"DO $$ BEGIN {raised}; END $$".encode())
     passes.refusal = refusal.value
     await passes.once()

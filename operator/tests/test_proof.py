@@ -1,6 +1,6 @@
 """The proof of a drain, on a real DB1 and a real ledger."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote, urlparse
 
@@ -52,12 +52,6 @@ class Drained:
             (message,) = db1.execute("SELECT message::text FROM intake.intents").fetchone() or ("",)
         with psycopg.connect(self.ledger_uri) as books:
             books.execute(COMMIT, (message,))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,23 +3,10 @@
 from datetime import timedelta
 
 import pytest
+from given import Clock
 from intake_operator.remembered import Remembered
 
 MINUTE = timedelta(minutes=1)
-
-
-class Clock:
-    """Seconds that only the test moves."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

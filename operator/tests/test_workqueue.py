@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from given import Clock
 from intake_operator.workqueue import FIRST_BACKOFF, LONGEST_BACKOFF, Key, WorkQueue
 
 from tests.patience import PATIENCE_SECONDS
@@ -11,21 +12,6 @@ from tests.patience import PATIENCE_SECONDS
 A: Key = ("tickets", "a")
 B: Key = ("tickets", "b")
 SECOND = timedelta(seconds=1)
-
-
-class Clock:
-    """A clock that only the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -104,8 +104,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 -- deep in the next: any other plan reads all of it.
 SET enable_seqscan = off SET enable_sort = off AS $$
 DECLARE
-    config        intake.engine_config := intake_private.reader_config(read_batch.pool_id, read_batch.worker,
-    read_batch.max_messages); at     timestamptz := clock_timestamp();
+    config        intake.engine_config :=
+        intake_private.reader_config(read_batch.pool_id, read_batch.worker, read_batch.max_messages);
+    at            timestamptz := clock_timestamp();
     due           bigint[];
     to_quarantine bigint[];
 BEGIN
@@ -137,8 +138,9 @@ COMMENT ON FUNCTION intake.read_batch IS
 CREATE FUNCTION intake.read_releases(pool_id text, worker text, max_messages int) RETURNS SETOF intake.leased_message
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config        intake.engine_config := intake_private.reader_config(read_releases.pool_id, read_releases.worker,
-    read_releases.max_messages); at     timestamptz := clock_timestamp();
+    config        intake.engine_config :=
+        intake_private.reader_config(read_releases.pool_id, read_releases.worker, read_releases.max_messages);
+    at            timestamptz := clock_timestamp();
     due           bigint[];
     to_quarantine bigint[];
 BEGIN

@@ -2,16 +2,20 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from typing import Any
+from typing import Any, Final
 
 from tests.e2e import release
-from tests.e2e.kube import REPOSITORY, Kube, Object, eventually, run
+from tests.e2e.kube import REPOSITORY, Kube, Object, condition, eventually, run
 
 EVENT_LABEL = "intake-engine.io/event"
 FINALIZER = "intake-engine.io/drain"
 ABANDON_ANNOTATION = "intake-engine.io/abandon"
 RECOVER_ANNOTATION = "intake-engine.io/recover"
 POOL_UNCHECKED_ANNOTATION = "intake-engine.io/pool-unchecked"
+
+# From the cause to the condition, and back. The kubelet tries to pull an image for some seconds before it reports an
+# error; the operator checks every 3 s while there is an error, and 10 s after DB1 has refused a row.
+CONDITION_SECONDS: Final = 60.0
 
 
 def window(opens_in: float, lasts: float) -> dict[str, str]:
@@ -91,6 +95,29 @@ def await_phase(kube: Kube, name: str, wanted: str, deadline: float) -> Object:
     found = eventually(look, deadline, f"{name} is {wanted}")
     assert found is not None
     return found
+
+
+def await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
+    """Wait until an event is Degraded for this reason, with a message that contains `says`."""
+
+    def look() -> bool:
+        found = condition(kube.get("intakeevent", name), "Degraded")
+        assert (found["status"], found["reason"]) == ("True", reason), found
+        assert says in found["message"], found
+        return True
+
+    eventually(look, CONDITION_SECONDS, f"{name} is Degraded with reason {reason}, and the message says what to do")
+
+
+def await_healed(kube: Kube, name: str) -> None:
+    """Wait until an event is not Degraded any more."""
+
+    def look() -> bool:
+        found = condition(kube.get("intakeevent", name), "Degraded")
+        assert found["status"] == "False", found
+        return True
+
+    eventually(look, CONDITION_SECONDS, f"{name} is not degraded")
 
 
 def leftovers(kube: Kube, event: str) -> list[str]:

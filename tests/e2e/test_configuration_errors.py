@@ -10,15 +10,11 @@ from typing import Any, Final
 import pytest
 
 from tests.e2e import events, services, sql
-from tests.e2e.kube import Kube, Object, await_rollout, condition, eventually
+from tests.e2e.kube import Kube, Object, await_rollout, eventually
 
 GOOD_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/ledger"
 # A database of the same server without the ledger's function.
 BARE_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/bare"
-
-# From apply to the condition. The kubelet tries to pull an image for some seconds before it reports an error.
-DEGRADED_SECONDS: Final = 60.0
-HEALED_SECONDS: Final = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +40,25 @@ def broken(shared_kube: Kube) -> Iterator[Kube]:
 
 
 def test_a_missing_ledger_secret(broken: Kube) -> None:
-    _await_degraded(broken, "no-secret", "LedgerSecretMissing", "not-there-yet")
+    events.await_degraded(broken, "no-secret", "LedgerSecretMissing", "not-there-yet")
     _secret(broken, "not-there-yet", uri=GOOD_URI)
     _await_healed_and_selling(broken, "no-secret")
 
 
 def test_a_ledger_secret_without_the_key(broken: Kube) -> None:
-    _await_degraded(broken, "no-key", "LedgerSecretKeyMissing", "uri")
+    events.await_degraded(broken, "no-key", "LedgerSecretKeyMissing", "uri")
     _secret(broken, "wrong-key", uri=GOOD_URI)
     _await_healed_and_selling(broken, "no-key")
 
 
 def test_a_ledger_uri_with_an_unknown_host(broken: Kube) -> None:
-    _await_degraded(broken, "no-host", "LedgerUnreachable", "Secret")
+    events.await_degraded(broken, "no-host", "LedgerUnreachable", "Secret")
     _secret(broken, "wrong-uri", uri=GOOD_URI)
     _await_healed_and_selling(broken, "no-host")
 
 
 def test_a_ledger_without_the_function(broken: Kube) -> None:
-    _await_degraded(broken, "no-function", "LedgerFunctionMissing", "finalize_transaction")
+    events.await_degraded(broken, "no-function", "LedgerFunctionMissing", "finalize_transaction")
     psql = "psql -q -v ON_ERROR_STOP=1 -U postgres -d bare -f"
     create = f"for file in /docker-entrypoint-initdb.d/*.sql; do {psql} $file; done"
     broken.execute(services.LEDGER_POD, "sh", "-ec", create)
@@ -70,18 +66,18 @@ def test_a_ledger_without_the_function(broken: Kube) -> None:
 
 
 def test_a_validation_webhook_that_is_down(broken: Kube) -> None:
-    events.await_phase(broken, "no-webhook", "Open", DEGRADED_SECONDS)
+    events.await_phase(broken, "no-webhook", "Open", events.CONDITION_SECONDS)
     broken.kubectl("scale", "deployment/validator", "--replicas=0")
     eventually(lambda: not broken.items("pods", "app.kubernetes.io/name=validator"), 30, "the validator is down")
     _buy(broken, "no-webhook")
-    _await_degraded(broken, "no-webhook", "ValidatorDown", "spec.validation.webhook")
+    events.await_degraded(broken, "no-webhook", "ValidatorDown", "spec.validation.webhook")
     broken.kubectl("scale", "deployment/validator", "--replicas=1")
     await_rollout(broken, "deployment/validator")
     _await_healed_and_selling(broken, "no-webhook")
 
 
 def test_an_image_that_cannot_be_pulled(broken: Kube) -> None:
-    _await_degraded(broken, "no-image", "ImageUnavailable", "spec.database.image")
+    events.await_degraded(broken, "no-image", "ImageUnavailable", "spec.database.image")
     database = broken.get("intakeevent", "no-image")["spec"]["database"] | {"image": "postgres:18"}
     broken.patch("intakeevent", "no-image", {"spec": {"database": database}})
     _await_healed_and_selling(broken, "no-image")
@@ -91,8 +87,8 @@ def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     never = _event("never", image="postgres:18-no-such-tag")
     no_ledger = _event("no-ledger", ledger="never-created")
     namespace.apply(never, no_ledger)
-    _await_degraded(namespace, "never", "ImageUnavailable", "image")
-    _await_degraded(namespace, "no-ledger", "LedgerSecretMissing", "never-created")
+    events.await_degraded(namespace, "never", "ImageUnavailable", "image")
+    events.await_degraded(namespace, "no-ledger", "LedgerSecretMissing", "never-created")
     namespace.kubectl("delete", "intakeevent", "never", "no-ledger", "--timeout=240s", timeout=280)
     assert events.leftovers(namespace, "never") + events.leftovers(namespace, "no-ledger") == []
 
@@ -109,16 +105,6 @@ def _secret(kube: Kube, name: str, **data: str) -> None:
     kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
 
 
-def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
-    def look() -> bool:
-        found = condition(kube.get("intakeevent", name), "Degraded")
-        assert (found["status"], found["reason"]) == ("True", reason), found
-        assert says in found["message"], found
-        return True
-
-    eventually(look, DEGRADED_SECONDS, f"{name} is Degraded with reason {reason}, and the message says what to do")
-
-
 def _buy(kube: Kube, name: str) -> str:
     claim = f"SELECT outcome FROM intake.claim_resource('{name}-pool', 'user', 'request')"
     return sql.in_database(kube, name, claim)
@@ -127,16 +113,11 @@ def _buy(kube: Kube, name: str) -> str:
 def _await_healed_and_selling(kube: Kube, name: str) -> None:
     """Wait until the event is not degraded and a claim made now is in the ledger."""
 
-    def healed() -> bool:
-        found = condition(kube.get("intakeevent", name), "Degraded")
-        assert found["status"] == "False", found
-        return True
-
     def committed() -> bool:
         assert _buy(kube, name) in {"claimed", "replayed"}
         status = kube.get("intakeevent", name)["status"]
         assert status.get("committed", 0) + status.get("voided", 0) == 1, status
         return True
 
-    eventually(healed, HEALED_SECONDS, f"{name} is not degraded")
-    eventually(committed, HEALED_SECONDS, f"a claim of {name} has reached the ledger")
+    events.await_healed(kube, name)
+    eventually(committed, events.CONDITION_SECONDS, f"a claim of {name} has reached the ledger")

@@ -7,12 +7,10 @@ import pytest
 import yaml
 
 from tests.e2e import events, services, sql
-from tests.e2e.kube import REPOSITORY, Kube, await_rollout, condition, eventually
+from tests.e2e.kube import REPOSITORY, Kube, await_rollout, eventually
 
 EXAMPLE: Final = "examples/seated.yaml"
 KILL: Final = ("--grace-period=0", "--force")
-# The operator checks every 3 s while there is an error, and 10 s after DB1 has refused a row.
-HEALED_SECONDS: Final = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +72,25 @@ def test_an_error_in_a_config_map_is_reported_until_it_is_corrected(kube: Kube) 
     sale = events.window(opens_in=2, lasts=3600)
     kube.apply(events.event("late", sale, inventorySize=4, batchSize=4, inventory=source))
     rows = [f"{UUID(int=n)},{n}" for n in range(1, 7)]
-    _await_degraded(kube, "late", "InventoryMissing", "ConfigMap late, key hall.csv: there is no such ConfigMap")
+    events.await_degraded(kube, "late", "InventoryMissing", "ConfigMap late, key hall.csv: there is no such ConfigMap")
     _config_map(kube, rows[:3])
-    _await_degraded(kube, "late", "InventoryTooSmall", "it has 3 rows, spec.inventorySize wants 4")
+    events.await_degraded(kube, "late", "InventoryTooSmall", "it has 3 rows, spec.inventorySize wants 4")
     _config_map(kube, [*rows[:3], "seat-4,4"])
-    _await_degraded(kube, "late", "InventoryInvalid", "line 5: 'seat-4' is not a UUID")
+    events.await_degraded(kube, "late", "InventoryInvalid", "line 5: 'seat-4' is not a UUID")
     _config_map(kube, rows[:4])
-    events.await_phase(kube, "late", "Open", HEALED_SECONDS)
-    _await_healed(kube, "late")
+    events.await_phase(kube, "late", "Open", events.CONDITION_SECONDS)
+    events.await_healed(kube, "late")
 
     # The row of a slot on sale is changed, and a slot is added after it.
     _config_map(kube, [rows[0], rows[5], *rows[2:5]])
     kube.patch("intakeevent", "late", {"spec": {"inventorySize": 5}})
-    _await_degraded(kube, "late", "InventoryChanged", "slot 2")
+    events.await_degraded(kube, "late", "InventoryChanged", "slot 2")
     assert [label for label, _ in _slots(kube, "late")] == ["1", "2", "3", "4"], (
         "the sale goes on with the former slots"
     )
     _config_map(kube, rows[:5])
-    _await_healed(kube, "late")
-    eventually(lambda: len(_slots(kube, "late")) == 5, HEALED_SECONDS, "the fifth slot can be claimed")
+    events.await_healed(kube, "late")
+    eventually(lambda: len(_slots(kube, "late")) == 5, events.CONDITION_SECONDS, "the fifth slot can be claimed")
     _delete(kube, "late")
 
 
@@ -102,7 +100,7 @@ def test_seats_can_come_from_a_table_and_an_event_without_its_seats_can_be_delet
     kube.apply(events.event("tabled", sale, inventorySize=3, batchSize=3, inventory=source))
     never = {"table": {"secretRef": {"name": "core-ledger"}, "name": "hall.never_created"}}
     kube.apply(events.event("never", sale, inventorySize=3, batchSize=3, inventory=never))
-    _await_degraded(kube, "tabled", "InventoryMissing", 'relation "hall.seats" does not exist')
+    events.await_degraded(kube, "tabled", "InventoryMissing", 'relation "hall.seats" does not exist')
     sql.in_ledger(
         kube,
         """
@@ -111,14 +109,14 @@ def test_seats_can_come_from_a_table_and_an_event_without_its_seats_can_be_delet
         INSERT INTO hall.seats SELECT gen_random_uuid(), label FROM unnest(ARRAY['C-1', 'A-1', 'B-1']) AS label;
         """,
     )
-    _await_degraded(kube, "tabled", "InventoryMissing", "permission denied")
+    events.await_degraded(kube, "tabled", "InventoryMissing", "permission denied")
     sql.in_ledger(kube, "GRANT USAGE ON SCHEMA hall TO ledger_writer; GRANT SELECT ON hall.seats TO ledger_writer;")
-    events.await_phase(kube, "tabled", "Open", HEALED_SECONDS)
-    _await_healed(kube, "tabled")
+    events.await_phase(kube, "tabled", "Open", events.CONDITION_SECONDS)
+    events.await_healed(kube, "tabled")
     theirs = sql.in_ledger(kube, "SELECT label, resource_id FROM hall.seats ORDER BY label").splitlines()
     assert [f"{label}|{resource_id}" for label, resource_id in _slots(kube, "tabled")] == theirs
 
-    _await_degraded(kube, "never", "InventoryMissing", "hall.never_created")
+    events.await_degraded(kube, "never", "InventoryMissing", "hall.never_created")
     _delete(kube, "never")
     _delete(kube, "tabled")
 
@@ -140,25 +138,6 @@ def _slots(kube: Kube, event: str) -> list[tuple[Any, ...]]:
         WHERE a.slot_no <= p.capacity ORDER BY a.slot_no
     """
     return [tuple(line.split("|")) for line in sql.in_database(kube, event, query).splitlines()]
-
-
-def _await_degraded(kube: Kube, name: str, reason: str, says: str) -> None:
-    def look() -> bool:
-        found = condition(kube.get("intakeevent", name), "Degraded")
-        assert (found["status"], found["reason"]) == ("True", reason), found
-        assert says in found["message"], found
-        return True
-
-    eventually(look, HEALED_SECONDS, f"{name} is Degraded with reason {reason}, and the message says what is wrong")
-
-
-def _await_healed(kube: Kube, name: str) -> None:
-    def look() -> bool:
-        found = condition(kube.get("intakeevent", name), "Degraded")
-        assert found["status"] == "False", found
-        return True
-
-    eventually(look, HEALED_SECONDS, f"{name} is not degraded")
 
 
 def _delete(kube: Kube, name: str) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What one request got: whose, which slot, when."""
+    """A claim: whose it is, for which slot, and when it was made. `resource_id` is None where it is not known."""
 
     claim_id: UUID
     pool_id: str

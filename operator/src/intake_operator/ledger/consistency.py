@@ -19,6 +19,7 @@ from psycopg import AsyncConnection
 
 from intake_operator.database import account as database_account
 from intake_operator.database import connection as db1
+from intake_operator.decide.consistency import NO_QUESTION
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.claims import PageOrderError
 from intake_operator.ledger.compare import compare
@@ -150,7 +151,7 @@ class ConsistencyChecks:
 
     async def _compare_claims(self, sides: Sides) -> Verdict:
         if not sides.uri:
-            return cannot_be_asked("a webhook ledger offers no way to ask what it holds")
+            return cannot_be_asked(NO_QUESTION)
         try:
             async with (
                 asyncio.timeout(self._timeout),
