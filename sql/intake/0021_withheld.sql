@@ -32,8 +32,8 @@ COMMENT ON FUNCTION intake_private.withhold IS
 
 CREATE FUNCTION intake_private.slot_ranges(slot_nos bigint[]) RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN (SELECT string_agg(CASE WHEN r.first = r.last THEN r.first::text ELSE r.first || '-' || r.last END, ', '
-        ORDER BY r.first)
+RETURN (SELECT coalesce(string_agg(CASE WHEN r.first = r.last THEN r.first::text ELSE r.first || '-' || r.last END,
+        ', ' ORDER BY r.first), '')
     FROM (SELECT min(n.slot_no) AS first, max(n.slot_no) AS last
         FROM (SELECT s AS slot_no, s - row_number() OVER (ORDER BY s) AS run FROM unnest(slot_nos) s) n
         GROUP BY n.run) r);
@@ -77,7 +77,7 @@ BEGIN
         WHERE u BETWEEN 1 AND hot.capacity), withhold_slots.actor, withhold_slots.reason);
     PERFORM intake_private.record_audit(withhold_slots.pool_id, 'withhold', withhold_slots.actor,
         withhold_slots.reason, jsonb_build_object('asked', cardinality(slot_nos),
-            'withheld', coalesce(intake_private.slot_ranges(done), '')));
+            'withheld', intake_private.slot_ranges(done)));
     RETURN QUERY
     SELECT s.slot_no, CASE WHEN d.slot_no IS NOT NULL THEN 'withheld' WHEN cs.status = 'W' THEN 'already'
         WHEN cs.slot_no IS NOT NULL THEN 'claimed' ELSE 'unknown' END
@@ -116,7 +116,7 @@ BEGIN
     ON CONFLICT DO NOTHING;
     PERFORM intake_private.record_audit(return_slots.pool_id, 'return', return_slots.actor, return_slots.reason,
         jsonb_build_object('asked', cardinality(slot_nos),
-            'returned', coalesce(intake_private.slot_ranges(done), '')));
+            'returned', intake_private.slot_ranges(done)));
     RETURN QUERY
     SELECT s.slot_no, CASE WHEN d.slot_no IS NOT NULL THEN 'returned'
         WHEN s.slot_no BETWEEN 1 AND hot.capacity THEN 'not_withheld' ELSE 'unknown' END
