@@ -93,7 +93,7 @@ BEGIN
     RETURN recycled;
 END $$;
 COMMENT ON FUNCTION intake.housekeep IS
-    'End overdue claimers, rebuild the pool after a crash, end the holds that were not confirmed in time, recycle burnt '
-    'numbers, void claims past the claim timeout, delete workers and metrics older than an hour. Returns how many numbers '
-    'were recycled. Raises IE001 for an unknown pool, and what seed() raises.';
+    'End overdue claimers, rebuild the pool after a crash, end the holds that were not confirmed in time, recycle '
+    'burnt numbers, void claims past the claim timeout, delete workers and metrics older than an hour. Returns how many '
+    'numbers were recycled. Raises IE001 for an unknown pool, and what seed() raises.';
 GRANT EXECUTE ON FUNCTION intake.housekeep TO bridge;

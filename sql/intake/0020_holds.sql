@@ -4,8 +4,8 @@
 --
 -- A hold has its slots, and no message: its message lies in intake.holds until confirm_claim() moves it to the queue.
 -- No bridge ever had it, so no ledger needs to be asked before its slots are free again. Confirmation, extension,
--- release and expiry each lock its row and then look at the clock of DB1: of those that come at once one takes effect,
--- and the others see it.
+-- release and expiry lock its row: of those that come at once one takes effect, and the others wait for it and see it.
+-- The clock of DB1 decides which of them may.
 
 CREATE FUNCTION intake_private.end_holds(config intake.engine_config, claim_ids uuid[], ended text, remark jsonb)
 RETURNS bigint
@@ -33,10 +33,12 @@ COMMENT ON FUNCTION intake_private.end_holds IS
 
 CREATE FUNCTION intake_private.release_hold(config intake.engine_config, claim_id uuid, reason text) RETURNS boolean
 LANGUAGE plpgsql AS $$
+DECLARE
+    hold intake.holds;
 BEGIN
-    PERFORM FROM intake.holds h WHERE h.claim_id = release_hold.claim_id AND h.pool_no = config.pool_no
-        AND h.ended IS NULL AND h.expires_at > clock_timestamp() FOR UPDATE;
-    IF NOT FOUND THEN
+    SELECT h.* INTO hold FROM intake.holds h
+    WHERE h.claim_id = release_hold.claim_id AND h.pool_no = config.pool_no AND h.ended IS NULL FOR UPDATE;
+    IF NOT FOUND OR hold.expires_at <= clock_timestamp() THEN
         RETURN false;
     END IF;
     PERFORM intake_private.end_holds(config, ARRAY[release_hold.claim_id], 'released', jsonb_build_object('release',
@@ -68,18 +70,17 @@ COMMENT ON FUNCTION intake_private.expire_holds IS
 
 CREATE FUNCTION intake_private.forget_ended_holds(config intake.engine_config) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
--- A user may hold and give back again and again, so the rows of ended holds do not stay for ever. With claimsPerUser two
--- claims of a user do, those with the first and the last unique key. The first says that the user has claims. The next
--- claim takes the key after the last: if that row went, two claims that run at once could get different keys without
--- seeing each other, and exceed the limit. Older keys can go. A claim that is about to take one has read the keys of its
--- user before it was taken, in the last seconds (end_overdue() ends it otherwise), and what is deleted here ended long
--- before that.
+-- A user may hold and give back again and again, so the rows of ended holds do not stay for ever. With claimsPerUser
+-- two claims of a user do, those with the first and the last unique key. The first says that the user has claims. The
+-- next claim takes the key after the last: if that row went, two claims that run at once could get different keys
+-- without seeing each other, and exceed the limit. Other keys can go: no claim can still be about to take one. It would
+-- have read the keys of its user before that one was taken, and a claim ends within seconds (end_overdue()).
 DECLARE
     remember  CONSTANT interval := '15 minutes';
     limited   boolean;
 BEGIN
     LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
-    -- From the hot row, which stays locked: configure() waits with a change of all unique keys until this has committed.
+    -- From the hot row, whose table stays locked: configure() changes all unique keys when this has committed.
     SELECT p.claims_per_user IS NOT NULL INTO limited FROM intake.pools p WHERE p.pool_no = config.pool_no;
     IF NOT FOUND THEN
         RETURN;
@@ -150,9 +151,11 @@ BEGIN
     VALUES (queue_id, at, message, hold.headers);
 END $$;
 COMMENT ON FUNCTION intake_private.queue_hold IS
-    'Put the message of a hold that was just deleted on the queue, with the payload of its confirmation, if that has one.';
+    'Put the message of a hold that was just deleted on the queue, with the payload of its confirmation, if there is '
+    'one.';
 
-CREATE FUNCTION intake.confirm_claim(pool_id text, claim_id uuid, user_id text, payload jsonb DEFAULT NULL) RETURNS text
+CREATE FUNCTION intake.confirm_claim(pool_id text, claim_id uuid, user_id text, payload jsonb DEFAULT NULL)
+RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off AS $$ -- by key, whatever the statistics say of growing tables
 #variable_conflict use_column
@@ -184,11 +187,12 @@ BEGIN
             PERFORM intake_private.queue_hold(hold, confirm_claim.payload, at);
             RETURN 'confirmed';
         END IF;
+        -- Wait for an extension that is running. If there is one, look again.
+        PERFORM FROM intake.holds h WHERE h.claim_id = confirm_claim.claim_id FOR UPDATE;
         message := intake_private.after_hold(in_pool, confirm_claim.claim_id, confirm_claim.user_id);
         IF message IS NULL THEN
             RETURN 'unknown';
         END IF;
-        -- Otherwise it was extended since we looked at it.
         EXIT WHEN message ->> 'now' <> 'held';
     END LOOP;
     PERFORM intake_private.wait_for_standby();
@@ -203,8 +207,8 @@ END $$;
 COMMENT ON FUNCTION intake.confirm_claim IS
     'Send a held claim on its way to the ledger. Its payload, if one is given, replaces that of the claim. Safe to '
     'repeat. confirmed; replayed: it was confirmed before, or needed no confirmation; expired, released: the hold is '
-    'over; unknown: this user has no such claim; not_ready. Raises IE001 for an unknown pool, IE002 for a bad payload or '
-    'where synchronous_commit is off, IE009 for another payload than it was confirmed with.';
+    'over; unknown: this user has no such claim; not_ready. Raises IE001 for an unknown pool, IE002 for a bad payload '
+    'or where synchronous_commit is off, IE009 for another payload than it was confirmed with.';
 
 CREATE FUNCTION intake.extend_hold(pool_id text, claim_id uuid, user_id text, OUT outcome text,
     OUT expires_at timestamptz)
@@ -231,6 +235,7 @@ BEGIN
         outcome := 'extended';
         RETURN;
     END IF;
+    PERFORM FROM intake.holds h WHERE h.claim_id = extend_hold.claim_id FOR UPDATE; -- wait for whoever is at it
     message := intake_private.after_hold(config.pool_no, extend_hold.claim_id, extend_hold.user_id);
     outcome := CASE WHEN message IS NULL THEN 'unknown' WHEN message ->> 'now' = 'held' THEN 'replayed'
         WHEN message ->> 'now' = 'expired' OR message ->> 'now' = 'released' AND NOT message ? 'confirmed_at'
@@ -240,8 +245,8 @@ BEGIN
     PERFORM intake_private.wait_for_standby();
 END $$;
 COMMENT ON FUNCTION intake.extend_hold IS
-    'Give a hold extendSeconds more, once. Safe to repeat. extended; replayed: it was extended before; confirmed: it no '
-    'longer waits; expired, released: it is over; unknown: this user has no such claim; not_ready. Raises IE001 for an '
+    'Give a hold extendSeconds more, once. Safe to repeat. extended; replayed: it was extended before; confirmed: it '
+    'no longer waits; expired, released: it is over; unknown: this user has no such claim; not_ready. Raises IE001 for an '
     'unknown pool, IE002 where the pool extends no holds, or where synchronous_commit is off.';
 
 GRANT EXECUTE ON FUNCTION intake.confirm_claim, intake.extend_hold TO claimer;
