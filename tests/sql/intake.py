@@ -244,6 +244,11 @@ def as_jsonb(value: object) -> Jsonb | None:
     return None if value is None else Jsonb(value)
 
 
+def slots(*rows: dict[str, Any]) -> list[int]:
+    """The slots of leased messages or dead letters."""
+    return [seat["slot_no"] for row in rows for seat in row["seats"]]
+
+
 def empty(uri: str) -> None:
     """DB1 as migrated: no connections, every table empty, no sequences."""
     with psycopg.connect(uri, autocommit=True) as owner:

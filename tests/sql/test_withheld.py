@@ -130,6 +130,7 @@ def test_a_slot_that_is_returned_is_sold_once_wherever_the_sequence_is(intake: I
     withhold(intake, [1, 2, 5, 6])
     assert intake.claim("ann").slot_no == 3
     give_back(intake, [1, 5])  # the sequence has passed the first, and comes to the other
+    assert intake.column("SELECT slot_no FROM intake.free_numbers") == [1]
     assert sell(intake) == [1, 4, 5, 7, 8]
     assert intake.reconcile() == []
 
@@ -231,6 +232,32 @@ def test_withholding_waits_for_a_running_claim_and_claims_wait_for_it(intake: In
             while intake.connection.info.transaction_status != psycopg.pq.TransactionStatus.ACTIVE:
                 pass
         assert asked.result().outcome == "sold_out"
+    assert intake.reconcile() == []
+
+
+def test_the_sequence_does_not_pass_a_slot_that_is_being_returned(intake: Intake, uri: str) -> None:
+    """It would be lost: neither on the free list, nor drawn again."""
+    intake.open(5)
+    withhold(intake, [1])
+
+    def claim() -> list[int | None]:
+        with Intake(uri) as other:
+            return [one.slot_no for one in other.claim_several("ann", 2)]
+
+    def housekeep() -> int:
+        with Intake(uri) as bridge:
+            return bridge.housekeep()
+
+    with ThreadPoolExecutor() as threads, Intake(uri) as admin:
+        with admin.connection.transaction():
+            give_back(admin, [1])
+            claiming = threads.submit(claim)
+            wait_until_blocked(intake, claiming)
+            keeping = threads.submit(housekeep)
+            wait_until_blocked(intake, keeping)
+        claimed = claiming.result()
+        keeping.result()
+    assert sorted([*sell(intake), *filter(None, claimed)]) == [1, 2, 3, 4, 5]
     assert intake.reconcile() == []
 
 
@@ -339,8 +366,8 @@ def test_a_run_of_withheld_slots_up_to_the_last_is_sold_out_at_once(intake: Inta
 
 async def test_many_claims_meet_a_run_at_once_and_lose_no_number(intake: Intake, uri: str) -> None:
     """Each gets a slot, and the sequence is not drawn far past the run."""
-    intake.open(8_000)
-    withhold(intake, range(21, 5_021))
+    size, run, buyers = 40_000, 30_000, 40
+    intake.open(size)
 
     async def buy(connection: psycopg.AsyncConnection, n: int) -> list[str]:
         answers = []
@@ -349,17 +376,28 @@ async def test_many_claims_meet_a_run_at_once_and_lose_no_number(intake: Intake,
             answers += [row[0] for row in await found.fetchall()]
         return answers
 
-    async with connections(uri, 40) as made:
-        answers = await asyncio.gather(*(buy(one, n) for n, one in enumerate(made)))
-    assert Counter(each for some in answers for each in some) == {"claimed": 400}
+    async with connections(uri, buyers) as made:
+        with Intake(uri) as admin, admin.connection.transaction():
+            for first in range(1, run, 10_000):
+                withhold(admin, range(first, first + 10_000))
+            buying = [asyncio.create_task(buy(one, n)) for n, one in enumerate(made)]
+            while (
+                intake.value(  # until all of them wait for the first claim
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                )
+                < buyers
+            ):
+                await asyncio.sleep(0)
+        answers = await asyncio.gather(*buying)
+    assert Counter(each for some in answers for each in some) == {"claimed": 10 * buyers}
     drawn = intake.value("SELECT pg_sequence_last_value(number_seq) FROM intake.pools")
-    assert drawn < 5_020 + 400 + 40 * 40
+    assert drawn < run + 10 * buyers + 100 * buyers
     for _ in range(3):
         intake.housekeep()
-    assert counts(intake)["available"] == 8_000 - 5_000 - 400
+    assert counts(intake)["available"] == size - run - 10 * buyers
     assert intake.reconcile() == []
     free = intake.value("SELECT count(*) FROM intake.free_numbers")
-    assert drawn - 5_000 - 400 == free, "what was drawn and not claimed is on the free list"
+    assert drawn - run - 10 * buyers == free, "what was drawn and not claimed is on the free list"
 
 
 def test_numbers_that_are_claimed_by_name_in_a_row_are_passed_too(hall: Intake) -> None:
