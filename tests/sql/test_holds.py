@@ -132,6 +132,15 @@ def test_a_confirmation_puts_the_claim_on_its_way(pool: Intake) -> None:
     assert proof(pool) == {"claims": 1, "committed": 1}
 
 
+def test_the_age_of_the_queue_counts_from_the_confirmation(pool: Intake) -> None:
+    first, second = pool.claim("ann"), pool.claim("bob")
+    pool.confirm(second.claim_id, "bob")
+    pool.connection.execute("UPDATE pgmq.q_intake_queue SET enqueued_at = enqueued_at - interval '1 hour'")
+    pool.confirm(first.claim_id, "ann")
+    assert pool.status()["queue"]["oldestSeconds"] > 3000, "the oldest is not the one that was held longest"
+    assert [m["claim_id"] for m in pool.read(1)] == [second.claim_id]
+
+
 def test_i7_a_confirmation_is_the_same_again_or_refused(pool: Intake) -> None:
     answer = pool.claim("ann", "r1", {"a": 1})
     assert pool.confirm(answer.claim_id, "ann", {"card": 1}) == "confirmed"
@@ -155,7 +164,7 @@ def test_i7_a_repeated_claim_is_compared_with_its_own_payload(pool: Intake) -> N
     again = pool.claim("ann", "r1", {"a": 1})
     assert (again.outcome, again.claim_id, again.expires_at) == ("replayed", first.claim_id, first.expires_at)
     pool.confirm(first.claim_id, "ann", {"card": 1})
-    again = pool.claim("ann", "r1", {"a": 1})
+    ((again,),) = pool.claim_requests([Request("ann", "r1", 1, {"a": 1})])
     assert (again.outcome, again.claim_id, again.expires_at) == ("replayed", first.claim_id, None)
     ((batched,),) = pool.claim_requests([Request("ann", "r1", 1, {"card": 1})])
     assert (batched.outcome, batched.differs) == ("different", "payload")
