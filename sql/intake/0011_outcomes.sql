@@ -23,7 +23,7 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH approved AS MATERIALIZED (
-        SELECT l AS msg_id, v.validation
+        SELECT l AS msg_id, nullif(v.validation, 'null') AS validation
         FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
         JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l)
     UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}' || CASE

@@ -1,15 +1,18 @@
 """The plans of the hot statements, as the functions really run them: by index, whatever the statistics say."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from psycopg.types.json import Jsonb
 
 from tests.postgres import PostgresServer
-from tests.sql.intake import POOL, Answer, Intake
+from tests.sql.intake import POOL, Answer, Intake, Request
 
 HOT = (
     "claimed_slots",
+    "holds",
+    "q_intake_dlq",
     "free_numbers",
     "q_intake_queue",
     "a_intake_queue",
@@ -165,7 +168,7 @@ def test_a_claim_of_a_user_with_many_claims_does_not_read_them(planned: Planned)
 
 
 BIG = 15_000
-ENOUGH = ("q_intake_queue", "a_intake_queue", "claimed_slots", "slots")
+ENOUGH = ("q_intake_queue", "a_intake_queue", "claimed_slots", " slots", "holds")
 
 
 def large(intake: Intake, statistics: str) -> list[Answer]:
@@ -241,10 +244,13 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     ):
         intake.claim(user, request)
         look(f"claim_resource {user} {request}")
-        intake.claim_several(user, 2, request)
+        other = request and f"{request} of two"
+        intake.claim_several(user, 2, other)
         look(f"claim_resources {user} {request}")
-        intake.claim_seat(user, f"seat {3 * BIG}", request)
-        look(f"claim_seat {user} {request}")
+        intake.claim_several(user, 2, other)
+        look(f"claim_resources {user} {request} again")
+        intake.claim_seats(user, [f"seat {3 * BIG}", f"seat {3 * BIG - 1}"], request and f"{request} by name")
+        look(f"claim_seats {user} {request}")
     intake.claim_batch([(f"u{n}", f"again {plans}") for n in range(5)] + [(f"v{n}", None) for n in range(50)])
     look("claim_batch")
     for claim in claims:
@@ -276,7 +282,75 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     look("acknowledge voided")
     intake.acknowledge(messages[15:], "committed")
     look("acknowledge committed")
+    letters = intake.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)
+    intake.rows("SELECT intake.replay(%s, %s, 'ops', 'why')", POOL, letters[:2])
+    look("replay")
+    intake.rows("SELECT intake.discard(%s, %s, 'ops', 'why')", POOL, letters[2:])
+    look("discard")
+    for after in (None, 100):
+        assert len(intake.rows("SELECT * FROM intake.settled_claims(%s, %s, 50)", POOL, after)) == 50
+        look(f"settled_claims after {after}")
+    assert len(intake.rows("SELECT * FROM intake.claims_at(%s, %s)", POOL, [c.claim_id for c in claims])) == 3
+    look("claims_at")
     return scanned
+
+
+HELD = 6000
+
+
+@pytest.mark.parametrize("statistics", ["never gathered", "of the empty tables", "of the full tables"])
+def test_no_hot_statement_of_holds_reads_a_table_from_end_to_end(planned: Planned, statistics: str) -> None:
+    intake = planned.intake.open(4 * HELD, claimsPerUser=20, holdSeconds=600, extendSeconds=60)
+    if statistics == "of the empty tables":
+        intake.connection.execute("ANALYZE")
+    held: list[Answer] = []
+    for n in range(0, HELD, 1000):
+        each = intake.claim_requests([Request(f"u{n + k}", "r", 1 + k % 2) for k in range(1000)])
+        held += [told[0] for told in each]
+    # Holds that have ended, on the queue, and waiting.
+    intake.connection.execute("UPDATE intake.holds SET expires_at = now() WHERE message ->> 'user_id' ~ '^u[12]'")
+    intake.housekeep()
+    waiting = [(answer.claim_id, f"u{n}") for n, answer in enumerate(held) if f"u{n}"[1] not in "12"]
+    for claim, user in waiting[:500]:
+        assert intake.confirm(claim, user) == "confirmed"
+    if statistics == "of the full tables":
+        intake.connection.execute("VACUUM ANALYZE")
+    plans = iter(waiting[500:])
+    for mode in ("force_generic_plan", "force_custom_plan"):
+        intake.value("SELECT set_config('plan_cache_mode', %s, false)", mode)
+        intake.connection.execute("DISCARD PLANS")
+        planned.watch()
+        scanned: dict[str, list[str]] = {}
+        (one, user), (two, other), (three, third) = next(plans), next(plans), next(plans)
+        calls: list[tuple[str, Callable[[], object]]] = [
+            ("a claim", lambda: intake.claim_several(f"new {mode}", 2, "r")),
+            ("the same again", lambda: intake.claim_several(f"new {mode}", 2, "r")),
+            ("a batch", lambda: intake.claim_requests([Request(f"{mode} {n}", "r", 2) for n in range(20)])),
+            ("a batch again", lambda: intake.claim_requests([Request(f"{mode} {n}", "r", 2) for n in range(20)])),
+            ("extend", lambda: intake.extend_hold(one, user)),
+            ("extend again", lambda: intake.extend_hold(one, user)),
+            ("confirm", lambda: intake.confirm(one, user)),
+            ("confirm again", lambda: intake.confirm(one, user)),
+            ("confirm by another", lambda: intake.confirm(one, "nobody")),
+            ("confirm what has ended", lambda: intake.confirm(held[1].claim_id, "u1")),
+            ("release of a hold", lambda: intake.release(two)),
+            ("status of a hold", lambda: intake.claim_status(three)),
+            ("status of a request", lambda: intake.request_status(third, "r")),
+            ("status of what has ended", lambda: intake.claim_status(two)),
+        ]
+        for what, call in calls:
+            call()
+            if found := [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]:
+                scanned[what] = found
+        intake.connection.execute(
+            "UPDATE intake.holds SET expires_at = now() WHERE claim_id = ANY (%s)", ([next(plans)[0] for _ in range(50)],)
+        )
+        planned.scans()
+        config = "SELECT intake_private.{}(c) FROM intake.engine_config c"
+        assert intake.value(config.format("expire_holds")) == 50  # type: ignore[arg-type]
+        if found := [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]:
+            scanned["expiry"] = found
+        assert scanned == {}, mode
 
 
 COSTLY_ROWS = {

@@ -54,7 +54,7 @@ MUTANTS = {
         OUTCOMES,
         "intake_private.bounded(a.validation, config.max_payload_bytes)",
         "a.validation",
-        "test_validation_data_that_cannot_be_kept_is_truncated_and_the_approval_stands",
+        "test_validation_data_that_is_too_large_is_truncated_and_the_approval_stands",
     ),
     "receipt lost": Mutant(
         OUTCOMES,
