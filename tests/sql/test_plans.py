@@ -343,7 +343,8 @@ def test_no_hot_statement_of_holds_reads_a_table_from_end_to_end(planned: Planne
             if found := [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]:
                 scanned[what] = found
         intake.connection.execute(
-            "UPDATE intake.holds SET expires_at = now() WHERE claim_id = ANY (%s)", ([next(plans)[0] for _ in range(50)],)
+            "UPDATE intake.holds SET expires_at = now() WHERE claim_id = ANY (%s)",
+            ([next(plans)[0] for _ in range(50)],),
         )
         planned.scans()
         config = "SELECT intake_private.{}(c) FROM intake.engine_config c"

@@ -170,7 +170,9 @@ def test_arrays_that_are_not_parallel_change_nothing(queue: Intake, function: An
     assert queue.column("SELECT message ->> 'state' FROM pgmq.q_intake_queue") == ["queued"] * 3
 
 
-@pytest.mark.parametrize("given", ["NULL", "ARRAY[NULL, NULL, NULL]::jsonb[]", "ARRAY['null', 'null', 'null']::jsonb[]"])
+@pytest.mark.parametrize(
+    "given", ["NULL", "ARRAY[NULL, NULL, NULL]::jsonb[]", "ARRAY['null', 'null', 'null']::jsonb[]"]
+)
 def test_without_data_there_is_none(queue: Intake, given: str) -> None:
     ids = [message["msg_id"] for message in queue.read()]
     call = f"(%s, %s, ARRAY[1, 1, 1], {given})"
@@ -197,7 +199,11 @@ def test_payloads_of_dead_letters_are_shown_to_the_owner_and_recorded(queue: Int
     assert queue.rows("SELECT action, actor, reason, detail FROM intake.audit_log(%s)", POOL) == [
         ("show payloads", "ann", "a refund", {"asked": [*ids[:2], 999]})
     ]
-    for pool, actor, reason, code in [("other", "a", "b", "IE001"), (POOL, "", "b", "IE002"), (POOL, "a", None, "IE002")]:
+    for pool, actor, reason, code in [
+        ("other", "a", "b", "IE001"),
+        (POOL, "", "b", "IE002"),
+        (POOL, "a", None, "IE002"),
+    ]:
         with pytest.raises(psycopg.Error) as caught:
             queue.rows(show, pool, ids, actor, reason)
         assert caught.value.sqlstate == code

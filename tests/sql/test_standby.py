@@ -75,9 +75,7 @@ def ended(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
 def begun(pair: Pair, threads: ThreadPoolExecutor, seat: str | None = None) -> Answer:
     """A claim that was never answered."""
     pair.deafen()
-    unheard(
-        pair, threads, lambda buyer: buyer.claim_seat("ann", seat, "r1") if seat else buyer.claim("ann", "r1")
-    )
+    unheard(pair, threads, lambda buyer: buyer.claim_seat("ann", seat, "r1") if seat else buyer.claim("ann", "r1"))
     with Intake(pair.uri()) as owner:
         (row,) = owner.rows("SELECT 'claimed', claim_id, NULL::uuid, slot_no FROM intake.claimed_slots")
     return Answer(*row)
