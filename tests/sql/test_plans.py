@@ -1,7 +1,7 @@
 """The plans of the hot statements, as the functions really run them: by index, whatever the statistics say."""
 
 import re
-from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -53,6 +53,10 @@ class Planned:
             text,
         )
         return [f"{index or how} on {table}" for how, index, table in found if table in HOT]
+
+    def whole_tables(self) -> list[str]:
+        """Those of the scans that read a table with many rows from end to end."""
+        return [scan for scan in self.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]
 
 
 def fill(intake: Intake, claims: int, **settings: object) -> None:
@@ -231,8 +235,7 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     scanned: dict[str, list[str]] = {}
 
     def look(what: str) -> None:
-        found = [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]
-        if found:
+        if found := planned.whole_tables():
             scanned[what] = found
 
     for user, request in (
@@ -282,6 +285,18 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     look("acknowledge voided")
     intake.acknowledge(messages[15:], "committed")
     look("acknowledge committed")
+    return scanned | scanned_by_people(planned, claims)
+
+
+def scanned_by_people(planned: Planned, claims: list[Answer]) -> dict[str, list[str]]:
+    """The same for dead letters and for the comparison with the ledger."""
+    intake = planned.intake
+    scanned: dict[str, list[str]] = {}
+
+    def look(what: str) -> None:
+        if found := planned.whole_tables():
+            scanned[what] = found
+
     letters = intake.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)
     intake.rows("SELECT intake.replay(%s, %s, 'ops', 'why')", POOL, letters[:2])
     look("replay")
@@ -315,43 +330,53 @@ def test_no_hot_statement_of_holds_reads_a_table_from_end_to_end(planned: Planne
         assert intake.confirm(claim, user) == "confirmed"
     if statistics == "of the full tables":
         intake.connection.execute("VACUUM ANALYZE")
-    plans = iter(waiting[500:])
-    for mode in ("force_generic_plan", "force_custom_plan"):
-        intake.value("SELECT set_config('plan_cache_mode', %s, false)", mode)
-        intake.connection.execute("DISCARD PLANS")
-        planned.watch()
-        scanned: dict[str, list[str]] = {}
-        (one, user), (two, other), (three, third) = next(plans), next(plans), next(plans)
-        calls: list[tuple[str, Callable[[], object]]] = [
-            ("a claim", lambda: intake.claim_several(f"new {mode}", 2, "r")),
-            ("the same again", lambda: intake.claim_several(f"new {mode}", 2, "r")),
-            ("a batch", lambda: intake.claim_requests([Request(f"{mode} {n}", "r", 2) for n in range(20)])),
-            ("a batch again", lambda: intake.claim_requests([Request(f"{mode} {n}", "r", 2) for n in range(20)])),
-            ("extend", lambda: intake.extend_hold(one, user)),
-            ("extend again", lambda: intake.extend_hold(one, user)),
-            ("confirm", lambda: intake.confirm(one, user)),
-            ("confirm again", lambda: intake.confirm(one, user)),
-            ("confirm by another", lambda: intake.confirm(one, "nobody")),
-            ("confirm what has ended", lambda: intake.confirm(held[1].claim_id, "u1")),
-            ("release of a hold", lambda: intake.release(two)),
-            ("status of a hold", lambda: intake.claim_status(three)),
-            ("status of a request", lambda: intake.request_status(third, "r")),
-            ("status of what has ended", lambda: intake.claim_status(two)),
-        ]
-        for what, call in calls:
-            call()
-            if found := [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]:
-                scanned[what] = found
-        intake.connection.execute(
-            "UPDATE intake.holds SET expires_at = now() WHERE claim_id = ANY (%s)",
-            ([next(plans)[0] for _ in range(50)],),
-        )
-        planned.scans()
-        config = "SELECT intake_private.{}(c) FROM intake.engine_config c"
-        assert intake.value(config.format("expire_holds")) == 50  # type: ignore[arg-type]
-        if found := [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]:
-            scanned["expiry"] = found
-        assert scanned == {}, mode
+    assert scanned_by_holds(planned, "force_generic_plan", waiting[500:600], held[1].claim_id) == {}
+    assert scanned_by_holds(planned, "force_custom_plan", waiting[600:700], held[1].claim_id) == {}
+
+
+def scanned_by_holds(
+    planned: Planned, plans: str, waiting: list[tuple[UUID | None, str]], ended: UUID | None
+) -> dict[str, list[str]]:
+    """Call everything that holds need all the time; what was read from end to end, by call."""
+    intake = planned.intake
+    intake.value("SELECT set_config('plan_cache_mode', %s, false)", plans)
+    intake.connection.execute("DISCARD PLANS")
+    planned.watch()
+    scanned: dict[str, list[str]] = {}
+
+    def look(what: str) -> None:
+        if found := planned.whole_tables():
+            scanned[what] = found
+
+    (one, user), (two, _), (three, third) = waiting[:3]
+    for what in ("a claim", "the same again"):
+        intake.claim_several(f"new {plans}", 2, "r")
+        look(what)
+        intake.claim_requests([Request(f"{plans} {n}", "r", 2) for n in range(20)])
+        look(f"{what} in a batch")
+    for what in ("", " again"):
+        intake.extend_hold(one, user)
+        look(f"extend_hold{what}")
+    for what in ("", " again"):
+        intake.confirm(one, user)
+        look(f"confirm_claim{what}")
+    intake.confirm(one, "nobody")
+    look("confirm_claim of another user")
+    intake.confirm(ended, "u1")
+    look("confirm_claim of what has ended")
+    intake.release(two)
+    look("release_claim of a hold")
+    for claim in (one, two, three):
+        intake.claim_status(claim)
+        look(f"claim_status by claim {claim}")
+    intake.request_status(third, "r")
+    look("claim_status by request")
+    overdue = [claim for claim, _ in waiting[50:]]
+    intake.connection.execute("UPDATE intake.holds SET expires_at = now() WHERE claim_id = ANY (%s)", (overdue,))
+    planned.scans()
+    assert intake.value("SELECT intake_private.expire_holds(c) FROM intake.engine_config c") == len(overdue)
+    look("expire_holds")
+    return scanned
 
 
 COSTLY_ROWS = {

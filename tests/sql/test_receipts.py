@@ -1,6 +1,6 @@
 """What the validator added and what the ledger answered: kept with the claim, bounded, and written by nobody stale."""
 
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -161,7 +161,9 @@ def test_the_data_follows_its_message_and_not_its_place_in_the_array(queue: Inta
         ("acknowledge", [["committed", "committed", "duplicate"], [None] * 3]),
     ],
 )
-def test_arrays_that_are_not_parallel_change_nothing(queue: Intake, function: Any, arguments: list[Any]) -> None:
+def test_arrays_that_are_not_parallel_change_nothing(
+    queue: Intake, function: LiteralString, arguments: list[Any]
+) -> None:
     messages = queue.read()
     with pytest.raises(psycopg.Error) as caught:
         queue.change(function, messages, *arguments)
@@ -176,9 +178,9 @@ def test_arrays_that_are_not_parallel_change_nothing(queue: Intake, function: An
 def test_without_data_there_is_none(queue: Intake, given: str) -> None:
     ids = [message["msg_id"] for message in queue.read()]
     call = f"(%s, %s, ARRAY[1, 1, 1], {given})"
-    assert queue.column(f"SELECT intake.mark_validated{call}", POOL, ids) == ids  # type: ignore[arg-type]
+    assert queue.column(f"SELECT intake.mark_validated{call}", POOL, ids) == ids
     call = f"(%s, %s, ARRAY[1, 1, 1], array_fill('committed'::text, ARRAY[3]), {given})"
-    assert queue.column(f"SELECT intake.acknowledge{call}", POOL, ids) == ids  # type: ignore[arg-type]
+    assert queue.column(f"SELECT intake.acknowledge{call}", POOL, ids) == ids
     assert receipts(queue) == [None] * 3
     assert queue.column("SELECT message ? 'receipt' OR message ? 'validation' FROM pgmq.a_intake_queue") == [False] * 3
 

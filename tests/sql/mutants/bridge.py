@@ -70,7 +70,8 @@ MUTANTS = {
     ),
     "payloads shown without a record": Mutant(
         DEAD_LETTERS,
-        "    PERFORM intake_private.record_audit(dead_letter_payloads.pool_id, 'show payloads', dead_letter_payloads.actor,\n"
+        "    PERFORM intake_private.record_audit(dead_letter_payloads.pool_id, 'show payloads',"
+        " dead_letter_payloads.actor,\n"
         "        dead_letter_payloads.reason, jsonb_build_object('asked', dead_letter_payloads.msg_ids));\n",
         "",
         "test_payloads_of_dead_letters_are_shown_to_the_owner_and_recorded",
