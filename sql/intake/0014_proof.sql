@@ -167,7 +167,7 @@ RETURN CASE WHEN claimed.parts = 1 THEN ARRAY[coalesce(claimed.was_slot_no, clai
 COMMENT ON FUNCTION intake_private.slots_of IS 'All slots of the claim that has this one, in their order.';
 
 CREATE FUNCTION intake.settled_claims(pool_id text, after bigint, max_claims int) RETURNS SETOF intake.compared_claim
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     config intake.engine_config := intake_private.ready_config(settled_claims.pool_id);
 BEGIN
@@ -184,7 +184,7 @@ COMMENT ON FUNCTION intake.settled_claims IS
     'without resource ids. Raises IE001 for an unknown pool, IE007 while it is being (re)built.';
 
 CREATE FUNCTION intake.claims_at(pool_id text, claim_ids uuid[]) RETURNS SETOF intake.compared_claim
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     config          intake.engine_config := intake_private.ready_config(claims_at.pool_id);
     resource_prefix text := CASE WHEN NOT config.own_resources
