@@ -58,7 +58,7 @@ COMMENT ON COLUMN intake.claimed_slots.was_slot_no IS 'The slot that a voided cl
 COMMENT ON COLUMN intake.claimed_slots.unique_key IS
     'Unique among the slots of a user. With claimsPerUser it is a number that grows with each slot (1, 2, 3 …): a claim '
     'that takes the next key has seen all claims before it, so neither the limit nor a request can be exceeded. Without '
-    'it, it is request_id/part_no, or NULL if there is no request_id.';
+    'it, it is the request_id with the rank of the slot in its claim, or NULL if there is no request_id.';
 COMMENT ON COLUMN intake.claimed_slots.part_no IS 'Which of the slots of its claim, from 1.';
 COMMENT ON COLUMN intake.claimed_slots.parts IS 'How many slots the claim has.';
 COMMENT ON COLUMN intake.claimed_slots.status IS

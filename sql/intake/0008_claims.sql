@@ -154,17 +154,13 @@ CREATE FUNCTION intake.claim_seats(pool_id text, user_id text, seats text[], req
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    named bigint[];
 BEGIN
     IF coalesce(cardinality(claim_seats.seats), 0) NOT BETWEEN 1 AND 100 OR array_ndims(claim_seats.seats) > 1 THEN
         RAISE EXCEPTION 'claim_seats takes 1 to 100 seats' USING ERRCODE = 'IE002',
             HINT = 'An array of labels or resource ids; split larger groups into several requests.';
     END IF;
-    named := intake_private.slots_named(claim_seats.pool_id, claim_seats.seats);
     RETURN QUERY SELECT * FROM intake_private.claim_several('claim_seats', claim_seats.pool_id, claim_seats.user_id,
-        cardinality(claim_seats.seats), named, claim_seats.request_id, claim_seats.payload, claim_seats.traceparent);
+        cardinality(claim_seats.seats), claim_seats.seats, claim_seats.request_id, claim_seats.payload, claim_seats.traceparent);
 END $$;
 COMMENT ON FUNCTION intake.claim_seats IS
     'Claim 1 to 100 slots by label or resource id as one claim, all or none. Returns a row for each; or a row with the '
@@ -204,13 +200,14 @@ COMMENT ON FUNCTION intake_private.slots_named IS
     'The slot numbers of seats that are named by label or resource id, in this order; NULL while the pool is not ready. '
     'Raises IE005 for a seat that the pool does not have, IE002 for one that is named twice.';
 
-CREATE FUNCTION intake_private.claim_several(subject text, pool_id text, user_id text, quantity int, named bigint[],
+CREATE FUNCTION intake_private.claim_several(subject text, pool_id text, user_id text, quantity int, seats text[],
     request_id text, payload jsonb, traceparent text)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
+    named  bigint[];
     answer record;
 BEGIN
     IF NOT intake_private.can_claim(claim_several.user_id, claim_several.request_id) THEN
@@ -222,6 +219,16 @@ BEGIN
     END IF;
     PERFORM intake_private.check_payload(subject, claim_several.payload,
         (SELECT p.max_payload_bytes FROM intake.pools p WHERE p.pool_id = claim_several.pool_id));
+    IF claim_several.seats IS NOT NULL THEN
+        named := intake_private.slots_named(claim_several.pool_id, claim_several.seats);
+        IF named IS NULL THEN
+            PERFORM intake_private.config_of(claim_several.pool_id);
+            -- And not from claim_slots(): the pool may be ready by now, and would give the next slots instead.
+            outcome := 'not_ready';
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
     FOR answer IN SELECT * FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id,
             claim_several.request_id, quantity, claim_several.payload, clock_timestamp(), claim_several.traceparent,
             named) LOOP
@@ -250,7 +257,7 @@ BEGIN
     IF requests NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> requests OR cardinality(quantities) <> requests
             OR cardinality(payloads) <> requests OR cardinality(traceparents) <> requests
             OR greatest(array_ndims(user_ids), array_ndims(request_ids), array_ndims(quantities), array_ndims(payloads),
-                array_ndims(traceparents)) > 1 THEN
+                array_ndims(traceparents)) > 1 OR array_lower(payloads, 1) <> 1 OR array_lower(traceparents, 1) <> 1 THEN
         RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and other arrays parallel to them or none'
             USING ERRCODE = 'IE002',
             HINT = 'Split more requests into several batches.';
@@ -265,11 +272,10 @@ BEGIN
         PERFORM intake_private.refuse_claim(format('request %s of the batch', bad.n));
     END IF;
     IF payloads IS NOT NULL THEN
-        SELECT a.* INTO bad FROM unnest(payloads) WITH ORDINALITY AS a (payload, n)
-        WHERE jsonb_typeof(a.payload) <> 'object' OR octet_length(a.payload::text) > max_payload_bytes
-        ORDER BY a.n LIMIT 1;
-        IF FOUND THEN
-            PERFORM intake_private.check_payload(format('request %s of the batch', bad.n), bad.payload,
+        SELECT min(g) AS n INTO bad FROM generate_series(1, requests) g
+        WHERE jsonb_typeof(payloads[g]) <> 'object' OR octet_length(payloads[g]::text) > max_payload_bytes;
+        IF bad.n IS NOT NULL THEN
+            PERFORM intake_private.check_payload(format('request %s of the batch', bad.n), payloads[bad.n],
                 max_payload_bytes);
         END IF;
     END IF;
@@ -311,8 +317,8 @@ BEGIN
                 WHEN p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
                 THEN 'sold_out' END) AS answer
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
-        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-        WHERE p.answer IS NOT NULL AND (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = p.pool_no
+        CROSS JOIN unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
+        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100) AND (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = p.pool_no
             AND cs.user_id = a.user_id
             AND cs.unique_key = intake_private.unique_key_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
             a.request_id)) IS NULL;
@@ -326,8 +332,7 @@ BEGIN
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.first_key, CASE WHEN t.first_key IS NULL THEN a.n END) a.*, t.first_key,
                 coalesce(a.quantity, 1) AS parts
-            FROM unnest(user_ids, request_ids, quantities, payloads, traceparents) WITH ORDINALITY
-                AS a (user_id, request_id, quantity, payload, traceparent, n)
+            FROM unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
             CROSS JOIN LATERAL (SELECT intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL
                 THEN 1 END, 1, a.request_id) AS first_key) t
             WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no
@@ -361,9 +366,9 @@ BEGIN
             JOIN claim c ON c.claim_id = i.claim_id AND c.parts = i.got
             LEFT JOIN LATERAL (SELECT x.* FROM intake.slots x WHERE pool.resource_prefix IS NULL
                 AND x.pool_no = pool.pool_no AND x.slot_no = i.slot_no) s ON true),
-        message AS MATERIALIZED (
-            SELECT c.msg_id, c.claim_id, intake_private.headers_of(c.traceparent) AS headers,
-                intake_private.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, s.seats, c.payload, at)
+        message AS NOT MATERIALIZED ( -- one of the next two reads it; payloads are not sorted or stored before that
+            SELECT c.msg_id, c.claim_id, intake_private.headers_of(traceparents[c.n]) AS headers,
+                intake_private.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, s.seats, payloads[c.n], at)
                     AS message
             FROM claim c JOIN (SELECT x.claim_id, jsonb_agg(intake_private.seat(x.slot_no, x.resource_id, x.label,
                     x.attributes) ORDER BY x.part_no) AS seats FROM complete x GROUP BY x.claim_id) s
@@ -396,11 +401,11 @@ BEGIN
     IF cardinality(took) = cardinality(user_ids) THEN
         RETURN;
     END IF;
-    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids, quantities, payloads, traceparents) WITH ORDINALITY
-                AS a (user_id, request_id, quantity, payload, traceparent, n)
+    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids, quantities) WITH ORDINALITY
+                AS a (user_id, request_id, quantity, n)
             WHERE a.n <> ALL (coalesce(took, '{}')) ORDER BY a.user_id, a.request_id, a.n LOOP
         RETURN QUERY SELECT request.n::int, c.* FROM intake_private.claim_slots(claim_batch.pool_id, request.user_id,
-            request.request_id, coalesce(request.quantity, 1), request.payload, at, request.traceparent) c;
+            request.request_id, coalesce(request.quantity, 1), payloads[request.n], at, traceparents[request.n]) c;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS

@@ -22,14 +22,17 @@ BEGIN
             HINT = 'NULL for an approval without data.';
     END IF;
     RETURN QUERY
+    WITH approved AS MATERIALIZED (
+        SELECT l AS msg_id, nullif(v.validation, 'null') AS validation
+        FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
+        JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l)
     UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}' || CASE
         -- The first approval counts: its data may have been sent to the ledger already.
-        WHEN v.validation IS NULL OR q.message ->> 'state' = 'validated' THEN '{}'
-        WHEN jsonb_typeof(v.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
-        ELSE jsonb_build_object('validation', intake_private.bounded(v.validation, config.max_payload_bytes)) END
-    FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
-    JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l
-    WHERE q.msg_id = l AND q.message ->> 'state' IN ('queued', 'validated')
+        WHEN a.validation IS NULL OR q.message ->> 'state' = 'validated' THEN '{}'
+        WHEN jsonb_typeof(a.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
+        ELSE jsonb_build_object('validation', intake_private.bounded(a.validation, config.max_payload_bytes)) END
+    FROM approved a
+    WHERE q.msg_id = a.msg_id AND q.message ->> 'state' IN ('queued', 'validated')
     RETURNING q.msg_id;
 END $$;
 COMMENT ON FUNCTION intake.mark_validated IS

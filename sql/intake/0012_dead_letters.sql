@@ -59,7 +59,7 @@ COMMENT ON FUNCTION intake.dead_letter_payloads IS
     'a reason.';
 
 CREATE FUNCTION intake.replay(pool_id text, msg_ids bigint[], actor text, reason text) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     moved bigint[];
@@ -97,7 +97,7 @@ COMMENT ON FUNCTION intake.replay IS
 
 CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text,
     evidence text DEFAULT 'none was given', return_conflicts boolean DEFAULT false) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     ended     bigint[];

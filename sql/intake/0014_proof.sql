@@ -59,12 +59,12 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH intent AS MATERIALIZED (
-        SELECT i.place, i.message ->> 'claim_id' AS claim_id, i.message ->> 'user_id' AS user_id,
+        SELECT i.place, i.msg_id, i.message ->> 'claim_id' AS claim_id, i.message ->> 'user_id' AS user_id,
             i.message ->> 'request_id' AS request_id, i.place IN ('held', 'queued', 'dead', 'committed') AS has_slots,
             CASE jsonb_typeof(i.message -> 'seats') WHEN 'array' THEN i.message -> 'seats' ELSE '[]' END AS seats
         FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
     slot AS MATERIALIZED (
-        SELECT s.place, s.claim_id, s.user_id, s.request_id, s.has_slots, jsonb_array_length(s.seats) AS parts,
+        SELECT s.place, s.msg_id, s.claim_id, s.user_id, s.request_id, s.has_slots, jsonb_array_length(s.seats) AS parts,
             s.part_no, (s.seats -> s.part_no - 1 ->> 'slot_no')::bigint AS slot_no
         FROM (SELECT i.*, generate_series(1, jsonb_array_length(i.seats)) AS part_no FROM intent i) s),
     claimed AS MATERIALIZED (
@@ -91,7 +91,7 @@ BEGIN
     FROM pool CROSS JOIN claimed cs
     WHERE cs.status <> 'W' AND NOT EXISTS (SELECT FROM slot i WHERE i.has_slots = cs.has_slots
         AND i.claim_id = cs.claim AND i.slot_no = cs.made_for AND i.part_no = cs.part_no AND i.parts = cs.parts
-        AND i.user_id = cs.user_id AND i.request_id IS NOT DISTINCT FROM cs.request_id)
+        AND i.msg_id = cs.msg_id AND i.user_id = cs.user_id AND i.request_id IS NOT DISTINCT FROM cs.request_id)
     UNION ALL
     SELECT 'I2', format('claim %s (%s) has no claimed slot %s', i.claim_id, i.place, i.slot_no)
     FROM pool CROSS JOIN slot i
@@ -167,7 +167,7 @@ RETURN CASE WHEN claimed.parts = 1 THEN ARRAY[coalesce(claimed.was_slot_no, clai
 COMMENT ON FUNCTION intake_private.slots_of IS 'All slots of the claim that has this one, in their order.';
 
 CREATE FUNCTION intake.settled_claims(pool_id text, after bigint, max_claims int) RETURNS SETOF intake.compared_claim
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     config intake.engine_config := intake_private.ready_config(settled_claims.pool_id);
 BEGIN
@@ -184,7 +184,7 @@ COMMENT ON FUNCTION intake.settled_claims IS
     'without resource ids. Raises IE001 for an unknown pool, IE007 while it is being (re)built.';
 
 CREATE FUNCTION intake.claims_at(pool_id text, claim_ids uuid[]) RETURNS SETOF intake.compared_claim
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     config          intake.engine_config := intake_private.ready_config(claims_at.pool_id);
     resource_prefix text := CASE WHEN NOT config.own_resources

@@ -5,6 +5,7 @@ from psycopg.types.json import Jsonb
 
 from tests.postgres import PostgresServer
 from tests.sql.intake import POOL, Intake
+from tests.sql.mixed import mixed
 
 DUPLICATE_MESSAGE = (
     "INSERT INTO pgmq.q_intake_queue (vt, message) SELECT vt, message {} FROM pgmq.q_intake_queue LIMIT 1"
@@ -64,6 +65,79 @@ def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: s
     found = sale.reconcile()
     assert invariant in {name for name, _ in found}, found
     assert all(detail for _, detail in found)
+
+
+@pytest.fixture
+def several(intake: Intake) -> Intake:
+    """Forty slots with claims of one to four slots in every state, and withheld slots."""
+    mixed(intake)
+    return intake
+
+
+OF = "SELECT message ->> 'claim_id' FROM intake.intents WHERE message ->> 'user_id' = '{}'"
+SECOND = "claim_id::text = (" + OF + ") AND part_no = 2"
+
+
+@pytest.mark.parametrize(
+    ("invariant", "told", "damage"),
+    [
+        ("I2", "has no claimed slot", "DELETE FROM intake.claimed_slots WHERE " + SECOND.format("dead")),
+        ("I2", "has no claimed slot", "DELETE FROM intake.claimed_slots WHERE " + SECOND.format("voided")),
+        (
+            "I2",
+            "is in neither",
+            "UPDATE pgmq.q_intake_dlq SET message = jsonb_set(message, '{seats}', (message -> 'seats') - 1)",
+        ),
+        (
+            "I2",
+            "part 1 of 4, is in neither",
+            "UPDATE pgmq.q_intake_dlq SET message = jsonb_set(message, '{seats}', (message -> 'seats') - 3)",
+        ),
+        (
+            "I2",
+            "part 3 of 4, is in neither",
+            "UPDATE intake.claimed_slots SET part_no = 3 WHERE " + SECOND.format("held"),
+        ),
+        (
+            "I2",
+            "part 2 of 4, is in neither",
+            "UPDATE intake.claimed_slots SET msg_id = 99 WHERE " + SECOND.format("dead"),
+        ),
+        ("I2", "(dead) has no slots", "UPDATE pgmq.q_intake_dlq SET message = message - 'seats'"),
+        ("I2", "(dead) has no slots", """UPDATE pgmq.q_intake_dlq SET message = message || '{"seats": []}'"""),
+        ("I2", "(dead) has no slots", """UPDATE pgmq.q_intake_dlq SET message = message || '{"seats": null}'"""),
+        (
+            "I2",
+            "is in 2 places: ",
+            "INSERT INTO pgmq.q_intake_queue (vt, message) SELECT vt, message FROM pgmq.q_intake_dlq",
+        ),
+        ("I2", "is in neither holds", "DELETE FROM intake.holds WHERE ended IS NULL"),
+        ("I6", "is RESERVED, its claim", "UPDATE intake.claimed_slots SET status = 'R' WHERE " + SECOND.format("held")),
+        ("I6", "is HELD, its claim", "UPDATE intake.claimed_slots SET status = 'H' WHERE " + SECOND.format("dead")),
+        ("I6", "is CONSUMED, its claim", "UPDATE intake.claimed_slots SET status = 'C' WHERE " + SECOND.format("held")),
+        (
+            "I6",
+            "slot 39 is withheld, and nothing keeps it off sale",
+            "DELETE FROM intake.claimed_slots WHERE slot_no = 39",
+        ),
+        ("I6", "slot 39 is WITHHELD, and nobody has withheld it", "DELETE FROM intake.withheld WHERE slot_no = 39"),
+        ("I6", "withholding has it", "INSERT INTO intake.free_numbers VALUES (1, 39)"),
+        (
+            "I1",
+            "has the claims",
+            "UPDATE intake.holds SET message = jsonb_set(message, '{seats,3,slot_no}', message #> '{seats,2,slot_no}')"
+            " WHERE ended IS NULL",
+        ),
+    ],
+)
+def test_reconcile_finds_what_is_wrong_with_a_part_of_a_claim(
+    several: Intake, invariant: str, told: str, damage: str
+) -> None:
+    several.connection.execute(damage.encode())
+    found = several.reconcile()
+    assert [name for name, detail in found if told in detail] in ([invariant], [invariant] * 2, [invariant] * 4), found
+    if "withh" in told or "status" in damage:
+        assert len(found) == 1, found
 
 
 def test_reconcile_reports_nothing_while_claims_run(sale: Intake, uri: str) -> None:
