@@ -12,7 +12,7 @@ from intake_operator.ledger.connection import call_timeout
 # The functions that a call with one jsonb could mean, exactly as the bridge looks for them.
 CALLABLE: Final = """
     SELECT p.oid::pg_catalog.regprocedure::text AS signature, p.proretset AS set_based,
-        p.prorettype = 'pg_catalog.text'::pg_catalog.regtype AS returns_text
+        pg_catalog.format_type(p.prorettype, NULL) AS returns
     FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE p.proname = %(name)s AND p.prokind = 'f'
         AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
