@@ -135,8 +135,8 @@ async def test_a_uri_that_cannot_be_parsed_is_not_shown(drained: Drained) -> Non
         ({"claims": 14, "expired": 3}, ()),
         ({"expired": 3}, ("11 claims but 8 committed, 2 voided, 1 released and 3 expired",)),
         ({"claims": 14}, ("14 claims but 8 committed, 2 voided, 1 released and 0 expired",)),
-        ({"held": 2}, ("2 holds have not ended",)),
-        ({"queued": 1}, ("1 intents are still queued and 0 are dead letters",)),
+        ({"held": 2}, ("2 claims are still held, 0 queued and 0 are dead letters",)),
+        ({"queued": 1}, ("0 claims are still held, 1 queued and 0 are dead letters",)),
     ],
 )
 def test_every_claim_has_ended_and_a_hold_that_expired_is_an_end(counts: dict[str, int], told: tuple[str, ...]) -> None:

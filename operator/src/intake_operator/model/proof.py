@@ -80,10 +80,9 @@ class Proof:
         """Why this is not a proof; empty when it is one."""
         account, ended = self.account, self.account.ended
         found = list(account.violations)
-        if account.held:
-            found.append(f"{account.held} holds have not ended")
-        if account.queued or account.dead_letters:
-            found.append(f"{account.queued} intents are still queued and {account.dead_letters} are dead letters")
+        if account.held or account.queued or account.dead_letters:
+            unsettled = f"{account.held} claims are still held, {account.queued} queued"
+            found.append(f"{unsettled} and {account.dead_letters} are dead letters")
         if account.claims != ended.committed + ended.voided + account.released + account.expired:
             ends = f"{ended.committed} committed, {ended.voided} voided, {account.released} released"
             found.append(f"{account.claims} claims but {ends} and {account.expired} expired")
