@@ -1,4 +1,4 @@
-"""Dead letters over the admin API, on a real DB1 and a real ledger: who sees what came with a claim, and who does not."""
+"""Dead letters over the admin API, on a real DB1 and a real ledger: who sees what came with a claim."""
 
 import base64
 import json
@@ -61,6 +61,7 @@ class Kubernetes(Cluster):
             spec = {
                 "pool": self._event.pool,
                 "inventorySize": SEATS,
+                "batchSize": 5,
                 "window": {"opensAt": "2026-12-01T18:00:00Z", "closesAt": "2026-12-01T20:00:00Z"},
                 "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger", "key": "uri"}}},
             }

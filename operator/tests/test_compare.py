@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from intake_operator.decide.compare import NAMED, Bits, Comparison
+from intake_operator.decide.compare import NAMED, Bits, Comparison, Keys
 from intake_operator.model.consistency import DatabaseClaim, LedgerClaim
 
 SOLD = "committed"
@@ -147,6 +147,15 @@ def test_bits_are_a_set_of_numbers() -> None:
     bits.discard(8)
     bits.discard(10**9)
     assert list(bits) == [0, 7, 10_000_000]
+
+
+def test_keys_may_be_far_apart() -> None:
+    keys = Keys()
+    for key in (-(2**62), -129, -1):
+        keys.add(key)
+    for key in (-129, -130, 0, -(2**63)):
+        keys.discard(key)
+    assert list(keys) == [-(2**62), -1]
 
 
 @pytest.mark.parametrize("slot", [2**62, -(2**62), None])

@@ -1,4 +1,4 @@
-"""Compares DB1 with the ledger claim by claim. The memory is one bit for each claim and one for each slot, not a row.
+"""Compares DB1 with the ledger claim by claim. The memory is a bit for each claim and slot, and no row.
 
 The order of the reads makes sure that a claim in progress is never reported as a mistake:
 
@@ -8,9 +8,11 @@ The order of the reads makes sure that a claim in progress is never reported as 
    ledger.
 """
 
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import compress, zip_longest
 from uuid import UUID
 
 from intake_operator.model.consistency import DatabaseClaim, LedgerClaim, Violation
@@ -55,13 +57,36 @@ class Bits:
                 yield from (index * 8 + bit for bit in range(8) if byte >> bit & 1)
 
 
+class Keys:
+    """Numbers that are added in ascending order, with 9 bytes for each, however far apart they are."""
+
+    def __init__(self) -> None:
+        self._keys = array("q")
+        self._left = bytearray()
+
+    def add(self, key: int) -> None:
+        """Add a number that is larger than all before."""
+        self._keys.append(key)
+        self._left.append(1)
+
+    def discard(self, key: int) -> None:
+        """Remove a number, if it is there."""
+        index = bisect_left(self._keys, key)
+        if index < len(self._keys) and self._keys[index] == key:
+            self._left[index] = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers in ascending order."""
+        return compress(self._keys, self._left)
+
+
 class Comparison:
     """One comparison of one pool. `voids`: the ledger has `void_claim`, so it has the voided claims as well."""
 
     def __init__(self, *, voids: bool) -> None:
         self._voids = voids
-        # By key: one slot of a committed claim, the message of a voided one.
-        self._committed, self._voided = Bits(), Bits()
+        # By key. That of a committed claim is one of its slots; those of voided ones are negative and far apart.
+        self._committed, self._voided = Bits(), Keys()
         self._slots = Bits()
         self._odd_slots: set[int] = set()
         self.committed = 0
@@ -82,7 +107,7 @@ class Comparison:
             if claim.state == "committed":
                 self._committed.add(claim.key)
             elif claim.state == "voided" and self._voids:
-                self._voided.add(-claim.key)
+                self._voided.add(claim.key)
 
     def page(self, sales: Sequence[LedgerClaim], claims: Mapping[UUID, DatabaseClaim]) -> None:
         """Compare a page of the ledger with the same claims in DB1, which were read after it."""
@@ -99,7 +124,7 @@ class Comparison:
     def missing(self) -> Iterator[int]:
         """Keys of the claims that are settled in DB1 and missing in the ledger."""
         yield from self._committed
-        yield from (-message for message in self._voided)
+        yield from self._voided
 
     def absent(self, claim: DatabaseClaim) -> None:
         """Record the claim of one of these keys."""
@@ -123,7 +148,7 @@ class Comparison:
             self._committed.discard(claim.key)
         elif claim.state == "voided":
             # Reported once: it is not missing in the ledger as well.
-            self._voided.discard(-claim.key)
+            self._voided.discard(claim.key)
         elif claim.state not in NEVER_SENT:
             self.on_their_way += 1
 
@@ -144,7 +169,7 @@ class Comparison:
             self._committed.discard(claim.key)
             self.broken("I3", f"{_name(claim)} is committed in DB1, and voided in the ledger")
         elif claim.state == "voided":
-            self._voided.discard(-claim.key)
+            self._voided.discard(claim.key)
         elif claim.state in NEVER_SENT:
             self._never_sent(claim)
         else:

@@ -14,7 +14,7 @@ class DatabaseClaim:
     """A claim in DB1: the row type `intake.compared_claim`."""
 
     key: int
-    """A slot number of a claim that is committed, or the negative message id of one that is voided or released."""
+    """Its place among the settled claims: a slot of one that is committed, a negative number of any other."""
     claim_id: UUID
     state: str
     user_id: str
