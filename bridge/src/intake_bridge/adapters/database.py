@@ -31,9 +31,15 @@ _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # No call of the bridge takes so long in a DB1 that is well, and a statement that hangs would outlive its lease.
 _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
 
+# JSON as text: it is handed on, and never parsed here.
 _READ: Final = (
-    "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures, "
-    "release, headers ->> 'traceparent' AS traceparent "
+    "SELECT msg_id, read_ct, claim_id, user_id, request_id, claimed_at, jsonb_array_length(seats) AS slots, "
+    "seats::text AS seats, payload::text AS payload, validation::text AS validation, state, failures, release, "
+    "headers ->> 'traceparent' AS traceparent "
+)
+_MARK_VALIDATED: Final = (
+    "SELECT m.msg_id, g.data::text FROM intake.mark_validated(%s, %s::bigint[], %s::int[], %s::jsonb[]) m (msg_id)"
+    " JOIN unnest(%s::bigint[], %s::jsonb[]) g (msg_id, data) USING (msg_id)"
 )
 
 # Besides every OperationalError: connection lost, shutting down, starting up, read-only after a failover.
@@ -42,13 +48,16 @@ _TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, psy
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Raise DatabaseUnavailableError or DatabaseRefusedError for psycopg's errors."""
+    """Raise DatabaseUnavailableError or DatabaseRefusedError for psycopg's errors.
+
+    Without their cause: a traceback would show its DETAIL and CONTEXT, which quote what was sent.
+    """
     try:
         yield
     except _TRANSIENT as error:
-        raise DatabaseUnavailableError(one_line(error)) from error
+        raise DatabaseUnavailableError(one_line(error)) from None
     except psycopg.Error as error:
-        raise DatabaseRefusedError(one_line(error)) from error
+        raise DatabaseRefusedError(one_line(error)) from None
 
 
 class DatabaseSession:
@@ -118,20 +127,24 @@ class Database:
         rows = await self._rows(_READ + "FROM intake.read_quarantined(%s, %s)", (self._pool_id, worker))
         return [self._message(row) for row in rows]
 
-    async def mark_validated(self, messages: Messages) -> set[int]:
+    async def mark_validated(self, messages: Messages, data: Sequence[str | None]) -> dict[int, str | None]:
         """`intake.mark_validated`."""
-        return await self._change("SELECT * FROM intake.mark_validated(%s, %s::bigint[], %s::int[])", messages)
+        added, ids = list(data), [each.msg_id for each in messages]
+        return dict(await self._fenced(_MARK_VALIDATED, messages, added, ids, added))
 
     async def mark_committing(self, messages: Messages) -> set[int]:
         """`intake.mark_committing`."""
         return await self._change("SELECT * FROM intake.mark_committing(%s, %s::bigint[], %s::int[])", messages)
 
-    async def acknowledge(self, messages: Messages, outcomes: Sequence[Result]) -> set[int]:
+    async def acknowledge(
+        self, messages: Messages, outcomes: Sequence[Result], receipts: Sequence[str | None]
+    ) -> set[int]:
         """`intake.acknowledge`."""
         return await self._change(
-            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[])",
+            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[], %s::jsonb[])",
             messages,
             [outcome.value for outcome in outcomes],
+            list(receipts),
         )
 
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
@@ -203,10 +216,13 @@ class Database:
         return Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])})
 
     async def _change(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> set[int]:
+        return {row[0] for row in await self._fenced(statement, messages, *arrays)}
+
+    async def _fenced(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> list[tuple[Any, ...]]:
         fence = ([each.msg_id for each in messages], [each.read_ct for each in messages])
         async with self._translated(), self._pool.connection() as connection:
             cursor = await connection.execute(statement, (self._pool_id, *fence, *arrays))
-            return {row[0] for row in await cursor.fetchall()}
+            return await cursor.fetchall()
 
     async def _rows(self, statement: LiteralString, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
         async with self._translated(), self._pool.connection() as connection:
