@@ -25,13 +25,13 @@ class Seat:
 
     @classmethod
     def read(cls, seat: Mapping[str, Any]) -> Self:
-        """A seat as DB1 has it in JSON."""
+        """A seat as DB1 has it in JSON: without label and attributes where it has neither."""
         resource = seat["resource_id"]
         return cls(
             slot_no=seat["slot_no"],
             resource_id=None if resource is None else UUID(resource),
-            label=seat["label"],
-            attributes=seat["attributes"],
+            label=seat.get("label"),
+            attributes=seat.get("attributes"),
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """DB1: the functions of schema intake, by name."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -37,6 +38,8 @@ _READ: Final = (
     "seats::text AS seats, payload::text AS payload, validation::text AS validation, state, failures, release, "
     "headers ->> 'traceparent' AS traceparent "
 )
+_BARE_SEAT: Final = re.compile(r'\{("slot_no": \d+), ("resource_id": (?:null|"[0-9a-f-]{36}"))\}')
+_WHOLE_SEAT: Final = r'{"label": null, \1, "attributes": null, \2}'
 _MARK_VALIDATED: Final = (
     "SELECT m.msg_id, g.data::text FROM intake.mark_validated(%s, %s::bigint[], %s::int[], %s::jsonb[]) m (msg_id)"
     " JOIN unnest(%s::bigint[], %s::jsonb[]) g (msg_id, data) USING (msg_id)"
@@ -58,6 +61,15 @@ async def translated() -> AsyncIterator[None]:
         raise DatabaseUnavailableError(one_line(error)) from None
     except psycopg.Error as error:
         raise DatabaseRefusedError(one_line(error)) from None
+
+
+def whole_seats(seats: str) -> str:
+    """The seats with label and attributes, which DB1 leaves out of a seat that has neither, as the contract has them.
+
+    `seats` is the text of a jsonb, so the order of keys and the spaces are known, and a quote inside a string is
+    escaped. Parsing would cost ten times as much, and digits of numbers in attributes.
+    """
+    return _BARE_SEAT.sub(_WHOLE_SEAT, seats)
 
 
 class DatabaseSession:
@@ -212,8 +224,9 @@ class Database:
         rows = await self._rows(statement, (self._pool_id, worker, limit))
         return [self._message(row) for row in rows]
 
-    def _message(self, row: Mapping[str, Any]) -> Message:
-        return Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])})
+    def _message(self, row: dict[str, Any]) -> Message:
+        row["state"], row["seats"] = State(row["state"]), whole_seats(row["seats"])
+        return Message(pool_id=self._pool_id, **row)
 
     async def _change(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> set[int]:
         return {row[0] for row in await self._fenced(statement, messages, *arrays)}
