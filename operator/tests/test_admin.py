@@ -81,7 +81,7 @@ async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
 async def test_a_good_request(reader: TestClient[web.Request, web.Application]) -> None:
     asked = {"ids": [3, 1], "reason": "  a bot ", "ledgerChecked": True}
     answer = await reader.post("/", json=asked)
-    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True}
+    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True, "return_conflicts": False}
     assert await (await reader.get("/?limit=7&continue=9")).json() == {"limit": 7, "continue_": 9}
 
 

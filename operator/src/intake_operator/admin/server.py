@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import ClientError, web
 from intake_shared.redaction import one_line
 
+from intake_operator.admin import withheld
 from intake_operator.admin.answers import RefusedError, answer
 from intake_operator.admin.authorizer import Authorizer, User
 from intake_operator.admin.requests import Discard, Payloads, Replay, body, page
@@ -103,6 +104,7 @@ def application(authorizer: Authorizer, service: AdminService, wake: Callable[[K
             web.get(f"{ROUTE}/audit", authorized("get", DEAD_LETTERS, audit)),
         ]
     )
+    app.add_routes(withheld.routes(ROUTE, service, authorized, wake))
     return app
 
 

@@ -24,7 +24,7 @@ from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
 from intake_operator.ledger.voiding import error_of, is_claim_error, void
-from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Refusal
+from intake_operator.model.dead_letters import Content, DeadLetter, Discarding, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
@@ -96,8 +96,9 @@ class AdminService:
                 if isinstance(decision, Evidence):
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
+            discarding = Discarding(actor, request.reason, request.return_conflicts)
             for words, ids in by_evidence.items():
-                done |= await dead_letters.discard(connection, event.pool, ids, actor, request.reason, words)
+                done |= await dead_letters.discard(connection, event.pool, ids, discarding, words)
         refusals = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
         summary = f"discarded {len(done)} of {len(request.ids)} dead letters, {len(refusals)} refused"
         _log(event, actor, request.reason, summary)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from intake_operator.command import tables
+from intake_operator.command import seats, tables
 from intake_operator.command.client import Answer, Client
 from intake_operator.command.kubectl import TOKEN_VARIABLE, Kubectl, find_token
 from intake_operator.command.problem import Exit, ProblemError
@@ -108,11 +108,19 @@ def parser() -> argparse.ArgumentParser:
         help="you have checked that the ledger does not hold these sales; for one that cannot void a claim (a webhook, "
         "a ledger without void_claim)",
     )
+    discarding.add_argument(
+        "--return-conflicts",
+        action="store_true",
+        help="put the seats of conflicts on sale again, too; otherwise they are withheld, because the ledger says that "
+        "one of them belongs to another sale",
+    )
     auditing = command(
         commands, "audit", audit, "who replayed, discarded, sealed or saw payloads, when and why; the latest first"
     )
     listing.add_argument("--limit", type=number, default=100, help="of --wide and -o json; default: %(default)s")
     auditing.add_argument("--limit", type=number, default=100, help="at most so many entries; default: %(default)s")
+    of_seats = commands.add_parser("seats", help="withhold seats from sale, return and list them")
+    seats.add(of_seats.add_subparsers(required=True, metavar="COMMAND"), command, number)
     command(commands, "reconcile", reconcile, "compare DB1 with the ledger, now, claim by claim")
     return top
 
@@ -142,7 +150,11 @@ def replay(client: Client, options: argparse.Namespace) -> Exit:
 
 def discard(client: Client, options: argparse.Namespace) -> Exit:
     """Void the claims of dead letters in the ledger and free their slots; print which, and which were refused."""
-    request = {"reason": options.reason, "ledgerChecked": options.ledger_checked}
+    request = {
+        "reason": options.reason,
+        "ledgerChecked": options.ledger_checked,
+        "returnConflicts": options.return_conflicts,
+    }
     return _act(client, options, "discard", "discarded", request)
 
 
@@ -185,7 +197,7 @@ def reconcile(client: Client, options: argparse.Namespace) -> Exit:
 
 
 def number(text: str) -> int:
-    """1 or more. A limit of 0 would look as if there were no dead letters."""
+    """1 or more. A limit of 0 would look as if there were none."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("give a number of 1 or more")
     return value

@@ -16,6 +16,8 @@ _QUOTED_OF_SEATS: Final = ("resource_id", "label")
 _SHORTEST_QUOTE: Final = 4
 # Of the seats of one claim, and of the ids of one action.
 _MOST_LISTED: Final = 5
+# Characters of the slots that one action has withheld or returned.
+_LONGEST_SLOTS: Final = 30
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -82,11 +84,18 @@ def audit(items: Iterable[Entry]) -> str:
     return table(heads, ((x["id"], _at(x["at"]), x["action"], x["actor"], _ids(x), x["reason"]) for x in items))
 
 
+def withheld(items: Iterable[Entry]) -> str:
+    """One row for each withheld seat."""
+    heads = ("SLOT", "LABEL", "AT", "WHO", "WHY")
+    return table(heads, ((x["slot"], x["label"], _at(x["withheldAt"]), x["actor"], x["reason"]) for x in items))
+
+
 def _ids(entry: Entry) -> str:
     detail = entry["detail"]
     ids = detail.get("moved", detail.get("discarded", detail.get("asked")))
     if ids is None:
-        return ""
+        slots = str(detail.get("withheld", detail.get("returned", "")))
+        return slots if len(slots) <= _LONGEST_SLOTS else f"{slots[:_LONGEST_SLOTS]}…"
     return ",".join(map(str, ids)) if len(ids) <= _MOST_LISTED else f"{len(ids)} of them"
 
 

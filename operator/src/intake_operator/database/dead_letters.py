@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row, kwargs_row, scalar_row
 
 from intake_operator.model.audit import AuditEntry
-from intake_operator.model.dead_letters import Content, DeadLetter
+from intake_operator.model.dead_letters import Content, DeadLetter, Discarding
 
 # Seconds. A frozen DB1 does not keep to its own limit.
 CALL_TIMEOUT: Final = 25.0
@@ -49,11 +49,15 @@ async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], act
 
 
 async def discard(
-    connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str, evidence: str
+    connection: AsyncConnection, pool: str, ids: Sequence[int], discarding: Discarding, evidence: str
 ) -> set[int]:
-    """Archive dead letters as voided, which frees all slots of a claim; the ids that were dead letters until now."""
-    query = "SELECT intake.discard(%s, %s, %s, %s, %s)"
-    return await _moved(connection, query, pool, list(ids), actor, reason, evidence)
+    """Archive dead letters as voided; the ids that were dead letters until now.
+
+    That frees all slots of their claims. Those of conflicts are withheld, unless it says otherwise.
+    """
+    query = "SELECT intake.discard(%s, %s, %s, %s, %s, %s)"
+    how = discarding.actor, discarding.reason, evidence, discarding.return_conflicts
+    return await _moved(connection, query, pool, list(ids), *how)
 
 
 async def audit(connection: AsyncConnection, pool: str, most: int, before: int | None) -> list[AuditEntry]:
