@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from tests.e2e import account, crowd, events, release, services, sql
+from tests.e2e import account, crowd, events, release, services
 from tests.e2e.kube import REPOSITORY, CommandError, Kube, Object, await_rollout, eventually
 
 EVENT = "examples/taylor-drop.yaml"
@@ -132,25 +132,11 @@ def play(kube: Kube) -> tuple[account.Account, str]:
         settled = account.of_pool(kube, pool, answers, dead)
         committed, voided = account.ledger_counts(kube, pool)
         print(f"    acknowledged claims: {settled.acknowledged}; in the ledger: {committed} committed, {voided} voided")
-        print(f"    an order of several seats in the ledger: {order_of_several_seats(kube, pool)}")
+        print(f"    an order of several seats in the ledger: {account.order_of_several_seats(kube, pool)}")
         print(f"    left of the event: the report, {len(events.leftovers(kube, name))} other objects")
         for violation in account.violations(kube, pool, answers).splitlines():
             print(f"    broken promise: {violation}")
     return settled, phase
-
-
-def order_of_several_seats(kube: Kube, pool: str) -> str:
-    """One claim as the ledger has it: its slots, what the validator added, and the order number."""
-    query = (
-        "SELECT format('slots %s, payment id %s, order number %s', string_agg(s.slot_no::text, ' '),"
-        " c.validation ->> 'payment_id', c.receipt ->> 'order_no')"
-        f" FROM ledger.claims c JOIN ledger.sold_slots s USING (claim_id) WHERE c.pool_id = '{pool}'"
-        " GROUP BY c.claim_id HAVING count(*) > 2 ORDER BY c.claim_id LIMIT 1"
-    )
-    found = sql.in_ledger(kube, query)
-    if not re.fullmatch(r"slots \d+( \d+)+, payment id pay-[0-9a-f]{8}, order number \d+", found):
-        raise AssertionError(f"no order of several seats with payment id and order number: {found!r}")
-    return found
 
 
 def clear_away(kube: Kube, *, uninstall: bool) -> None:
