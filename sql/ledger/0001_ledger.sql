@@ -84,7 +84,8 @@ LANGUAGE sql STABLE ROWS 1 AS $$
                 FROM jsonb_array_elements(claim -> 'seats') e ORDER BY 1)
             THEN 'conflict'
         ELSE c.state END AS outcome) k
-    WHERE c.claim_id = (claim ->> 'claim_id')::uuid;
+    WHERE c.claim_id = (claim ->> 'claim_id')::uuid
+    LIMIT 1; -- so that it is looked up by its key, whatever the statistics said when the plan was made
 $$;
 COMMENT ON FUNCTION ledger.outcome_of IS
     'committed with its receipt, or voided; conflict if the claim with this id is another one, by its pool, its user or '
@@ -157,8 +158,10 @@ BEGIN
     refused := ARRAY(SELECT r.claim_id FROM jsonb_to_recordset(claims) AS r (claim_id uuid, seats jsonb)
         WHERE r.claim_id = ANY (fresh) AND jsonb_array_length(r.seats)
             > (SELECT count(*) FROM ledger.sold_slots s WHERE s.claim_id = r.claim_id));
-    DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);
-    DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    IF cardinality(refused) > 0 THEN
+        DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);
+        DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    END IF;
     IF cardinality(refused) > 1 THEN
         -- One of these may have had the slot of another. None of them waits now: what this call did not get is sold.
         FOR claim IN SELECT e FROM jsonb_array_elements(claims) e
