@@ -158,7 +158,7 @@ def test_a_withheld_seat_is_taken_for_a_claim_by_name(hall: Intake) -> None:
 
 
 def test_a_slot_given_back_before_the_sequence_reached_it_can_be_withheld_and_returned(hall: Intake) -> None:
-    claimed = hall.claim_seat("ann", "A-5")
+    claimed = hall.claim_seats("ann", ["A-5"])[0]
     hall.release(claimed.claim_id)
     assert hall.column("SELECT slot_no FROM intake.free_numbers") == [5]
     withhold(hall, [5])
@@ -482,7 +482,7 @@ def test_a_discarded_conflict_stays_off_sale(hall: Intake) -> None:
     assert hall.rows("SELECT detail -> 'withheld' FROM intake.audit_log(%s) WHERE action = 'discard'", POOL) == [
         ("1-2",)
     ]
-    assert hall.claim_seat("eve", "A-1").outcome == "taken"
+    assert hall.claim_seats("eve", ["A-1"])[0].outcome == "taken"
     assert counts(hall) == {"size": 10, "available": 8, "held": 0, "withheld": 2, "reserved": 0, "consumed": 0}
     assert hall.reconcile() == []
     lose_unlogged(hall.connection)
@@ -513,7 +513,7 @@ def test_a_conflict_that_is_discarded_while_others_claim_its_seats_is_theirs_nev
 
     def claim() -> str:
         with Intake(uri) as other:
-            return other.claim_seat("eve", "A-2").outcome
+            return other.claim_seats("eve", ["A-2"])[0].outcome
 
     with ThreadPoolExecutor() as threads, Intake(uri) as admin:
         with admin.connection.transaction():
