@@ -307,7 +307,6 @@ class InterruptedSale:
             assert ledger is not None
             assert ledger["digest"] == proof["digest"]
 
-
     async def _additions_in_db1(self) -> dict[UUID, list[Any]]:
         """What DB1 keeps of each committed claim: payload, the validator's data, the ledger's receipt."""
         rows = {key: row for key, row in (await self.sale.kept()).items() if row["outcome"] == "committed"}

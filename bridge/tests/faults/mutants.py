@@ -171,7 +171,8 @@ MUTANTS = {
         """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
         FROM deleted g ORDER BY g.msg_id),
     freed AS (
-        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no, slot_no = intake_private.voided_key(cs.msg_id, cs.part_no)
+        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no,
+            slot_no = intake_private.voided_key(cs.msg_id, cs.part_no)
         FROM deleted g
         WHERE cs.claim_id = (g.message ->> 'claim_id')::uuid)
 """,
