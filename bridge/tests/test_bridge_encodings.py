@@ -93,12 +93,11 @@ async def test_a_character_of_anything_that_a_claim_carries_makes_a_dead_letter_
             await sale.configure(validation=validation(webhook.single))
         else:
             # As DB1 has a seat of an inventory with labels and columns.
-            names = {
-                "label": "Reihe 1 ♥" if where == "label" else None,
-                "attributes": {"row": "♥"[: where == "attributes"]},
-            }
+            hearts = "♥" * (where == "attributes")
+            names = {"label": "Reihe 1 ♥" if where == "label" else None, "attributes": {"row": hearts}}
             await sale.intake.execute(
-                "UPDATE pgmq.q_intake_queue SET message = jsonb_set(message, '{seats,0}', message #> '{seats,0}' || %s)",
+                "UPDATE pgmq.q_intake_queue"
+                " SET message = jsonb_set(message, '{seats,0}', message #> '{seats,0}' || %s)",
                 (Jsonb(names if where != "payload" else {}),),
             )
         async with sale.worker():
