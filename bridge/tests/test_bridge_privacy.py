@@ -7,9 +7,10 @@ from typing import Any, LiteralString
 import aiohttp
 import pytest
 from sale import Sale, Templates, validation
-from webhook_server import WebhookServer, approve, status
+from test_bridge_tracing import Recorded
+from webhook_server import WebhookServer, approve, sending, status
 
-MARKER = "Zoë Smït 4711"
+MARKER = "Zoë Smït 4711-0815"
 
 _CURIOUS: LiteralString = """
 CREATE TABLE sold (claim_id uuid PRIMARY KEY, name text CONSTRAINT known CHECK (name = 'nobody'));
@@ -39,7 +40,7 @@ async def shown(sale: Sale, caplog: pytest.LogCaptureFixture, port: int) -> str:
 
 def parts_in(text: str) -> list[str]:
     """What of the marker is there, whole or in part, or as JSON escapes it."""
-    return [part for part in ("Zo", "Smït", "Sm\\u00eft", "4711") if part in text]
+    return [part for part in ("Zo", "Smït", "Sm\\u00eft", "4711-0815") if part in text]
 
 
 async def test_no_error_of_a_ledger_shows_what_belongs_to_people(
@@ -84,8 +85,9 @@ async def test_no_answer_of_a_webhook_shows_what_belongs_to_people(
         await sale.configure(validation=validation(webhook.batch if batch else webhook.single, batch=batch))
     await sale.configure(maxRetries=2, batchSize=1)
     await sale.claim(len(echoes), payload={"name": MARKER})
+    recorded = Recorded()
     with caplog.at_level(logging.DEBUG, "intake_bridge"):
-        async with sale.worker() as worker:
+        async with sale.worker(tracing=recorded.spans) as worker:
 
             async def tried() -> bool:
                 if len(await sale.queue()) < 3:
@@ -98,7 +100,8 @@ async def test_no_answer_of_a_webhook_shows_what_belongs_to_people(
             await sale.until_drained()
             text += await shown(sale, caplog, await worker.port())
     assert "…" in text
-    assert parts_in(text) == []
+    assert "POST" in recorded.everything()
+    assert parts_in(text + recorded.everything()) == []
 
 
 def webhook_asked(webhook: WebhookServer, user: str) -> bool:
@@ -119,3 +122,15 @@ async def test_a_ledger_that_is_down_with_a_payload_in_its_words_shows_nothing(
         async with sale.worker(INTAKE_LEDGER_URI=sale.ledger_uri) as worker:
             await sale.until_health("ledger", "down", "no room for")
             assert parts_in(await shown(sale, caplog, await worker.port())) == []
+
+
+async def test_what_is_no_http_is_not_quoted(sale: Sale, caplog: pytest.LogCaptureFixture) -> None:
+    """A server may send anything, its request included: neither log nor condition nor span has a part of it."""
+    recorded = Recorded()
+    async with sending(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + MARKER.encode() + b"\r\n") as broken:
+        await sale.configure(validation=validation(broken))
+        await sale.claim(3, payload={"name": MARKER})
+        async with sale.worker(tracing=recorded.spans) as worker:
+            await sale.until_health("validator", "down", "broke off the connection")
+            text = await shown(sale, caplog, await worker.port())
+    assert parts_in(text + recorded.everything()) == []

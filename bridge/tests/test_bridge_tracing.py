@@ -31,6 +31,10 @@ class Recorded:
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.spans = Spans(provider, POOL)
 
+    def everything(self) -> str:
+        """All that has been recorded."""
+        return "".join(span.to_json() for span in self._exporter.get_finished_spans())
+
     def named(self, name: str) -> list[ReadableSpan]:
         """Those that have ended."""
         return [span for span in self._exporter.get_finished_spans() if span.name == name]
