@@ -162,6 +162,30 @@ async def test_a_duplicate_without_a_receipt_is_no_error(
         assert (kept["outcome"], kept["receipt"]) == ("committed", None)
 
 
+@pytest.mark.parametrize(
+    ("again", "receipt"),
+    [
+        ("""RETURN '{"outcome": "duplicate", "receipt": 7}'::jsonb""", 7),
+        ("RETURN (SELECT to_jsonb(1 / 0))", None),
+        ("""RETURN '{"outcome": "conflict"}'::jsonb""", None),
+    ],
+    ids=["receipt", "error", "conflict"],
+)
+async def test_a_claim_that_is_released_too_late_is_sold_with_its_receipt_if_the_ledger_gives_it(
+    templates: Templates, again: LiteralString, receipt: object
+) -> None:
+    function: LiteralString = "CREATE FUNCTION finalize_transaction(claim jsonb) RETURNS jsonb LANGUAGE sql "
+    void = "CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE sql RETURN 'committed'"
+    async with templates.sale_with_ledger(function + again, void) as sale:
+        await sale.configure(maxRetries=0)
+        claims = await sale.claim(3)
+        await sale.release_leased(claims)
+        async with sale.worker(INTAKE_LEDGER_URI=sale.ledger_uri):
+            await sale.until_drained()
+        kept = (await sale.kept()).values()
+        assert [(row["outcome"], row["receipt"]) for row in kept] == [("committed", receipt)] * 3
+
+
 # --- what the validator adds ---
 
 

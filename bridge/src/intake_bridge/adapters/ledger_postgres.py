@@ -131,10 +131,14 @@ class PostgresLedger:
         if not late or not with_receipts:
             return answers
         # It is too late for these, and `void_claim` returns no receipt: a commit is answered with `duplicate` and the
-        # first receipt. What gets no answer to it is asked again.
+        # first receipt. What gets no answer to it is asked again; what is refused is sold all the same.
+        known = await self.commit(late, gate)
         for message in late:
-            del answers.outcomes[message.msg_id]
-        return answers | await self.commit(late, gate)
+            committed = answers.outcomes.pop(message.msg_id)
+            outcome = known.outcomes.get(message.msg_id)
+            if outcome is not None and outcome.blame is table.Blame.CLAIM and not _is_committed(outcome):
+                known.outcomes[message.msg_id] = committed
+        return answers | known
 
     async def _send(self, statement: sql.Composed, words: Words, messages: Messages, gate: Gate) -> Answers:
         answers = Answers()
