@@ -11,8 +11,6 @@ from intake_shared.connections import bounded, connect
 from intake_shared.redaction import message_of, one_line
 from intake_shared.sqlstates import NO_SUCH_CHARACTER, QUERY_CANCELED
 from psycopg import AsyncConnection, sql
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
 from psycopg.types.json import Jsonb
 
 from intake_bridge.adapters.ledger_functions import Signature, find_functions
@@ -50,13 +48,6 @@ class _Failed(NamedTuple):
 
     sqlstate: str | None
     error: str
-
-
-class _Lenient(Loader):
-    """A text of a database in SQL_ASCII, which may be no UTF-8: the sale that it speaks of is committed all the same."""
-
-    def load(self, data: Buffer) -> str:
-        return bytes(data).decode(errors="replace")
 
 
 class PostgresLedger:
@@ -97,9 +88,6 @@ class PostgresLedger:
             self._connection = await connect(await self._uri(), **self._kwargs)
             async with bounded(self._call_seconds):
                 self._signature = await find_functions(self._connection, self._name)
-                if self._signature.encoding == "SQL_ASCII":
-                    for kind in ("text", "varchar"):
-                        self._connection.adapters.register_loader(kind, _Lenient)
         except TimeoutError as error:
             await self.close()
             raise DependencyDownError("accepts the connection, but gives no answer in time") from error
@@ -137,7 +125,20 @@ class PostgresLedger:
             never_sent = {each.msg_id: voided for each in messages if each.state is State.QUEUED}
             sent = [each for each in messages if each.msg_id not in never_sent]
             return Answers(never_sent) | await self.commit(sent, gate)
-        return await self._send(self._signature.void, table.VOID_WORDS, messages, gate)
+        with_receipts = self._signature.gives_receipts
+        answers = await self._send(self._signature.void, table.VOID_WORDS, messages, gate)
+        late = [each for each in messages if _is_committed(answers.outcomes.get(each.msg_id))]
+        if not late or not with_receipts:
+            return answers
+        # It is too late for these, and `void_claim` returns no receipt: a commit is answered with `duplicate` and the
+        # first receipt. What gets no answer to it is asked again; what is refused is sold all the same.
+        known = await self.commit(late, gate)
+        for message in late:
+            committed = answers.outcomes.pop(message.msg_id)
+            outcome = known.outcomes.get(message.msg_id)
+            if outcome is not None and outcome.blame is table.Blame.CLAIM and not _is_committed(outcome):
+                known.outcomes[message.msg_id] = committed
+        return answers | known
 
     async def _send(self, statement: sql.Composed, words: Words, messages: Messages, gate: Gate) -> Answers:
         answers = Answers()
@@ -233,6 +234,10 @@ class PostgresLedger:
             reason=f"the ledger's database has the encoding {encoding}, which lacks a character of this claim "
             "(user, request, seats, payload or validation): move the ledger to a database in UTF8, then replay",
         )
+
+
+def _is_committed(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.result is table.Result.COMMITTED
 
 
 def _at(moment: float, answer: Mapping[int, Outcome]) -> dict[int, Outcome]:
