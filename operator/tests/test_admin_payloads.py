@@ -103,7 +103,7 @@ class Scene:
     async def values(self, connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[Any]:
         return [row[0] for row in await (await connection.execute(query, arguments)).fetchall()]
 
-    async def die(self, pool: str, user: str, quantity: int) -> int:
+    async def die(self, pool: str, user: str, quantity: int, *, conflict: bool = False) -> int:
         """A validated claim that gave up; the id of its dead letter."""
         claim = "SELECT outcome FROM intake.claim_resources(%s, %s, %s, %s, %s)"
         outcomes = await self.values(self.db1, claim, pool, user, quantity, f"r {user}", Jsonb(PAYLOAD))
@@ -112,7 +112,8 @@ class Scene:
         ((msg_id, read_ct),) = await leased.fetchall()
         lease = (pool, [msg_id], [read_ct])
         await self.db1.execute("SELECT intake.mark_validated(%s, %s, %s, %s)", (*lease, [Jsonb(VALIDATION)]))
-        await self.db1.execute("SELECT intake.dead_letter(%s, %s, %s, %s)", (*lease, ["commit: it is down"]))
+        dead = "SELECT intake.dead_letter(%s, %s, %s, %s, %s)"
+        await self.db1.execute(dead, (*lease, ["commit: refused"], [conflict]))
         found = await self.values(self.db1, "SELECT max(msg_id) FROM intake.dead_letters(%s)", pool)
         return int(found[0])
 
@@ -225,3 +226,15 @@ async def test_a_ledger_that_cannot_void_is_sent_no_payload(scene: Scene, event:
     _, answer = await scene.post("editor", "discard", ids=[letter], reason="a bot", ledgerChecked=True)
     assert answer["discarded"] == [letter]
     assert [each["actor"] for each in (await scene.get("viewer", "audit"))["items"]] == ["editor"], "nothing was read"
+
+
+@pytest.mark.parametrize("returned", [False, True])
+async def test_the_slots_of_a_conflict_stay_off_sale_unless_they_are_asked_for(
+    scene: Scene, event: Callable[..., Event], *, returned: bool
+) -> None:
+    pool = event().pool
+    letter = await scene.die(pool, "ann", 2, conflict=True)
+    _, answer = await scene.post("editor", "discard", ids=[letter], reason="sold by hand", returnConflicts=returned)
+    assert answer["discarded"] == [letter]
+    (inventory,) = await scene.values(scene.db1, "SELECT intake.engine_status(%s) -> 'inventory'", pool)
+    assert (inventory["withheld"], inventory["available"]) == ((0, SEATS) if returned else (2, SEATS - 2))

@@ -39,10 +39,12 @@ class Replay(_Request):
 
 
 class Discard(_Request):
-    """Void these claims and free their slots."""
+    """Void these claims and free their slots; those of a conflict are withheld from sale."""
 
     ledger_checked: Annotated[bool, Field(strict=True)] = False
     """The caller has checked that the ledger does not hold these sales. Only for a ledger that cannot void a claim."""
+    return_conflicts: Annotated[bool, Field(strict=True)] = False
+    """Free the slots of a conflict, too. Without it they are withheld: the ledger has sold one of them to another."""
 
 
 class Payloads(_Request):

@@ -108,6 +108,12 @@ def parser() -> argparse.ArgumentParser:
         help="you have checked that the ledger does not hold these sales; for one that cannot void a claim (a webhook, "
         "a ledger without void_claim)",
     )
+    discarding.add_argument(
+        "--return-conflicts",
+        action="store_true",
+        help="put the slots of a conflict on sale again; without it they are withheld, because the ledger has sold one "
+        "of them to another claim",
+    )
     auditing = command(
         commands, "audit", audit, "who replayed, discarded, sealed or saw payloads, when and why; the latest first"
     )
@@ -142,7 +148,11 @@ def replay(client: Client, options: argparse.Namespace) -> Exit:
 
 def discard(client: Client, options: argparse.Namespace) -> Exit:
     """Void the claims of dead letters in the ledger and free their slots; print which, and which were refused."""
-    request = {"reason": options.reason, "ledgerChecked": options.ledger_checked}
+    request = {
+        "reason": options.reason,
+        "ledgerChecked": options.ledger_checked,
+        "returnConflicts": options.return_conflicts,
+    }
     return _act(client, options, "discard", "discarded", request)
 
 
