@@ -13,10 +13,10 @@ from psycopg import AsyncConnection
 
 from intake_operator import names
 from intake_operator.admin.answers import RefusedError
-from intake_operator.admin.requests import MOST_PAYLOADS, Discard, Page, Payloads, Replay
+from intake_operator.admin.requests import MOST_PAYLOADS, Discard, Page, Payloads, Replay, Slots
 from intake_operator.children import access
 from intake_operator.database import connection as db1
-from intake_operator.database import dead_letters
+from intake_operator.database import dead_letters, withheld
 from intake_operator.database.databases import UNKNOWN_POOL
 from intake_operator.decide.discard import LedgerKind, answered, discard
 from intake_operator.kube.client import Cluster
@@ -29,6 +29,7 @@ from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Re
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
+from intake_operator.model.withheld import by_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,37 @@ class AdminService:
         ]
         return {"discarded": sorted(done), "refused": refused, "gone": _without(request.ids, done | refusals.keys())}
 
+    async def withheld_slots(self, event: Event, page: Page) -> list[dict[str, Any]]:
+        """One page of the withheld slots, in their order."""
+        async with self.database(event, names.SUPERUSER) as connection:
+            slots = await withheld.page(connection, event.pool, page.limit, page.continue_ or 0)
+        return [slot.shown() for slot in slots]
+
+    async def withhold(self, event: Event, request: Slots, actor: str) -> dict[str, Any]:
+        """Take slots off sale. Those that a claim has stay with it."""
+        return await self._change_slots(event, request, actor, withheld.withhold, withheld.WITHHELD)
+
+    async def give_back(self, event: Event, request: Slots, actor: str) -> dict[str, Any]:
+        """Put withheld slots on sale again."""
+        return await self._change_slots(event, request, actor, withheld.give_back, withheld.RETURNED)
+
+    async def _change_slots(
+        self, event: Event, request: Slots, actor: str, change: withheld.Change, words: Sequence[str]
+    ) -> dict[str, Any]:
+        async with self.database(event, names.SUPERUSER, withheld.STATEMENT_TIMEOUT) as connection:
+            named = await withheld.find(connection, event.pool, request.seats) if request.seats else {}
+            if strangers := [seat for seat, slot in named.items() if slot is None]:
+                raise RefusedError(
+                    422,
+                    "Invalid",
+                    f"the pool has no seat with the label or resource id {strangers[0]!r}; nothing was done",
+                )
+            slots = sorted(request.numbers | {slot for slot in named.values() if slot is not None})
+            outcomes = await change(connection, event.pool, slots, AuditNote(actor, request.reason))
+        found = by_outcome(words, outcomes)
+        _log(event, actor, request.reason, f"{words[0]} {len(found[words[0]])} of {len(slots)} slots")
+        return found
+
     async def reconcile(self, event: Event) -> dict[str, Any]:
         """Compare DB1 with the ledger now, claim by claim."""
         uri, function = await self.target(event)
@@ -120,11 +152,13 @@ class AdminService:
         return verdict.shown()
 
     @asynccontextmanager
-    async def database(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
+    async def database(
+        self, event: Event, role: str, statement_timeout: str = db1.STATEMENT_TIMEOUT
+    ) -> AsyncIterator[AsyncConnection]:
         """A connection to DB1 as one of its roles. Raises RefusedError: 409 without DB1, 503 without an answer."""
         password = await self._password(event)
         try:
-            async with db1.connect(access.host(event), password, role) as connection:
+            async with db1.connect(access.host(event), password, role, statement_timeout) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
             raise RefusedError(503, "NotReady", f"DB1 is not ready: {one_line(error)}", retry_after=5) from error
