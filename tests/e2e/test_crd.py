@@ -53,6 +53,8 @@ def test_the_schema_sets_the_defaults(shared_namespace: Kube) -> None:
     assert spec["visibilityTimeoutSeconds"] == 45
     assert spec["maxRetries"] == 10
     assert spec["paused"] is False
+    assert spec["claims"] == {"maxPayloadBytes": 4096}
+    assert "checkout" not in spec
     assert spec["commitTarget"]["postgres"] == {
         "secretRef": {"name": "core-ledger", "key": "uri"},
         "function": "finalize_transaction",
