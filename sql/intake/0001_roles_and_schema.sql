@@ -35,6 +35,10 @@ COMMENT ON SCHEMA intake IS
 CREATE SCHEMA intake_private;
 COMMENT ON SCHEMA intake_private IS 'Functions that only the functions of intake call. No role may use this schema.';
 
+-- user_id and request_id are texts. A driver that sends a UUID with its type (psycopg, JDBC) finds no function for it
+-- unless the cast is implicit.
+CREATE CAST (uuid AS text) WITH INOUT AS IMPLICIT;
+
 -- From here on a role may use what we create only after a GRANT. PUBLIC may execute functions unless that default is
 -- revoked for the whole database; a default for one schema cannot do it.
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM PUBLIC;

@@ -18,6 +18,9 @@ CREATE TABLE intake.engine_config (
     paused                     boolean     NOT NULL,
     claims_per_user            int         CHECK (claims_per_user BETWEEN 1 AND 1000),
     claim_timeout_seconds      int         CHECK (claim_timeout_seconds > 0),
+    max_payload_bytes          int         NOT NULL CHECK (max_payload_bytes BETWEEN 1 AND 65536),
+    hold_seconds               int         CHECK (hold_seconds BETWEEN 10 AND 86400),
+    extend_seconds             int         CHECK (extend_seconds BETWEEN 1 AND 86400),
     max_per_second             int         CHECK (max_per_second > 0),
     latency_budget_ms          int         NOT NULL CHECK (latency_budget_ms BETWEEN 1 AND 60000),
     validation                 jsonb,
@@ -27,10 +30,14 @@ CREATE TABLE intake.engine_config (
     epoch                      bigint      NOT NULL DEFAULT 0,
     sealed_at                  timestamptz,
     seal_reason                text,
-    CHECK (opens_at < closes_at)
+    CHECK (opens_at < closes_at),
+    CHECK (extend_seconds IS NULL OR hold_seconds IS NOT NULL)
 );
 COMMENT ON TABLE intake.engine_config IS
     'One row for each pool: what the event asks for. Written by configure() and seal() only.';
+COMMENT ON COLUMN intake.engine_config.claims_per_user IS 'The most slots that the claims of a user may have.';
+COMMENT ON COLUMN intake.engine_config.hold_seconds IS
+    'How long a claim waits for confirm_claim(); NULL: claims go to the queue at once.';
 COMMENT ON COLUMN intake.engine_config.epoch IS
     'How many lives the UNLOGGED data has had, counting the one in a DB1 that was lost and restored; 0 = never seeded.';
 
@@ -40,6 +47,8 @@ CREATE UNLOGGED TABLE intake.pools (
     epoch           bigint      NOT NULL,
     capacity        bigint      NOT NULL,
     claims_per_user int,
+    max_payload_bytes int       NOT NULL,
+    hold_seconds    int,
     opens_at        timestamptz NOT NULL,
     closes_at       timestamptz NOT NULL,
     paused          boolean     NOT NULL,
@@ -91,8 +100,8 @@ CREATE FUNCTION intake_private.check_config_keys(pool_id text, config jsonb) RET
 LANGUAGE plpgsql AS $$
 DECLARE
     known   CONSTANT text[] := ARRAY['inventorySize', 'batchSize', 'opensAt', 'closesAt', 'visibilityTimeoutSeconds',
-        'maxRetries', 'paused', 'claimsPerUser', 'claimTimeoutSeconds', 'maxPerSecond', 'latencyBudgetMilliseconds',
-        'validation', 'commitTarget', 'ownResources'];
+        'maxRetries', 'paused', 'claimsPerUser', 'claimTimeoutSeconds', 'maxPayloadBytes', 'holdSeconds',
+        'extendSeconds', 'maxPerSecond', 'latencyBudgetMilliseconds', 'validation', 'commitTarget', 'ownResources'];
     unknown text;
 BEGIN
     IF check_config_keys.pool_id IS NULL OR jsonb_typeof(config) IS DISTINCT FROM 'object' THEN
@@ -129,6 +138,9 @@ BEGIN
         wanted.paused := coalesce((config ->> 'paused')::boolean, false);
         wanted.claims_per_user := (config ->> 'claimsPerUser')::int;
         wanted.claim_timeout_seconds := (config ->> 'claimTimeoutSeconds')::int;
+        wanted.max_payload_bytes := coalesce((config ->> 'maxPayloadBytes')::int, 4096);
+        wanted.hold_seconds := (config ->> 'holdSeconds')::int;
+        wanted.extend_seconds := (config ->> 'extendSeconds')::int;
         wanted.max_per_second := (config ->> 'maxPerSecond')::int;
         wanted.latency_budget_ms := coalesce((config ->> 'latencyBudgetMilliseconds')::int, 1000);
         wanted.own_resources := coalesce((config ->> 'ownResources')::boolean, false);
@@ -168,10 +180,15 @@ BEGIN
             check_config_change.pool_id USING ERRCODE = 'IE004',
             HINT = 'Its slots have their ids already. Create a new event for a new sale.';
     END IF;
+    IF before.epoch > 0 AND (wanted.hold_seconds IS NULL) <> (before.hold_seconds IS NULL) THEN
+        RAISE EXCEPTION 'pool % cannot change between claims with and without a hold', check_config_change.pool_id
+            USING ERRCODE = 'IE004',
+            HINT = 'Claimers would not confirm, or confirm what is sold already. holdSeconds may get another value.';
+    END IF;
 END $$;
 COMMENT ON FUNCTION intake_private.check_config_change IS
-    'Raises IE003 if a sealed pool would get another window or inventory, IE004 if the inventory would shrink or '
-    'ownResources would change.';
+    'Raises IE003 if a sealed pool would get another window or inventory, IE004 if the inventory would shrink, '
+    'ownResources would change, or holds would begin or end in a pool that was seeded.';
 
 -- Longer than 60 lines, because it lists every column twice.
 CREATE FUNCTION intake.configure(pool_id text, config jsonb) RETURNS bigint
@@ -193,18 +210,22 @@ BEGIN
     wanted.generation := coalesce(before.generation, 0) + 1;
     BEGIN
         INSERT INTO intake.engine_config AS c (pool_id, inventory_size, batch_size, opens_at, closes_at,
-            visibility_timeout_seconds, max_retries, paused, claims_per_user, claim_timeout_seconds, max_per_second,
-            latency_budget_ms, validation, commit_target, own_resources, generation)
+            visibility_timeout_seconds, max_retries, paused, claims_per_user, claim_timeout_seconds, max_payload_bytes,
+            hold_seconds, extend_seconds, max_per_second, latency_budget_ms, validation, commit_target, own_resources,
+            generation)
         VALUES (configure.pool_id, wanted.inventory_size, wanted.batch_size, wanted.opens_at, wanted.closes_at,
             wanted.visibility_timeout_seconds, wanted.max_retries, wanted.paused, wanted.claims_per_user,
-            wanted.claim_timeout_seconds, wanted.max_per_second, wanted.latency_budget_ms, wanted.validation,
-            wanted.commit_target, wanted.own_resources, wanted.generation)
+            wanted.claim_timeout_seconds, wanted.max_payload_bytes, wanted.hold_seconds, wanted.extend_seconds,
+            wanted.max_per_second, wanted.latency_budget_ms, wanted.validation, wanted.commit_target,
+            wanted.own_resources, wanted.generation)
         ON CONFLICT ON CONSTRAINT engine_config_pkey DO UPDATE SET
             inventory_size = excluded.inventory_size, batch_size = excluded.batch_size,
             opens_at = excluded.opens_at, closes_at = excluded.closes_at,
             visibility_timeout_seconds = excluded.visibility_timeout_seconds, max_retries = excluded.max_retries,
             paused = excluded.paused, claims_per_user = excluded.claims_per_user,
-            claim_timeout_seconds = excluded.claim_timeout_seconds, max_per_second = excluded.max_per_second,
+            claim_timeout_seconds = excluded.claim_timeout_seconds, max_payload_bytes = excluded.max_payload_bytes,
+            hold_seconds = excluded.hold_seconds, extend_seconds = excluded.extend_seconds,
+            max_per_second = excluded.max_per_second,
             latency_budget_ms = excluded.latency_budget_ms, validation = excluded.validation,
             commit_target = excluded.commit_target, generation = excluded.generation;
     EXCEPTION WHEN check_violation THEN
@@ -217,10 +238,11 @@ BEGIN
         PERFORM intake_private.lock_exclusively('intake.pools');
         UPDATE intake.claimed_slots cs SET unique_key = intake_private.unique_key_of(
             CASE WHEN wanted.claims_per_user IS NOT NULL THEN n.nth END, cs.part_no, cs.request_id)
-        -- Joined by claim_id: a bridge that voids a claim at this moment changes its slot_no.
-        FROM (SELECT x.claim_id, row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id) AS nth
-            FROM intake.claimed_slots x WHERE x.pool_no = before.pool_no) n
-        WHERE cs.pool_no = before.pool_no AND cs.claim_id = n.claim_id;
+        -- Joined by claim and part: a bridge that voids a claim at this moment changes its slot_no.
+        FROM (SELECT x.claim_id, x.part_no,
+                row_number() OVER (PARTITION BY x.user_id ORDER BY x.claim_id, x.part_no) AS nth
+            FROM intake.claimed_slots x WHERE x.pool_no = before.pool_no AND x.status <> 'W') n
+        WHERE cs.pool_no = before.pool_no AND cs.claim_id = n.claim_id AND cs.part_no = n.part_no;
     END IF;
     IF (wanted.max_per_second IS NULL) <> (before.max_per_second IS NULL) THEN
         -- Created anew when the limit is switched on: the calls that were sent before are not counted in any bucket.
@@ -230,16 +252,17 @@ BEGIN
         END IF;
     END IF;
     -- Not capacity: it grows in seed(), once the new slots exist.
-    UPDATE intake.pools p SET claims_per_user = wanted.claims_per_user, opens_at = wanted.opens_at,
-        closes_at = wanted.closes_at, paused = wanted.paused
+    UPDATE intake.pools p SET claims_per_user = wanted.claims_per_user, max_payload_bytes = wanted.max_payload_bytes,
+        hold_seconds = wanted.hold_seconds, opens_at = wanted.opens_at, closes_at = wanted.closes_at,
+        paused = wanted.paused
     WHERE p.pool_id = configure.pool_id;
     RETURN wanted.generation;
 END $$;
 COMMENT ON FUNCTION intake.configure IS
     'Insert or update the configuration of a pool, given as a JSON object with the keys of the IntakeEvent. Returns '
     'the generation, which grows by 1 with each change. Raises IE002 for a bad or missing value, IE003 if the pool is '
-    'sealed and its window or inventory would change, IE004 if the inventory would shrink or ownResources would '
-    'change, IE008 if other sessions keep the lock for 60 s that a change of claimsPerUser needs.';
+    'sealed and its window or inventory would change, IE004 if the inventory would shrink, ownResources would '
+    'change, or holds would begin or end in a pool that was seeded, IE008 if other sessions keep the lock for 60 s that a change of claimsPerUser needs.';
 
 CREATE FUNCTION intake_private.window_state(opens_at timestamptz, closes_at timestamptz) RETURNS text
 LANGUAGE sql VOLATILE
@@ -256,6 +279,7 @@ BEGIN
         'inventorySize', c.inventory_size, 'batchSize', c.batch_size, 'opensAt', c.opens_at, 'closesAt', c.closes_at,
         'visibilityTimeoutSeconds', c.visibility_timeout_seconds, 'maxRetries', c.max_retries, 'paused', c.paused,
         'claimsPerUser', c.claims_per_user, 'claimTimeoutSeconds', c.claim_timeout_seconds,
+        'maxPayloadBytes', c.max_payload_bytes, 'holdSeconds', c.hold_seconds, 'extendSeconds', c.extend_seconds,
         'maxPerSecond', c.max_per_second, 'latencyBudgetMilliseconds', c.latency_budget_ms,
         'validation', c.validation, 'commitTarget', c.commit_target, 'ownResources', c.own_resources,
         'generation', c.generation, 'sealed', c.sealed_at IS NOT NULL,

@@ -1,4 +1,4 @@
--- Slots, the claims on them, the queues, and how resource ids and claim ids are made.
+-- Slots, the claims on them, holds, the queues, and how resource ids and claim ids are made.
 --
 -- The primary key of claimed_slots is the proof against overselling: no function can claim a slot twice. Everything
 -- UNLOGGED can be derived from what is LOGGED: configuration, queue, dead letters, archives (0006_seed.sql).
@@ -22,6 +22,7 @@ CREATE UNLOGGED TABLE intake.slots (
     slot_no     bigint NOT NULL,
     resource_id uuid   NOT NULL,
     label       text,
+    attributes  jsonb,
     PRIMARY KEY (pool_no, slot_no)
 );
 CREATE UNIQUE INDEX slots_resource_key ON intake.slots (pool_no, resource_id);
@@ -36,10 +37,11 @@ CREATE UNLOGGED TABLE intake.claimed_slots (
     locked_at   timestamptz NOT NULL,
     claim_id    uuid        NOT NULL,
     pool_no     int         NOT NULL,
-    part_no        int         NOT NULL,
+    part_no     smallint    NOT NULL,
+    parts       smallint    NOT NULL,
     status      "char"      NOT NULL,
     user_id     text        NOT NULL,
-    unique_key        text        COLLATE "C",
+    unique_key  text        COLLATE "C",
     request_id  text,
     was_slot_no bigint
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
@@ -47,20 +49,65 @@ CREATE UNLOGGED TABLE intake.claimed_slots (
     -- would then scan the table when it has grown.
     autovacuum_vacuum_insert_threshold = 20000, autovacuum_analyze_threshold = 20000);
 COMMENT ON TABLE intake.claimed_slots IS
-    'Every claim that was ever made. One that is not voided has the slot of its key, which no other claim can then '
-    'take.';
+    'The slots of every claim that was made, a row for each slot, and the slots that are withheld from sale. A row that '
+    'is not voided has the slot of its key, which no other claim can then take.';
 COMMENT ON COLUMN intake.claimed_slots.slot_no IS
-    'The slot that is taken. Once the claim is voided it is -msg_id: the slot is free, and the row still answers its '
-    'request.';
+    'The slot that is taken. Once the claim is voided it is voided_key(msg_id, part_no): the slot is free, and the row '
+    'still answers its request.';
 COMMENT ON COLUMN intake.claimed_slots.was_slot_no IS 'The slot that a voided claim had; NULL otherwise.';
 COMMENT ON COLUMN intake.claimed_slots.unique_key IS
-    'Unique among the claims of a user. With claimsPerUser it is 1, 2, 3 … without gaps: a claim that takes the next '
-    'key has seen all claims before it, so neither the limit nor a request can be exceeded. Without it, it is '
-    'request_id/part_no, or NULL if there is no request_id.';
-COMMENT ON COLUMN intake.claimed_slots.part_no IS 'Which of the slots of its request, from 1.';
+    'Unique among the slots of a user. With claimsPerUser it is a number that grows with each slot (1, 2, 3 …): a claim '
+    'that takes the next key has seen all claims before it, so neither the limit nor a request can be exceeded. Without '
+    'it, it is request_id/part_no, or NULL if there is no request_id.';
+COMMENT ON COLUMN intake.claimed_slots.part_no IS 'Which of the slots of its claim, from 1.';
+COMMENT ON COLUMN intake.claimed_slots.parts IS 'How many slots the claim has.';
 COMMENT ON COLUMN intake.claimed_slots.status IS
-    'R = RESERVED (not settled yet), C = CONSUMED (committed to the ledger), V = voided or released.';
-COMMENT ON COLUMN intake.claimed_slots.msg_id IS 'The id of its message on the queue.';
+    'H = held (waits for confirm_claim), R = RESERVED (not settled yet), C = CONSUMED (committed to the ledger), '
+    'V = voided, released or expired, W = withheld from sale (no claim).';
+COMMENT ON COLUMN intake.claimed_slots.msg_id IS 'The id of the message of its claim on the queue.';
+
+CREATE FUNCTION intake_private.voided_key(msg_id bigint, part_no int) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+RETURN -(msg_id * 128 + part_no); -- a claim has at most 100 slots
+COMMENT ON FUNCTION intake_private.voided_key IS
+    'Under which slot_no a slot of a voided claim is stored: negative, and unique for each slot of each claim.';
+
+-- What a claim is until it is confirmed. Not on the queue: there it would count as depth, and bridges would read it.
+CREATE TABLE intake.holds (
+    claim_id   uuid        PRIMARY KEY,
+    pool_no    int         NOT NULL,
+    msg_id     bigint      NOT NULL,
+    expires_at timestamptz NOT NULL,
+    extended   boolean     NOT NULL DEFAULT false,
+    ended      text,
+    ended_at   timestamptz,
+    message    jsonb       NOT NULL,
+    headers    jsonb
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+CREATE INDEX holds_expiry ON intake.holds (pool_no, expires_at) WHERE ended IS NULL;
+CREATE INDEX holds_ended ON intake.holds (pool_no, ended_at) WHERE ended IS NOT NULL;
+COMMENT ON TABLE intake.holds IS
+    'Claims that wait for confirm_claim(), which moves their messages to the queue; and, for some minutes, those that '
+    'ended without it. LOGGED: a hold survives a crash.';
+COMMENT ON COLUMN intake.holds.message IS 'What confirm_claim() puts on the queue, under msg_id.';
+COMMENT ON COLUMN intake.holds.ended IS 'NULL while the hold can be confirmed, otherwise expired or released.';
+
+CREATE TABLE intake.withheld (
+    pool_no int         NOT NULL,
+    slot_no bigint      NOT NULL,
+    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (pool_no, slot_no)
+);
+COMMENT ON TABLE intake.withheld IS
+    'Slots that are kept off sale. LOGGED: claimed_slots has a row for each of them, also after a crash.';
+
+CREATE TABLE intake.ended_holds (
+    pool_no  int    PRIMARY KEY,
+    expired  bigint NOT NULL,
+    released bigint NOT NULL
+);
+COMMENT ON TABLE intake.ended_holds IS
+    'How many holds of a pool ended without a confirmation and have been deleted since.';
 
 CREATE FUNCTION intake_private.add_claim_keys() RETURNS void
 LANGUAGE plpgsql AS $$
@@ -69,34 +116,37 @@ BEGIN
     CREATE UNIQUE INDEX claimed_slots_unique_key ON intake.claimed_slots (pool_no, user_id, unique_key);
 END $$;
 COMMENT ON FUNCTION intake_private.add_claim_keys IS
-    'Add the two keys of claimed_slots: one claim for each slot, one claim for each unique key of a user.';
+    'Add the two keys of claimed_slots: one claim for each slot, one slot for each unique key of a user.';
 SELECT intake_private.add_claim_keys();
 
 CREATE FUNCTION intake_private.unique_key_of(nth bigint, part_no int, request_id text) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN nth IS NULL THEN request_id || '/' || part_no::text ELSE nth::text END;
 COMMENT ON FUNCTION intake_private.unique_key_of IS
-    'The unique key of a claim: with a limit, which claim of its user it is (nth, from 1); without one (nth NULL) its '
-    'request and part.';
+    'The unique key of a claimed slot: with a limit, which slot of its user it is (nth, from 1); without one (nth NULL) '
+    'its request and part.';
 
 CREATE VIEW intake.allocations WITH (security_barrier) AS
 SELECT s.resource_id, c.pool_id, s.slot_no, s.label,
-       CASE cs.status WHEN 'R' THEN 'RESERVED' WHEN 'C' THEN 'CONSUMED' ELSE 'AVAILABLE' END AS status,
-       cs.user_id AS locked_by, cs.locked_at, cs.claim_id
+       CASE cs.status WHEN 'H' THEN 'HELD' WHEN 'R' THEN 'RESERVED' WHEN 'C' THEN 'CONSUMED' WHEN 'W' THEN 'WITHHELD'
+           ELSE 'AVAILABLE' END AS status,
+       CASE WHEN cs.status <> 'W' THEN cs.user_id END AS locked_by, cs.locked_at,
+       CASE WHEN cs.status <> 'W' THEN cs.claim_id END AS claim_id
 FROM intake.slots s
 JOIN intake.engine_config c USING (pool_no)
 LEFT JOIN intake.claimed_slots cs USING (pool_no, slot_no);
 COMMENT ON VIEW intake.allocations IS
-    'Every slot and its status: AVAILABLE, RESERVED or CONSUMED, with the user and the time of its claim.';
+    'Every slot and its status: AVAILABLE, HELD, RESERVED, CONSUMED or WITHHELD, with the user and the time of its claim.';
 GRANT SELECT ON intake.allocations TO monitor;
 
 CREATE VIEW intake.intents WITH (security_barrier) AS
 SELECT 'queued' AS place, m.msg_id, m.message FROM pgmq.q_intake_queue m
 UNION ALL SELECT 'dead', (m.message ->> 'queued_as')::bigint, m.message FROM pgmq.q_intake_dlq m
 UNION ALL SELECT m.message ->> 'outcome', m.msg_id, m.message FROM pgmq.a_intake_queue m
-UNION ALL SELECT m.message ->> 'outcome', (m.message ->> 'queued_as')::bigint, m.message FROM pgmq.a_intake_dlq m;
+UNION ALL SELECT m.message ->> 'outcome', (m.message ->> 'queued_as')::bigint, m.message FROM pgmq.a_intake_dlq m
+UNION ALL SELECT coalesce(h.ended, 'held'), h.msg_id, h.message FROM intake.holds h;
 COMMENT ON VIEW intake.intents IS
-    'Every claim that was ever made and where it is: queued, dead, committed, voided or released. All of it is LOGGED. '
+    'Every claim and where it is: held, queued, dead, committed, voided, released or expired. All of it is LOGGED. '
     'msg_id is its last id on the queue.';
 
 -- Resource ids of a counted pool are computed, so a claim reads no slot and a rebuild gives every slot its old id: a
@@ -127,14 +177,22 @@ COMMENT ON FUNCTION intake_private.resource_at IS
 
 CREATE FUNCTION intake_private.new_claim_id(slot_no bigint) RETURNS uuid
 LANGUAGE sql VOLATILE
--- A UUIDv7 whose last 24 bits, otherwise random (RFC 9562, 6.9), are the slot number: a claim is found by its id
--- through the primary key of its slot, and the hot path needs no index on claim_id. 2^24 is more than the largest
--- inventory.
+-- A UUIDv7 whose last 24 bits, otherwise random (RFC 9562, 6.9), are the number of its first slot: a row of the claim
+-- is found through the primary key of that slot, and the hot path needs no index on claim_id. It only says where to
+-- look. 2^24 is more than the largest inventory.
 RETURN (left(uuidv7()::text, 30) || right(to_hex(slot_no + 16777216), 6))::uuid;
 COMMENT ON FUNCTION intake_private.new_claim_id IS
-    'A new claim id (UUIDv7) for a slot, with the slot number in its last 24 bits.';
+    'A new claim id (UUIDv7), with the number of the first slot of the claim in its last 24 bits.';
 
-CREATE FUNCTION intake_private.slot_of(claim_id uuid) RETURNS bigint
+CREATE FUNCTION intake_private.first_slot_of(claim_id uuid) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT
 RETURN ('x' || right(claim_id::text, 6))::bit(24)::bigint;
-COMMENT ON FUNCTION intake_private.slot_of IS 'The slot that a claim was made for, read from its id.';
+COMMENT ON FUNCTION intake_private.first_slot_of IS 'The first slot that a claim was made for, read from its id.';
+
+CREATE FUNCTION intake_private.seat(slot_no bigint, resource_id uuid, label text, attributes jsonb) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN CASE WHEN label IS NULL AND attributes IS NULL
+    THEN jsonb_build_object('slot_no', slot_no, 'resource_id', resource_id)
+    ELSE jsonb_build_object('slot_no', slot_no, 'resource_id', resource_id, 'label', label, 'attributes', attributes) END;
+COMMENT ON FUNCTION intake_private.seat IS
+    'A slot as a message has it in `seats`. label and attributes are left out where the slot has neither.';

@@ -79,6 +79,26 @@ COMMENT ON FUNCTION intake_private.drop_from_free_list IS
     'Remove numbers that are now claimed from the free list. Skips those that another claim has locked: that claim '
     'finds them claimed and removes them itself.';
 
+CREATE FUNCTION intake_private.give_numbers_back(pool_no int, slot_nos bigint[], claim_ids uuid[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(slot_nos) = 0 THEN
+        RETURN;
+    END IF;
+    -- A claim that got only some of its slots, because another transaction used the same unique key, or a number is
+    -- claimed already.
+    DELETE FROM intake.claimed_slots cs USING unnest(slot_nos, claim_ids) AS d (slot_no, claim_id)
+    WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = ANY (slot_nos) AND cs.slot_no = d.slot_no
+        AND cs.claim_id = d.claim_id;
+    INSERT INTO intake.free_numbers (pool_no, slot_no)
+    SELECT give_numbers_back.pool_no, d.slot_no FROM unnest(slot_nos) d (slot_no)
+    WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = give_numbers_back.pool_no
+        AND cs.slot_no = d.slot_no) IS NULL
+    ON CONFLICT DO NOTHING;
+END $$;
+COMMENT ON FUNCTION intake_private.give_numbers_back IS
+    'Put numbers that claim_batch() has drawn and could not use on the free list, and delete what it inserted for them.';
+
 CREATE FUNCTION intake_private.transactions_on_pools() RETURNS text[]
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')

@@ -27,6 +27,7 @@ CREATE TABLE intake.inventory (
     slot_no     bigint NOT NULL,
     resource_id uuid   NOT NULL,
     label       text   CHECK (length(label) BETWEEN 1 AND 200),
+    attributes  jsonb,
     PRIMARY KEY (pool_no, slot_no),
     CONSTRAINT inventory_resource_key UNIQUE (pool_no, resource_id),
     CONSTRAINT inventory_label_key UNIQUE (pool_no, label)

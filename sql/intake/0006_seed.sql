@@ -4,21 +4,29 @@
 
 CREATE FUNCTION intake_private.claimed_slots_of(config intake.engine_config) RETURNS SETOF intake.claimed_slots
 LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN i.void THEN -i.msg_id ELSE i.slot_no END, i.msg_id, i.claimed_at, i.claim_id, config.pool_no,
-        i.part_no, (CASE WHEN i.void THEN 'V' WHEN i.place = 'committed' THEN 'C' ELSE 'R' END)::"char", i.user_id,
+    SELECT CASE WHEN i.void THEN intake_private.voided_key(i.msg_id, i.part_no) ELSE i.slot_no END, i.msg_id,
+        i.claimed_at, i.claim_id, config.pool_no, i.part_no, i.parts,
+        (CASE WHEN i.void THEN 'V' WHEN i.place = 'committed' THEN 'C' WHEN i.place = 'held' THEN 'H' ELSE 'R' END)
+            ::"char", i.user_id,
         intake_private.unique_key_of(CASE WHEN config.claims_per_user IS NOT NULL
-            THEN row_number() OVER (PARTITION BY i.user_id ORDER BY i.claim_id) END, i.part_no, i.request_id),
+            THEN row_number() OVER (PARTITION BY i.user_id ORDER BY i.claim_id, i.part_no) END, i.part_no,
+            i.request_id),
         i.request_id, CASE WHEN i.void THEN i.slot_no END
-    FROM (SELECT x.place, x.place IN ('voided', 'released') AS void, x.msg_id,
-            (x.message ->> 'slot_no')::bigint AS slot_no, (x.message ->> 'claim_id')::uuid AS claim_id,
+    FROM (SELECT x.place, x.place IN ('voided', 'released', 'expired') AS void, x.msg_id,
+            (s.seat ->> 'slot_no')::bigint AS slot_no, s.n::smallint AS part_no,
+            jsonb_array_length(x.message -> 'seats')::smallint AS parts, (x.message ->> 'claim_id')::uuid AS claim_id,
             x.message ->> 'user_id' AS user_id, x.message ->> 'request_id' AS request_id,
-            coalesce((x.message ->> 'part_no')::int, 1) AS part_no,
             (x.message ->> 'claimed_at')::timestamptz AS claimed_at
-        FROM intake.intents x WHERE x.message ->> 'pool_id' = config.pool_id
+        FROM intake.intents x CROSS JOIN LATERAL jsonb_array_elements(x.message -> 'seats') WITH ORDINALITY AS s (seat, n)
+        WHERE x.message ->> 'pool_id' = config.pool_id
         OFFSET 0) i -- sort the columns, not the whole messages
+    UNION ALL
+    SELECT w.slot_no, 0, w.at, '00000000-0000-0000-0000-000000000000', w.pool_no, 0, 0, 'W', '', NULL, NULL, NULL
+    FROM intake.withheld w WHERE w.pool_no = config.pool_no
 $$;
 COMMENT ON FUNCTION intake_private.claimed_slots_of IS
-    'The claimed slots of a pool, derived from the queue, the dead letters and the archives, which are LOGGED.';
+    'The claimed and withheld slots of a pool, derived from the holds, the queue, the dead letters, the archives and the '
+    'withheld slots, which are all LOGGED.';
 
 CREATE FUNCTION intake_private.rebuild_claimed_slots(config intake.engine_config) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -84,8 +92,8 @@ BEGIN
             RAISE EXCEPTION 'pool % has % of % resources', config.pool_id, in_stock, config.inventory_size
                 USING ERRCODE = 'IE005', HINT = 'Add the missing ones with intake.stock(), then call seed() again.';
         END IF;
-        INSERT INTO intake.slots (pool_no, slot_no, resource_id, label)
-        SELECT v.pool_no, v.slot_no, v.resource_id, v.label FROM intake.inventory v
+        INSERT INTO intake.slots (pool_no, slot_no, resource_id, label, attributes)
+        SELECT v.pool_no, v.slot_no, v.resource_id, v.label, v.attributes FROM intake.inventory v
         WHERE v.pool_no = config.pool_no AND v.slot_no > seeded AND v.slot_no <= config.inventory_size;
     ELSE
         INSERT INTO intake.slots (pool_no, slot_no, resource_id)
@@ -100,10 +108,10 @@ BEGIN
     ELSE
         UPDATE intake.engine_config c SET epoch = c.epoch + 1 WHERE c.pool_id = seed.pool_id
         RETURNING c.* INTO config;
-        INSERT INTO intake.pools (pool_id, pool_no, epoch, capacity, claims_per_user, opens_at, closes_at, paused,
-            sealed, by_name, resource_prefix, number_seq)
+        INSERT INTO intake.pools (pool_id, pool_no, epoch, capacity, claims_per_user, max_payload_bytes, hold_seconds,
+            opens_at, closes_at, paused, sealed, by_name, resource_prefix, number_seq)
         VALUES (config.pool_id, config.pool_no, config.epoch, config.inventory_size, config.claims_per_user,
-            config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL,
+            config.max_payload_bytes, config.hold_seconds, config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL,
             -- Before the crash some slots may have been claimed by name.
             config.own_resources OR config.epoch > 1, resource_prefix, number_seq);
         PERFORM intake_private.recycle_numbers(config.pool_no);

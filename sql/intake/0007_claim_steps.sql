@@ -3,13 +3,13 @@
 --
 -- No function here is for callers.
 
-CREATE FUNCTION intake_private.intent(claim_id uuid, pool_id text, user_id text, request_id text, part_no int,
-    slot_no bigint, resource_id uuid, claimed_at timestamptz) RETURNS jsonb
+CREATE FUNCTION intake_private.intent(claim_id uuid, pool_id text, user_id text, request_id text, seats jsonb,
+    payload jsonb, claimed_at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE
 RETURN jsonb_build_object('claim_id', claim_id, 'pool_id', pool_id, 'user_id', user_id, 'request_id', request_id,
-    'part_no', part_no, 'slot_no', slot_no, 'resource_id', resource_id, 'claimed_at', claimed_at, 'state', 'queued',
-    'failures', 0);
-COMMENT ON FUNCTION intake_private.intent IS 'The message that a claim puts on the queue.';
+    'seats', seats, 'payload', payload, 'claimed_at', claimed_at, 'state', 'queued', 'failures', 0);
+COMMENT ON FUNCTION intake_private.intent IS
+    'The message of a new claim. seats is a JSON array of seat(), in the order of part_no.';
 
 CREATE FUNCTION intake_private.headers_of(traceparent text) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -80,6 +80,22 @@ COMMENT ON FUNCTION intake_private.refuse_claim IS
     'Raise the reason why can_claim() is false: always IE002. `subject` begins the message: the function, or which '
     'request of a batch.';
 
+CREATE FUNCTION intake_private.check_payload(subject text, payload jsonb, max_payload_bytes int) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF jsonb_typeof(payload) <> 'object' THEN
+        RAISE EXCEPTION '%: payload is a JSON object, not %', check_payload.subject, jsonb_typeof(payload)
+            USING ERRCODE = 'IE002', HINT = 'Send an object, or NULL for none.';
+    ELSIF octet_length(payload::text) > max_payload_bytes THEN
+        RAISE EXCEPTION '%: payload has % bytes, and this pool takes at most %', check_payload.subject,
+            octet_length(payload::text), max_payload_bytes USING ERRCODE = 'IE002',
+            HINT = 'Send less, or raise spec.claims.maxPayloadBytes. The bytes are those of the text of the jsonb.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake_private.check_payload IS
+    'Raises IE002 for a payload that is no JSON object or too large. NULL is no payload; without a limit (NULL) only the '
+    'type is checked. `subject` begins the message.';
+
 CREATE FUNCTION intake_private.closed_reason(pool intake.pools, at timestamptz) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN CASE WHEN pool.sealed OR at >= pool.closes_at THEN 'closed' WHEN at < pool.opens_at THEN 'not_open'
@@ -101,21 +117,79 @@ $$;
 COMMENT ON FUNCTION intake_private.claims_of_request IS
     'The claims that a request has made, voided ones included. limited: whether the pool has claimsPerUser.';
 
+CREATE FUNCTION intake_private.message_of(claimed intake.claimed_slots) RETURNS jsonb
+LANGUAGE sql STABLE SET enable_seqscan = off -- by key, whatever the statistics say of growing tables
+RETURN coalesce((SELECT q.message FROM pgmq.q_intake_queue q WHERE q.msg_id = claimed.msg_id),
+    (SELECT a.message FROM pgmq.a_intake_queue a WHERE a.msg_id = claimed.msg_id),
+    (SELECT h.message FROM intake.holds h WHERE h.claim_id = claimed.claim_id),
+    (SELECT d.message FROM pgmq.q_intake_dlq d WHERE d.message ->> 'claim_id' = claimed.claim_id::text),
+    (SELECT d.message FROM pgmq.a_intake_dlq d WHERE d.message ->> 'claim_id' = claimed.claim_id::text LIMIT 1));
+COMMENT ON FUNCTION intake_private.message_of IS 'The message of the claim that has this slot, wherever it is.';
+
+CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
+LANGUAGE sql STABLE
+RETURN CASE
+    -- The ledger does not keep what was asked for.
+    WHEN message IS NULL OR message ? 'restored' THEN NULL
+    WHEN jsonb_array_length(message -> 'seats') <> quantity THEN 'quantity'
+    WHEN (named IS NOT NULL) <> (message ? 'named') OR named IS NOT NULL
+        AND ARRAY(SELECT (s ->> 'slot_no')::bigint FROM jsonb_array_elements(message -> 'seats') s ORDER BY 1)
+            <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN 'seats'
+    -- confirm_claim() may have replaced the payload.
+    WHEN coalesce(message -> 'first_payload', message -> 'payload') <> coalesce(payload, 'null') THEN 'payload' END;
+COMMENT ON FUNCTION intake_private.difference IS
+    'In what a repeated request differs from the one that made the claim with this message: quantity, seats or payload; '
+    'NULL if it is the same.';
+
+CREATE FUNCTION intake_private.refuse_repeat(differs text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'this user has made a request with this request_id and another %', refuse_repeat.differs
+        USING ERRCODE = 'IE009',
+        HINT = 'Repeat a request with the same quantity, seats and payload; use a new request_id for another order.';
+END $$;
+COMMENT ON FUNCTION intake_private.refuse_repeat IS 'Raise IE009, with what differs: quantity, seats or payload.';
+
+CREATE FUNCTION intake_private.seats_in(message jsonb)
+RETURNS TABLE (n bigint, slot_no bigint, resource_id uuid, label text, attributes jsonb)
+LANGUAGE sql STABLE ROWS 2 AS $$
+    SELECT s.n, (s.seat ->> 'slot_no')::bigint, (s.seat ->> 'resource_id')::uuid, s.seat ->> 'label',
+        nullif(s.seat -> 'attributes', 'null')
+    FROM jsonb_array_elements(message -> 'seats') WITH ORDINALITY AS s (seat, n)
+$$;
+COMMENT ON FUNCTION intake_private.seats_in IS 'The seats of a message, numbered from 1; no row for NULL.';
+
+CREATE FUNCTION intake_private.seats_of(pool intake.pools, slot_nos bigint[]) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(intake_private.seat(u.slot_no,
+        coalesce(intake_private.resource_of(pool.resource_prefix, u.slot_no), s.resource_id), s.label, s.attributes)
+        ORDER BY u.n)
+    FROM unnest(seats_of.slot_nos) WITH ORDINALITY AS u (slot_no, n)
+    LEFT JOIN LATERAL (SELECT x.* FROM intake.slots x
+        WHERE pool.resource_prefix IS NULL AND x.pool_no = pool.pool_no AND x.slot_no = u.slot_no) s ON true
+$$;
+COMMENT ON FUNCTION intake_private.seats_of IS 'The seats of these slots as a message has them, in this order.';
+
 -- Longer than 60 lines: its four steps share their variables, and each call of another function costs claim time.
-CREATE FUNCTION intake_private.claim_slots(pool_id text, user_id text, request_id text, quantity int, at timestamptz,
-    traceparent text, named bigint DEFAULT NULL, numbers bigint[] DEFAULT '{}')
-RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
+CREATE FUNCTION intake_private.claim_slots(pool_id text, user_id text, request_id text, quantity int, payload jsonb,
+    at timestamptz, traceparent text, named bigint[] DEFAULT NULL, numbers bigint[] DEFAULT '{}')
+RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
+    expires_at timestamptz, differs text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     pool     intake.pools;
-    made     bigint;           -- claims of the user, where there is a limit
-    live     bigint;           -- those of them that are not voided
+    last_key bigint;           -- the last unique key of the user, where there is a limit
+    live     bigint;           -- slots of the user that are not voided
     took     bigint[];
     free     bigint;
     latched  boolean;
     recycled boolean := false;
-    was_free boolean := false; -- the named slot was on the free list
+    was_free bigint[] := '{}'; -- named slots that were on the free list
+    repeated record;
+    message  jsonb;
+    made     uuid;
+    msg_id   bigint;
     verdict  text;
 BEGIN
     FOR attempt IN 1..20 LOOP
@@ -129,22 +203,20 @@ BEGIN
         END IF;
 
         -- 1. Claims that the user has. A retry gets its first answer whatever has happened since, burns no number and
-        -- writes nothing. The claims are counted before the request is looked up: the lookup then sees everything
+        -- writes nothing. The slots are counted before the request is looked up: the lookup then sees everything
         -- that was counted, and a claim that commits after it has the next unique key.
         IF pool.claims_per_user IS NOT NULL THEN
-            SELECT count(*), count(*) FILTER (WHERE cs.status <> 'V') INTO made, live
+            SELECT coalesce(max(cs.unique_key::bigint), 0), count(*) FILTER (WHERE cs.status <> 'V') INTO last_key, live
             FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.user_id = claim_slots.user_id;
         END IF;
         IF claim_slots.request_id IS NOT NULL THEN
-            RETURN QUERY
-            SELECT 'replayed', cs.claim_id, intake_private.resource_at(pool.resource_prefix, pool.pool_no, n.slot_no),
-                n.slot_no
+            SELECT cs.claim_id, intake_private.message_of(cs) AS message INTO repeated
             FROM intake_private.claims_of_request(pool.pool_no, pool.claims_per_user IS NOT NULL, claim_slots.user_id,
-            claim_slots.request_id) cs CROSS JOIN LATERAL (SELECT coalesce(cs.was_slot_no, cs.slot_no) AS slot_no) n
-            ORDER BY cs.part_no;
+                claim_slots.request_id) cs ORDER BY cs.part_no LIMIT 1;
             IF FOUND THEN
+                differs := intake_private.difference(repeated.message, quantity, named, claim_slots.payload);
+                verdict := CASE WHEN differs IS NULL THEN 'replayed' ELSE 'different' END;
                 PERFORM intake_private.wait_for_standby();
-                verdict := 'replayed';
                 EXIT;
             END IF;
         END IF;
@@ -159,16 +231,24 @@ BEGIN
 
         -- 3. Numbers to try.
         IF named IS NOT NULL THEN
-            IF EXISTS (SELECT FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.slot_no = named) THEN
+            SELECT array_agg(u ORDER BY u) INTO took FROM unnest(named) u
+            WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no
+                AND cs.slot_no = u) IS NOT NULL;
+            IF took IS NOT NULL THEN
                 verdict := 'taken';
                 EXIT;
             END IF;
-            -- Insert its key into the free list first, whether it is there or not: a claim that takes the number from
-            -- there, and recycle_numbers(), then wait for this transaction.
-            INSERT INTO intake.free_numbers (pool_no, slot_no) VALUES (pool.pool_no, named) ON CONFLICT DO NOTHING;
-            was_free := was_free OR NOT FOUND;
-            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = named;
-            numbers := ARRAY[named];
+            -- Insert their keys into the free list first, whether they are there or not: a claim that takes such a
+            -- number from there, and recycle_numbers(), then wait for this transaction. In the order of the numbers,
+            -- so that two claims of the same seats wait for each other and do not deadlock.
+            WITH inserted AS (
+                INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(named) u ORDER BY u
+                ON CONFLICT DO NOTHING
+                RETURNING free_numbers.slot_no)
+            SELECT was_free || coalesce(array_agg(u), '{}') INTO was_free FROM unnest(named) u
+            WHERE u NOT IN (SELECT i.slot_no FROM inserted i);
+            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = ANY (named);
+            numbers := named;
         ELSE
             numbers := intake_private.take_numbers(pool, numbers, quantity);
         END IF;
@@ -196,13 +276,15 @@ BEGIN
         END IF;
 
         -- 4. Claim them, all or none.
+        msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
+        made := intake_private.new_claim_id(numbers[1]);
         WITH inserted AS (
-            INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no,
+            INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no, parts,
                 unique_key, status, locked_at)
-            SELECT pool.pool_no, u.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'),
-                intake_private.new_claim_id(u.slot_no), claim_slots.user_id, claim_slots.request_id, u.n,
-                intake_private.unique_key_of(made + u.n, u.n::int, claim_slots.request_id), 'R', at
-            FROM unnest(numbers) WITH ORDINALITY AS u (slot_no, n) WHERE u.n <= quantity
+            SELECT pool.pool_no, u.slot_no, msg_id, made, claim_slots.user_id, claim_slots.request_id, u.n, quantity,
+                intake_private.unique_key_of(last_key + u.n, u.n::int, claim_slots.request_id),
+                CASE WHEN pool.hold_seconds IS NULL THEN 'R' ELSE 'H' END, at
+            FROM unnest(numbers) WITH ORDINALITY AS u (slot_no, n) WHERE u.n <= quantity ORDER BY u.slot_no
             ON CONFLICT DO NOTHING
             RETURNING claimed_slots.slot_no)
         SELECT coalesce(array_agg(i.slot_no), '{}') INTO took FROM inserted i;
@@ -212,18 +294,19 @@ BEGIN
             ELSIF pool.by_name THEN
                 PERFORM intake_private.drop_from_free_list(pool.pool_no, took);
             END IF;
-            RETURN QUERY
-            WITH mine AS (
-                SELECT cs.*, intake_private.resource_at(pool.resource_prefix, cs.pool_no, cs.slot_no) AS resource_id
-                FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.slot_no = ANY (took)),
-            queued AS (
+            message := intake_private.intent(made, pool.pool_id, claim_slots.user_id, claim_slots.request_id,
+                intake_private.seats_of(pool, numbers[1:quantity]), claim_slots.payload, at)
+                || CASE WHEN named IS NULL THEN '{}' ELSE '{"named": true}'::jsonb END;
+            IF pool.hold_seconds IS NULL THEN
                 INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-                SELECT m.msg_id, at, intake_private.intent(m.claim_id, pool.pool_id, m.user_id, m.request_id, m.part_no,
-                    m.slot_no, m.resource_id, at), intake_private.headers_of(claim_slots.traceparent)
-                FROM mine m)
-            SELECT 'claimed', m.claim_id, m.resource_id, m.slot_no FROM mine m ORDER BY m.part_no;
+                VALUES (msg_id, at, message, intake_private.headers_of(claim_slots.traceparent));
+            ELSE
+                INSERT INTO intake.holds (claim_id, pool_no, msg_id, expires_at, message, headers)
+                VALUES (made, pool.pool_no, msg_id, at + make_interval(secs => pool.hold_seconds), message,
+                    intake_private.headers_of(claim_slots.traceparent));
+            END IF;
             numbers := numbers[quantity + 1:];
-            verdict := 'claimed';
+            verdict := CASE WHEN pool.hold_seconds IS NULL THEN 'claimed' ELSE 'held' END;
             EXIT;
         END IF;
         -- Another claim of this user was faster, or a number is claimed after all. Keep the numbers that are not
@@ -235,14 +318,24 @@ BEGIN
             AND cs.slot_no = u.slot_no) IS NULL;
     END LOOP;
 
-    IF named IS NULL OR was_free THEN
-        INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
-        ON CONFLICT DO NOTHING;
-    END IF;
-    IF verdict IS NULL OR verdict NOT IN ('claimed', 'replayed') THEN
-        RETURN QUERY SELECT coalesce(verdict, 'busy'), NULL::uuid, NULL::uuid, NULL::bigint;
+    INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
+    WHERE named IS NULL OR u = ANY (was_free)
+    ON CONFLICT DO NOTHING;
+    IF verdict IN ('claimed', 'held', 'replayed') THEN
+        message := coalesce(message, repeated.message);
+        made := coalesce(made, repeated.claim_id);
+        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes,
+            (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL), NULL
+        FROM intake_private.seats_in(message) s ORDER BY s.n;
+    ELSIF verdict = 'taken' THEN
+        RETURN QUERY SELECT verdict, NULL::uuid, s.resource_id, s.slot_no, s.label, s.attributes, NULL::timestamptz, NULL
+        FROM intake_private.seats_in(jsonb_build_object('seats', intake_private.seats_of(pool, took))) s ORDER BY s.n;
+    ELSE
+        outcome := coalesce(verdict, 'busy');
+        RETURN NEXT;
     END IF;
 END $$;
 COMMENT ON FUNCTION intake_private.claim_slots IS
-    'Claim `quantity` slots, all or none: the named slot, or the next ones, beginning with the numbers that the caller '
-    'has drawn. Returns a row for each slot, or one row with the outcome that says why not.';
+    'Claim `quantity` slots, all or none: the named slots, or the next ones, beginning with the numbers that the caller '
+    'has drawn. Returns a row for each slot, a row for each named slot that is taken, or one row with the outcome that '
+    'says why not. The outcome different says in `differs` what a repeated request has changed.';

@@ -1,12 +1,15 @@
--- Claiming: one transaction takes a slot and puts its message on the LOGGED queue. Nothing is decoupled.
+-- Claiming: one transaction takes the slots and puts the message of the claim on the LOGGED queue, or into the LOGGED
+-- holds. Nothing is decoupled.
 --
--- A claimer may call six functions, and no other:
+-- A claimer may call eight functions, and no other:
 --
 --  claim_resource   the next slot
 --  claim_resources  several slots, all or none
---  claim_seat       a slot by its label or resource id
---  claim_batch      the next slot for each of many requests
---  claim_status     where a claim is, or the claims of a request (0009_status_and_release.sql)
+--  claim_seats      slots by label or resource id, all or none
+--  claim_batch      the next slots for each of many requests
+--  confirm_claim    send a hold on its way to the ledger (0020_holds.sql)
+--  extend_hold      more time to confirm it (0020_holds.sql)
+--  claim_status     where a claim is (0009_status_and_release.sql)
 --  release_claim    give a claim up (0009_status_and_release.sql)
 --
 -- A number from the sequence says which slot to try; the keys of claimed_slots decide. Every statement relies on seeing
@@ -22,31 +25,39 @@
 -- each call of another function would cost a plan lookup and an executor start for every claim.
 
 CREATE FUNCTION intake.claim_resource(pool_id text, user_id text, request_id text DEFAULT NULL,
-    traceparent text DEFAULT NULL, OUT outcome text, OUT claim_id uuid, OUT resource_id uuid, OUT slot_no bigint)
+    payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL, OUT outcome text, OUT claim_id uuid,
+    OUT resource_id uuid, OUT slot_no bigint, OUT label text, OUT attributes jsonb, OUT expires_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     -- The wall clock, not now(): a transaction that began before the window closed must not claim after it.
-    at              timestamptz := clock_timestamp();
-    in_pool         int;
-    resource_prefix text;
-    capacity        bigint;
-    number_seq      regclass;
-    open            boolean;
-    sold_out        boolean;
-    by_name         boolean;
-    first_key       text; -- unique key of the user's first claim; keys have no gaps, so each user with claims has it
-    msg_id          bigint;
+    at                timestamptz := clock_timestamp();
+    in_pool           int;
+    resource_prefix   text;
+    capacity          bigint;
+    number_seq        regclass;
+    max_payload_bytes int;
+    hold_seconds      int;
+    open              boolean;
+    sold_out          boolean;
+    by_name           boolean;
+    first_key         text; -- unique key of the user's first claim, which each user with claims has
+    msg_id            bigint;
+    differs           text;
 BEGIN
     IF NOT intake_private.can_claim(claim_resource.user_id, claim_resource.request_id) THEN
         PERFORM intake_private.refuse_claim('claim_resource');
     END IF;
     -- Several small statements into scalars: one statement for all of it costs the executor a fifth of a claim more.
-    SELECT p.pool_no, p.resource_prefix, p.capacity, p.number_seq, p.sold_out, p.by_name,
-        intake_private.closed_reason(p, at) IS NULL,
+    SELECT p.pool_no, p.resource_prefix, p.capacity, p.number_seq, p.max_payload_bytes, p.hold_seconds, p.sold_out,
+        p.by_name, intake_private.closed_reason(p, at) IS NULL,
         intake_private.unique_key_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1, claim_resource.request_id)
-    INTO in_pool, resource_prefix, capacity, number_seq, sold_out, by_name, open, first_key
+    INTO in_pool, resource_prefix, capacity, number_seq, max_payload_bytes, hold_seconds, sold_out, by_name, open,
+        first_key
     FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
+    IF claim_resource.payload IS NOT NULL THEN
+        PERFORM intake_private.check_payload('claim_resource', claim_resource.payload, max_payload_bytes);
+    END IF;
 
     IF open AND sold_out THEN
         -- One snapshot: at that instant every slot was claimed, and this user had no claim that a retry could ask
@@ -65,10 +76,10 @@ BEGIN
             slot_no := nextval(number_seq);
             IF slot_no <= capacity THEN
                 INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no,
-                    unique_key, status, locked_at)
+                    parts, unique_key, status, locked_at)
                 VALUES (in_pool, claim_resource.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'),
                     intake_private.new_claim_id(claim_resource.slot_no), claim_resource.user_id,
-                    claim_resource.request_id, 1, first_key, 'R', at)
+                    claim_resource.request_id, 1, 1, first_key, CASE WHEN hold_seconds IS NULL THEN 'R' ELSE 'H' END, at)
                 ON CONFLICT DO NOTHING
                 RETURNING claimed_slots.claim_id, claimed_slots.msg_id INTO claim_id, msg_id;
                 IF FOUND THEN
@@ -76,15 +87,30 @@ BEGIN
                         PERFORM intake_private.drop_from_free_list(in_pool, ARRAY[claim_resource.slot_no]);
                     END IF;
                     IF resource_prefix IS NULL THEN
-                        resource_id := intake_private.resource_at(NULL, in_pool, slot_no);
+                        SELECT s.resource_id, s.label, s.attributes INTO resource_id, label, attributes
+                        FROM intake.slots s WHERE s.pool_no = in_pool AND s.slot_no = claim_resource.slot_no;
                     ELSE
                         resource_id := intake_private.resource_of(resource_prefix, slot_no);
                     END IF;
-                    INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-                    VALUES (msg_id, at, intake_private.intent(claim_resource.claim_id, claim_resource.pool_id,
-                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
-                        claim_resource.resource_id, at), intake_private.headers_of(claim_resource.traceparent));
-                    outcome := 'claimed';
+                    IF hold_seconds IS NULL THEN
+                        outcome := 'claimed';
+                        INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+                        VALUES (msg_id, at, intake_private.intent(claim_resource.claim_id, claim_resource.pool_id,
+                            claim_resource.user_id, claim_resource.request_id, jsonb_build_array(intake_private.seat(
+                                claim_resource.slot_no, claim_resource.resource_id, claim_resource.label,
+                                claim_resource.attributes)), claim_resource.payload, at),
+                            intake_private.headers_of(claim_resource.traceparent));
+                    ELSE
+                        outcome := 'held';
+                        expires_at := at + make_interval(secs => hold_seconds);
+                        INSERT INTO intake.holds (claim_id, pool_no, msg_id, expires_at, message, headers)
+                        VALUES (claim_resource.claim_id, in_pool, msg_id, claim_resource.expires_at,
+                            intake_private.intent(claim_resource.claim_id, claim_resource.pool_id,
+                            claim_resource.user_id, claim_resource.request_id, jsonb_build_array(intake_private.seat(
+                                claim_resource.slot_no, claim_resource.resource_id, claim_resource.label,
+                                claim_resource.attributes)), claim_resource.payload, at),
+                            intake_private.headers_of(claim_resource.traceparent));
+                    END IF;
                     RETURN;
                 END IF;
             ELSE
@@ -94,104 +120,186 @@ BEGIN
     END IF;
 
     -- Everything else: a retry, a user with claims, a closed pool, a number that is claimed already, the last slots.
-    SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
-    FROM intake_private.claim_slots(claim_resource.pool_id, claim_resource.user_id, claim_resource.request_id, 1, at,
-        claim_resource.traceparent, numbers => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
+    SELECT c.* INTO outcome, claim_id, resource_id, slot_no, label, attributes, expires_at, differs
+    FROM intake_private.claim_slots(claim_resource.pool_id, claim_resource.user_id, claim_resource.request_id, 1,
+        claim_resource.payload, at, claim_resource.traceparent,
+        numbers => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
+    IF outcome = 'different' THEN
+        PERFORM intake_private.refuse_repeat(differs);
+    END IF;
 END $$;
 COMMENT ON FUNCTION intake.claim_resource IS
-    'Claim the next slot. outcome: claimed, replayed, sold_out, limit_reached, not_open, closed, paused, busy or '
-    'not_ready; claim_id, resource_id and slot_no are NULL unless it is claimed or replayed. Raises IE001 for an '
-    'unknown pool, IE002 for a bad user_id or request_id (1 to 200 characters), for another isolation level than READ '
-    'COMMITTED, or where synchronous_commit is off.';
+    'Claim the next slot. outcome: claimed, held, replayed, sold_out, limit_reached, not_open, closed, paused, busy or '
+    'not_ready; the other columns are NULL unless it is claimed, held or replayed. expires_at is when a hold ends. '
+    'Raises IE001 for an unknown pool, IE002 for a bad user_id or request_id (1 to 200 characters) or payload, for '
+    'another isolation level than READ COMMITTED, or where synchronous_commit is off, IE009 for a request_id that was '
+    'used for something else.';
 
 CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int, request_id text DEFAULT NULL,
-    traceparent text DEFAULT NULL)
-RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
+    payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL)
+RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
+    expires_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NOT intake_private.can_claim(claim_resources.user_id, claim_resources.request_id) THEN
-        PERFORM intake_private.refuse_claim('claim_resources');
+    RETURN QUERY SELECT * FROM intake_private.claim_several('claim_resources', claim_resources.pool_id,
+        claim_resources.user_id, claim_resources.quantity, NULL, claim_resources.request_id, claim_resources.payload,
+        claim_resources.traceparent);
+END $$;
+COMMENT ON FUNCTION intake.claim_resources IS
+    'Claim 1 to 100 slots as one claim, all or none. Returns a row for each, or one row with an outcome of '
+    'claim_resource() or too_few. Raises IE002 for another quantity, and what claim_resource() raises.';
+
+CREATE FUNCTION intake.claim_seats(pool_id text, user_id text, seats text[], request_id text DEFAULT NULL,
+    payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL)
+RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
+    expires_at timestamptz)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    named bigint[];
+BEGIN
+    IF coalesce(cardinality(claim_seats.seats), 0) NOT BETWEEN 1 AND 100 OR array_ndims(claim_seats.seats) > 1 THEN
+        RAISE EXCEPTION 'claim_seats takes 1 to 100 seats' USING ERRCODE = 'IE002',
+            HINT = 'An array of labels or resource ids; split larger groups into several requests.';
+    END IF;
+    named := intake_private.slots_named(claim_seats.pool_id, claim_seats.seats);
+    RETURN QUERY SELECT * FROM intake_private.claim_several('claim_seats', claim_seats.pool_id, claim_seats.user_id,
+        cardinality(claim_seats.seats), named, claim_seats.request_id, claim_seats.payload, claim_seats.traceparent);
+END $$;
+COMMENT ON FUNCTION intake.claim_seats IS
+    'Claim 1 to 100 slots by label or resource id as one claim, all or none. Returns a row for each; or a row with the '
+    'outcome taken for each that is claimed; or one row with another outcome of claim_resource(). Raises IE002 for no '
+    'seats, too many, or one twice, IE005 if the pool has no such seat, and what claim_resource() raises.';
+
+CREATE FUNCTION intake_private.slots_named(pool_id text, seats text[]) RETURNS bigint[]
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    in_pool int := (SELECT p.pool_no FROM intake.pools p WHERE p.pool_id = slots_named.pool_id);
+    named   bigint[] := '{}';
+    found   bigint;
+    seat    text;
+BEGIN
+    IF in_pool IS NULL THEN
+        RETURN NULL; -- not ready
+    END IF;
+    FOREACH seat IN ARRAY slots_named.seats LOOP
+        -- In the form in which stock() stored it. No label is the id of another slot.
+        SELECT s.slot_no INTO found FROM intake.slots s WHERE s.pool_no = in_pool AND s.label = normalize(seat, NFC);
+        IF found IS NULL AND intake_private.label_as_uuid(seat) IS NOT NULL THEN
+            SELECT s.slot_no INTO found FROM intake.slots s
+            WHERE s.pool_no = in_pool AND s.resource_id = intake_private.label_as_uuid(seat);
+        END IF;
+        IF found IS NULL THEN
+            RAISE EXCEPTION 'pool % has no seat %', slots_named.pool_id, coalesce(quote_literal(seat), 'NULL')
+                USING ERRCODE = 'IE005', HINT = 'A seat is named by its label or its resource id.';
+        ELSIF found = ANY (named) THEN
+            RAISE EXCEPTION 'seat % is named twice', quote_literal(seat) USING ERRCODE = 'IE002',
+                HINT = 'Name each seat once, by its label or its resource id.';
+        END IF;
+        named := named || found;
+    END LOOP;
+    RETURN named;
+END $$;
+COMMENT ON FUNCTION intake_private.slots_named IS
+    'The slot numbers of seats that are named by label or resource id, in this order; NULL while the pool is not ready. '
+    'Raises IE005 for a seat that the pool does not have, IE002 for one that is named twice.';
+
+CREATE FUNCTION intake_private.claim_several(subject text, pool_id text, user_id text, quantity int, named bigint[],
+    request_id text, payload jsonb, traceparent text)
+RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
+    expires_at timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    answer record;
+BEGIN
+    IF NOT intake_private.can_claim(claim_several.user_id, claim_several.request_id) THEN
+        PERFORM intake_private.refuse_claim(subject);
     END IF;
     IF coalesce(quantity, 0) NOT BETWEEN 1 AND 100 THEN
         RAISE EXCEPTION 'quantity is 1 to 100, not %', coalesce(quantity::text, 'NULL') USING ERRCODE = 'IE002',
             HINT = 'Split larger groups into several requests.';
     END IF;
-    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no
-    FROM intake_private.claim_slots(claim_resources.pool_id, claim_resources.user_id, claim_resources.request_id,
-        quantity, clock_timestamp(), claim_resources.traceparent) c;
-END $$;
-COMMENT ON FUNCTION intake.claim_resources IS
-    'Claim 1 to 100 slots, all or none. Returns a row for each, or one row with an outcome of claim_resource() or '
-    'too_few. Raises IE002 for another quantity, and what claim_resource() raises.';
-
-CREATE FUNCTION intake.claim_seat(pool_id text, user_id text, seat text, request_id text DEFAULT NULL,
-    traceparent text DEFAULT NULL, OUT outcome text, OUT claim_id uuid, OUT resource_id uuid, OUT slot_no bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    at    timestamptz := clock_timestamp();
-    pool  intake.pools;
-    named bigint;
-BEGIN
-    IF NOT intake_private.can_claim(claim_seat.user_id, claim_seat.request_id) THEN
-        PERFORM intake_private.refuse_claim('claim_seat');
-    END IF;
-    SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_seat.pool_id;
-    IF FOUND THEN
-        -- In the form in which stock() stored it. No label is the id of another slot.
-        SELECT s.slot_no INTO named FROM intake.slots s
-        WHERE s.pool_no = pool.pool_no AND s.label = normalize(claim_seat.seat, NFC);
-        IF named IS NULL AND intake_private.label_as_uuid(claim_seat.seat) IS NOT NULL THEN
-            SELECT s.slot_no INTO named FROM intake.slots s
-            WHERE s.pool_no = pool.pool_no AND s.resource_id = intake_private.label_as_uuid(claim_seat.seat);
+    PERFORM intake_private.check_payload(subject, claim_several.payload,
+        (SELECT p.max_payload_bytes FROM intake.pools p WHERE p.pool_id = claim_several.pool_id));
+    FOR answer IN SELECT * FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id,
+            claim_several.request_id, quantity, claim_several.payload, clock_timestamp(), claim_several.traceparent,
+            named) LOOP
+        IF answer.outcome = 'different' THEN
+            PERFORM intake_private.refuse_repeat(answer.differs);
         END IF;
-        IF named IS NULL THEN
-            RAISE EXCEPTION 'pool % has no seat %', claim_seat.pool_id, coalesce(quote_literal(claim_seat.seat), 'NULL')
-                USING ERRCODE = 'IE005', HINT = 'A seat is named by its label or its resource id.';
-        END IF;
-    END IF;
-    SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no INTO outcome, claim_id, resource_id, slot_no
-    FROM intake_private.claim_slots(claim_seat.pool_id, claim_seat.user_id, claim_seat.request_id, 1, at,
-        claim_seat.traceparent, named) c;
+        RETURN QUERY SELECT answer.outcome, answer.claim_id, answer.resource_id, answer.slot_no, answer.label,
+            answer.attributes, answer.expires_at;
+    END LOOP;
 END $$;
-COMMENT ON FUNCTION intake.claim_seat IS
-    'Claim the slot with this label or resource id. outcome: as claim_resource(), or taken. Raises IE005 if the pool '
-    'has no such seat, and what claim_resource() raises.';
+COMMENT ON FUNCTION intake_private.claim_several IS
+    'claim_resources() and claim_seats(), whose name begins an error (`subject`). Raises what claim_resources() raises.';
 
-CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids text[] DEFAULT NULL,
-    traceparent text DEFAULT NULL)
-RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+CREATE TYPE intake_private.batch_row AS (n int, claimed boolean, claim_id uuid, resource_id uuid, slot_no bigint,
+    label text, attributes jsonb);
+COMMENT ON TYPE intake_private.batch_row IS
+    'A slot that claim_batch() has drawn for the request n, and whether that claim got all its slots.';
+
+CREATE FUNCTION intake_private.check_batch(user_ids text[], request_ids text[], quantities int[], payloads jsonb[],
+    traceparents text[], max_payload_bytes int) RETURNS void
+LANGUAGE plpgsql AS $$
 DECLARE
-    at        timestamptz := clock_timestamp();
-    pool      intake.pools;
-    bad       bigint;
-    answer    text;     -- the outcome for all requests that cannot be the repeat of one that got a claim
-    drawn     bigint[]; -- numbers drawn for requests of users without a claim
-    took      int[];    -- positions of those requests; then of those that got a slot, parallel to the arrays below
-    slots     bigint[];
-    claims    uuid[];
-    resources uuid[];
-    request   record;
+    requests CONSTANT int := coalesce(cardinality(user_ids), 0);
+    bad      record;
 BEGIN
-    IF coalesce(cardinality(user_ids), 0) NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> cardinality(user_ids)
-            OR array_ndims(user_ids) > 1 OR array_ndims(request_ids) > 1 THEN
-        RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and request_ids parallel to them or none'
+    IF requests NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> requests OR cardinality(quantities) <> requests
+            OR cardinality(payloads) <> requests OR cardinality(traceparents) <> requests
+            OR greatest(array_ndims(user_ids), array_ndims(request_ids), array_ndims(quantities), array_ndims(payloads),
+                array_ndims(traceparents)) > 1 THEN
+        RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and other arrays parallel to them or none'
             USING ERRCODE = 'IE002',
             HINT = 'Split more requests into several batches.';
     END IF;
-    SELECT min(a.n) INTO bad FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-    WHERE NOT intake_private.can_claim(a.user_id, a.request_id);
-    IF bad IS NOT NULL THEN
-        PERFORM intake_private.refuse_claim(format('request %s of the batch', bad));
+    SELECT a.* INTO bad FROM unnest(user_ids, request_ids, quantities) WITH ORDINALITY
+        AS a (user_id, request_id, quantity, n)
+    WHERE NOT intake_private.can_claim(a.user_id, a.request_id) OR a.quantity NOT BETWEEN 1 AND 100 ORDER BY a.n LIMIT 1;
+    IF bad.quantity NOT BETWEEN 1 AND 100 THEN
+        RAISE EXCEPTION 'request % of the batch: quantity is 1 to 100, not %', bad.n, bad.quantity
+            USING ERRCODE = 'IE002', HINT = 'Split larger groups into several requests.';
+    ELSIF bad.n IS NOT NULL THEN
+        PERFORM intake_private.refuse_claim(format('request %s of the batch', bad.n));
     END IF;
+    IF payloads IS NOT NULL THEN
+        SELECT a.* INTO bad FROM unnest(payloads) WITH ORDINALITY AS a (payload, n)
+        WHERE jsonb_typeof(a.payload) <> 'object' OR octet_length(a.payload::text) > max_payload_bytes
+        ORDER BY a.n LIMIT 1;
+        IF FOUND THEN
+            PERFORM intake_private.check_payload(format('request %s of the batch', bad.n), bad.payload,
+                max_payload_bytes);
+        END IF;
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake_private.check_batch IS
+    'Raises IE002, with the number of the request, for what claim_batch() cannot take.';
+
+CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids text[] DEFAULT NULL,
+    quantities int[] DEFAULT NULL, payloads jsonb[] DEFAULT NULL, traceparents text[] DEFAULT NULL)
+RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
+    expires_at timestamptz, differs text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    at      timestamptz := clock_timestamp();
+    pool    intake.pools;
+    answer  text;                       -- the outcome for all requests that cannot repeat one that got a claim
+    made    intake_private.batch_row[]; -- what was drawn for requests of users without a claim
+    took    int[];                      -- positions of the requests that have their answer
+    ends    timestamptz;
+    request record;
+BEGIN
     SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id;
+    PERFORM intake_private.check_batch(user_ids, request_ids, quantities, payloads, traceparents,
+        pool.max_payload_bytes);
 
     IF pool.pool_no IS NULL THEN
         PERFORM intake_private.config_of(claim_batch.pool_id);
-        RETURN QUERY SELECT g, 'not_ready', NULL::uuid, NULL::uuid, NULL::bigint
-        FROM generate_series(1, cardinality(user_ids)) g;
+        RETURN QUERY SELECT g, 'not_ready', NULL::uuid, NULL::uuid, NULL::bigint, NULL, NULL::jsonb, NULL::timestamptz,
+            NULL FROM generate_series(1, cardinality(user_ids)) g;
         RETURN;
     END IF;
     IF intake_private.closed_reason(pool, at) IS NOT NULL OR pool.sold_out THEN
@@ -208,85 +316,100 @@ BEGIN
             AND cs.user_id = a.user_id
             AND cs.unique_key = intake_private.unique_key_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
             a.request_id)) IS NULL;
-        RETURN QUERY SELECT t, answer, NULL::uuid, NULL::uuid, NULL::bigint FROM unnest(took) t;
+        RETURN QUERY SELECT t, answer, NULL::uuid, NULL::uuid, NULL::bigint, NULL, NULL::jsonb, NULL::timestamptz, NULL
+        FROM unnest(took) t;
     ELSE
+        ends := at + make_interval(secs => pool.hold_seconds);
         -- Users without a claim, no two requests with the same unique key, while the sequence has numbers. Numbers are
         -- drawn in the order of the requests; rows are inserted in the order of their keys, so that two batches with
         -- the same users do not deadlock.
         WITH plain AS (
-            SELECT DISTINCT ON (a.user_id, t.unique_key, CASE WHEN t.unique_key IS NULL THEN a.n END) a.*, t.unique_key
-            FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+            SELECT DISTINCT ON (a.user_id, t.first_key, CASE WHEN t.first_key IS NULL THEN a.n END) a.*, t.first_key,
+                coalesce(a.quantity, 1) AS parts
+            FROM unnest(user_ids, request_ids, quantities, payloads, traceparents) WITH ORDINALITY
+                AS a (user_id, request_id, quantity, payload, traceparent, n)
             CROSS JOIN LATERAL (SELECT intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL
-                THEN 1 END, 1,
-                a.request_id) AS unique_key) t
+                THEN 1 END, 1, a.request_id) AS first_key) t
             WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no
-                AND cs.user_id = a.user_id
-                AND cs.unique_key = t.unique_key) IS NULL
-            ORDER BY a.user_id, t.unique_key, CASE WHEN t.unique_key IS NULL THEN a.n END, a.n),
+                    AND cs.user_id = a.user_id AND cs.unique_key = t.first_key) IS NULL
+                AND coalesce(a.quantity, 1) <= coalesce(pool.claims_per_user, 100)
+            ORDER BY a.user_id, t.first_key, CASE WHEN t.first_key IS NULL THEN a.n END, a.n),
         numbered AS MATERIALIZED (
-            SELECT p.*, nextval(pool.number_seq) AS slot_no FROM (SELECT * FROM plain ORDER BY n) p),
-        inserted AS (
-            INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no,
-                unique_key, status, locked_at)
-            SELECT pool.pool_no, t.slot_no, nextval('pgmq.q_intake_queue_msg_id_seq'),
-                intake_private.new_claim_id(t.slot_no), t.user_id, t.request_id, 1, t.unique_key, 'R', at
+            SELECT p.n, p.part_no, nextval(pool.number_seq) AS slot_no
+            FROM (SELECT x.n, g AS part_no FROM plain x CROSS JOIN generate_series(1, x.parts) g ORDER BY x.n, g) p),
+        claim AS MATERIALIZED (
+            SELECT p.*, nextval('pgmq.q_intake_queue_msg_id_seq') AS msg_id,
+                intake_private.new_claim_id(d.slot_no) AS claim_id
+            FROM plain p JOIN numbered d ON d.n = p.n AND d.part_no = 1
             -- If the sequence does not have enough numbers for all, every request is handled one by one: inserting
             -- only some of them would break the order of keys.
-            FROM numbered t WHERE (SELECT max(l.slot_no) FROM numbered l) <= pool.capacity
-            ORDER BY t.user_id, t.unique_key, t.n
+            WHERE (SELECT max(l.slot_no) FROM numbered l) <= pool.capacity),
+        inserted AS (
+            INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no, parts,
+                unique_key, status, locked_at)
+            SELECT pool.pool_no, d.slot_no, c.msg_id, c.claim_id, c.user_id, c.request_id, d.part_no, c.parts,
+                intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN d.part_no END, d.part_no,
+                    c.request_id), CASE WHEN pool.hold_seconds IS NULL THEN 'R' ELSE 'H' END, at
+            FROM claim c JOIN numbered d ON d.n = c.n
+            ORDER BY c.user_id, c.first_key, c.n, d.part_no
             ON CONFLICT DO NOTHING
-            RETURNING claimed_slots.*),
-        claimed AS MATERIALIZED (
-            -- resource_at() written out: a function with a subquery is not inlined.
-            SELECT cs.*,
-                coalesce(intake_private.resource_of(pool.resource_prefix, cs.slot_no),
-                    (SELECT s.resource_id FROM intake.slots s
-                WHERE s.pool_no = cs.pool_no AND s.slot_no = cs.slot_no)) AS resource_id
-            FROM inserted cs),
+            RETURNING claimed_slots.slot_no, claimed_slots.claim_id, claimed_slots.part_no),
+        complete AS MATERIALIZED ( -- claims that got all their slots
+            SELECT i.*, coalesce(intake_private.resource_of(pool.resource_prefix, i.slot_no), s.resource_id)
+                    AS resource_id, s.label, s.attributes
+            FROM (SELECT x.*, count(*) OVER (PARTITION BY x.claim_id) AS got FROM inserted x) i
+            JOIN claim c ON c.claim_id = i.claim_id AND c.parts = i.got
+            LEFT JOIN LATERAL (SELECT x.* FROM intake.slots x WHERE pool.resource_prefix IS NULL
+                AND x.pool_no = pool.pool_no AND x.slot_no = i.slot_no) s ON true),
+        message AS MATERIALIZED (
+            SELECT c.msg_id, c.claim_id, intake_private.headers_of(c.traceparent) AS headers,
+                intake_private.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, s.seats, c.payload, at)
+                    AS message
+            FROM claim c JOIN (SELECT x.claim_id, jsonb_agg(intake_private.seat(x.slot_no, x.resource_id, x.label,
+                    x.attributes) ORDER BY x.part_no) AS seats FROM complete x GROUP BY x.claim_id) s
+                ON s.claim_id = c.claim_id),
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-            SELECT c.msg_id, at, intake_private.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, 1, c.slot_no,
-                c.resource_id, at), intake_private.headers_of(claim_batch.traceparent)
-            FROM claimed c)
-        SELECT d.positions, d.slots, c.slots, c.claims, c.resources INTO took, drawn, slots, claims, resources
-        FROM (SELECT array_agg(t.n ORDER BY t.slot_no) AS positions, array_agg(t.slot_no ORDER BY t.slot_no) AS slots
-            FROM numbered t WHERE t.slot_no <= pool.capacity) d
-        CROSS JOIN (SELECT array_agg(c.slot_no ORDER BY c.slot_no) AS slots,
-            array_agg(c.claim_id ORDER BY c.slot_no) AS claims, array_agg(c.resource_id ORDER BY c.slot_no) AS resources
-            FROM claimed c) c;
+            SELECT m.msg_id, at, m.message, m.headers FROM message m WHERE pool.hold_seconds IS NULL),
+        held AS (
+            INSERT INTO intake.holds (claim_id, pool_no, msg_id, expires_at, message, headers)
+            SELECT m.claim_id, pool.pool_no, m.msg_id, ends, m.message, m.headers FROM message m
+            WHERE pool.hold_seconds IS NOT NULL)
+        SELECT array_agg(ROW(d.n, x.claim_id IS NOT NULL, c.claim_id, x.resource_id, d.slot_no, x.label, x.attributes)
+                ::intake_private.batch_row ORDER BY d.slot_no),
+            array_agg(d.n) FILTER (WHERE x.claim_id IS NOT NULL AND d.part_no = 1)
+        INTO made, took
+        FROM numbered d LEFT JOIN claim c ON c.n = d.n LEFT JOIN complete x ON x.slot_no = d.slot_no
+        WHERE d.slot_no <= pool.capacity;
         IF pool.by_name THEN
-            PERFORM intake_private.drop_from_free_list(pool.pool_no, slots);
+            PERFORM intake_private.drop_from_free_list(pool.pool_no,
+                ARRAY(SELECT m.slot_no FROM unnest(made) m WHERE m.claimed));
         END IF;
-        IF slots IS DISTINCT FROM drawn THEN
-            -- Another transaction used the same unique key, or a number is claimed already.
-            SELECT array_agg(d.n ORDER BY d.slot_no) INTO took FROM unnest(took, drawn) AS d (n, slot_no)
-            WHERE d.slot_no = ANY (slots);
-            INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no,
-                d.slot_no FROM unnest(drawn) d (slot_no)
-            WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no
-                AND cs.slot_no = d.slot_no) IS NULL
-            ON CONFLICT DO NOTHING;
-        END IF;
-        RETURN QUERY SELECT c.n, 'claimed', c.claim_id, c.resource_id, c.slot_no
-        FROM unnest(took, claims, resources, slots) AS c (n, claim_id, resource_id, slot_no);
+        PERFORM intake_private.give_numbers_back(pool.pool_no,
+            ARRAY(SELECT m.slot_no FROM unnest(made) m WHERE NOT m.claimed),
+            ARRAY(SELECT m.claim_id FROM unnest(made) m WHERE NOT m.claimed));
+        RETURN QUERY SELECT m.n, CASE WHEN ends IS NULL THEN 'claimed' ELSE 'held' END, m.claim_id, m.resource_id,
+            m.slot_no, m.label, m.attributes, ends, NULL FROM unnest(made) m WHERE m.claimed;
     END IF;
 
     -- All other requests, one by one.
     IF cardinality(took) = cardinality(user_ids) THEN
         RETURN;
     END IF;
-    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
+    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids, quantities, payloads, traceparents) WITH ORDINALITY
+                AS a (user_id, request_id, quantity, payload, traceparent, n)
             WHERE a.n <> ALL (coalesce(took, '{}')) ORDER BY a.user_id, a.request_id, a.n LOOP
-        RETURN QUERY SELECT request.n::int, c.outcome, c.claim_id, c.resource_id, c.slot_no
-        FROM intake_private.claim_slots(claim_batch.pool_id, request.user_id, request.request_id, 1, at,
-            claim_batch.traceparent) c LIMIT 1;
+        RETURN QUERY SELECT request.n::int, c.* FROM intake_private.claim_slots(claim_batch.pool_id, request.user_id,
+            request.request_id, coalesce(request.quantity, 1), request.payload, at, request.traceparent) c;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS
-    'Claim the next slot for each of 1 to 1000 requests, in one transaction. Returns a row for each request with the '
-    'outcome that claim_resource() would have given; n is its position in user_ids, from 1. The rows '
-    'have no order. Raises IE002 for arrays that are not parallel or too long, 40P01 (deadlock) where batches claim '
-    'for the same users again: nothing was claimed then, send it again; and what claim_resource() raises.';
+    'Claim the next slots for each of 1 to 1000 requests, in one transaction. The other arrays are parallel to user_ids; '
+    'NULL, or a NULL in them, is what claim_resource() has as default (quantities: 1). Returns a row for each slot of '
+    'each request, or one with the outcome that claim_resources() would have given; n is the position of the request, '
+    'from 1. A repeated request with other content has the outcome different, and in `differs` quantity, seats or '
+    'payload. The rows have no order. Raises IE002 for what cannot be taken, 40P01 (deadlock) where batches claim for '
+    'the same users again: nothing was claimed then, send it again; and what claim_resource() raises.';
 
-GRANT EXECUTE ON FUNCTION intake.claim_resource, intake.claim_resources, intake.claim_seat,
+GRANT EXECUTE ON FUNCTION intake.claim_resource, intake.claim_resources, intake.claim_seats,
     intake.claim_batch TO claimer;

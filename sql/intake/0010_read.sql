@@ -29,11 +29,12 @@ COMMENT ON TABLE intake.quarantine IS
     'Messages that are read alone, because three deliveries in a row were not finished. Their headers contain '
     '`quarantined`.';
 
-CREATE TYPE intake.leased_message AS (msg_id bigint, read_ct int, claim_id uuid, user_id text, slot_no bigint,
-    resource_id uuid, request_id text, claimed_at timestamptz, state text, failures int, enqueued_at timestamptz,
-    headers jsonb, release boolean);
+CREATE TYPE intake.leased_message AS (msg_id bigint, read_ct int, claim_id uuid, user_id text, request_id text,
+    claimed_at timestamptz, seats jsonb, payload jsonb, validation jsonb, state text, failures int,
+    enqueued_at timestamptz, headers jsonb, release boolean);
 COMMENT ON TYPE intake.leased_message IS
-    'A message as a bridge leases it. (msg_id, read_ct) is the lease. release: the ledger has to void the claim, not '
+    'A message as a bridge leases it. (msg_id, read_ct) is the lease. seats is a JSON array of objects with slot_no, '
+    'resource_id and, where the slot has them, label and attributes. release: the ledger has to void the claim, not '
     'commit it.';
 
 CREATE FUNCTION intake_private.lease_messages(config intake.engine_config, worker text, msg_ids bigint[],
@@ -51,9 +52,9 @@ LANGUAGE sql AS $$
                 THEN q.message || '{"state": "validated"}' ELSE q.message END
         WHERE q.msg_id = ANY (lease_messages.msg_ids)
         RETURNING q.*)
-    SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id',
-        (l.message ->> 'slot_no')::bigint, (l.message ->> 'resource_id')::uuid, l.message ->> 'request_id',
-        (l.message ->> 'claimed_at')::timestamptz, l.message ->> 'state', (l.message ->> 'failures')::int,
+    SELECT l.msg_id, l.read_ct, (l.message ->> 'claim_id')::uuid, l.message ->> 'user_id', l.message ->> 'request_id',
+        (l.message ->> 'claimed_at')::timestamptz, l.message -> 'seats', nullif(l.message -> 'payload', 'null'),
+        nullif(l.message -> 'validation', 'null'), l.message ->> 'state', (l.message ->> 'failures')::int,
         l.enqueued_at, l.headers, lease_messages.release
     FROM leased l ORDER BY l.msg_id;
 $$;

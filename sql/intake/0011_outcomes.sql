@@ -3,18 +3,39 @@
 -- For bridge: mark_validated, mark_committing, extend, give_back, acknowledge, dead_letter. All take the lease, msg_ids
 -- and read_cts, as read_batch() returned it, and return the msg_ids that they changed (0010_read.sql).
 
-CREATE FUNCTION intake.mark_validated(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-    UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}'
-    WHERE q.msg_id IN (SELECT intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids,
-        mark_validated.read_cts))
-        AND q.message ->> 'state' IN ('queued', 'validated')
+CREATE FUNCTION intake_private.bounded(what jsonb, max_bytes int) RETURNS jsonb
+LANGUAGE sql STABLE STRICT
+RETURN CASE WHEN octet_length(what::text) <= max_bytes THEN what ELSE '{"truncated": true}' END;
+COMMENT ON FUNCTION intake_private.bounded IS
+    'What a validator or a ledger added to a claim, or {"truncated": true} if its text has more bytes than this: neither '
+    'an approval nor a sale fails for it.';
+
+CREATE FUNCTION intake.mark_validated(pool_id text, msg_ids bigint[], read_cts int[], validations jsonb[] DEFAULT NULL)
+RETURNS SETOF bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    config intake.engine_config := intake_private.config_of(mark_validated.pool_id);
+BEGIN
+    IF cardinality(validations) <> cardinality(mark_validated.msg_ids) THEN
+        RAISE EXCEPTION 'validations is parallel to msg_ids' USING ERRCODE = 'IE002',
+            HINT = 'NULL for an approval without data.';
+    END IF;
+    RETURN QUERY
+    UPDATE pgmq.q_intake_queue q SET message = q.message || jsonb_build_object('state', 'validated') || CASE
+        WHEN v.validation IS NULL THEN '{}'
+        WHEN jsonb_typeof(v.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
+        ELSE jsonb_build_object('validation', intake_private.bounded(v.validation, config.max_payload_bytes)) END
+    FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
+    JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l
+    WHERE q.msg_id = l AND q.message ->> 'state' IN ('queued', 'validated')
     RETURNING q.msg_id;
-$$;
+END $$;
 COMMENT ON FUNCTION intake.mark_validated IS
-    'Record that the validator approved these messages, before any commit is tried. Returns the msg_ids whose lease '
-    'was valid. Raises IE001 for an unknown pool, IE002 for arrays that are not parallel or where synchronous_commit '
-    'is off.';
+    'Record that the validator approved these messages, and what it added (validations, parallel to msg_ids, or NULL), '
+    'before any commit is tried. What is no object, or larger than the maxPayloadBytes of the pool, is kept as '
+    '{"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for arrays '
+    'that are not parallel or where synchronous_commit is off.';
 
 CREATE FUNCTION intake.mark_committing(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -81,7 +102,9 @@ LANGUAGE sql AS $$
         WHERE e.outcome = 'committed' AND cs.pool_no = e.pool_no AND cs.slot_no = e.slot_no
             AND cs.claim_id = e.claim_id),
     voided AS (
-        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no, slot_no = -cs.msg_id FROM ended e
+        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no,
+            slot_no = intake_private.voided_key(cs.msg_id, cs.part_no)
+        FROM ended e
         WHERE e.outcome <> 'committed' AND cs.pool_no = e.pool_no AND cs.slot_no = e.slot_no
             AND cs.claim_id = e.claim_id
         RETURNING cs.pool_no, cs.was_slot_no)
@@ -89,10 +112,11 @@ LANGUAGE sql AS $$
     ON CONFLICT DO NOTHING;
 $$;
 COMMENT ON FUNCTION intake_private.record_outcomes IS
-    'Record the outcomes of settled claims in their slots: committed consumes the slot, voided and released free it.';
+    'Record the outcomes of settled claims in their slots, one element for each slot: committed consumes it, any other '
+    'outcome frees it.';
 
-CREATE FUNCTION intake_private.archive(pool_id text, msg_ids bigint[], outcomes text[], remark jsonb DEFAULT '{}')
-RETURNS bigint[]
+CREATE FUNCTION intake_private.archive(pool_id text, msg_ids bigint[], outcomes text[], receipts jsonb[] DEFAULT NULL,
+    remark jsonb DEFAULT '{}') RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -102,51 +126,63 @@ DECLARE
     given     text[];
 BEGIN
     WITH deleted AS (
-        DELETE FROM pgmq.q_intake_queue q USING unnest(archive.msg_ids, archive.outcomes) AS o (msg_id, outcome)
+        DELETE FROM pgmq.q_intake_queue q
+        USING unnest(archive.msg_ids, archive.outcomes, archive.receipts) AS o (msg_id, outcome, receipt)
         WHERE q.msg_id = o.msg_id AND q.msg_id = ANY (archive.msg_ids)
-        RETURNING q.*, o.outcome),
+        RETURNING q.*, o.outcome, o.receipt),
     archived AS (
         INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
         SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt,
-            g.message || archive.remark || jsonb_build_object('outcome', g.outcome), g.headers
+            g.message || archive.remark || CASE WHEN g.receipt IS NULL THEN jsonb_build_object('outcome', g.outcome)
+                ELSE jsonb_build_object('outcome', g.outcome, 'receipt', intake_private.bounded(g.receipt, 2048)) END,
+            g.headers
         FROM deleted g),
     no_longer_released AS (
         DELETE FROM intake.releases r USING deleted g WHERE r.msg_id = g.msg_id AND g.message ? 'release'),
     no_longer_quarantined AS (
-        DELETE FROM intake.quarantine l USING deleted g WHERE l.msg_id = g.msg_id AND g.headers ? 'quarantined')
-    SELECT array_agg(g.msg_id), array_agg((g.message ->> 'slot_no')::bigint),
-        array_agg((g.message ->> 'claim_id')::uuid), array_agg(g.outcome)
-    INTO ended, slot_nos, claim_ids, given FROM deleted g;
+        DELETE FROM intake.quarantine l USING deleted g WHERE l.msg_id = g.msg_id AND g.headers ? 'quarantined'),
+    slot AS (
+        SELECT (s.seat ->> 'slot_no')::bigint AS slot_no, (g.message ->> 'claim_id')::uuid AS claim_id, g.outcome
+        FROM deleted g CROSS JOIN LATERAL jsonb_array_elements(g.message -> 'seats') AS s (seat))
+    SELECT (SELECT array_agg(g.msg_id) FROM deleted g), array_agg(s.slot_no), array_agg(s.claim_id),
+        array_agg(s.outcome)
+    INTO ended, slot_nos, claim_ids, given FROM slot s;
     PERFORM intake_private.record_outcomes(archive.pool_id, slot_nos, claim_ids, given);
     RETURN ended;
 END $$;
 COMMENT ON FUNCTION intake_private.archive IS
-    'Archive messages that the caller has locked, each with its outcome and the remark added, and record the outcomes '
-    'in their slots. Returns the msg_ids that it archived.';
+    'Archive messages that the caller has locked, each with its outcome, its receipt (at most 2048 bytes) and the remark '
+    'added, and record the outcomes in their slots. Returns the msg_ids that it archived.';
 
-CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[]) RETURNS SETOF bigint
+CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[],
+    receipts jsonb[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     leased bigint[];
     given  text[];
+    added  jsonb[];
 BEGIN
     IF cardinality(acknowledge.outcomes) IS DISTINCT FROM cardinality(acknowledge.msg_ids)
+            OR cardinality(acknowledge.receipts) <> cardinality(acknowledge.msg_ids)
             OR EXISTS (SELECT FROM unnest(acknowledge.outcomes) o WHERE (o IN ('committed', 'voided')) IS NOT TRUE) THEN
-        RAISE EXCEPTION 'outcomes is parallel to msg_ids, each committed or voided' USING ERRCODE = 'IE002',
+        RAISE EXCEPTION 'outcomes is parallel to msg_ids, each committed or voided, and so is receipts'
+            USING ERRCODE = 'IE002',
             HINT = 'Give duplicate as committed; move a conflict to the dead letters with dead_letter().';
     END IF;
     -- Before the first snapshot: while seed() rebuilds the claimed slots this waits, and then sees all of them.
     LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
-    SELECT array_agg(l), array_agg(o.outcome) INTO leased, given
+    SELECT array_agg(l), array_agg(o.outcome), array_agg(o.receipt) INTO leased, given, added
     FROM intake_private.lock_leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l
-    JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes) AS o (msg_id, outcome) ON o.msg_id = l;
-    RETURN QUERY SELECT unnest(intake_private.archive(acknowledge.pool_id, leased, given));
+    JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes, acknowledge.receipts) AS o (msg_id, outcome, receipt)
+        ON o.msg_id = l;
+    RETURN QUERY SELECT unnest(intake_private.archive(acknowledge.pool_id, leased, given, added));
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS
-    'Record the answers of the ledger (committed or voided): archive the messages, and consume or free their slots, in '
-    'one transaction. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for another '
-    'outcome, for arrays that are not parallel, or where synchronous_commit is off.';
+    'Record the answers of the ledger (committed or voided), with its receipts (parallel to msg_ids, or NULL): archive '
+    'the messages, and consume or free the slots of their claims, in one transaction. A receipt of more than 2048 bytes '
+    'is kept as {"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 '
+    'for another outcome, for arrays that are not parallel, or where synchronous_commit is off.';
 
 CREATE FUNCTION intake_private.move_to_dead_letters(msg_ids bigint[], reasons text[]) RETURNS SETOF bigint
 LANGUAGE sql AS $$

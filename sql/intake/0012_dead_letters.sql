@@ -1,30 +1,29 @@
 -- What people do with dead letters, and the record of what they did.
 --
--- For bridge: replay, discard. For bridge and monitor: dead_letters. For monitor: audit_log.
+-- For bridge: replay, discard. For bridge and monitor: dead_letters. For monitor: audit_log. For the operator:
+-- dead_letter_payloads.
 
 CREATE FUNCTION intake.dead_letters(pool_id text, max_letters int DEFAULT 100, after bigint DEFAULT 0,
     msg_ids bigint[] DEFAULT NULL)
-RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, slot_no bigint, label text, resource_id uuid,
-    request_id text, state text, failures int, reason text, last_error text, dead_at timestamptz, claimed_at timestamptz)
+RETURNS TABLE (msg_id bigint, claim_id uuid, user_id text, seats jsonb, request_id text, state text, failures int,
+    reason text, last_error text, dead_at timestamptz, claimed_at timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
-DECLARE
-    config intake.engine_config := intake_private.config_of(dead_letters.pool_id);
 BEGIN
+    PERFORM intake_private.config_of(dead_letters.pool_id);
     RETURN QUERY
-    SELECT d.msg_id, (d.message ->> 'claim_id')::uuid, d.message ->> 'user_id', (d.message ->> 'slot_no')::bigint,
-        v.label, (d.message ->> 'resource_id')::uuid, d.message ->> 'request_id', d.message ->> 'state',
-        (d.message ->> 'failures')::int, d.message ->> 'reason', d.message ->> 'last_error',
-        (d.message ->> 'dead_at')::timestamptz, (d.message ->> 'claimed_at')::timestamptz
+    SELECT d.msg_id, (d.message ->> 'claim_id')::uuid, d.message ->> 'user_id', d.message -> 'seats',
+        d.message ->> 'request_id', d.message ->> 'state', (d.message ->> 'failures')::int, d.message ->> 'reason',
+        d.message ->> 'last_error', (d.message ->> 'dead_at')::timestamptz, (d.message ->> 'claimed_at')::timestamptz
     FROM pgmq.q_intake_dlq d
-    LEFT JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = (d.message ->> 'slot_no')::bigint
     WHERE d.message ->> 'pool_id' = dead_letters.pool_id AND d.msg_id > dead_letters.after
         AND (dead_letters.msg_ids IS NULL OR d.msg_id = ANY (dead_letters.msg_ids))
     ORDER BY d.msg_id LIMIT dead_letters.max_letters;
 END $$;
 COMMENT ON FUNCTION intake.dead_letters IS
     'The dead letters of a pool by their own ids, oldest first: those after the id `after`, or those of them with '
-    'these ids. `label` is NULL where the slots have none. Changes nothing. Raises IE001 for an unknown pool.';
+    'these ids. seats is a JSON array, as read_batch() returns it. Without payloads: dead_letter_payloads(). Changes '
+    'nothing. Raises IE001 for an unknown pool.';
 
 CREATE FUNCTION intake_private.record_audit(pool_id text, action text, actor text, reason text, detail jsonb)
 RETURNS void
@@ -40,6 +39,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake_private.record_audit IS
     'Record an action in intake.audit. Raises IE001 for an unknown pool, IE002 without an actor and a reason.';
+
+CREATE FUNCTION intake.dead_letter_payloads(pool_id text, msg_ids bigint[], actor text, reason text)
+RETURNS TABLE (msg_id bigint, payload jsonb, validation jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM intake_private.record_audit(dead_letter_payloads.pool_id, 'show payloads', dead_letter_payloads.actor,
+        dead_letter_payloads.reason, jsonb_build_object('asked', dead_letter_payloads.msg_ids));
+    RETURN QUERY
+    SELECT d.msg_id, nullif(d.message -> 'payload', 'null'), nullif(d.message -> 'validation', 'null')
+    FROM pgmq.q_intake_dlq d
+    WHERE d.message ->> 'pool_id' = dead_letter_payloads.pool_id AND d.msg_id = ANY (dead_letter_payloads.msg_ids)
+    ORDER BY d.msg_id;
+END $$;
+COMMENT ON FUNCTION intake.dead_letter_payloads IS
+    'What the caller and the validator have sent for the claims of these dead letters. It may be personal data, so only '
+    'the owner may call this, and intake.audit records it. Raises IE001 for an unknown pool, IE002 without an actor and '
+    'a reason.';
 
 CREATE FUNCTION intake.replay(pool_id text, msg_ids bigint[], actor text, reason text) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -65,7 +82,8 @@ BEGIN
     moved_claims AS (
         UPDATE intake.claimed_slots cs SET msg_id = r.queue_id FROM replayed r
         JOIN intake.engine_config c ON c.pool_id = replay.pool_id
-        WHERE cs.pool_no = c.pool_no AND cs.slot_no = (r.message ->> 'slot_no')::bigint
+        CROSS JOIN LATERAL jsonb_array_elements(r.message -> 'seats') AS s (seat)
+        WHERE cs.pool_no = c.pool_no AND cs.slot_no = (s.seat ->> 'slot_no')::bigint
             AND cs.claim_id = (r.message ->> 'claim_id')::uuid)
     SELECT coalesce(array_agg(r.msg_id ORDER BY r.msg_id), '{}') INTO moved FROM replayed r;
     PERFORM intake_private.record_audit(replay.pool_id, 'replay', replay.actor, replay.reason,
@@ -94,13 +112,15 @@ BEGIN
     archived AS (
         INSERT INTO pgmq.a_intake_dlq (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
         SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt, g.message || '{"outcome": "voided"}', g.headers
-        FROM deleted g)
-    SELECT coalesce(array_agg(g.msg_id ORDER BY g.msg_id), '{}'),
-        coalesce(array_agg((g.message ->> 'slot_no')::bigint ORDER BY g.msg_id), '{}'),
-        coalesce(array_agg((g.message ->> 'claim_id')::uuid ORDER BY g.msg_id), '{}')
-    INTO ended, slot_nos, claim_ids FROM deleted g;
+        FROM deleted g),
+    slot AS (
+        SELECT (s.seat ->> 'slot_no')::bigint AS slot_no, (g.message ->> 'claim_id')::uuid AS claim_id
+        FROM deleted g CROSS JOIN LATERAL jsonb_array_elements(g.message -> 'seats') AS s (seat))
+    SELECT (SELECT coalesce(array_agg(g.msg_id ORDER BY g.msg_id), '{}') FROM deleted g),
+        coalesce(array_agg(s.slot_no), '{}'), coalesce(array_agg(s.claim_id), '{}')
+    INTO ended, slot_nos, claim_ids FROM slot s;
     PERFORM intake_private.record_outcomes(discard.pool_id, slot_nos, claim_ids,
-        array_fill('voided'::text, ARRAY[cardinality(ended)]));
+        array_fill('voided'::text, ARRAY[cardinality(slot_nos)]));
     PERFORM intake_private.record_audit(discard.pool_id, 'discard', discard.actor, discard.reason,
         jsonb_build_object('asked', discard.msg_ids, 'discarded', ended, 'evidence', discard.evidence));
     RETURN QUERY SELECT unnest(ended);

@@ -17,17 +17,21 @@ CREATE TABLE intake.engine_metrics (
     pool_id      text        NOT NULL,
     at           timestamptz NOT NULL,
     available    bigint      NOT NULL,
+    held         bigint      NOT NULL,
+    withheld     bigint      NOT NULL,
     reserved     bigint      NOT NULL,
     consumed     bigint      NOT NULL,
     depth        bigint      NOT NULL,
     in_flight    bigint      NOT NULL,
     dead_letters bigint      NOT NULL,
     claims       bigint      NOT NULL,
+    committed    bigint      NOT NULL,
     voided       bigint      NOT NULL,
     PRIMARY KEY (pool_id, at)
 );
 COMMENT ON TABLE intake.engine_metrics IS
-    'A row every 5 seconds for the last hour, written by the bridge that does the housekeeping.';
+    'A row every 5 seconds for the last hour, written by the bridge that does the housekeeping. available, held, '
+    'withheld, reserved and consumed count slots, the others claims.';
 GRANT SELECT ON intake.engine_metrics TO monitor;
 
 CREATE FUNCTION intake.report_worker(pool_id text, worker text, generation bigint, batch_size int, health jsonb)
@@ -76,17 +80,32 @@ SET enable_seqscan = off AS $$
     WHERE a.message ->> 'outcome' <> 'committed' AND a.message ->> 'pool_id' = voided_and_released.pool_id;
 $$;
 COMMENT ON FUNCTION intake_private.voided_and_released IS
-    'How many claims of a pool were voided, and how many released.';
+    'How many claims of a pool were voided, and how many released after they had been on the queue.';
+
+CREATE FUNCTION intake_private.hold_counts(pool_no int, OUT held bigint, OUT last_ends_at timestamptz,
+    OUT expired bigint, OUT released bigint)
+LANGUAGE sql STABLE AS $$
+    SELECT count(h.claim_id) FILTER (WHERE h.ended IS NULL), max(h.expires_at) FILTER (WHERE h.ended IS NULL),
+        count(*) FILTER (WHERE h.ended = 'expired') + coalesce(max(e.expired), 0),
+        count(*) FILTER (WHERE h.ended = 'released') + coalesce(max(e.released), 0)
+    FROM (SELECT hold_counts.pool_no) p LEFT JOIN intake.holds h USING (pool_no)
+    LEFT JOIN intake.ended_holds e USING (pool_no)
+$$;
+COMMENT ON FUNCTION intake_private.hold_counts IS
+    'How many claims of a pool are held, when the last of them ends (NULL: none), and how many holds have expired or '
+    'were released.';
 
 CREATE FUNCTION intake_private.counts(config intake.engine_config, OUT ready boolean, OUT available bigint,
-    OUT reserved bigint,
-    OUT consumed bigint, OUT depth bigint, OUT in_flight bigint, OUT oldest_seconds float8, OUT dead_letters bigint,
-    OUT voided bigint, OUT released bigint)
+    OUT held_slots bigint, OUT withheld bigint, OUT reserved bigint, OUT consumed bigint, OUT depth bigint,
+    OUT in_flight bigint, OUT oldest_seconds float8, OUT dead_letters bigint, OUT claims bigint, OUT held bigint,
+    OUT last_ends_at timestamptz, OUT committed bigint, OUT voided bigint, OUT released bigint, OUT expired bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    capacity bigint := (SELECT p.capacity FROM intake.pools p WHERE p.pool_no = config.pool_no);
-    moment   timestamptz := clock_timestamp();
-    oldest   timestamptz;
+    capacity        bigint := (SELECT p.capacity FROM intake.pools p WHERE p.pool_no = config.pool_no);
+    moment          timestamptz := clock_timestamp();
+    oldest          timestamptz;
+    reserved_claims bigint;
+    released_holds  bigint;
 BEGIN
     ready := capacity IS NOT NULL;
     SELECT e.in_flight, e.oldest INTO in_flight, oldest
@@ -94,23 +113,38 @@ BEGIN
     oldest_seconds := coalesce(extract(epoch FROM moment - oldest), 0);
     SELECT count(*) INTO dead_letters FROM pgmq.q_intake_dlq d WHERE d.message ->> 'pool_id' = config.pool_id;
     SELECT w.voided, w.released INTO voided, released FROM intake_private.voided_and_released(config.pool_id) w;
+    SELECT h.held, h.last_ends_at, h.expired, h.released INTO held, last_ends_at, expired, released_holds
+    FROM intake_private.hold_counts(config.pool_no) h;
+    released := released + released_holds;
     IF ready THEN
-        SELECT count(*) FILTER (WHERE cs.status = 'R'), count(*) FILTER (WHERE cs.status = 'C') INTO reserved, consumed
+        SELECT count(*) FILTER (WHERE cs.status = 'H'), count(*) FILTER (WHERE cs.status = 'W'),
+            count(*) FILTER (WHERE cs.status = 'R'), count(*) FILTER (WHERE cs.status = 'C'),
+            count(*) FILTER (WHERE cs.status = 'R' AND cs.part_no = 1),
+            count(*) FILTER (WHERE cs.status = 'C' AND cs.part_no = 1)
+        INTO held_slots, withheld, reserved, consumed, reserved_claims, committed
         FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no;
-        available := capacity - reserved - consumed;
+        available := capacity - held_slots - withheld - reserved - consumed;
         -- Counted in claimed_slots, which has a quarter of the bytes of the queue and no jsonb. Only the queue itself
         -- can say that it is empty.
-        depth := CASE WHEN oldest IS NULL THEN 0 ELSE greatest(reserved - dead_letters, 1) END;
+        depth := CASE WHEN oldest IS NULL THEN 0 ELSE greatest(reserved_claims - dead_letters, 1) END;
     ELSE
         -- The claimed slots are lost or not built yet. Count what is LOGGED.
-        SELECT count(*) INTO depth FROM pgmq.q_intake_queue q WHERE q.message ->> 'pool_id' = config.pool_id;
-        reserved := depth + dead_letters;
-        SELECT count(*) INTO consumed FROM pgmq.a_intake_queue a
-        WHERE a.message ->> 'outcome' = 'committed' AND a.message ->> 'pool_id' = config.pool_id;
+        SELECT count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'committed'),
+            coalesce(sum(i.parts) FILTER (WHERE i.place = 'held'), 0),
+            coalesce(sum(i.parts) FILTER (WHERE i.place IN ('queued', 'dead')), 0),
+            coalesce(sum(i.parts) FILTER (WHERE i.place = 'committed'), 0)
+        INTO depth, committed, held_slots, reserved, consumed
+        FROM (SELECT x.place, jsonb_array_length(x.message -> 'seats') AS parts FROM intake.intents x
+            WHERE x.message ->> 'pool_id' = config.pool_id) i;
+        SELECT count(*) INTO withheld FROM intake.withheld w WHERE w.pool_no = config.pool_no;
+        reserved_claims := depth + dead_letters;
         available := 0;
     END IF;
+    claims := held + reserved_claims + committed + voided + released + expired;
 END $$;
-COMMENT ON FUNCTION intake_private.counts IS 'The numbers of a pool, now. available is 0 while the pool is not ready.';
+COMMENT ON FUNCTION intake_private.counts IS
+    'The numbers of a pool, now. available, held_slots, withheld, reserved and consumed count slots, the others claims. '
+    'available is 0 while the pool is not ready.';
 
 CREATE FUNCTION intake.record_metrics(pool_id text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -118,10 +152,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     config intake.engine_config := intake_private.config_of(record_metrics.pool_id);
 BEGIN
-    INSERT INTO intake.engine_metrics (pool_id, at, available, reserved, consumed, depth, in_flight, dead_letters,
-        claims, voided)
-    SELECT config.pool_id, clock_timestamp(), n.available, n.reserved, n.consumed, n.depth, n.in_flight, n.dead_letters,
-        n.reserved + n.consumed + n.voided + n.released, n.voided
+    INSERT INTO intake.engine_metrics (pool_id, at, available, held, withheld, reserved, consumed, depth, in_flight,
+        dead_letters, claims, committed, voided)
+    SELECT config.pool_id, clock_timestamp(), n.available, n.held_slots, n.withheld, n.reserved, n.consumed, n.depth,
+        n.in_flight, n.dead_letters, n.claims, n.committed, n.voided
     FROM intake_private.counts(config) n
     ON CONFLICT DO NOTHING;
 END $$;
@@ -146,15 +180,14 @@ BEGIN
     RETURN jsonb_build_object(
         'now', moment, 'windowState', intake_private.window_state(config.opens_at, config.closes_at),
         'sealed', config.sealed_at IS NOT NULL, 'ready', n.ready, 'generation', config.generation,
-        'inventory', jsonb_build_object('size', config.inventory_size, 'available', n.available,
-            'reserved', n.reserved, 'consumed', n.consumed),
+        'inventory', jsonb_build_object('size', config.inventory_size, 'available', n.available, 'held', n.held_slots,
+            'withheld', n.withheld, 'reserved', n.reserved, 'consumed', n.consumed),
         'queue', jsonb_build_object('depth', n.depth, 'inFlight', n.in_flight,
             'oldestSeconds', round(n.oldest_seconds::numeric, 3), 'deadLetters', n.dead_letters),
-        'claims', n.reserved + n.consumed + n.voided + n.released, 'committed', n.consumed, 'voided', n.voided,
-        'released', n.released,
-        'claimsPerSecond', coalesce(round(((n.reserved + n.consumed + n.voided + n.released - past.claims)
-            / span)::numeric, 1), 0),
-        'commitsPerSecond', coalesce(round(((n.consumed - past.consumed) / span)::numeric, 1), 0),
+        'claims', n.claims, 'held', n.held, 'committed', n.committed, 'voided', n.voided, 'released', n.released,
+        'expired', n.expired, 'holds', jsonb_build_object('claims', n.held, 'lastEndsAt', n.last_ends_at),
+        'claimsPerSecond', coalesce(round(((n.claims - past.claims) / span)::numeric, 1), 0),
+        'commitsPerSecond', coalesce(round(((n.committed - past.committed) / span)::numeric, 1), 0),
         -- The operator looks back as far before it removes bridges. NULL: no bridge wrote metrics.
         'peakDepth', (SELECT max(m.depth) FROM intake.engine_metrics m
             WHERE m.pool_id = engine_status.pool_id AND m.at > moment - interval '5 minutes'),
@@ -166,8 +199,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.engine_status IS
     'Everything that the status of an event needs, in one call, as a JSON object: now, ready, sealed, generation, '
-    'windowState, inventory, queue, counts of claims, rates per second, peakDepth of the last 5 minutes, restored, and '
-    'the workers seen in the last 10 seconds. Raises IE001 for an unknown pool.';
+    'windowState, inventory (in slots), queue, counts of claims, holds, rates per second (in claims), peakDepth of the '
+    'last 5 minutes, restored, and the workers seen in the last 10 seconds. Raises IE001 for an unknown pool.';
 
 GRANT EXECUTE ON FUNCTION intake.report_worker, intake.record_metrics TO bridge;
 GRANT EXECUTE ON FUNCTION intake.engine_status TO monitor;

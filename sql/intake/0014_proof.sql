@@ -11,29 +11,42 @@ COMMENT ON FUNCTION intake_private.digest_of IS
 
 -- Returns a table of one row: SELECT INTO or a scalar result would not get parallel workers.
 CREATE FUNCTION intake.proof(pool_id text) RETURNS TABLE (claims bigint, committed bigint, voided bigint,
-    released bigint, queued bigint, dead bigint, slots bigint, digest bigint)
+    released bigint, expired bigint, held bigint, queued bigint, dead bigint, slots bigint, digest bigint)
 LANGUAGE plpgsql ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config intake.engine_config := intake_private.config_of(proof.pool_id);
+    config  intake.engine_config := intake_private.config_of(proof.pool_id);
 BEGIN
-    -- claims is counted in claimed_slots, apart from queue and archive. If a message was lost, its claimed slot is
-    -- still there and the sum no longer agrees. After a crash it disagrees until seed() has run. The digest is that
+    -- claims is counted in claimed_slots, apart from holds, queue and archive. If a message was lost, its claimed slots
+    -- are still there and the sum no longer agrees. After a crash it disagrees until seed() has run. The digest is that
     -- of the ledger: over one text for each sold slot and each voided claim, in no order.
-    RETURN QUERY SELECT (SELECT count(*) FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no),
+    RETURN QUERY SELECT (SELECT count(*) FILTER (WHERE cs.part_no = 1) + e.expired + e.released
+            FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no),
         count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
-        count(*) FILTER (WHERE i.place = 'released'),
+        count(*) FILTER (WHERE i.place = 'released') + e.released,
+        count(*) FILTER (WHERE i.place = 'expired') + e.expired, count(*) FILTER (WHERE i.place = 'held'),
         count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
-        count(*) FILTER (WHERE i.place = 'committed'),
-        mod(coalesce(sum(intake_private.digest_of(CASE i.place
-            WHEN 'committed' THEN concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
-                i.message ->> 'slot_no', i.message ->> 'resource_id')
-            WHEN 'voided' THEN concat_ws('|', 'voided', i.message ->> 'claim_id', i.message ->> 'user_id') END)), 0),
+        coalesce(sum(jsonb_array_length(i.message -> 'seats')) FILTER (WHERE i.place = 'committed'), 0)::bigint,
+        mod(coalesce(sum(CASE i.place
+            WHEN 'committed' THEN (SELECT sum(intake_private.digest_of(concat_ws('|', i.message ->> 'claim_id',
+                    i.message ->> 'user_id', s ->> 'slot_no', s ->> 'resource_id')))
+                FROM jsonb_array_elements(i.message -> 'seats') s)
+            WHEN 'voided' THEN intake_private.digest_of(
+                concat_ws('|', 'voided', i.message ->> 'claim_id', i.message ->> 'user_id')) END), 0),
             9223372036854775808)::bigint
-    FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
+    FROM intake.intents i CROSS JOIN (SELECT coalesce(sum(x.expired), 0)::bigint AS expired,
+            coalesce(sum(x.released), 0)::bigint AS released
+        FROM intake.ended_holds x WHERE x.pool_no = config.pool_no) e
+    WHERE i.message ->> 'pool_id' = config.pool_id
+    GROUP BY e.expired, e.released;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT count(*), 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint,
+            0::bigint, 0::bigint FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no AND cs.part_no = 1;
+    END IF;
 END $$;
 COMMENT ON FUNCTION intake.proof IS
-    'How every claim of a pool was settled. Complete when claims = committed + voided + released and ledger_proof() '
-    'has the same committed, voided, slots and digest. Raises IE001 for an unknown pool.';
+    'How every claim of a pool was settled, in claims but for `slots`, which are sold. Complete when claims = committed + '
+    'voided + released + expired and ledger_proof() has the same committed, voided, slots and digest. Raises IE001 for '
+    'an unknown pool.';
 
 -- One query, however long: all invariants are judged by one snapshot.
 CREATE FUNCTION intake.reconcile(pool_id text) RETURNS TABLE (invariant text, detail text)
@@ -44,46 +57,60 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH intent AS MATERIALIZED (
-        SELECT i.place, i.message ->> 'claim_id' AS claim_id, (i.message ->> 'slot_no')::bigint AS slot_no,
+        SELECT i.place, i.message ->> 'claim_id' AS claim_id, i.message -> 'seats' AS seats,
             i.message ->> 'user_id' AS user_id, i.message ->> 'request_id' AS request_id,
-            i.message ->> 'part_no' AS part_no, i.place IN ('queued', 'dead', 'committed') AS has_slot
+            i.place IN ('held', 'queued', 'dead', 'committed') AS has_slots
         FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
+    slot AS MATERIALIZED (
+        SELECT i.place, i.claim_id, i.user_id, i.request_id, i.has_slots, (s ->> 'slot_no')::bigint AS slot_no
+        FROM intent i CROSS JOIN LATERAL jsonb_array_elements(i.seats) s),
     claimed AS MATERIALIZED (
-        SELECT cs.*, cs.claim_id::text AS claim, cs.status <> 'V' AS has_slot,
+        SELECT cs.*, cs.claim_id::text AS claim, cs.status <> 'V' AS has_slots,
             coalesce(cs.was_slot_no, cs.slot_no) AS made_for
         FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no),
     pool AS ( -- without a hot row the claimed slots are not built, and are not checked
         SELECT p.*, t.frontier FROM intake.pools p LEFT JOIN intake.number_progress t USING (pool_no)
         WHERE p.pool_no = config.pool_no)
     SELECT 'I1', format('slot %s has the claims %s', i.slot_no, string_agg(i.claim_id, ', '))
-    FROM intent i WHERE i.has_slot GROUP BY i.slot_no HAVING count(*) > 1
+    FROM slot i WHERE i.has_slots GROUP BY i.slot_no HAVING count(*) > 1
     UNION ALL
     SELECT 'I1', format('claim %s has slot %s, and the inventory has %s', i.claim_id, i.slot_no, config.inventory_size)
-    FROM intent i WHERE i.has_slot AND i.slot_no NOT BETWEEN 1 AND config.inventory_size
+    FROM slot i WHERE i.has_slots AND i.slot_no NOT BETWEEN 1 AND config.inventory_size
     UNION ALL
     SELECT 'I2', format('claim %s is in %s places: %s', i.claim_id, count(*), string_agg(i.place, ', '))
     FROM intent i GROUP BY i.claim_id HAVING count(*) > 1
     UNION ALL
-    SELECT 'I2', format('claim %s for slot %s is in neither queue, dead letters nor archive', cs.claim, cs.made_for)
+    SELECT 'I2', format('claim %s (%s) has no slots', i.claim_id, i.place)
+    FROM intent i WHERE coalesce(jsonb_array_length(i.seats), 0) = 0
+    UNION ALL
+    SELECT 'I2', format('claim %s for slot %s is in neither holds, queue, dead letters nor archive', cs.claim,
+        cs.made_for)
     FROM pool CROSS JOIN claimed cs
-    WHERE NOT EXISTS (SELECT FROM intent i WHERE i.has_slot = cs.has_slot AND i.claim_id = cs.claim
-        AND i.slot_no = cs.made_for
+    WHERE cs.status <> 'W' AND NOT EXISTS (SELECT FROM slot i WHERE i.has_slots = cs.has_slots
+        AND i.claim_id = cs.claim AND i.slot_no = cs.made_for
         AND i.user_id = cs.user_id AND i.request_id IS NOT DISTINCT FROM cs.request_id)
     UNION ALL
     SELECT 'I2', format('claim %s (%s) has no claimed slot %s', i.claim_id, i.place, i.slot_no)
-    FROM pool CROSS JOIN intent i
+    FROM pool CROSS JOIN slot i
     WHERE NOT EXISTS (SELECT FROM claimed cs WHERE cs.claim = i.claim_id AND cs.made_for = i.slot_no
-        AND cs.has_slot = i.has_slot)
+        AND cs.has_slots = i.has_slots)
     UNION ALL
     SELECT 'I3', format('claim %s is committed and voided', i.claim_id)
     FROM intent i GROUP BY i.claim_id HAVING bool_or(i.place = 'committed') AND bool_or(i.place = 'voided')
     UNION ALL
     SELECT 'I6', format('slot %s is %s, its claim %s is %s', cs.slot_no,
-        CASE cs.status WHEN 'C' THEN 'CONSUMED' ELSE 'RESERVED' END, cs.claim, i.place)
-    FROM pool CROSS JOIN claimed cs JOIN intent i ON i.claim_id = cs.claim AND i.has_slot
-    WHERE cs.has_slot AND (cs.status = 'C') <> (i.place = 'committed')
+        CASE cs.status WHEN 'C' THEN 'CONSUMED' WHEN 'H' THEN 'HELD' ELSE 'RESERVED' END, cs.claim, i.place)
+    FROM pool CROSS JOIN claimed cs JOIN slot i ON i.claim_id = cs.claim AND i.slot_no = cs.made_for AND i.has_slots
+    WHERE cs.has_slots AND ((cs.status = 'C') <> (i.place = 'committed') OR (cs.status = 'H') <> (i.place = 'held'))
     UNION ALL
-    SELECT 'I6', format('slot %s is on the free list, and claim %s has it', f.slot_no, cs.claim)
+    SELECT 'I6', format('slot %s is %s', coalesce(w.slot_no, cs.slot_no), CASE WHEN cs.slot_no IS NULL
+        THEN 'withheld and on sale' ELSE 'WITHHELD, and nobody has withheld it' END)
+    FROM pool CROSS JOIN (SELECT c.slot_no FROM claimed c WHERE c.status = 'W') cs
+    FULL JOIN (SELECT x.slot_no FROM intake.withheld x WHERE x.pool_no = config.pool_no) w ON w.slot_no = cs.slot_no
+    WHERE (cs.slot_no IS NULL OR w.slot_no IS NULL) AND EXISTS (SELECT FROM pool)
+    UNION ALL
+    SELECT 'I6', format('slot %s is on the free list, and %s has it', f.slot_no,
+        CASE cs.status WHEN 'W' THEN 'withholding' ELSE 'claim ' || cs.claim END)
     FROM pool JOIN intake.free_numbers f USING (pool_no) JOIN claimed cs ON cs.slot_no = f.slot_no
     UNION ALL
     SELECT 'I6',
@@ -98,16 +125,17 @@ BEGIN
     UNION ALL
     SELECT 'I7', format('request %s of user %s made claims %s', i.request_id, i.user_id, string_agg(i.claim_id, ', '))
     FROM intent i WHERE i.request_id IS NOT NULL
-    GROUP BY i.user_id, i.request_id, i.part_no HAVING count(DISTINCT i.claim_id) > 1;
+    GROUP BY i.user_id, i.request_id HAVING count(DISTINCT i.claim_id) > 1;
 END $$;
 COMMENT ON FUNCTION intake.reconcile IS
     'Violations inside DB1, a row for each, by the name of the invariant (I1, I2, I3, I6, I7). No row: consistent. '
     'Raises IE001 for an unknown pool.';
 
-CREATE TYPE intake.compared_claim AS (key bigint, claim_id uuid, state text, user_id text, slot_no bigint,
-resource_id uuid); COMMENT ON TYPE intake.compared_claim IS
-    'A claim for the comparison with the ledger. key is its slot number, or -msg_id once it is voided: pages are read '
-    'in its order.';
+CREATE TYPE intake.compared_claim AS (key bigint, claim_id uuid, state text, user_id text, slot_nos bigint[],
+    resource_ids uuid[]);
+COMMENT ON TYPE intake.compared_claim IS
+    'A claim for the comparison with the ledger. key is the slot_no of the row of its first slot, negative once it is '
+    'voided: pages are read in its order. slot_nos and resource_ids are parallel, in the order of the slots.';
 
 CREATE FUNCTION intake_private.ready_config(pool_id text) RETURNS intake.engine_config
 LANGUAGE plpgsql STABLE AS $$
@@ -124,6 +152,13 @@ COMMENT ON FUNCTION intake_private.ready_config IS
     'The configuration of a pool whose claimed slots are complete. Raises IE001 for an unknown pool, IE007 while it is '
     'being (re)built.';
 
+CREATE FUNCTION intake_private.slots_of(claimed intake.claimed_slots) RETURNS bigint[]
+LANGUAGE sql STABLE
+RETURN CASE WHEN claimed.parts = 1 THEN ARRAY[coalesce(claimed.was_slot_no, claimed.slot_no)]
+    ELSE ARRAY(SELECT s.slot_no FROM intake_private.seats_in(intake_private.message_of(claimed)) s
+        ORDER BY s.slot_no) END;
+COMMENT ON FUNCTION intake_private.slots_of IS 'All slots of the claim that has this one, in their order.';
+
 CREATE FUNCTION intake.settled_claims(pool_id text, after bigint, max_claims int) RETURNS SETOF intake.compared_claim
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -131,14 +166,14 @@ DECLARE
 BEGIN
     RETURN QUERY
     SELECT cs.slot_no, cs.claim_id, CASE cs.status WHEN 'C' THEN 'committed' ELSE intake_private.state_of(cs) END,
-        cs.user_id, coalesce(cs.was_slot_no, cs.slot_no), NULL::uuid
+        cs.user_id, intake_private.slots_of(cs), NULL::uuid[]
     FROM intake.claimed_slots cs
-    WHERE cs.pool_no = config.pool_no AND cs.status <> 'R'
+    WHERE cs.pool_no = config.pool_no AND cs.status IN ('C', 'V') AND cs.part_no = 1
         AND cs.slot_no > coalesce(settled_claims.after, -9223372036854775808)
     ORDER BY cs.slot_no LIMIT settled_claims.max_claims;
 END $$;
 COMMENT ON FUNCTION intake.settled_claims IS
-    'Settled claims (committed, voided or released), page by page after the key `after` (NULL: from the first), '
+    'Settled claims (committed, voided, released or expired), page by page after the key `after` (NULL: from the first), '
     'without resource ids. Raises IE001 for an unknown pool, IE007 while it is being (re)built.';
 
 CREATE FUNCTION intake.claims_at(pool_id text, claim_ids uuid[]) RETURNS SETOF intake.compared_claim
@@ -150,21 +185,24 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH asked AS MATERIALIZED (
-        SELECT a AS claim_id, intake_private.slot_of(a) AS slot_no FROM unnest(claims_at.claim_ids) a),
-    -- Almost all are committed and found by the key of their slot; the others are looked up one by one.
+        SELECT a AS claim_id, intake_private.first_slot_of(a) AS slot_no FROM unnest(claims_at.claim_ids) a),
+    -- Almost all are committed and found by the key of their first slot; the others are looked up one by one.
     sold AS MATERIALIZED (
-        SELECT cs.slot_no, cs.claim_id, cs.user_id FROM asked a
+        SELECT cs.* FROM asked a
         JOIN intake.claimed_slots cs ON cs.pool_no = config.pool_no AND cs.slot_no = a.slot_no
             AND cs.claim_id = a.claim_id
-        WHERE cs.status = 'C')
-    SELECT s.slot_no, s.claim_id, 'committed', s.user_id, s.slot_no,
-        intake_private.resource_at(resource_prefix, config.pool_no, s.slot_no)
-    FROM sold s
-    UNION ALL
-    SELECT cs.slot_no, cs.claim_id, intake_private.state_of(cs), cs.user_id, coalesce(cs.was_slot_no, cs.slot_no),
-        intake_private.resource_at(resource_prefix, config.pool_no, coalesce(cs.was_slot_no, cs.slot_no))
-    FROM asked a CROSS JOIN LATERAL intake_private.claimed_slot_of(config.pool_no, a.claim_id) cs
-    WHERE cs.claim_id IS NOT NULL AND NOT EXISTS (SELECT FROM sold s WHERE s.claim_id = a.claim_id);
+        WHERE cs.status = 'C'),
+    found AS (
+        SELECT s::intake.claimed_slots AS claimed FROM sold s
+        UNION ALL
+        SELECT cs FROM asked a CROSS JOIN LATERAL intake_private.claimed_slot_of(config.pool_no, a.claim_id) cs
+        WHERE cs.claim_id IS NOT NULL AND NOT EXISTS (SELECT FROM sold s WHERE s.claim_id = a.claim_id))
+    SELECT (f.claimed).slot_no, (f.claimed).claim_id,
+        CASE (f.claimed).status WHEN 'C' THEN 'committed' ELSE intake_private.state_of(f.claimed) END,
+        (f.claimed).user_id, s.slot_nos,
+        ARRAY(SELECT intake_private.resource_at(resource_prefix, config.pool_no, u.slot_no)
+            FROM unnest(s.slot_nos) WITH ORDINALITY AS u (slot_no, n) ORDER BY u.n)
+    FROM found f CROSS JOIN LATERAL (SELECT intake_private.slots_of(f.claimed) AS slot_nos OFFSET 0) s;
 END $$;
 COMMENT ON FUNCTION intake.claims_at IS
     'Where these claims are now; no row for a claim that this pool does not have. Raises IE001 for an unknown pool, '

@@ -43,26 +43,31 @@ COMMENT ON FUNCTION intake_private.restorable_config IS
     'for an unknown pool, IE003 if it was seeded or restored before.';
 
 CREATE FUNCTION intake_private.ledger_page(config intake.engine_config, claims jsonb)
-RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz, slots int,
-    slot_no bigint, ledger_resource uuid, resource_id uuid)
+RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz, slot_nos bigint[],
+    ledger_resources uuid[], resource_ids uuid[], seats jsonb)
 LANGUAGE sql STABLE AS $$
     SELECT c.claim_id, c.state, c.user_id, c.request_id,
         -- A ledger may not have stored it; the id of the claim contains the time.
-        coalesce(c.claimed_at, uuid_extract_timestamp(c.claim_id), now()), coalesce(cardinality(c.slot_nos), 0),
-        n.slot_no, c.resource_ids[1],
-        -- Not resource_at(): there are no slots before seed().
-        coalesce(intake_private.resource_of(CASE WHEN NOT config.own_resources
-            THEN intake_private.resource_prefix_of(config.pool_id) END, n.slot_no),
-            (SELECT v.resource_id FROM intake.inventory v WHERE v.pool_no = config.pool_no AND v.slot_no = n.slot_no))
+        coalesce(c.claimed_at, uuid_extract_timestamp(c.claim_id), now()), n.slot_nos,
+        CASE c.state WHEN 'committed' THEN c.resource_ids END, s.resource_ids, s.seats
     FROM jsonb_to_recordset(claims) AS c (claim_id uuid, state text, user_id text, request_id text,
         claimed_at timestamptz, slot_nos bigint[], resource_ids uuid[])
-    -- A voided claim has sold nothing, so the ledger has no slot for it.
-    CROSS JOIN LATERAL (SELECT CASE c.state WHEN 'committed'
-        THEN c.slot_nos[1] ELSE intake_private.slot_of(c.claim_id) END
-        AS slot_no) n
+    -- A voided claim has sold nothing, so the ledger has no slots for it. Its id has the first.
+    CROSS JOIN LATERAL (SELECT CASE c.state WHEN 'committed' THEN coalesce(c.slot_nos, '{}')
+        ELSE ARRAY[intake_private.first_slot_of(c.claim_id)] END AS slot_nos) n
+    CROSS JOIN LATERAL (
+        SELECT array_agg(r.resource_id ORDER BY r.n) AS resource_ids,
+            jsonb_agg(intake_private.seat(r.slot_no, r.resource_id, r.label, r.attributes) ORDER BY r.n) AS seats
+        -- Not seats_of(): there are no slots before seed().
+        FROM (SELECT u.n, u.slot_no, v.label, v.attributes, coalesce(intake_private.resource_of(
+                CASE WHEN NOT config.own_resources THEN intake_private.resource_prefix_of(config.pool_id) END,
+                u.slot_no), v.resource_id) AS resource_id
+            FROM unnest(n.slot_nos) WITH ORDINALITY AS u (slot_no, n)
+            LEFT JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = u.slot_no) r) s
 $$;
 COMMENT ON FUNCTION intake_private.ledger_page IS
-    'A page of ledger_claims(): each claim with its slot, and with the resource id that the pool gives that slot.';
+    'A page of ledger_claims(): each claim with its slots, the resource ids that the ledger has (NULL: voided) and those '
+    'that the pool gives its slots.';
 
 CREATE FUNCTION intake_private.check_ledger_page(config intake.engine_config, claims jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -81,10 +86,13 @@ BEGIN
             WHEN (length(p.user_id) BETWEEN 1 AND 200) IS NOT TRUE
                 THEN 'its user_id is not a text of 1 to 200 characters'
             WHEN length(p.request_id) NOT BETWEEN 1 AND 200 THEN 'its request_id is not a text of 1 to 200 characters'
-            WHEN p.state = 'committed' AND p.slots <> 1 THEN format('it has %s slots, not one', p.slots)
-            WHEN (p.slot_no BETWEEN 1 AND config.inventory_size) IS NOT TRUE
-                THEN format('the pool has no slot %s', coalesce(p.slot_no::text, 'NULL')) END AS wrong,
-            p.state = 'committed' AND p.ledger_resource IS DISTINCT FROM p.resource_id AS differs) w
+            WHEN cardinality(p.slot_nos) NOT BETWEEN 1 AND 100 THEN format('it has %s slots, not 1 to 100',
+                cardinality(p.slot_nos))
+            WHEN (SELECT count(DISTINCT n) FROM unnest(p.slot_nos) n) < cardinality(p.slot_nos)
+                THEN 'it has a slot twice'
+            ELSE (SELECT format('the pool has no slot %s', coalesce(n::text, 'NULL')) FROM unnest(p.slot_nos) n
+                WHERE (n BETWEEN 1 AND config.inventory_size) IS NOT TRUE LIMIT 1) END AS wrong,
+            p.state = 'committed' AND p.ledger_resources IS DISTINCT FROM p.resource_ids AS differs) w
         WHERE w.wrong IS NOT NULL OR w.differs ORDER BY p.claim_id LIMIT 1;
     EXCEPTION WHEN data_exception THEN
         RAISE EXCEPTION 'a claim of the ledger cannot be read: %', SQLERRM USING ERRCODE = 'IE002',
@@ -95,9 +103,9 @@ BEGIN
         RAISE EXCEPTION 'claim % of the ledger cannot be restored: %', coalesce(bad.claim_id::text, 'NULL'), bad.wrong
             USING ERRCODE = 'IE002', HINT = 'Find it in the ledger. Was the name of the pool used for another sale?';
     ELSIF bad.differs THEN
-        RAISE EXCEPTION 'claim % has sold slot % as resource %, and in pool % that slot is %', bad.claim_id,
-            bad.slot_no, coalesce(bad.ledger_resource::text, 'NULL'), quote_literal(config.pool_id),
-            coalesce(bad.resource_id::text, 'not stocked')
+        RAISE EXCEPTION 'claim % has sold the slots % as resources %, and in pool % these slots are %', bad.claim_id,
+            bad.slot_nos, coalesce(bad.ledger_resources::text, 'NULL'), quote_literal(config.pool_id),
+            bad.resource_ids
             USING ERRCODE = 'IE006', HINT = 'Stock the inventory that was sold from: the same rows in the same order.';
     END IF;
 END $$;
@@ -113,13 +121,12 @@ DECLARE
     added  bigint;
 BEGIN
     PERFORM intake_private.check_ledger_page(config, claims);
-    -- read_ct 1: a bridge has read it. part_no is set in end_restore(), which sees the whole request.
+    -- read_ct 1: a bridge has read it. restored: the ledger has neither payload nor receipt for it here.
     INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, vt, message)
     SELECT nextval('pgmq.q_intake_queue_msg_id_seq'), 1, p.claimed_at, p.claimed_at,
-        intake_private.intent(p.claim_id, config.pool_id, p.user_id, p.request_id, 1, p.slot_no, p.resource_id,
-            p.claimed_at)
+        intake_private.intent(p.claim_id, config.pool_id, p.user_id, p.request_id, p.seats, NULL, p.claimed_at)
             || jsonb_build_object('state', CASE p.state WHEN 'committed' THEN 'validated' ELSE 'queued' END,
-                'outcome', p.state)
+                'outcome', p.state, 'restored', true)
     FROM (SELECT * FROM intake_private.ledger_page(config, claims) ORDER BY claim_id) p;
     GET DIAGNOSTICS added = ROW_COUNT;
     RETURN added;
@@ -130,19 +137,6 @@ COMMENT ON FUNCTION intake.restore IS
     'unknown pool, IE002 and IE006 for a claim that this pool cannot have sold, IE003 if the pool was seeded or '
     'restored before.';
 
-CREATE FUNCTION intake_private.number_parts(pool_id text) RETURNS void
-LANGUAGE sql AS $$
-    -- The ids of claims of one call are in the order of their parts.
-    UPDATE pgmq.a_intake_queue a SET message = a.message || jsonb_build_object('part_no', n.part_no)
-    FROM (SELECT x.msg_id, row_number() OVER (PARTITION BY x.message ->> 'user_id', x.message ->> 'request_id'
-            ORDER BY x.message ->> 'claim_id') AS part_no
-        FROM pgmq.a_intake_queue x
-        WHERE x.message ->> 'pool_id' = number_parts.pool_id AND x.message ->> 'request_id' IS NOT NULL) n
-    WHERE a.msg_id = n.msg_id AND n.part_no > 1;
-$$;
-COMMENT ON FUNCTION intake_private.number_parts IS
-    'Number the parts of each restored request: the ledger does not have part_no.';
-
 CREATE FUNCTION intake_private.last_drawn_number(pool_id text) RETURNS bigint
 LANGUAGE sql STABLE AS $$
     -- The last number up to which at least half are claimed. recycle_numbers() puts the free ones below it on the
@@ -150,7 +144,8 @@ LANGUAGE sql STABLE AS $$
     -- that draw them rarely have to skip one.
     SELECT max(s.slot_no)
     FROM (SELECT c.slot_no, row_number() OVER (ORDER BY c.slot_no) AS claimed
-        FROM (SELECT (a.message ->> 'slot_no')::bigint AS slot_no FROM pgmq.a_intake_queue a
+        FROM (SELECT (s ->> 'slot_no')::bigint AS slot_no
+            FROM pgmq.a_intake_queue a CROSS JOIN LATERAL jsonb_array_elements(a.message -> 'seats') s
             WHERE a.message ->> 'pool_id' = last_drawn_number.pool_id AND a.message ->> 'outcome' = 'committed') c) s
     WHERE 2 * s.claimed >= s.slot_no;
 $$;
@@ -172,7 +167,6 @@ BEGIN
         RAISE EXCEPTION 'claim % was restored twice', duplicate USING ERRCODE = 'IE002',
             HINT = 'Each page of ledger_claims() is restored once, each behind the last claim of the page before.';
     END IF;
-    PERFORM intake_private.number_parts(config.pool_id);
     -- Otherwise claims would have to skip every number that is sold. setval() is strict, so NULL leaves the sequence
     -- at its start.
     PERFORM setval(intake_private.number_sequence(config.pool_no), intake_private.last_drawn_number(config.pool_id));

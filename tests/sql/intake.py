@@ -14,23 +14,38 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, dict_row, tuple_row
+from psycopg.types.json import Jsonb
 
 POOL = "drop"
-CLAIM: LiteralString = "SELECT * FROM intake.claim_resource(%s, %s, %s)"
-SEVERAL: LiteralString = "SELECT * FROM intake.claim_resources(%s, %s, %s, %s)"
-SEAT: LiteralString = "SELECT * FROM intake.claim_seat(%s, %s, %s, %s)"
+CLAIM: LiteralString = "SELECT * FROM intake.claim_resource(%s, %s, %s, %s)"
+SEVERAL: LiteralString = "SELECT * FROM intake.claim_resources(%s, %s, %s, %s, %s)"
+SEATS: LiteralString = "SELECT * FROM intake.claim_seats(%s, %s, %s, %s, %s)"
 NOTHING = sql.SQL("")
-BATCH: LiteralString = "SELECT * FROM intake.claim_batch(%s, %s, %s)"
+BATCH: LiteralString = "SELECT * FROM intake.claim_batch(%s, %s, %s, %s, %s)"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What claim_resource returns."""
+    """What a claim function returns for one slot."""
 
     outcome: str
     claim_id: UUID | None
     resource_id: UUID | None
     slot_no: int | None
+    label: str | None = None
+    attributes: dict[str, Any] | None = None
+    expires_at: datetime | None = None
+    differs: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a batch."""
+
+    user: str | None
+    request: str | None = None
+    quantity: int | None = None
+    payload: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,43 +108,84 @@ class Intake:
         self.seed()
         return self
 
-    def claim(self, user: str, request: str | None = None) -> Answer:
-        """One claim."""
-        return (
-            self.connection.cursor(row_factory=class_row(Answer))
-            .execute(CLAIM, (self.pool, user, request))
-            .fetchall()[0]
-        )
+    def claim(self, user: str, request: str | None = None, payload: object = None) -> Answer:
+        """The next slot."""
+        return self.answers(CLAIM, self.pool, user, request, as_jsonb(payload))[0]
 
     def answers(self, query: LiteralString, *arguments: object) -> list[Answer]:
         """What a claim function answers, one for each row."""
         return self.connection.cursor(row_factory=class_row(Answer)).execute(query, arguments).fetchall()
 
-    def claim_several(self, user: str, quantity: int | None, request: str | None = None) -> list[Answer]:
-        """Several seats or none."""
-        return self.answers(SEVERAL, self.pool, user, quantity, request)
+    def claim_several(
+        self, user: str, quantity: int | None, request: str | None = None, payload: object = None
+    ) -> list[Answer]:
+        """Several slots or none, as one claim."""
+        return self.answers(SEVERAL, self.pool, user, quantity, request, as_jsonb(payload))
+
+    def claim_seats(
+        self, user: str, seats: Sequence[str | None], request: str | None = None, payload: object = None
+    ) -> list[Answer]:
+        """Named seats, all or none, as one claim."""
+        return self.answers(SEATS, self.pool, user, list(seats), request, as_jsonb(payload))
 
     def claim_seat(self, user: str, seat: str | None, request: str | None = None) -> Answer:
-        """A named seat."""
-        return self.answers(SEAT, self.pool, user, seat, request)[0]
+        """One named seat."""
+        return self.claim_seats(user, [seat], request)[0]
+
+    def claim_requests(self, requests: Sequence[Request]) -> list[list[Answer]]:
+        """A batch: the rows of each request, in their order, those of a claim by slot."""
+        rows = self.rows(
+            BATCH,
+            self.pool,
+            [r.user for r in requests],
+            [r.request for r in requests],
+            [r.quantity for r in requests],
+            [as_jsonb(r.payload) for r in requests],
+        )
+        rows.sort(key=lambda row: (int(row[0]), row[4] or 0))
+        answers: list[list[Answer]] = [[] for _ in requests]
+        for row in rows:
+            answers[row[0] - 1].append(Answer(*row[1:]))
+        assert all(answers), "at least one row for each"
+        return answers
 
     def claim_batch(self, callers: Sequence[tuple[str | None, str | None]]) -> list[Answer]:
-        """One claim for each (user, request), in their order."""
-        rows = self.rows(BATCH, self.pool, [user for user, _ in callers], [request for _, request in callers])
-        rows.sort(key=lambda row: int(row[0]))
-        assert [row[0] for row in rows] == list(range(1, len(callers) + 1)), "one row for each"
-        return [Answer(*row[1:]) for row in rows]
+        """One slot for each (user, request), in their order."""
+        answers = self.claim_requests([Request(user, request) for user, request in callers])
+        assert all(len(each) == 1 for each in answers), "one row for each"
+        return [each[0] for each in answers]
+
+    def confirm(self, claim_id: UUID | None, user: str, payload: object = None) -> str:
+        """Send a hold on its way."""
+        return str(
+            self.value("SELECT intake.confirm_claim(%s, %s, %s, %s)", self.pool, claim_id, user, as_jsonb(payload))
+        )
+
+    def extend_hold(self, claim_id: UUID | None, user: str) -> tuple[str, datetime | None]:
+        """More time for a hold."""
+        found: tuple[str, datetime | None] = self.rows(
+            "SELECT * FROM intake.extend_hold(%s, %s, %s)", self.pool, claim_id, user
+        )[0]
+        return found
+
+    def expire_holds(self) -> None:
+        """Let the time of every hold pass."""
+        self.connection.execute("UPDATE intake.holds SET expires_at = clock_timestamp() - interval '1 s'")
 
     def release(self, claim_id: UUID | None, reason: str = "changed my mind") -> str:
         """Give a claim back."""
         return str(self.value("SELECT intake.release_claim(%s, %s, %s)", self.pool, claim_id, reason))
 
     def claim_status(self, claim_id: UUID | None) -> dict[str, Any]:
-        """Where a claim is."""
-        return self.dicts("SELECT * FROM intake.claim_status(%s, %s::uuid)", self.pool, claim_id)[0]
+        """Where a claim is: the row of its first slot."""
+        return self.claim_slots(claim_id)[0]
+
+    def claim_slots(self, claim_id: UUID | None) -> list[dict[str, Any]]:
+        """Where a claim is, a row for each of its slots."""
+        return self.dicts("SELECT * FROM intake.claim_status(%s, %s::uuid)", self.pool, claim_id)
 
     def request_status(self, user: str, request: str) -> list[dict[str, Any]]:
-        """Where the claims of a request are."""
+        """Where the claim of a request is, a row for each of its slots."""
         return self.dicts("SELECT * FROM intake.claim_status(%s, %s::text, %s)", self.pool, user, request)
 
     def stock(self, first: int, rows: Sequence[tuple[UUID, str | None]]) -> int:
@@ -181,6 +237,11 @@ class Intake:
     def housekeep(self) -> int:
         """One round of housekeeping."""
         return int(self.value("SELECT intake.housekeep(%s)", self.pool))
+
+
+def as_jsonb(value: object) -> Jsonb | None:
+    """A value as the driver sends it to a parameter of type jsonb."""
+    return None if value is None else Jsonb(value)
 
 
 def empty(uri: str) -> None:
