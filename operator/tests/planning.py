@@ -14,10 +14,12 @@ SECOND = timedelta(seconds=1)
 
 
 def make_proof(ledger: LedgerAnswer = LedgerAnswer.AGREES, detail: str = "", **changes: int) -> Proof:
-    """A proof that holds: 14 claims with 8 x 2 slots sold, 8 committed, 2 voided, 1 released, 3 expired; with changes."""
-    counts = {"claims": 14, "committed": 8, "voided": 2, "released": 1, "expired": 3, "held": 0, "queued": 0} | changes
-    ended = Account(counts.pop("committed"), counts.pop("voided"), slots=16, digest=0)
-    return Proof(DatabaseAccount(**counts, dead_letters=0, ended=ended, violations=()), ledger, detail)
+    """A proof that holds: 11 claims, 8 committed, 2 voided, 1 released; with changes."""
+    counts = {"claims": 11, "committed": 8, "voided": 2, "released": 1} | changes
+    ended = Account(counts["committed"], counts["voided"], slots=counts.get("slots", counts["committed"]), digest=0)
+    rest = (counts.get(name, 0) for name in ("expired", "held", "queued", "dead"))
+    account = DatabaseAccount(counts["claims"], counts["released"], *rest, ended, ())
+    return Proof(account, ledger, detail)
 
 
 GOOD_PROOF = make_proof()

@@ -158,7 +158,7 @@ class TestDrain:
         assert needs.proof(sale.event, sale.observed, sale.now) is (not held)
 
     def test_i11_a_claim_that_is_in_no_place_of_the_proof_fails_it(self) -> None:
-        for wrong in (make_proof(expired=2), make_proof(expired=2, held=1), make_proof(held=1)):
+        for wrong in (make_proof(expired=1), make_proof(claims=12, held=1), make_proof(held=1)):
             assert closed().sealed().seen(proof=wrong).plan().drained == DrainReason.PROOF_FAILED
 
 
@@ -199,7 +199,8 @@ class TestReport:
 
     def test_a_proven_report_counts_claims_and_slots(self) -> None:
         slots = self.SLOTS | {"available": 19_979, "held": 0, "reserved": 0, "consumed": 16}
-        decided = closed().says(sealed=True, windowState="closed", inventory=slots).seen(proof=GOOD_PROOF).plan()
+        proof = make_proof(claims=14, expired=3, slots=16)
+        decided = closed().says(sealed=True, windowState="closed", inventory=slots).seen(proof=proof).plan()
         (step,) = decided.all(Apply)
         assert decided.after is not None
         final = decided.after["report"]

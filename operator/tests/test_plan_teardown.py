@@ -53,7 +53,7 @@ class TestDrain:
         assert sale.sealed(depth=5, deadLetters=1).plan().drained == DrainReason.QUEUE_DRAINING
         assert sale.sealed(deadLetters=1).plan().drained == DrainReason.DEAD_LETTERS_BLOCK
         assert sale.sealed().plan().drained == DrainReason.VERIFYING
-        for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}, {"expired": 2}):
+        for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}, {"expired": 1}):
             wrong = sale.sealed().seen(proof=make_proof(**one_less))
             assert wrong.plan().drained == DrainReason.PROOF_FAILED
         good = sale.sealed().seen(proof=GOOD_PROOF).plan()

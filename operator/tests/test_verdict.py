@@ -27,7 +27,7 @@ DIFFERENT = "the ledger has 4 committed, 0 voided; the database 5 and 0"
 
 def proof(answer: LedgerAnswer) -> Proof:
     details = {LedgerAnswer.DIFFERS: DIFFERENT, LedgerAnswer.NOT_ASKED: "the ledger cannot be asked: gone"}
-    return make_proof(answer, details.get(answer, ""), claims=5, committed=5, voided=0, released=0, expired=0)
+    return make_proof(answer, details.get(answer, ""), claims=5, committed=5, voided=0, released=0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from intake_operator.admin.answers import RefusedError
 
 # Discarding calls the ledger once for each id, and a request should end within seconds.
 MOST_IDS: Final = 500
+# Payload and validation of a claim have at most 64 KiB each.
+MOST_PAYLOADS: Final = 100
 LONGEST_PAGE: Final = 1000
 LARGEST_ID: Final = 2**63 - 1
 
@@ -41,6 +43,12 @@ class Discard(_Request):
 
     ledger_checked: Annotated[bool, Field(strict=True)] = False
     """The caller has checked that the ledger does not hold these sales. Only for a ledger that cannot void a claim."""
+
+
+class Payloads(_Request):
+    """Show what callers and the validator have sent along with these claims."""
+
+    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_PAYLOADS)]
 
 
 class Page(BaseModel):

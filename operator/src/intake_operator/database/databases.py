@@ -183,7 +183,8 @@ class Databases:
         found = await self._connections[uid].execute(
             "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
             " 'evidence', detail -> 'evidence',"
-            " 'claims', jsonb_array_length(coalesce(detail -> 'moved', detail -> 'discarded')))::text"
+            " 'claims', jsonb_array_length("
+            "coalesce(detail -> 'moved', detail -> 'discarded', detail -> 'asked')))::text"
             " FROM intake.audit_log(%s, 100)",
             (pool,),
         )

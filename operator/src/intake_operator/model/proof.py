@@ -36,19 +36,21 @@ class Account:
     voided: int
     """Claims."""
     slots: int
-    """Slots that are sold."""
+    """Slots that are sold: all those of the committed claims."""
     digest: int
-    """Over the claims and their slots, in no order."""
+    """Over one text for each sold slot and each voided claim, in no order."""
 
 
 @dataclass(frozen=True)
 class DatabaseAccount:
-    """Where every claim of a sealed pool is: `intake.proof` and `intake.reconcile`. Counts are claims."""
+    """Where every claim of a sealed pool is: `intake.proof` and `intake.reconcile`. Counts are claims, not slots."""
 
     claims: int
     released: int
     expired: int
+    """Holds that nobody confirmed in time."""
     held: int
+    """Holds that may still be confirmed."""
     queued: int
     dead_letters: int
     ended: Account
