@@ -41,7 +41,9 @@ class TestConfiguration:
             ),
         ],
     )
-    def test_db1_gets_the_fields_of_the_spec_and_no_null(self, spec: dict[str, Any], configured: dict[str, int]) -> None:
+    def test_db1_gets_the_fields_of_the_spec_and_no_null(
+        self, spec: dict[str, Any], configured: dict[str, int]
+    ) -> None:
         config = make_spec(**spec).engine_config()
         keys = {"maxPayloadBytes", "holdSeconds", "extendSeconds"}
         assert {name: value for name, value in config.items() if name in keys} == configured

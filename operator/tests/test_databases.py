@@ -114,7 +114,8 @@ class TestDatabases:
         async with await AsyncConnection.connect(uri) as owner:
             for ago, depth in ((LOOK_BACK - timedelta(seconds=10), 7), (LOOK_BACK + timedelta(seconds=1), 9)):
                 await owner.execute(
-                    "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - %s, 0, 0, 0, 0, 0, %s, 0, 0, 0, 0, 0",
+                    "INSERT INTO intake.engine_metrics"
+                    " SELECT %s, clock_timestamp() - %s, 0, 0, 0, 0, 0, %s, 0, 0, 0, 0, 0",
                     (POOL, ago, depth),
                 )
         assert (await databases.observe(UID, POOL, host, "")).peak_depth == 7

@@ -121,8 +121,8 @@ class TestRecovery:
         assert "cannot be asked what it holds" in decided.message(ConditionType.DEGRADED)
 
     def test_a_rebuilt_db1_is_sold_from_and_the_missing_claims_are_counted(self) -> None:
-        # 64 claims were in a place: 40 committed, 3 voided, 15 queued, 2 dead, 4 held; the ledger has 45 and 3. How many
-        # slots they had does not matter, and those that were released or expired are in no ledger.
+        # 64 claims were in a place: 40 committed, 3 voided, 15 queued, 2 dead, 4 held; the ledger has 45 and 3. How
+        # many slots they had does not matter, and those that were released or expired are in no ledger.
         queue = {"depth": 15, "deadLetters": 2}
         counts = {"held": 4, "committed": 40, "voided": 3, "released": 1, "expired": 6}
         counts |= {"inventory": {"held": 9, "reserved": 17, "consumed": 80}, "queue": queue}

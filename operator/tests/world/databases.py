@@ -88,7 +88,7 @@ class Volume:
             self.claims[number] = Claim(number, slot, "held", now + timedelta(seconds=seconds))
 
     def confirm(self, count: int, now: datetime) -> None:
-        """The first holds that have not ended are put on the queue. Neither the seal nor the end of the window stops it."""
+        """The first holds that have not ended are put on the queue, also behind the seal."""
         held = [claim for claim in self.claims.values() if claim.state == "held" and claim.ends and now < claim.ends]
         for claim in held[: count if self.hot else 0]:
             claim.state = "queued"

@@ -217,14 +217,14 @@ def _drain_message(facts: Facts) -> str:
 def _held(facts: Facts) -> str:
     """How many holds the drain waits for, and until when."""
     database = facts.observed.database
-    ends, queued = database.last_hold_ends, database.depth
-    count = "1 claim is held" if database.held == 1 else f"{database.held} claims are held"
-    if ends is None or ends > facts.now:
-        until = f", the last until {ends.isoformat(timespec='seconds')}" if ends else ""
-        wait = f"{count} and may still be confirmed{until}"
+    held, ends, queued = database.held, database.last_hold_ends, database.depth
+    count = "1 claim is held" if held == 1 else f"{held} claims are held"
+    until = f"the last until {ends.isoformat(timespec='seconds')}" if ends else ""
+    if ends and ends <= facts.now:
+        message = f"{count}, {until}, which is over: a bridge ends them as soon as one runs"
     else:
-        wait = f"{count}, the last until {ends.isoformat(timespec='seconds')}, which is over: a bridge ends them as soon as it runs"
-    return f"{wait}; {queued} intents are not committed yet" if queued else wait
+        message = f"{count} and may still be confirmed, {until}"
+    return f"{message}; {queued} intents are not committed yet" if queued else message
 
 
 def _kept_until(facts: Facts) -> str:

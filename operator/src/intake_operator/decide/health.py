@@ -47,8 +47,9 @@ def findings(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
         return ()
     found = [*_spec(event), *_pods(observed, now), *_database(event, observed, now), *_ledger(observed)]
     found += [*_volume_claim(event, observed), *_namespace(event, observed), *_pool(observed)]
-    found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, observed, stage, now)]
+    found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed)]
     found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now), *_connections(event, observed)]
+    found += _overdue(event, observed, stage, now)
     order = list(Problem)
     return tuple(sorted(found, key=lambda finding: order.index(finding.reason)))
 
@@ -254,12 +255,11 @@ def _overdue(event: Event, observed: Observed, stage: Stage, now: datetime) -> I
     else:
         overdue = now - since > patience + (checkout.longest if checkout else timedelta(0))
     if overdue:
-        holds = " after the last hold" if checkout else ""
+        limit = "spec.teardown.drainTimeoutSeconds" + (" after the last hold" if checkout else "")
         yield Finding(
             Problem.DRAIN_OVERDUE,
-            f"draining since {since.isoformat(timespec='seconds')}, longer than spec.teardown.drainTimeoutSeconds{holds}. "
-            "The drain goes on; to give up the claims that are left, set the annotation "
-            f"{names.ABANDON_ANNOTATION}: {event.name}.",
+            f"draining since {since.isoformat(timespec='seconds')}, longer than {limit}. The drain goes on; to give up "
+            f"the claims that are left, set the annotation {names.ABANDON_ANNOTATION}: {event.name}.",
         )
 
 

@@ -111,7 +111,7 @@ def recovery(event: Event, observed: Observed) -> dict[str, Any] | None:
     if restored is None or not rebuilt(event, observed) or (known and known["at"] == restored.at):
         return known
     # Not those that were released or expired: the ledger never knew them.
-    last = (event.status.get("queue") or {}) | event.status
+    last = {**(event.status.get("queue") or {}), **event.status}
     acknowledged = sum(int(last.get(name, 0)) for name in ("held", "depth", "deadLetters", "committed", "voided"))
     found = restored.committed + restored.voided
     lost = max(acknowledged - found, 0) + int((known or {}).get("unaccounted", 0))
