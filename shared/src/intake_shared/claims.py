@@ -25,13 +25,13 @@ class Seat:
 
     @classmethod
     def read(cls, seat: Mapping[str, Any]) -> Self:
-        """A seat as DB1 has it in JSON."""
+        """A seat as DB1 has it in JSON: without label and attributes where it has neither."""
         resource = seat["resource_id"]
         return cls(
             slot_no=seat["slot_no"],
             resource_id=None if resource is None else UUID(resource),
-            label=seat["label"],
-            attributes=seat["attributes"],
+            label=seat.get("label"),
+            attributes=seat.get("attributes"),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -85,7 +85,5 @@ class Claim(ClaimHead):
     def as_json(self) -> dict[str, Any]:
         """The claim in JSON types, as `text_with` writes it."""
         seats = json.dumps([seat.as_json() for seat in self.seats])
-        claim: dict[str, Any] = json.loads(
-            self.text_with(seats, json.dumps(self.payload), json.dumps(self.validation))
-        )
+        claim: dict[str, Any] = json.loads(self.text_with(seats, json.dumps(self.payload), json.dumps(self.validation)))
         return claim

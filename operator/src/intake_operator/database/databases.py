@@ -146,8 +146,10 @@ class Databases:
         async with connection.transaction():
             async for chunk in chunks:
                 resource_ids, labels = [row.resource_id for row in chunk], [row.label for row in chunk]
+                attributes = [row.attributes for row in chunk]
                 await connection.execute(
-                    "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[])", (pool, first, resource_ids, labels)
+                    "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[], %s::jsonb[])",
+                    (pool, first, resource_ids, labels, attributes),
                 )
                 first += len(chunk)
 
