@@ -33,7 +33,7 @@ def found(engine_status: Make[EngineStatus], *offers: list[str]) -> Observed:
         (
             [["batch", "outcomes", "void"], ALL],
             LedgerReadyReason.WEAKER,
-            ["shop.finalize gives no receipts", "no order number"],
+            ["no receipts", "no order number"],
         ),
     ],
 )
