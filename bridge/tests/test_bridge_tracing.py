@@ -80,7 +80,7 @@ async def test_a_batch_links_to_its_claims_and_a_call_belongs_to_its_claims_trac
     await sale.configure(validation=validation(webhook.single), batchSize=3)
     users = ["one", "two", "three"]
     for user, context in zip(users, (traceparent(1), traceparent(2), None), strict=True):
-        await sale.rows("SELECT intake.claim_resource(%s, %s, NULL, %s)", POOL, user, context)
+        await sale.rows("SELECT intake.claim_resource(%s, %s, NULL, NULL, %s)", POOL, user, context)
     async with sale.worker(tracing=recorded.spans):
         await sale.until_drained()
     (batch,) = recorded.named("intake batch")

@@ -202,7 +202,7 @@ class Ledger(Protocol):
         ...
 
     async def commit(self, messages: Messages, gate: Gate) -> Answers:
-        """Commit each claim once, by its claim_id. The answers, with receipts; a message that is missing was not sent."""
+        """Commit each claim once, by its claim_id. The answers, with receipts; what is missing was not sent."""
         ...
 
     async def void(self, messages: Messages, gate: Gate) -> Answers:

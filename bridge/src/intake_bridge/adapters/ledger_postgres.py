@@ -53,7 +53,7 @@ class _Failed(NamedTuple):
 
 
 class _Lenient(Loader):
-    """A text of a database in SQL_ASCII, which may be no UTF-8: the sale that it speaks of is committed all the same."""
+    """A text of a database in SQL_ASCII. It may be no UTF-8, and the sale of which it speaks is committed."""
 
     def load(self, data: Buffer) -> str:
         return bytes(data).decode(errors="replace")
@@ -137,7 +137,16 @@ class PostgresLedger:
             never_sent = {each.msg_id: voided for each in messages if each.state is State.QUEUED}
             sent = [each for each in messages if each.msg_id not in never_sent]
             return Answers(never_sent) | await self.commit(sent, gate)
-        return await self._send(self._signature.void, table.VOID_WORDS, messages, gate)
+        with_receipts = self._signature.gives_receipts
+        answers = await self._send(self._signature.void, table.VOID_WORDS, messages, gate)
+        late = [each for each in messages if _is_committed(answers.outcomes.get(each.msg_id))]
+        if not late or not with_receipts:
+            return answers
+        # It is too late for these, and `void_claim` returns no receipt: a commit is answered with `duplicate` and the
+        # first receipt. What gets no answer to it is asked again.
+        for message in late:
+            del answers.outcomes[message.msg_id]
+        return answers | await self.commit(late, gate)
 
     async def _send(self, statement: sql.Composed, words: Words, messages: Messages, gate: Gate) -> Answers:
         answers = Answers()
@@ -233,6 +242,10 @@ class PostgresLedger:
             reason=f"the ledger's database has the encoding {encoding}, which lacks a character of this claim "
             "(user, request, seats, payload or validation): move the ledger to a database in UTF8, then replay",
         )
+
+
+def _is_committed(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.result is table.Result.COMMITTED
 
 
 def _at(moment: float, answer: Mapping[int, Outcome]) -> dict[int, Outcome]:
