@@ -26,6 +26,7 @@ from intake_operator.ledger import connection as ledger_connection
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.functions import offers, void_function
 from intake_operator.ledger.voiding import void
+from intake_operator.model.audit import AuditNote
 from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
@@ -36,7 +37,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
 NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
-DISCARD = requests.Discard(ids=[1], reason="a bot")
+NOTE = AuditNote("editor", "a bot")
 
 
 class Secrets(Cluster):
@@ -52,7 +53,7 @@ class Secrets(Cluster):
 class WithoutDatabase(AdminService):
     """Nothing came with any claim."""
 
-    async def _contents(self, event: Event, ids: Sequence[int], actor: str, reason: str) -> dict[int, Content]:
+    async def _contents(self, event: Event, ids: Sequence[int], note: AuditNote) -> dict[int, Content]:
         return {number: Content(number, None, None) for number in ids}
 
 
@@ -81,7 +82,7 @@ async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
 async def test_a_good_request(reader: TestClient[web.Request, web.Application]) -> None:
     asked = {"ids": [3, 1], "reason": "  a bot ", "ledgerChecked": True}
     answer = await reader.post("/", json=asked)
-    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True}
+    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True, "return_conflicts": False}
     assert await (await reader.get("/?limit=7&continue=9")).json() == {"limit": 7, "continue_": 9}
 
 
@@ -228,7 +229,7 @@ class TestVoidClaim:
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
         service = WithoutDatabase(Secrets(ledger_uri.encode()), NEVER)
-        decided = await service._decide(event(), found, DISCARD, "editor")
+        decided = await service._decide(event(), found, NOTE, ledger_checked=False)
         refused = decided[1]
         assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
@@ -236,7 +237,7 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: not the fault of one claim
         with pytest.raises(RefusedError, match="did not answer"):
-            await service._decide(event(), found[1:], DISCARD, "editor")
+            await service._decide(event(), found[1:], NOTE, ledger_checked=False)
 
     async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
@@ -248,7 +249,7 @@ class TestVoidClaim:
             service = WithoutDatabase(Secrets(ledger_uri.encode()), NEVER)
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
-                    await service._decide(event(), [letter], DISCARD, "editor")
+                    await service._decide(event(), [letter], NOTE, ledger_checked=False)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])

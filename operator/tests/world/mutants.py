@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
+from world.account_mutants import ACCOUNT
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -407,7 +409,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-}
+} | {name: Mutant(*mutant) for name, mutant in ACCOUNT.items()}
 
 
 class _Broken(SourceFileLoader):

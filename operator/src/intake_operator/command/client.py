@@ -46,6 +46,10 @@ class Client:
         for first in range(0, len(ids), most):
             yield self._call("POST", f"deadletters/{action}", json={"ids": list(ids[first : first + most]), **request})
 
+    def change_slots(self, action: str, request: Mapping[str, object]) -> Answer:
+        """`withhold` or `return` slots."""
+        return self._call("POST", f"slots/{action}", json=request)
+
     def reconcile(self) -> Answer:
         """Compare DB1 with the ledger, now."""
         return self._call("POST", "reconcile")

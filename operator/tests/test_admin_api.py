@@ -1,4 +1,4 @@
-"""Dead letters over the admin API, on a real DB1 and a real ledger: who sees what came with a claim."""
+"""The admin API on a real DB1 and a real ledger: who sees what came with a claim, and withholds slots from sale."""
 
 import base64
 import json
@@ -16,6 +16,7 @@ from intake_operator.admin import server as admin_server
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
 from intake_operator.children import access
+from intake_operator.command import tables
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.model.observed import Event, Manifest
@@ -31,8 +32,8 @@ MARKER: Final = "marker-47"
 
 SEATS: Final = 6
 RIGHTS: Final = {
-    "viewer": {("get", "deadletters")},
-    "editor": {("get", "deadletters"), ("update", "deadletters"), ("create", "reconcile")},
+    "viewer": {("get", "deadletters"), ("get", "slots")},
+    "editor": {("get", "deadletters"), ("update", "deadletters"), ("create", "reconcile"), ("update", "slots")},
     "admin": {("get", "deadletters"), ("update", "deadletters"), ("create", "payloads")},
 }
 
@@ -96,14 +97,14 @@ class Scene:
 
     async def post(self, user: str, what: str, **body: object) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {user}"}
-        answer = await self._http.post(f"{self._path}/deadletters/{what}", headers=headers, json=body)
-        assert answer.status != 200 or what != "payloads" or answer.headers["Cache-Control"] == "no-store"
+        answer = await self._http.post(f"{self._path}/{what}", headers=headers, json=body)
+        assert answer.status != 200 or not what.endswith("payloads") or answer.headers["Cache-Control"] == "no-store"
         return answer.status, await answer.json()
 
     async def values(self, connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[Any]:
         return [row[0] for row in await (await connection.execute(query, arguments)).fetchall()]
 
-    async def die(self, pool: str, user: str, quantity: int) -> int:
+    async def die(self, pool: str, user: str, quantity: int, *, conflict: bool = False) -> int:
         """A validated claim that gave up; the id of its dead letter."""
         claim = "SELECT outcome FROM intake.claim_resources(%s, %s, %s, %s, %s)"
         outcomes = await self.values(self.db1, claim, pool, user, quantity, f"r {user}", Jsonb(PAYLOAD))
@@ -112,7 +113,8 @@ class Scene:
         ((msg_id, read_ct),) = await leased.fetchall()
         lease = (pool, [msg_id], [read_ct])
         await self.db1.execute("SELECT intake.mark_validated(%s, %s, %s, %s)", (*lease, [Jsonb(VALIDATION)]))
-        await self.db1.execute("SELECT intake.dead_letter(%s, %s, %s, %s)", (*lease, ["commit: it is down"]))
+        dead = "SELECT intake.dead_letter(%s, %s, %s, %s, %s)"
+        await self.db1.execute(dead, (*lease, ["commit: refused"], [conflict]))
         found = await self.values(self.db1, "SELECT max(msg_id) FROM intake.dead_letters(%s)", pool)
         return int(found[0])
 
@@ -161,14 +163,14 @@ async def test_a_payload_is_shown_to_those_with_the_right_alone_and_the_audit_sa
     assert all(set(seat) == {"slot_no", "resource_id", "label", "attributes"} for seat in item["seats"])
     assert {"payload", "validation"}.isdisjoint(item)
     for user in ("viewer", "editor"):
-        code, refusal = await scene.post(user, "payloads", ids=[letter], reason="curious")
+        code, refusal = await scene.post(user, "deadletters/payloads", ids=[letter], reason="curious")
         assert (code, refusal["reason"]) == (403, "Forbidden")
         assert "cannot create resource intakeevents/payloads" in refusal["message"]
         assert MARKER not in json.dumps([listed, refusal])
     assert (await scene.get("viewer", "audit"))["items"] == [], "nothing was read"
-    assert (await scene.post("admin", "payloads", ids=[letter]))[0] == 422, "a reason is required"
+    assert (await scene.post("admin", "deadletters/payloads", ids=[letter]))[0] == 422, "a reason is required"
 
-    code, shown = await scene.post("admin", "payloads", ids=[letter, letter + 1], reason="a refund")
+    code, shown = await scene.post("admin", "deadletters/payloads", ids=[letter, letter + 1], reason="a refund")
     assert code == 200
     assert shown["items"] == [{"id": letter, "payload": PAYLOAD, "validation": VALIDATION}]
     assert shown["gone"] == [letter + 1]
@@ -185,7 +187,7 @@ async def test_a_discarded_claim_is_voided_whole_with_what_came_with_it_which_no
     caplog.set_level(logging.DEBUG)
     pool = event().pool
     letters = [await scene.die(pool, "ann", 3), await scene.die(pool, "bob", 1)]
-    code, answer = await scene.post("editor", "discard", ids=letters, reason="a bot")
+    code, answer = await scene.post("editor", "deadletters/discard", ids=letters, reason="a bot")
     assert (code, answer["discarded"], answer["refused"]) == (200, letters, [])
     first, second = await scene.values(scene.books, "SELECT claim FROM voided ORDER BY claim ->> 'user_id'")
     assert set(first) == {
@@ -211,7 +213,7 @@ async def test_what_a_ledger_says_of_a_payload_is_not_told(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     letter = await scene.die(event().pool, user, 2)
-    code, answer = await scene.post("editor", "discard", ids=[letter], reason="a bot")
+    code, answer = await scene.post("editor", "deadletters/discard", ids=[letter], reason="a bot")
     ((refused,), discarded) = answer["refused"], answer["discarded"]
     assert (code, discarded, refused["reason"]) == (200, [], "LedgerRefused")
     assert f"SQLSTATE {sqlstate}" in refused["message"]
@@ -222,6 +224,86 @@ async def test_what_a_ledger_says_of_a_payload_is_not_told(
 async def test_a_ledger_that_cannot_void_is_sent_no_payload(scene: Scene, event: Callable[..., Event]) -> None:
     await scene.books.execute("DROP FUNCTION void_claim")
     letter = await scene.die(event().pool, "ann", 2)
-    _, answer = await scene.post("editor", "discard", ids=[letter], reason="a bot", ledgerChecked=True)
+    _, answer = await scene.post("editor", "deadletters/discard", ids=[letter], reason="a bot", ledgerChecked=True)
     assert answer["discarded"] == [letter]
     assert [each["actor"] for each in (await scene.get("viewer", "audit"))["items"]] == ["editor"], "nothing was read"
+
+
+@pytest.mark.parametrize("returned", [False, True])
+async def test_the_slots_of_a_conflict_stay_off_sale_unless_they_are_asked_for(
+    scene: Scene, event: Callable[..., Event], *, returned: bool
+) -> None:
+    pool = event().pool
+    letter = await scene.die(pool, "ann", 2, conflict=True)
+    _, answer = await scene.post(
+        "editor", "deadletters/discard", ids=[letter], reason="sold by hand", returnConflicts=returned
+    )
+    assert answer["discarded"] == [letter]
+    (inventory,) = await scene.values(scene.db1, "SELECT intake.engine_status(%s) -> 'inventory'", pool)
+    assert (inventory["withheld"], inventory["available"]) == ((0, SEATS) if returned else (2, SEATS - 2))
+
+
+async def test_slots_are_withheld_and_returned_by_number_and_by_name(scene: Scene, event: Callable[..., Event]) -> None:
+    pool = event().pool
+    assert await scene.values(scene.db1, "SELECT slot_no FROM intake.claim_resource(%s, 'ann')", pool) == [1]
+    (name,) = await scene.values(scene.db1, "SELECT resource_id::text FROM intake.slots WHERE slot_no = 5")
+    house: dict[str, Any] = {"slots": "1-3, 99", "seats": [name], "reason": "house seats"}
+    for what in ("slots/withhold", "slots/return"):
+        code, refusal = await scene.post("viewer", what, **house)
+        assert (code, "cannot update resource intakeevents/slots" in refusal["message"]) == (403, True)
+
+    code, done = await scene.post("editor", "slots/withhold", **house)
+    words = {word: slots for word, slots in done.items() if isinstance(slots, list)}
+    assert (code, words) == (200, {"withheld": [2, 3, 5], "already": [], "claimed": [1], "unknown": [99]})
+    _, again = await scene.post("editor", "slots/withhold", slots="2", reason="once more")
+    assert (again["withheld"], again["already"]) == ([], [2])
+    page = await scene.get("viewer", "slots/withheld?limit=2")
+    assert [(each["slotNo"], each["actor"], each["reason"]) for each in page["items"]] == [
+        (2, "editor", "house seats"),
+        (3, "editor", "house seats"),
+    ]
+    rest = await scene.get("viewer", f"slots/withheld?limit=2&continue={page['metadata']['continue']}")
+    assert ([each["resourceId"] for each in rest["items"]], rest["metadata"]) == ([name], {})
+    claims = "SELECT slot_no FROM intake.claim_resources(%s, 'bob', 2)"
+    assert await scene.values(scene.db1, claims, pool) == [4, 6], "withheld slots are not sold"
+
+    _, back = await scene.post("editor", "slots/return", slots="2,4", reason="nobody came")
+    words = {word: slots for word, slots in back.items() if isinstance(slots, list)}
+    assert words == {"returned": [2], "notWithheld": [4], "unknown": []}
+    assert await scene.values(scene.db1, "SELECT slot_no FROM intake.claim_resource(%s, 'cat')", pool) == [2]
+    audit = (await scene.get("viewer", "audit"))["items"]
+    assert [(each["action"], each["actor"], each["reason"]) for each in audit] == [
+        ("return", "editor", "nobody came"),
+        ("withhold", "editor", "once more"),
+        ("withhold", "editor", "house seats"),
+    ]
+    assert tables.audit(audit).splitlines()[3].split(maxsplit=4)[4] == "2-3, 5        house seats"
+
+
+async def test_a_seat_that_the_pool_does_not_have_withholds_nothing(scene: Scene) -> None:
+    code, refusal = await scene.post("editor", "slots/withhold", slots="1", seats=["no such seat"], reason="x")
+    assert (code, "no seat with the label or resource id 'no such seat'" in refusal["message"]) == (422, True)
+    assert (await scene.get("viewer", "slots/withheld"))["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, ""),
+        ({"slots": "", "seats": []}, ""),
+        ({"slots": "1-"}, "slots"),
+        ({"slots": "-1"}, "slots"),
+        ({"slots": "one"}, "slots"),
+        ({"slots": "0"}, "slots"),
+        ({"slots": "3-2"}, "slots"),
+        ({"slots": "1-9801"}, "slots"),
+        ({"slots": "1-99999999999"}, "slots"),
+        ({"slots": 7}, "slots"),
+        ({"seats": [""]}, "seats.0"),
+        ({"seats": ["A"] * 201}, "seats"),
+        ({"slots": "1", "actor": "somebody else"}, "actor"),
+    ],
+)
+async def test_a_bad_request_for_slots_is_refused_by_field(scene: Scene, body: dict[str, Any], field: str) -> None:
+    code, refusal = await scene.post("editor", "slots/withhold", reason="x", **body)
+    assert (code, refusal["details"]["causes"][0]["field"]) == (422, field)
