@@ -26,7 +26,6 @@ from intake_operator.ledger import connection as ledger_connection
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.functions import offers, void_function
 from intake_operator.ledger.voiding import void
-from intake_operator.model.audit import AuditNote
 from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
@@ -37,7 +36,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
 NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
-NOTE = AuditNote("editor", "a bot")
+DISCARD = requests.Discard(ids=[1], reason="a bot")
 
 
 class Secrets(Cluster):
@@ -53,7 +52,7 @@ class Secrets(Cluster):
 class WithoutDatabase(AdminService):
     """Nothing came with any claim."""
 
-    async def _contents(self, event: Event, ids: Sequence[int], note: AuditNote) -> dict[int, Content]:
+    async def _contents(self, event: Event, ids: Sequence[int], actor: str, reason: str) -> dict[int, Content]:
         return {number: Content(number, None, None) for number in ids}
 
 
@@ -229,7 +228,7 @@ class TestVoidClaim:
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
         service = WithoutDatabase(Secrets(ledger_uri.encode()), NEVER)
-        decided = await service._decide(event(), found, NOTE, ledger_checked=False)
+        decided = await service._decide(event(), found, DISCARD, "editor")
         refused = decided[1]
         assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
@@ -237,7 +236,7 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: not the fault of one claim
         with pytest.raises(RefusedError, match="did not answer"):
-            await service._decide(event(), found[1:], NOTE, ledger_checked=False)
+            await service._decide(event(), found[1:], DISCARD, "editor")
 
     async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
@@ -249,7 +248,7 @@ class TestVoidClaim:
             service = WithoutDatabase(Secrets(ledger_uri.encode()), NEVER)
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
-                    await service._decide(event(), [letter], NOTE, ledger_checked=False)
+                    await service._decide(event(), [letter], DISCARD, "editor")
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])

@@ -1,4 +1,4 @@
-"""The admin API on a real DB1 and a real ledger: who sees what came with a claim, and withholds slots from sale."""
+"""The admin API on a real DB1 and a real ledger: who sees what came with a claim, and what a discard does."""
 
 import base64
 import json
@@ -16,7 +16,6 @@ from intake_operator.admin import server as admin_server
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
 from intake_operator.children import access
-from intake_operator.command import tables
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.model.observed import Event, Manifest
@@ -32,8 +31,8 @@ MARKER: Final = "marker-47"
 
 SEATS: Final = 6
 RIGHTS: Final = {
-    "viewer": {("get", "deadletters"), ("get", "slots")},
-    "editor": {("get", "deadletters"), ("update", "deadletters"), ("create", "reconcile"), ("update", "slots")},
+    "viewer": {("get", "deadletters")},
+    "editor": {("get", "deadletters"), ("update", "deadletters"), ("create", "reconcile")},
     "admin": {("get", "deadletters"), ("update", "deadletters"), ("create", "payloads")},
 }
 
@@ -241,69 +240,3 @@ async def test_the_slots_of_a_conflict_stay_off_sale_unless_they_are_asked_for(
     assert answer["discarded"] == [letter]
     (inventory,) = await scene.values(scene.db1, "SELECT intake.engine_status(%s) -> 'inventory'", pool)
     assert (inventory["withheld"], inventory["available"]) == ((0, SEATS) if returned else (2, SEATS - 2))
-
-
-async def test_slots_are_withheld_and_returned_by_number_and_by_name(scene: Scene, event: Callable[..., Event]) -> None:
-    pool = event().pool
-    assert await scene.values(scene.db1, "SELECT slot_no FROM intake.claim_resource(%s, 'ann')", pool) == [1]
-    (name,) = await scene.values(scene.db1, "SELECT resource_id::text FROM intake.slots WHERE slot_no = 5")
-    house: dict[str, Any] = {"slots": "1-3, 99", "seats": [name], "reason": "house seats"}
-    for what in ("slots/withhold", "slots/return"):
-        code, refusal = await scene.post("viewer", what, **house)
-        assert (code, "cannot update resource intakeevents/slots" in refusal["message"]) == (403, True)
-
-    code, done = await scene.post("editor", "slots/withhold", **house)
-    words = {word: slots for word, slots in done.items() if isinstance(slots, list)}
-    assert (code, words) == (200, {"withheld": [2, 3, 5], "already": [], "claimed": [1], "unknown": [99]})
-    _, again = await scene.post("editor", "slots/withhold", slots="2", reason="once more")
-    assert (again["withheld"], again["already"]) == ([], [2])
-    page = await scene.get("viewer", "slots/withheld?limit=2")
-    assert [(each["slotNo"], each["actor"], each["reason"]) for each in page["items"]] == [
-        (2, "editor", "house seats"),
-        (3, "editor", "house seats"),
-    ]
-    rest = await scene.get("viewer", f"slots/withheld?limit=2&continue={page['metadata']['continue']}")
-    assert ([each["resourceId"] for each in rest["items"]], rest["metadata"]) == ([name], {})
-    claims = "SELECT slot_no FROM intake.claim_resources(%s, 'bob', 2)"
-    assert await scene.values(scene.db1, claims, pool) == [4, 6], "withheld slots are not sold"
-
-    _, back = await scene.post("editor", "slots/return", slots="2,4", reason="nobody came")
-    words = {word: slots for word, slots in back.items() if isinstance(slots, list)}
-    assert words == {"returned": [2], "notWithheld": [4], "unknown": []}
-    assert await scene.values(scene.db1, "SELECT slot_no FROM intake.claim_resource(%s, 'cat')", pool) == [2]
-    audit = (await scene.get("viewer", "audit"))["items"]
-    assert [(each["action"], each["actor"], each["reason"]) for each in audit] == [
-        ("return", "editor", "nobody came"),
-        ("withhold", "editor", "once more"),
-        ("withhold", "editor", "house seats"),
-    ]
-    assert tables.audit(audit).splitlines()[3].split(maxsplit=4)[4] == "2-3, 5        house seats"
-
-
-async def test_a_seat_that_the_pool_does_not_have_withholds_nothing(scene: Scene) -> None:
-    code, refusal = await scene.post("editor", "slots/withhold", slots="1", seats=["no such seat"], reason="x")
-    assert (code, "no seat with the label or resource id 'no such seat'" in refusal["message"]) == (422, True)
-    assert (await scene.get("viewer", "slots/withheld"))["items"] == []
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, ""),
-        ({"slots": "", "seats": []}, ""),
-        ({"slots": "1-"}, "slots"),
-        ({"slots": "-1"}, "slots"),
-        ({"slots": "one"}, "slots"),
-        ({"slots": "0"}, "slots"),
-        ({"slots": "3-2"}, "slots"),
-        ({"slots": "1-9801"}, "slots"),
-        ({"slots": "1-99999999999"}, "slots"),
-        ({"slots": 7}, "slots"),
-        ({"seats": [""]}, "seats.0"),
-        ({"seats": ["A"] * 201}, "seats"),
-        ({"slots": "1", "actor": "somebody else"}, "actor"),
-    ],
-)
-async def test_a_bad_request_for_slots_is_refused_by_field(scene: Scene, body: dict[str, Any], field: str) -> None:
-    code, refusal = await scene.post("editor", "slots/withhold", reason="x", **body)
-    assert (code, refusal["details"]["causes"][0]["field"]) == (422, field)

@@ -43,7 +43,6 @@ def seat(slot: int, label: str | None) -> Seat:
         (("dead-letters", "replay", "drop", "0", "--reason=x"), 2, "ID"),
         (("dead-letters", "payloads", "drop", "7"), 2, "--reason"),
         (("dead-letters", "payloads", "drop", "--reason=x"), 2, "ID"),
-        (("slots", "withhold", "drop", "A-1"), 2, "--reason"),
     ],
 )
 def test_the_command_says_what_to_do_and_exits_with_its_code(
@@ -201,29 +200,3 @@ async def test_payloads_are_shown_in_parts_and_those_that_are_gone_are_named(tmp
     assert lines[0].split() == ["ID", "PAYLOAD", "VALIDATION"]
     assert lines[1].split() == ["1", '{"e-mail":', '"ann1@example"}', "null"]
     assert (len(lines), lines[-1], process.returncode) == (150, "not dead letters (any more): 100, 150", 1)
-
-
-async def test_withheld_slots_are_told_as_ranges_and_those_that_a_claim_has_are_named(tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("secret-token")
-    asked: list[dict[str, Any]] = []
-
-    async def withhold(request: web.Request) -> web.Response:
-        asked.append(await request.json())
-        return web.json_response(
-            {"kind": "Withholding", "withheld": [1, 2, 3, 7], "already": [], "claimed": [5], "unknown": []}
-        )
-
-    api = web.Application()
-    api.add_routes([web.post("/v1alpha1/namespaces/tickets/intakeevents/drop/slots/withhold", withhold)])
-    async with TestServer(api) as there:
-        process = await asyncio.create_subprocess_exec(
-            *(COMMAND, "slots", "withhold", "drop", "A-7", "--slots=1-3,5", "--reason=house seats"),
-            *("--namespace=tickets", f"--server={there.make_url('')}", f"--token-file={token}"),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await process.communicate()
-    assert asked == [{"slots": "1-3,5", "seats": ["A-7"], "reason": "house seats"}]
-    lines = output.decode().splitlines()
-    assert lines == ["4 withheld: 1-3, 7", "1 not withheld, because a claim has them: 5"]
-    assert process.returncode == 1

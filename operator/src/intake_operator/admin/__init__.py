@@ -1,1 +1,1 @@
-"""The admin API: dead letters, withheld slots, the audit, the comparison. Kubernetes authorizes its callers."""
+"""The admin API: dead letters, the audit, and the comparison with the ledger. Kubernetes authorizes its callers."""

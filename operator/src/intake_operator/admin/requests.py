@@ -1,10 +1,9 @@
 """The bodies and queries of requests, validated before DB1 or the ledger is asked."""
 
-import re
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from intake_operator.admin.answers import RefusedError
@@ -15,12 +14,6 @@ MOST_IDS: Final = 500
 MOST_PAYLOADS: Final = 100
 LONGEST_PAGE: Final = 1000
 LARGEST_ID: Final = 2**63 - 1
-# By name and by number: DB1 takes ten thousand at a time.
-MOST_SEATS: Final = 200
-MOST_SLOTS: Final = 9_800
-# Of a pool.
-LARGEST_SLOT: Final = 10_000_000
-_RANGE: Final = re.compile(r"[0-9]{1,8}(?:-[0-9]{1,8})?")
 
 
 def _one_line(text: str) -> str:
@@ -34,13 +27,15 @@ def _one_line(text: str) -> str:
 type Identity = Annotated[int, Field(strict=True, ge=1, le=LARGEST_ID)]
 
 
-class _Reasoned(BaseModel):
+class Reasoned(BaseModel):
+    """A change, and why."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel)
 
     reason: Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_one_line)]
 
 
-class _Request(_Reasoned):
+class _Request(Reasoned):
     ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_IDS)]
 
 
@@ -49,55 +44,18 @@ class Replay(_Request):
 
 
 class Discard(_Request):
-    """Void these claims and free their slots; those of a conflict are withheld from sale."""
+    """Void these claims and free their slots."""
 
     ledger_checked: Annotated[bool, Field(strict=True)] = False
     """The caller has checked that the ledger does not hold these sales. Only for a ledger that cannot void a claim."""
     return_conflicts: Annotated[bool, Field(strict=True)] = False
-    """Free the slots of a conflict, too. Without it they are withheld: the ledger has sold one of them to another."""
+    """Put the slots of conflicts on sale again, too. Otherwise they are withheld: another sale has one of them."""
 
 
 class Payloads(_Request):
     """Show what callers and the validator have sent along with these claims."""
 
     ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_PAYLOADS)]
-
-
-def _ranges(text: str) -> list[range]:
-    if not text:
-        return []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(_RANGE.fullmatch(part) for part in parts):
-        raise ValueError("give slot numbers and ranges, such as 1-100, 205")
-    bounds = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in parts)]
-    if any(not 1 <= first <= last <= LARGEST_SLOT for first, last in bounds):
-        raise ValueError("a range goes from a smaller slot to a larger one, and the first slot is 1")
-    return [range(first, last + 1) for first, last in bounds]
-
-
-class Slots(_Reasoned):
-    """Withhold these slots from sale, or return them: by their numbers, their labels or their resource ids."""
-
-    slots: Annotated[str, Field(strict=True)] = ""
-    seats: Annotated[list[Annotated[str, Field(strict=True, min_length=1)]], Field(max_length=MOST_SEATS)] = []
-
-    @field_validator("slots")
-    @classmethod
-    def _check(cls, text: str) -> str:
-        if sum(map(len, _ranges(text))) > MOST_SLOTS:
-            raise ValueError(f"give at most {MOST_SLOTS} slots at a time: claims wait meanwhile")
-        return text
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if not self.slots and not self.seats:
-            raise ValueError("give slots, seats or both")
-        return self
-
-    @property
-    def numbers(self) -> set[int]:
-        """The slots that are named by their numbers."""
-        return {slot for each in _ranges(self.slots) for slot in each}
 
 
 class Page(BaseModel):
@@ -116,7 +74,7 @@ async def body[Model: BaseModel](request: web.Request, model: type[Model]) -> Mo
     try:
         content = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
-        raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids at a time") from error
+        raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids or seats at a time") from error
     except web.RequestPayloadError as error:
         raise RefusedError(
             400, "BadRequest", "the body does not match its Content-Encoding or Content-Length"

@@ -15,9 +15,10 @@ from typing import Final
 from aiohttp import ClientError, web
 from intake_shared.redaction import one_line
 
+from intake_operator.admin import withheld
 from intake_operator.admin.answers import RefusedError, answer
 from intake_operator.admin.authorizer import Authorizer, User
-from intake_operator.admin.requests import Discard, Payloads, Replay, Slots, body, page
+from intake_operator.admin.requests import Discard, Payloads, Replay, body, page
 from intake_operator.admin.service import AdminService
 from intake_operator.kube.client import ApiError
 from intake_operator.model.observed import Event
@@ -34,7 +35,6 @@ ROUTE: Final = EVENT.replace("}", ":[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?}")
 
 DEAD_LETTERS: Final = "deadletters"
 PAYLOADS: Final = "payloads"
-SLOTS: Final = "slots"
 
 type Action = Callable[[web.Request, Event, User], Awaitable[web.Response]]
 
@@ -89,22 +89,6 @@ def application(authorizer: Authorizer, service: AdminService, wake: Callable[[K
         more = {"continue": str(found[-1]["id"])} if len(found) == wanted.limit else {}
         return answer("AuditList", metadata=more, items=found)
 
-    async def list_withheld(request: web.Request, event: Event, _: User) -> web.Response:
-        wanted = page(request)
-        found = await service.withheld_slots(event, wanted)
-        more = {"continue": str(found[-1]["slotNo"])} if len(found) == wanted.limit else {}
-        return answer("WithheldSlotList", metadata=more, items=found)
-
-    async def withhold(request: web.Request, event: Event, user: User) -> web.Response:
-        done = await service.withhold(event, await body(request, Slots), user.name)
-        wake((event.namespace, event.name))
-        return answer("Withholding", **done)
-
-    async def give_back(request: web.Request, event: Event, user: User) -> web.Response:
-        done = await service.give_back(event, await body(request, Slots), user.name)
-        wake((event.namespace, event.name))
-        return answer("Return", **done)
-
     async def reconcile(_: web.Request, event: Event, __: User) -> web.Response:
         return answer("Reconciliation", **await service.reconcile(event))
 
@@ -116,13 +100,11 @@ def application(authorizer: Authorizer, service: AdminService, wake: Callable[[K
             web.post(f"{ROUTE}/deadletters/discard", authorized("update", DEAD_LETTERS, discard)),
             # Not `get`: a role that may read everything does not have `create`, and is not meant for personal data.
             web.post(f"{ROUTE}/deadletters/payloads", authorized("create", PAYLOADS, payloads)),
-            web.get(f"{ROUTE}/slots/withheld", authorized("get", SLOTS, list_withheld)),
-            web.post(f"{ROUTE}/slots/withhold", authorized("update", SLOTS, withhold)),
-            web.post(f"{ROUTE}/slots/return", authorized("update", SLOTS, give_back)),
             web.post(f"{ROUTE}/reconcile", authorized("create", "reconcile", reconcile)),
             web.get(f"{ROUTE}/audit", authorized("get", DEAD_LETTERS, audit)),
         ]
     )
+    app.add_routes(withheld.routes(ROUTE, service, authorized, wake))
     return app
 
 

@@ -13,10 +13,10 @@ from psycopg import AsyncConnection
 
 from intake_operator import names
 from intake_operator.admin.answers import RefusedError
-from intake_operator.admin.requests import MOST_PAYLOADS, Discard, Page, Payloads, Replay, Slots
+from intake_operator.admin.requests import MOST_PAYLOADS, Discard, Page, Payloads, Replay
 from intake_operator.children import access
 from intake_operator.database import connection as db1
-from intake_operator.database import dead_letters, withheld
+from intake_operator.database import dead_letters
 from intake_operator.database.databases import UNKNOWN_POOL
 from intake_operator.decide.discard import LedgerKind, answered, discard
 from intake_operator.kube.client import Cluster
@@ -24,12 +24,10 @@ from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
 from intake_operator.ledger.voiding import error_of, is_claim_error, void
-from intake_operator.model.audit import AuditNote
-from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Refusal
+from intake_operator.model.dead_letters import Content, DeadLetter, Discarding, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
-from intake_operator.model.withheld import by_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ class AdminService:
 
     async def payloads(self, event: Event, request: Payloads, actor: str) -> dict[str, Any]:
         """What came with the claims of dead letters. It is recorded in the audit; the log gets only their number."""
-        found = await self._contents(event, request.ids, AuditNote(actor, request.reason))
+        found = await self._contents(event, request.ids, actor, request.reason)
         _log(event, actor, request.reason, f"showed the payloads of {len(found)} dead letters")
         items = [found[number].shown() for number in sorted(found)]
         return {"items": items, "gone": _without(request.ids, set(found))}
@@ -84,25 +82,23 @@ class AdminService:
     async def replay(self, event: Event, request: Replay, actor: str) -> dict[str, Any]:
         """Put dead letters back on the queue in their state. Ids that are not dead letters come back as `gone`."""
         async with self.database(event, "bridge") as connection:
-            done = await dead_letters.replay(connection, event.pool, request.ids, AuditNote(actor, request.reason))
+            done = await dead_letters.replay(connection, event.pool, request.ids, actor, request.reason)
         _log(event, actor, request.reason, f"replayed {len(done)} of {len(request.ids)} dead letters")
         return {"replayed": sorted(done), "gone": _without(request.ids, done)}
 
     async def discard(self, event: Event, request: Discard, actor: str) -> dict[str, Any]:
         """Void claims in the ledger, then free all their slots. What may be committed is `refused` and stays."""
-        note = AuditNote(actor, request.reason)
         async with self.database(event, "bridge") as connection:
             found = await dead_letters.with_ids(connection, event.pool, request.ids)
-            decided = await self._decide(event, found, note, ledger_checked=request.ledger_checked)
+            decided = await self._decide(event, found, request, actor)
             by_evidence: dict[str, list[int]] = {}
             for number, decision in decided.items():
                 if isinstance(decision, Evidence):
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
+            discarding = Discarding(actor, request.reason, request.return_conflicts)
             for words, ids in by_evidence.items():
-                done |= await dead_letters.discard(
-                    connection, event.pool, ids, note, words, return_conflicts=request.return_conflicts
-                )
+                done |= await dead_letters.discard(connection, event.pool, ids, discarding, words)
         refusals = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
         summary = f"discarded {len(done)} of {len(request.ids)} dead letters, {len(refusals)} refused"
         _log(event, actor, request.reason, summary)
@@ -113,37 +109,6 @@ class AdminService:
         ]
         return {"discarded": sorted(done), "refused": refused, "gone": _without(request.ids, done | refusals.keys())}
 
-    async def withheld_slots(self, event: Event, page: Page) -> list[dict[str, Any]]:
-        """One page of the withheld slots, in their order."""
-        async with self.database(event, names.SUPERUSER) as connection:
-            slots = await withheld.page(connection, event.pool, page.limit, page.continue_ or 0)
-        return [slot.shown() for slot in slots]
-
-    async def withhold(self, event: Event, request: Slots, actor: str) -> dict[str, Any]:
-        """Take slots off sale. Those that a claim has stay with it."""
-        return await self._change_slots(event, request, actor, withheld.withhold, withheld.WITHHELD)
-
-    async def give_back(self, event: Event, request: Slots, actor: str) -> dict[str, Any]:
-        """Put withheld slots on sale again."""
-        return await self._change_slots(event, request, actor, withheld.give_back, withheld.RETURNED)
-
-    async def _change_slots(
-        self, event: Event, request: Slots, actor: str, change: withheld.Change, words: Sequence[str]
-    ) -> dict[str, Any]:
-        async with self.database(event, names.SUPERUSER, withheld.STATEMENT_TIMEOUT) as connection:
-            named = await withheld.find(connection, event.pool, request.seats) if request.seats else {}
-            if strangers := [seat for seat, slot in named.items() if slot is None]:
-                raise RefusedError(
-                    422,
-                    "Invalid",
-                    f"the pool has no seat with the label or resource id {strangers[0]!r}; nothing was done",
-                )
-            slots = sorted(request.numbers | {slot for slot in named.values() if slot is not None})
-            outcomes = await change(connection, event.pool, slots, AuditNote(actor, request.reason))
-        found = by_outcome(words, outcomes)
-        _log(event, actor, request.reason, f"{words[0]} {len(found[words[0]])} of {len(slots)} slots")
-        return found
-
     async def reconcile(self, event: Event) -> dict[str, Any]:
         """Compare DB1 with the ledger now, claim by claim."""
         uri, function = await self.target(event)
@@ -152,13 +117,11 @@ class AdminService:
         return verdict.shown()
 
     @asynccontextmanager
-    async def database(
-        self, event: Event, role: str, statement_timeout: str = db1.STATEMENT_TIMEOUT
-    ) -> AsyncIterator[AsyncConnection]:
+    async def database(self, event: Event, role: str) -> AsyncIterator[AsyncConnection]:
         """A connection to DB1 as one of its roles. Raises RefusedError: 409 without DB1, 503 without an answer."""
         password = await self._password(event)
         try:
-            async with db1.connect(access.host(event), password, role, statement_timeout) as connection:
+            async with db1.connect(access.host(event), password, role) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
             raise RefusedError(503, "NotReady", f"DB1 is not ready: {one_line(error)}", retry_after=5) from error
@@ -203,24 +166,25 @@ class AdminService:
             )
         return uri, postgres.function
 
-    async def _contents(self, event: Event, ids: Sequence[int], note: AuditNote) -> dict[int, Content]:
+    async def _contents(self, event: Event, ids: Sequence[int], actor: str, reason: str) -> dict[int, Content]:
         async with self.database(event, names.SUPERUSER) as connection:
-            found = await dead_letters.contents(connection, event.pool, ids, note)
+            found = await dead_letters.contents(connection, event.pool, ids, actor, reason)
         return {each.id: each for each in found}
 
-    async def _whole(self, event: Event, letters: Sequence[DeadLetter], note: AuditNote) -> AsyncIterator[DeadLetter]:
+    async def _whole(
+        self, event: Event, letters: Sequence[DeadLetter], actor: str, reason: str
+    ) -> AsyncIterator[DeadLetter]:
         """The letters with payload and validation, as the ledger gets them; those that are none any more left out."""
-        # The caller does not see them.
-        ours = AuditNote(names.FIELD_MANAGER, f"sent to void_claim for {note.actor}: {note.reason}")
         for part in batched(letters, MOST_PAYLOADS):
-            found = await self._contents(event, [each.id for each in part], ours)
+            found = await self._contents(
+                event, [each.id for each in part], names.FIELD_MANAGER, f"sent to void_claim for {actor}: {reason}"
+            )
             for letter in part:
                 if content := found.get(letter.id):
                     yield replace(letter, payload=content.payload, validation=content.validation)
 
-    async def _decide(
-        self, event: Event, found: Sequence[DeadLetter], note: AuditNote, *, ledger_checked: bool
-    ) -> Decisions:
+    async def _decide(self, event: Event, found: Sequence[DeadLetter], request: Discard, actor: str) -> Decisions:
+        ledger_checked = request.ledger_checked
         uri, function = await self.target(event)
         if not uri:
             return _without_ledger(found, LedgerKind.WEBHOOK, ledger_checked=ledger_checked)
@@ -230,7 +194,7 @@ class AdminService:
                 void_claim = await void_function(connection, function)
                 if void_claim is None:
                     return _without_ledger(found, LedgerKind.POSTGRES, ledger_checked=ledger_checked)
-                async for letter in self._whole(event, found, note):
+                async for letter in self._whole(event, found, actor, request.reason):
                     try:
                         word = await void(connection, void_claim, letter.as_json())
                     except psycopg.Error as error:

@@ -1,4 +1,4 @@
-"""The console script `intake-admin`: dead letters, withheld slots, the audit, and the comparison with the ledger."""
+"""The console script `intake-admin`: dead letters, the audit, and the comparison with the ledger."""
 
 import argparse
 import json
@@ -13,21 +13,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from intake_operator.command import tables
+from intake_operator.command import seats, tables
 from intake_operator.command.client import Answer, Client
 from intake_operator.command.kubectl import TOKEN_VARIABLE, Kubectl, find_token
 from intake_operator.command.problem import Exit, ProblemError
 
 # Seconds. Discarding 500 dead letters is 500 calls of a slow ledger; comparing a million claims takes minutes.
 TIMEOUT: Final = httpx.Timeout(600.0, connect=10.0)
-
-# The admin API's words for what became of slots, where they are not a person's.
-_WORDS: Final = {
-    "already": "withheld before",
-    "claimed": "not withheld, because a claim has them",
-    "notWithheld": "not withheld before",
-    "unknown": "not in the pool",
-}
 
 type Group = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 -- it has no other name
 
@@ -77,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top = argparse.ArgumentParser(
         prog="intake-admin",
-        description="Dead letters and withheld slots of an IntakeEvent, the audit, and the comparison with the ledger.",
+        description="Dead letters of an IntakeEvent, the audit, and the comparison with the ledger.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -119,33 +111,18 @@ def parser() -> argparse.ArgumentParser:
     discarding.add_argument(
         "--return-conflicts",
         action="store_true",
-        help="put the slots of a conflict on sale again; without it they are withheld, because the ledger has sold one "
-        "of them to another claim",
+        help="put the seats of conflicts on sale again, too; otherwise they are withheld, because the ledger says that "
+        "one of them belongs to another sale",
     )
-    summary = "who replayed, discarded, withheld, sealed or saw payloads, when and why; the latest first"
-    auditing = command(commands, "audit", audit, summary)
+    auditing = command(
+        commands, "audit", audit, "who replayed, discarded, sealed or saw payloads, when and why; the latest first"
+    )
     listing.add_argument("--limit", type=number, default=100, help="of --wide and -o json; default: %(default)s")
     auditing.add_argument("--limit", type=number, default=100, help="at most so many entries; default: %(default)s")
-    _add_slots(commands, command)
+    of_seats = commands.add_parser("seats", help="withhold seats from sale, return and list them")
+    seats.add(of_seats.add_subparsers(required=True, metavar="COMMAND"), command, number)
     command(commands, "reconcile", reconcile, "compare DB1 with the ledger, now, claim by claim")
     return top
-
-
-def _add_slots(commands: Group, command: Callable[..., argparse.ArgumentParser]) -> None:
-    slots = commands.add_parser("slots", help="list slots that are withheld from sale, withhold or return some")
-    group = slots.add_subparsers(required=True, metavar="COMMAND")
-    listing = command(
-        group, "withheld", list_withheld, "the slots that are withheld from sale, with who did it and why"
-    )
-    listing.add_argument("--limit", type=number, default=1000, help="at most so many; default: %(default)s")
-    for name, action, summary in (
-        ("withhold", withhold, "take slots off sale; one that a claim has stays with it"),
-        ("return", give_back, "put withheld slots on sale again"),
-    ):
-        made = command(group, name, action, summary)
-        made.add_argument("seats", nargs="*", metavar="SEAT", help="a slot by its label or its resource id")
-        made.add_argument("--slots", default="", metavar="RANGES", help="slots by their numbers, such as 1-100,205")
-        made.add_argument("--reason", required=True, help="why you do it; kept in the audit with your name")
 
 
 def list_dead_letters(client: Client, options: argparse.Namespace) -> Exit:
@@ -197,28 +174,6 @@ def payloads(client: Client, options: argparse.Namespace) -> Exit:
     return Exit.NOT_ALL if gone else Exit.DONE
 
 
-def list_withheld(client: Client, options: argparse.Namespace) -> Exit:
-    """Print the slots that are withheld from sale."""
-    items = list(client.entries("slots/withheld", options.limit))
-    if options.output == "json":
-        _print_json({"items": items})
-    elif not items:
-        print("no withheld slots", file=sys.stderr)
-    else:
-        print(tables.withheld(items))
-    return Exit.DONE
-
-
-def withhold(client: Client, options: argparse.Namespace) -> Exit:
-    """Take slots off sale, and print what became of each."""
-    return _change_slots(client, options, "withhold")
-
-
-def give_back(client: Client, options: argparse.Namespace) -> Exit:
-    """Put withheld slots on sale again, and print what became of each."""
-    return _change_slots(client, options, "return")
-
-
 def audit(client: Client, options: argparse.Namespace) -> Exit:
     """Print what people did by hand, newest first."""
     items = list(client.entries("audit", options.limit))
@@ -242,7 +197,7 @@ def reconcile(client: Client, options: argparse.Namespace) -> Exit:
 
 
 def number(text: str) -> int:
-    """1 or more. A limit of 0 would look as if there were no dead letters."""
+    """1 or more. A limit of 0 would look as if there were none."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("give a number of 1 or more")
     return value
@@ -317,19 +272,6 @@ def _print_outcome(answer: Answer, done: str) -> None:
     _print_gone(answer["gone"])
     for each in answer.get("refused", ()):
         print(f"{each['id']} stays a dead letter ({each['reason']}): {each['message']}")
-
-
-def _change_slots(client: Client, options: argparse.Namespace, action: str) -> Exit:
-    request = {"slots": options.slots, "seats": options.seats, "reason": options.reason}
-    answer = {word: slots for word, slots in client.change_slots(action, request).items() if isinstance(slots, list)}
-    if options.output == "json":
-        _print_json(answer)
-    else:
-        for word, slots in answer.items():
-            if slots:
-                print(f"{len(slots)} {_WORDS.get(word, word)}: {tables.ranges(slots)}")
-    done = {"withheld", "already", "returned"}
-    return Exit.NOT_ALL if any(slots for word, slots in answer.items() if word not in done) else Exit.DONE
 
 
 def _print_gone(ids: Sequence[int]) -> None:

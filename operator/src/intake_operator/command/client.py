@@ -46,9 +46,9 @@ class Client:
         for first in range(0, len(ids), most):
             yield self._call("POST", f"deadletters/{action}", json={"ids": list(ids[first : first + most]), **request})
 
-    def change_slots(self, action: str, request: Mapping[str, object]) -> Answer:
-        """`withhold` or `return` slots."""
-        return self._call("POST", f"slots/{action}", json=request)
+    def post(self, path: str, content: Mapping[str, object]) -> Answer:
+        """Ask for a change."""
+        return self._call("POST", path, json=content)
 
     def reconcile(self) -> Answer:
         """Compare DB1 with the ledger, now."""

@@ -16,6 +16,8 @@ _QUOTED_OF_SEATS: Final = ("resource_id", "label")
 _SHORTEST_QUOTE: Final = 4
 # Of the seats of one claim, and of the ids of one action.
 _MOST_LISTED: Final = 5
+# Characters of the slots that one action has withheld or returned.
+_LONGEST_SLOTS: Final = 30
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -76,36 +78,25 @@ def common_reason(item: Entry) -> str:
     return reason
 
 
-def withheld(items: Iterable[Entry]) -> str:
-    """One row for each slot: who withheld it, when and why."""
-    heads = ("SLOT", "LABEL", "SINCE", "WHO", "WHY")
-    return table(heads, ((x["slotNo"], x["label"], _at(x["withheldAt"]), x["actor"], x["reason"]) for x in items))
-
-
 def audit(items: Iterable[Entry]) -> str:
     """One row for each action: who did it, when and why."""
     heads = ("ID", "AT", "ACTION", "WHO", "IDS OR SLOTS", "WHY")
     return table(heads, ((x["id"], _at(x["at"]), x["action"], x["actor"], _ids(x), x["reason"]) for x in items))
 
 
+def withheld(items: Iterable[Entry]) -> str:
+    """One row for each withheld seat."""
+    heads = ("SLOT", "LABEL", "AT", "WHO", "WHY")
+    return table(heads, ((x["slot"], x["label"], _at(x["withheldAt"]), x["actor"], x["reason"]) for x in items))
+
+
 def _ids(entry: Entry) -> str:
     detail = entry["detail"]
     ids = detail.get("moved", detail.get("discarded", detail.get("asked")))
-    if not isinstance(ids, list):
-        # Slots, as DB1 writes them: 1-100, 205.
-        return str(detail.get("withheld", detail.get("returned", "")))
+    if ids is None:
+        slots = str(detail.get("withheld", detail.get("returned", "")))
+        return slots if len(slots) <= _LONGEST_SLOTS else f"{slots[:_LONGEST_SLOTS]}…"
     return ",".join(map(str, ids)) if len(ids) <= _MOST_LISTED else f"{len(ids)} of them"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Numbers as people write them, such as 1-100, 205."""
-    parts: list[list[int]] = []
-    for each in sorted(numbers):
-        if parts and each == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], each]
-        else:
-            parts.append([each])
-    return ", ".join("-".join(map(str, part)) for part in parts)
 
 
 def _of_seats(item: Entry, key: str) -> str:

@@ -12,8 +12,8 @@ from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, kwargs_row, scalar_row
 
-from intake_operator.model.audit import AuditEntry, AuditNote
-from intake_operator.model.dead_letters import Content, DeadLetter
+from intake_operator.model.audit import AuditEntry
+from intake_operator.model.dead_letters import Content, DeadLetter, Discarding
 
 # Seconds. A frozen DB1 does not keep to its own limit.
 CALL_TIMEOUT: Final = 25.0
@@ -34,34 +34,30 @@ async def with_ids(connection: AsyncConnection, pool: str, ids: Sequence[int]) -
     return await _list(connection, pool, len(ids), 0, list(ids))
 
 
-async def contents(connection: AsyncConnection, pool: str, ids: Sequence[int], note: AuditNote) -> list[Content]:
+async def contents(
+    connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str
+) -> list[Content]:
     """Payload and validation of those of these ids that are dead letters. The audit has who reads them, and why."""
     query = "SELECT msg_id AS id, payload, validation FROM intake.dead_letter_payloads(%s, %s, %s, %s)"
     async with bounded(CALL_TIMEOUT), connection.cursor(row_factory=class_row(Content)) as cursor:
-        return await (await cursor.execute(query, (pool, list(ids), note.actor, note.reason))).fetchall()
+        return await (await cursor.execute(query, (pool, list(ids), actor, reason))).fetchall()
 
 
-async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], note: AuditNote) -> set[int]:
+async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str) -> set[int]:
     """Put dead letters back on the queue; the ids that were dead letters until now."""
-    query = "SELECT intake.replay(%s, %s, %s, %s)"
-    return await _moved(connection, query, pool, list(ids), note.actor, note.reason)
+    return await _moved(connection, "SELECT intake.replay(%s, %s, %s, %s)", pool, list(ids), actor, reason)
 
 
 async def discard(
-    connection: AsyncConnection,
-    pool: str,
-    ids: Sequence[int],
-    note: AuditNote,
-    evidence: str,
-    *,
-    return_conflicts: bool = False,
+    connection: AsyncConnection, pool: str, ids: Sequence[int], discarding: Discarding, evidence: str
 ) -> set[int]:
-    """Archive these dead letters as voided, which frees all slots of a claim, or withholds those of a conflict.
+    """Archive dead letters as voided; the ids that were dead letters until now.
 
-    Returns the ids that were dead letters until now.
+    That frees all slots of their claims. Those of conflicts are withheld, unless it says otherwise.
     """
     query = "SELECT intake.discard(%s, %s, %s, %s, %s, %s)"
-    return await _moved(connection, query, pool, list(ids), note.actor, note.reason, evidence, return_conflicts)
+    how = discarding.actor, discarding.reason, evidence, discarding.return_conflicts
+    return await _moved(connection, query, pool, list(ids), *how)
 
 
 async def audit(connection: AsyncConnection, pool: str, most: int, before: int | None) -> list[AuditEntry]:

@@ -99,9 +99,7 @@ class Table:
         names = [str(name) for (name,) in await found.fetchall()]
         for name in names:
             if wrong := name_flaw(name):
-                raise invalid(
-                    f"its column {quoted(name)} {wrong}; name a view without it, or with another name for it"
-                )
+                raise invalid(f"its column {quoted(name)} {wrong}; name a view without it, or with another name for it")
         return ROWS.format(
             columns=sql.SQL(", ").join([OURS, *map(sql.Identifier, names)]),
             attributes=ATTRIBUTES if names else NO_ATTRIBUTES,

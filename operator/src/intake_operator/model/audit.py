@@ -6,14 +6,6 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class AuditNote:
-    """Who does something by hand, and why: what the audit will say."""
-
-    actor: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class AuditEntry:
     """One action."""
 

@@ -51,6 +51,16 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Discarding:
+    """Who discards dead letters, why and how."""
+
+    actor: str
+    reason: str
+    return_conflicts: bool = False
+    """Put the slots of conflicts on sale again, too. Otherwise they are withheld: another sale has one of them."""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Why a claim will never be committed, so that its slots may be sold again."""
 
