@@ -43,6 +43,13 @@ TUNING = Tuning(
 # What a claim has beside its slots.
 KEPT = ("payload", "validation", "receipt")
 
+_CLAIM: LiteralString = """
+SELECT u.user_id, c.claim_id, min(c.outcome) AS outcome, array_agg(c.slot_no ORDER BY c.slot_no) AS slots
+FROM unnest(%s::text[]) WITH ORDINALITY AS u (user_id, n),
+    intake.claim_resources(%s, u.user_id, %s, 'r ' || u.user_id, %s) AS c
+GROUP BY u.n, u.user_id, c.claim_id ORDER BY u.n
+"""
+
 type Row = dict[str, Any]
 
 
@@ -93,9 +100,7 @@ class Sale:
     async def claim(self, count: int = 1, slots: int = 1, payload: object = None) -> list[Claim]:
         """Buyers who get so many slots each, in one claim."""
         cursor = await self.intake.execute(
-            "SELECT u.user_id, c.claim_id, min(c.outcome) AS outcome, array_agg(c.slot_no ORDER BY c.slot_no) AS slots"
-            " FROM unnest(%s::text[]) WITH ORDINALITY AS u (user_id, n),"
-            " intake.claim_resources(%s, u.user_id, %s, 'r ' || u.user_id, %s) AS c GROUP BY u.n, u.user_id, c.claim_id ORDER BY u.n",
+            _CLAIM,
             (
                 [f"user-{next(self.users)}" for _ in range(count)],
                 self.pool,

@@ -67,7 +67,9 @@ async def test_i3_i9_a_claim_released_during_its_commit_has_one_end_in_both_data
         await sale.ledger.execute("ALTER FUNCTION finalize_transactions(jsonb) RENAME TO inner_transactions")
         await sale.ledger.execute(
             "CREATE FUNCTION finalize_transactions(claims jsonb)"
-            " RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb) LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN " + WRAPPED[first] + " END $$"
+            " RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb) LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN "
+            + WRAPPED[first]
+            + " END $$"
         )
         await sale.ledger.execute("SELECT pg_advisory_lock(7)")
         (claim,) = await sale.claim()

@@ -20,7 +20,6 @@ from intake_bridge.observability.metrics import Metrics
 from intake_bridge.ports import HttpError, HttpReply, NoTracing, Queue
 from sale import POOL
 
-
 CONFIGURATION = Configuration(generation=1, batch_size=100, visibility_timeout_seconds=45, max_retries=10)
 
 

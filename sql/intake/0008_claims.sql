@@ -55,7 +55,8 @@ BEGIN
     INTO in_pool, resource_prefix, capacity, number_seq, max_payload_bytes, hold_seconds, sold_out, by_name, open,
         first_key
     FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
-    IF claim_resource.payload IS NOT NULL THEN
+    IF jsonb_typeof(claim_resource.payload) <> 'object'
+            OR octet_length(claim_resource.payload::text) > max_payload_bytes THEN
         PERFORM intake_private.check_payload('claim_resource', claim_resource.payload, max_payload_bytes);
     END IF;
 

@@ -118,7 +118,9 @@ class FaultyQueue:
     async def acknowledge(
         self, messages: Messages, outcomes: Sequence[Result], receipts: Sequence[str | None]
     ) -> set[int]:
-        return await self._points.around(Step.ACKNOWLEDGE, lambda: self._queue.acknowledge(messages, outcomes, receipts))
+        return await self._points.around(
+            Step.ACKNOWLEDGE, lambda: self._queue.acknowledge(messages, outcomes, receipts)
+        )
 
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
         return await self._points.around(Step.GIVE_BACK, lambda: self._queue.give_back(returns))
@@ -206,9 +208,7 @@ class _SilentGate:
         return
 
 
-async def _around(
-    points: Points, step: Step, call: _Call, lost: Outcome, messages: Messages, gate: Gate
-) -> Answers:
+async def _around(points: Points, step: Step, call: _Call, lost: Outcome, messages: Messages, gate: Gate) -> Answers:
     actions = points.enter(step)
     before, after = actions.get(Position.BEFORE), actions.get(Position.AFTER)
     if not points.loses(step, Position.BEFORE, before):

@@ -11,8 +11,6 @@ from intake_shared.connections import bounded, connect
 from intake_shared.redaction import message_of, one_line
 from intake_shared.sqlstates import NO_SUCH_CHARACTER, QUERY_CANCELED
 from psycopg import AsyncConnection, sql
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
 from psycopg.types.json import Jsonb
 
 from intake_bridge.adapters.ledger_functions import Signature, find_functions
@@ -50,13 +48,6 @@ class _Failed(NamedTuple):
 
     sqlstate: str | None
     error: str
-
-
-class _Lenient(Loader):
-    """A text of a database in SQL_ASCII. It may be no UTF-8, and the sale of which it speaks is committed."""
-
-    def load(self, data: Buffer) -> str:
-        return bytes(data).decode(errors="replace")
 
 
 class PostgresLedger:
@@ -97,9 +88,6 @@ class PostgresLedger:
             self._connection = await connect(await self._uri(), **self._kwargs)
             async with bounded(self._call_seconds):
                 self._signature = await find_functions(self._connection, self._name)
-                if self._signature.encoding == "SQL_ASCII":
-                    for kind in ("text", "varchar"):
-                        self._connection.adapters.register_loader(kind, _Lenient)
         except TimeoutError as error:
             await self.close()
             raise DependencyDownError("accepts the connection, but gives no answer in time") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.domain.anonymous import reported
@@ -158,7 +158,8 @@ def _place(location: str) -> str:
     except ValueError:
         return "no URL"
     host = parts.netloc.rpartition("@")[2]
-    return f"'{urlunsplit((parts.scheme, host, parts.path, '', ''))}'"
+    place = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return f"'{unquote(place)}'"  # as a payload has it, so that it is found
 
 
 def _retry_after(value: str | None) -> float | None:
