@@ -25,7 +25,7 @@ from psycopg.types.json import Jsonb
 from tests.postgres import PostgresServer, install_intake
 
 # Words that nothing else has.
-PAYLOAD: Final = {"e-mail": "marker-4711@example.com", "notes": ["marker-4712"]}
+PAYLOAD: Final = {"e-mail": "marker-4711@example.com", "notes": ["marker-4712"], "marker-4714@example.com": 2}
 VALIDATION: Final = {"payment_id": "marker-4713"}
 MARKER: Final = "marker-47"
 
@@ -42,6 +42,10 @@ VOIDING: Final = """
     CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE plpgsql AS $$
     BEGIN
         IF claim ->> 'user_id' = 'vip' THEN RAISE EXCEPTION 'not this one: %', claim -> 'payload' ->> 'e-mail'; END IF;
+        IF claim ->> 'user_id' = 'key' THEN
+            RAISE EXCEPTION 'unknown field %',
+                (SELECT max(k) FROM jsonb_object_keys(claim -> 'payload') k WHERE k LIKE '%@%');
+        END IF;
         IF claim ->> 'user_id' = 'bad' THEN PERFORM (claim -> 'validation' ->> 'payment_id')::int; END IF;
         INSERT INTO voided VALUES (claim);
         RETURN 'voided';
@@ -206,7 +210,7 @@ async def test_a_discarded_claim_is_voided_whole_with_what_came_with_it_which_no
     assert MARKER not in json.dumps([answer, audit]) + caplog.text
 
 
-@pytest.mark.parametrize(("user", "sqlstate"), [("vip", "P0001"), ("bad", "22P02")])
+@pytest.mark.parametrize(("user", "sqlstate"), [("vip", "P0001"), ("key", "P0001"), ("bad", "22P02")])
 async def test_what_a_ledger_says_of_a_payload_is_not_told(
     scene: Scene, event: Callable[..., Event], caplog: pytest.LogCaptureFixture, user: str, sqlstate: str
 ) -> None:
