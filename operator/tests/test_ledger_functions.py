@@ -136,8 +136,10 @@ async def test_a_form_that_bridges_cannot_call_is_reported_before_the_sale(
     books: AsyncConnection, uri: str, returns: str, told: str
 ) -> None:
     await books.execute("DROP FUNCTION finalize_transaction")
-    body = f"LANGUAGE sql AS $$ SELECT NULL::{returns.rsplit(maxsplit=1)[-1]} $$" if returns != "void" else "LANGUAGE sql AS ''"
-    await books.execute(f"CREATE FUNCTION finalize_transaction(jsonb) RETURNS {returns} {body}".encode())
+    body = "" if returns == "void" else f"SELECT NULL::{returns.removeprefix('SETOF ')}"
+    await books.execute(
+        f"CREATE FUNCTION finalize_transaction(jsonb) RETURNS {returns} LANGUAGE sql AS '{body}'".encode()
+    )
     seen = await look(uri)
     assert seen.problem is (Problem.LEDGER_FUNCTION_MISSING if told else None)
     assert told in seen.message
