@@ -7,7 +7,7 @@ import pytest
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.claims import ledger_claims
-from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, void_function
+from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, unusable, void_function
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.voiding import void
 from intake_operator.model.observed import Event, LedgerState
@@ -118,7 +118,7 @@ async def test_the_receipt_of_a_set_is_its_column(books: AsyncConnection, form: 
     await books.execute(f"CREATE FUNCTION {form}".encode())
     found = await find_function(books, "f")
     assert found is not None
-    assert (found.set_based, found.receipt, bool(found.unusable)) == (True, receipt, receipt == "text")
+    assert (found.set_based, found.receipt, bool(unusable(None, found))) == (True, receipt, receipt == "text")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,7 @@ async def test_the_receipt_of_a_set_is_its_column(books: AsyncConnection, form: 
         ("text", ""),
         ("jsonb", ""),
         ("json", "finalize_transaction(jsonb) returns json, and must return void, text or jsonb"),
+        ("SETOF text", "finalize_transaction(jsonb) returns a set, and must return void, text or jsonb"),
         ("integer", "finalize_transaction(jsonb) returns integer, and must return void, text or jsonb"),
     ],
 )
@@ -135,8 +136,10 @@ async def test_a_form_that_bridges_cannot_call_is_reported_before_the_sale(
     books: AsyncConnection, uri: str, returns: str, told: str
 ) -> None:
     await books.execute("DROP FUNCTION finalize_transaction")
-    body = f"LANGUAGE sql AS $$ SELECT NULL::{returns} $$" if returns != "void" else "LANGUAGE sql AS ''"
-    await books.execute(f"CREATE FUNCTION finalize_transaction(jsonb) RETURNS {returns} {body}".encode())
+    body = "" if returns == "void" else f"SELECT NULL::{returns.removeprefix('SETOF ')}"
+    await books.execute(
+        f"CREATE FUNCTION finalize_transaction(jsonb) RETURNS {returns} LANGUAGE sql AS '{body}'".encode()
+    )
     seen = await look(uri)
     assert seen.problem is (Problem.LEDGER_FUNCTION_MISSING if told else None)
     assert told in seen.message

@@ -80,7 +80,7 @@ def common_reason(item: Entry) -> str:
 
 def audit(items: Iterable[Entry]) -> str:
     """One row for each action: who did it, when and why."""
-    heads = ("ID", "AT", "ACTION", "WHO", "IDS", "WHY")
+    heads = ("ID", "AT", "ACTION", "WHO", "IDS OR SLOTS", "WHY")
     return table(heads, ((x["id"], _at(x["at"]), x["action"], x["actor"], _ids(x), x["reason"]) for x in items))
 
 

@@ -58,16 +58,15 @@ class Function:
     receipt: str | None
     """The type of the column `receipt` of a set; None where there is none."""
 
-    @property
-    def unusable(self) -> str:
-        """Why the bridge cannot commit with this form, as a sentence; empty if it can."""
-        if self.set_based:
-            if self.receipt in {None, "jsonb"}:
-                return ""
-            return f"the column receipt of {self.signature} is {self.receipt}, and must be jsonb"
-        if self.returns in FORMS:
-            return ""
-        return f"{self.signature} returns {self.returns}, and must return {', '.join(FORMS[:-1])} or {FORMS[-1]}"
+
+def unusable(one: Function | None, many: Function | None) -> str:
+    """Why bridges cannot commit with these forms, for one claim and for many, as a sentence; empty if they can."""
+    if one and (one.set_based or one.returns not in FORMS):
+        returns = "a set" if one.set_based else one.returns
+        return f"{one.signature} returns {returns}, and must return {', '.join(FORMS[:-1])} or {FORMS[-1]}"
+    if many and many.set_based and many.receipt not in {None, "jsonb"}:
+        return f"the column receipt of {many.signature} is {many.receipt}, and must be jsonb"
+    return ""
 
 
 async def find_function(connection: AsyncConnection, name: str) -> Function | None:

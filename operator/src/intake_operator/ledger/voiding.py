@@ -81,7 +81,8 @@ def error_of(error: psycopg.Error, claim: Claim) -> str:
 
 def _values(content: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON has
     if isinstance(content, Mapping):
-        content = list(content.values())
+        # The name of a field may be an e-mail address.
+        content = [*content.keys(), *content.values()]
     if isinstance(content, list):
         for each in content:
             yield from _values(each)

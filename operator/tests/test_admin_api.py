@@ -1,4 +1,4 @@
-"""Dead letters over the admin API, on a real DB1 and a real ledger: who sees what came with a claim."""
+"""The admin API on a real DB1 and a real ledger: who sees what came with a claim, and what a discard does."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from psycopg.types.json import Jsonb
 from tests.postgres import PostgresServer, install_intake
 
 # Words that nothing else has.
-PAYLOAD: Final = {"e-mail": "marker-4711@example.com", "notes": ["marker-4712"]}
+PAYLOAD: Final = {"e-mail": "marker-4711@example.com", "notes": ["marker-4712"], "marker-4714@example.com": 2}
 VALIDATION: Final = {"payment_id": "marker-4713"}
 MARKER: Final = "marker-47"
 
@@ -42,6 +42,10 @@ VOIDING: Final = """
     CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE plpgsql AS $$
     BEGIN
         IF claim ->> 'user_id' = 'vip' THEN RAISE EXCEPTION 'not this one: %', claim -> 'payload' ->> 'e-mail'; END IF;
+        IF claim ->> 'user_id' = 'key' THEN
+            RAISE EXCEPTION 'unknown field %',
+                (SELECT max(k) FROM jsonb_object_keys(claim -> 'payload') k WHERE k LIKE '%@%');
+        END IF;
         IF claim ->> 'user_id' = 'bad' THEN PERFORM (claim -> 'validation' ->> 'payment_id')::int; END IF;
         INSERT INTO voided VALUES (claim);
         RETURN 'voided';
@@ -96,14 +100,14 @@ class Scene:
 
     async def post(self, user: str, what: str, **body: object) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {user}"}
-        answer = await self._http.post(f"{self._path}/deadletters/{what}", headers=headers, json=body)
-        assert answer.status != 200 or what != "payloads" or answer.headers["Cache-Control"] == "no-store"
+        answer = await self._http.post(f"{self._path}/{what}", headers=headers, json=body)
+        assert answer.status != 200 or not what.endswith("payloads") or answer.headers["Cache-Control"] == "no-store"
         return answer.status, await answer.json()
 
     async def values(self, connection: AsyncConnection, query: LiteralString, *arguments: object) -> list[Any]:
         return [row[0] for row in await (await connection.execute(query, arguments)).fetchall()]
 
-    async def die(self, pool: str, user: str, quantity: int) -> int:
+    async def die(self, pool: str, user: str, quantity: int, *, conflict: bool = False) -> int:
         """A validated claim that gave up; the id of its dead letter."""
         claim = "SELECT outcome FROM intake.claim_resources(%s, %s, %s, %s, %s)"
         outcomes = await self.values(self.db1, claim, pool, user, quantity, f"r {user}", Jsonb(PAYLOAD))
@@ -112,7 +116,8 @@ class Scene:
         ((msg_id, read_ct),) = await leased.fetchall()
         lease = (pool, [msg_id], [read_ct])
         await self.db1.execute("SELECT intake.mark_validated(%s, %s, %s, %s)", (*lease, [Jsonb(VALIDATION)]))
-        await self.db1.execute("SELECT intake.dead_letter(%s, %s, %s, %s)", (*lease, ["commit: it is down"]))
+        dead = "SELECT intake.dead_letter(%s, %s, %s, %s, %s)"
+        await self.db1.execute(dead, (*lease, ["commit: refused"], [conflict]))
         found = await self.values(self.db1, "SELECT max(msg_id) FROM intake.dead_letters(%s)", pool)
         return int(found[0])
 
@@ -161,14 +166,14 @@ async def test_a_payload_is_shown_to_those_with_the_right_alone_and_the_audit_sa
     assert all(set(seat) == {"slot_no", "resource_id", "label", "attributes"} for seat in item["seats"])
     assert {"payload", "validation"}.isdisjoint(item)
     for user in ("viewer", "editor"):
-        code, refusal = await scene.post(user, "payloads", ids=[letter], reason="curious")
+        code, refusal = await scene.post(user, "deadletters/payloads", ids=[letter], reason="curious")
         assert (code, refusal["reason"]) == (403, "Forbidden")
         assert "cannot create resource intakeevents/payloads" in refusal["message"]
         assert MARKER not in json.dumps([listed, refusal])
     assert (await scene.get("viewer", "audit"))["items"] == [], "nothing was read"
-    assert (await scene.post("admin", "payloads", ids=[letter]))[0] == 422, "a reason is required"
+    assert (await scene.post("admin", "deadletters/payloads", ids=[letter]))[0] == 422, "a reason is required"
 
-    code, shown = await scene.post("admin", "payloads", ids=[letter, letter + 1], reason="a refund")
+    code, shown = await scene.post("admin", "deadletters/payloads", ids=[letter, letter + 1], reason="a refund")
     assert code == 200
     assert shown["items"] == [{"id": letter, "payload": PAYLOAD, "validation": VALIDATION}]
     assert shown["gone"] == [letter + 1]
@@ -185,7 +190,7 @@ async def test_a_discarded_claim_is_voided_whole_with_what_came_with_it_which_no
     caplog.set_level(logging.DEBUG)
     pool = event().pool
     letters = [await scene.die(pool, "ann", 3), await scene.die(pool, "bob", 1)]
-    code, answer = await scene.post("editor", "discard", ids=letters, reason="a bot")
+    code, answer = await scene.post("editor", "deadletters/discard", ids=letters, reason="a bot")
     assert (code, answer["discarded"], answer["refused"]) == (200, letters, [])
     first, second = await scene.values(scene.books, "SELECT claim FROM voided ORDER BY claim ->> 'user_id'")
     assert set(first) == {
@@ -205,13 +210,13 @@ async def test_a_discarded_claim_is_voided_whole_with_what_came_with_it_which_no
     assert MARKER not in json.dumps([answer, audit]) + caplog.text
 
 
-@pytest.mark.parametrize(("user", "sqlstate"), [("vip", "P0001"), ("bad", "22P02")])
+@pytest.mark.parametrize(("user", "sqlstate"), [("vip", "P0001"), ("key", "P0001"), ("bad", "22P02")])
 async def test_what_a_ledger_says_of_a_payload_is_not_told(
     scene: Scene, event: Callable[..., Event], caplog: pytest.LogCaptureFixture, user: str, sqlstate: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     letter = await scene.die(event().pool, user, 2)
-    code, answer = await scene.post("editor", "discard", ids=[letter], reason="a bot")
+    code, answer = await scene.post("editor", "deadletters/discard", ids=[letter], reason="a bot")
     ((refused,), discarded) = answer["refused"], answer["discarded"]
     assert (code, discarded, refused["reason"]) == (200, [], "LedgerRefused")
     assert f"SQLSTATE {sqlstate}" in refused["message"]
@@ -222,6 +227,20 @@ async def test_what_a_ledger_says_of_a_payload_is_not_told(
 async def test_a_ledger_that_cannot_void_is_sent_no_payload(scene: Scene, event: Callable[..., Event]) -> None:
     await scene.books.execute("DROP FUNCTION void_claim")
     letter = await scene.die(event().pool, "ann", 2)
-    _, answer = await scene.post("editor", "discard", ids=[letter], reason="a bot", ledgerChecked=True)
+    _, answer = await scene.post("editor", "deadletters/discard", ids=[letter], reason="a bot", ledgerChecked=True)
     assert answer["discarded"] == [letter]
     assert [each["actor"] for each in (await scene.get("viewer", "audit"))["items"]] == ["editor"], "nothing was read"
+
+
+@pytest.mark.parametrize("returned", [False, True])
+async def test_the_slots_of_a_conflict_stay_off_sale_unless_they_are_asked_for(
+    scene: Scene, event: Callable[..., Event], *, returned: bool
+) -> None:
+    pool = event().pool
+    letter = await scene.die(pool, "ann", 2, conflict=True)
+    _, answer = await scene.post(
+        "editor", "deadletters/discard", ids=[letter], reason="sold by hand", returnConflicts=returned
+    )
+    assert answer["discarded"] == [letter]
+    (inventory,) = await scene.values(scene.db1, "SELECT intake.engine_status(%s) -> 'inventory'", pool)
+    assert (inventory["withheld"], inventory["available"]) == ((0, SEATS) if returned else (2, SEATS - 2))
