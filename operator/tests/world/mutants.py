@@ -320,7 +320,7 @@ MUTANTS = {
     ),
     "label kept as it is written": Mutant(
         "model.inventory",
-        "    label = labels.composed(label)\n",
+        "    label = None if label is None else labels.composed(label)\n",
         "",
         "test_a_label_is_one_however_its_letters_are_composed",
         "test_inventory.py",
