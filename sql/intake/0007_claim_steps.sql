@@ -186,9 +186,8 @@ DECLARE
     latched  boolean;
     recycled boolean := false;
     was_free bigint[] := '{}'; -- named slots that were on the free list
-    repeated record;
     message  jsonb;
-    made     uuid;
+    made     uuid;             -- the claim that is answered: a new one, or that of the repeated request
     msg_id   bigint;
     verdict  text;
 BEGIN
@@ -210,11 +209,11 @@ BEGIN
             FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.user_id = claim_slots.user_id;
         END IF;
         IF claim_slots.request_id IS NOT NULL THEN
-            SELECT cs.claim_id, intake_private.message_of(cs) AS message INTO repeated
+            SELECT cs.claim_id, intake_private.message_of(cs) INTO made, message
             FROM intake_private.claims_of_request(pool.pool_no, pool.claims_per_user IS NOT NULL, claim_slots.user_id,
                 claim_slots.request_id) cs ORDER BY cs.part_no LIMIT 1;
             IF FOUND THEN
-                differs := intake_private.difference(repeated.message, quantity, named, claim_slots.payload);
+                differs := intake_private.difference(message, quantity, named, claim_slots.payload);
                 verdict := CASE WHEN differs IS NULL THEN 'replayed' ELSE 'different' END;
                 PERFORM intake_private.wait_for_standby();
                 EXIT;
@@ -238,19 +237,22 @@ BEGIN
                 verdict := 'taken';
                 EXIT;
             END IF;
-            -- Insert their keys into the free list first, whether they are there or not: a claim that takes such a
-            -- number from there, and recycle_numbers(), then wait for this transaction. In the order of the numbers,
-            -- so that two claims of the same seats wait for each other and do not deadlock.
-            WITH inserted AS (
+            -- Lock their keys on the free list first, whether they are there or not: recycle_numbers(), and whoever
+            -- gives such a number back, then wait for this transaction. In the order of the numbers, so that claims
+            -- of the same seats wait for each other and do not deadlock.
+            WITH locked AS (
                 INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(named) u ORDER BY u
-                ON CONFLICT DO NOTHING
-                RETURNING free_numbers.slot_no)
-            SELECT was_free || coalesce(array_agg(u), '{}') INTO was_free FROM unnest(named) u
-            WHERE u NOT IN (SELECT i.slot_no FROM inserted i);
+                ON CONFLICT ON CONSTRAINT free_numbers_pkey DO UPDATE SET slot_no = excluded.slot_no
+                RETURNING old.slot_no)
+            SELECT was_free || coalesce(array_agg(l.slot_no) FILTER (WHERE l.slot_no IS NOT NULL), '{}') INTO was_free
+            FROM locked l;
             DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = ANY (named);
-            numbers := named;
+            numbers := ARRAY(SELECT u FROM unnest(named) u ORDER BY u);
         ELSE
             numbers := intake_private.take_numbers(pool, numbers, quantity);
+            IF quantity > 1 THEN
+                numbers := ARRAY(SELECT u FROM unnest(numbers) u ORDER BY u);
+            END IF;
         END IF;
         IF cardinality(numbers) < quantity THEN
             -- One snapshot: at that instant every slot was claimed, except the numbers drawn here and those on the
@@ -275,16 +277,18 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- 4. Claim them, all or none.
+        -- 4. Claim them, all or none. Slots and unique keys are inserted in their order, whatever the order of the
+        -- names: two claims of one user, or of some of the same slots, then wait for each other and do not deadlock.
         msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
-        made := intake_private.new_claim_id(numbers[1]);
+        made := intake_private.new_claim_id((coalesce(named, numbers))[1]);
         WITH inserted AS (
             INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no, parts,
                 unique_key, status, locked_at)
-            SELECT pool.pool_no, u.slot_no, msg_id, made, claim_slots.user_id, claim_slots.request_id, u.n, quantity,
+            SELECT pool.pool_no, u.slot_no, msg_id, made, claim_slots.user_id, claim_slots.request_id,
+                coalesce(array_position(named, u.slot_no), u.n), quantity,
                 intake_private.unique_key_of(last_key + u.n, u.n::int, claim_slots.request_id),
                 CASE WHEN pool.hold_seconds IS NULL THEN 'R' ELSE 'H' END, at
-            FROM unnest(numbers) WITH ORDINALITY AS u (slot_no, n) WHERE u.n <= quantity ORDER BY u.slot_no
+            FROM unnest(numbers[1:quantity]) WITH ORDINALITY AS u (slot_no, n) ORDER BY u.n
             ON CONFLICT DO NOTHING
             RETURNING claimed_slots.slot_no)
         SELECT coalesce(array_agg(i.slot_no), '{}') INTO took FROM inserted i;
@@ -295,7 +299,7 @@ BEGIN
                 PERFORM intake_private.drop_from_free_list(pool.pool_no, took);
             END IF;
             message := intake_private.intent(made, pool.pool_id, claim_slots.user_id, claim_slots.request_id,
-                intake_private.seats_of(pool, numbers[1:quantity]), claim_slots.payload, at)
+                intake_private.seats_of(pool, coalesce(named, numbers[1:quantity])), claim_slots.payload, at)
                 || CASE WHEN named IS NULL THEN '{}' ELSE '{"named": true}'::jsonb END;
             IF pool.hold_seconds IS NULL THEN
                 INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
@@ -321,10 +325,6 @@ BEGIN
     INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
     WHERE named IS NULL OR u = ANY (was_free)
     ON CONFLICT DO NOTHING;
-    IF verdict = 'replayed' THEN -- an attempt before may have made an id for nothing
-        message := repeated.message;
-        made := repeated.claim_id;
-    END IF;
     IF verdict IN ('claimed', 'held', 'replayed') THEN
         RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes,
             (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL), NULL

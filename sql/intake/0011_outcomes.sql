@@ -22,19 +22,23 @@ BEGIN
             HINT = 'NULL for an approval without data.';
     END IF;
     RETURN QUERY
-    UPDATE pgmq.q_intake_queue q SET message = q.message || jsonb_build_object('state', 'validated') || CASE
-        WHEN v.validation IS NULL THEN '{}'
-        WHEN jsonb_typeof(v.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
-        ELSE jsonb_build_object('validation', intake_private.bounded(v.validation, config.max_payload_bytes)) END
-    FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
-    JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l
-    WHERE q.msg_id = l AND q.message ->> 'state' IN ('queued', 'validated')
+    WITH approved AS MATERIALIZED (
+        SELECT l AS msg_id, nullif(v.validation, 'null') AS validation
+        FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
+        JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l)
+    UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}' || CASE
+        -- The first approval counts: its data may have been sent to the ledger already.
+        WHEN a.validation IS NULL OR q.message ->> 'state' = 'validated' THEN '{}'
+        WHEN jsonb_typeof(a.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
+        ELSE jsonb_build_object('validation', intake_private.bounded(a.validation, config.max_payload_bytes)) END
+    FROM approved a
+    WHERE q.msg_id = a.msg_id AND q.message ->> 'state' IN ('queued', 'validated')
     RETURNING q.msg_id;
 END $$;
 COMMENT ON FUNCTION intake.mark_validated IS
     'Record that the validator approved these messages, and what it added (validations, parallel to msg_ids, or NULL), '
     'before any commit is tried. What is no object, or larger than the maxPayloadBytes of the pool, is kept as '
-    '{"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for arrays '
+    '{"truncated": true}. A message that is validated stays as it is. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for arrays '
     'that are not parallel or where synchronous_commit is off.';
 
 CREATE FUNCTION intake.mark_committing(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
@@ -133,8 +137,9 @@ BEGIN
     archived AS (
         INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
         SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt,
-            g.message || archive.remark || CASE WHEN g.receipt IS NULL THEN jsonb_build_object('outcome', g.outcome)
-                ELSE jsonb_build_object('outcome', g.outcome, 'receipt', intake_private.bounded(g.receipt, 2048)) END,
+            g.message || archive.remark || CASE WHEN g.outcome = 'committed' AND g.receipt <> 'null'
+                THEN jsonb_build_object('outcome', g.outcome, 'receipt', intake_private.bounded(g.receipt, 2048))
+                ELSE jsonb_build_object('outcome', g.outcome) END,
             g.headers
         FROM deleted g),
     no_longer_released AS (
@@ -180,8 +185,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS
     'Record the answers of the ledger (committed or voided), with its receipts (parallel to msg_ids, or NULL): archive '
-    'the messages, and consume or free the slots of their claims, in one transaction. A receipt of more than 2048 bytes '
-    'is kept as {"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 '
+    'the messages, and consume or free the slots of their claims, in one transaction. Only a committed claim has a '
+    'receipt, and one of more than 2048 bytes is kept as {"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 '
     'for another outcome, for arrays that are not parallel, or where synchronous_commit is off.';
 
 CREATE FUNCTION intake_private.move_to_dead_letters(msg_ids bigint[], reasons text[],

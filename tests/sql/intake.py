@@ -138,9 +138,9 @@ class Intake:
             BATCH,
             self.pool,
             [r.user for r in requests],
-            [r.request for r in requests],
-            [r.quantity for r in requests],
-            [as_jsonb(r.payload) for r in requests],
+            array_of(r.request for r in requests),
+            array_of(r.quantity for r in requests),
+            array_of(as_jsonb(r.payload) for r in requests),
         )
         rows.sort(key=lambda row: (int(row[0]), row[4] or 0))
         answers: list[list[Answer]] = [[] for _ in requests]
@@ -244,6 +244,17 @@ def as_jsonb(value: object) -> Jsonb | None:
     return None if value is None else Jsonb(value)
 
 
+def slots(*rows: dict[str, Any]) -> list[int]:
+    """The slots of leased messages or dead letters."""
+    return [seat["slot_no"] for row in rows for seat in row["seats"]]
+
+
+def array_of[T](values: Iterable[T | None]) -> list[T | None] | None:
+    """An array that may be left out if it has nothing in it."""
+    found = list(values)
+    return None if all(value is None for value in found) else found
+
+
 def empty(uri: str) -> None:
     """DB1 as migrated: no connections, every table empty, no sequences."""
     with psycopg.connect(uri, autocommit=True) as owner:
@@ -289,7 +300,7 @@ async def connections(uri: str, count: int) -> AsyncIterator[list[psycopg.AsyncC
 async def ask(connection: psycopg.AsyncConnection, user: str, request: str | None = None) -> Answer:
     """One claim over an async connection."""
     cursor = connection.cursor(row_factory=class_row(Answer))
-    await cursor.execute(CLAIM, (POOL, user, request))
+    await cursor.execute(CLAIM, (POOL, user, request, None))
     return (await cursor.fetchall())[0]
 
 

@@ -10,11 +10,14 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row, tuple_row
+from psycopg.types.json import Jsonb
 
-from tests.sql.intake import BATCH, CLAIM, POOL, SEAT, SEVERAL, Answer, Intake, connections
+from tests.sql.intake import BATCH, CLAIM, POOL, SEATS, SEVERAL, Answer, Intake, as_jsonb, connections
 
 DEADLOCK = Answer("deadlock", None, None, None)
+DIFFERENT = Answer("different", None, None, None)
 AGAIN = {"busy", "deadlock"}
+SOLD = {"held", "queued", "dead", "committed"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Wanted:
     user: str
     request: str | None = None
     quantity: int = 1
-    seat: str | None = None
+    seats: tuple[str, ...] = ()
+    payload: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,47 @@ def singly(wanted_calls: Iterable[Wanted]) -> list[Call]:
 async def ask_for(connection: psycopg.AsyncConnection, call: Call) -> list[Got]:
     """Make the call; its transaction has committed when this returns."""
     if len(call) > 1:
-        rows = connection.cursor(row_factory=tuple_row)
-        await rows.execute(BATCH, (POOL, [wanted.user for wanted in call], [wanted.request for wanted in call]))
-        found = sorted(await rows.fetchall())
-        assert [row[0] for row in found] == list(range(1, len(call) + 1)), "one row for each"
-        return [Got(wanted, (Answer(*row[1:]),)) for wanted, row in zip(call, found, strict=True)]
+        return await ask_in_batch(connection, call)
     (wanted,) = call
     cursor = connection.cursor(row_factory=class_row(Answer))
-    if wanted.seat is not None:
-        await cursor.execute(SEAT, (POOL, wanted.user, wanted.seat, wanted.request))
-    elif wanted.quantity > 1:
-        await cursor.execute(SEVERAL, (POOL, wanted.user, wanted.quantity, wanted.request))
-    else:
-        await cursor.execute(CLAIM, (POOL, wanted.user, wanted.request))
+    who, rest = (POOL, wanted.user), (wanted.request, payload_of(wanted))
+    try:
+        if wanted.seats:
+            await cursor.execute(SEATS, (*who, list(wanted.seats), *rest))
+        elif wanted.quantity > 1:
+            await cursor.execute(SEVERAL, (*who, wanted.quantity, *rest))
+        else:
+            await cursor.execute(CLAIM, (*who, *rest))
+    except psycopg.Error as error:
+        if error.sqlstate != "IE009":
+            raise
+        return [Got(wanted, (DIFFERENT,))]
     return [Got(wanted, tuple(await cursor.fetchall()))]
+
+
+async def ask_in_batch(connection: psycopg.AsyncConnection, call: Call) -> list[Got]:
+    """One call of claim_batch()."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(
+        BATCH,
+        (
+            POOL,
+            [wanted.user for wanted in call],
+            [wanted.request for wanted in call],
+            [wanted.quantity for wanted in call],
+            [payload_of(wanted) for wanted in call],
+        ),
+    )
+    rows = defaultdict[int, list[Answer]](list)
+    for n, *answer in sorted(await cursor.fetchall(), key=lambda row: (row[0], row[4] or 0)):
+        rows[n].append(Answer(*answer))
+    assert rows.keys() == set(range(1, len(call) + 1)), "an answer for each"
+    return [Got(wanted, tuple(rows[n])) for n, wanted in enumerate(call, 1)]
+
+
+def payload_of(wanted: Wanted) -> Jsonb | None:
+    """What the request sends along."""
+    return as_jsonb(wanted.payload and {"order": wanted.payload})
 
 
 async def rush(
@@ -113,46 +144,60 @@ def outcomes_of(history: Iterable[Got]) -> Counter[str]:
 
 
 def claimed(history: Iterable[Got]) -> list[Answer]:
-    """The claims that were acknowledged as new."""
+    """The slots that were acknowledged as claimed now."""
     return [answer for got in history if got.outcome == "claimed" for answer in got.answers]
 
 
 def check_history(intake: Intake, history: Sequence[Got]) -> dict[UUID, str]:
-    """I1, I2, I6 and I7: everything that was ever answered, against what DB1 has. Returns where each claim is."""
+    """I1, I2, I6, I7 and I13: every answer ever given, against what DB1 has. Returns where each claim is."""
     violations = intake.reconcile()
     assert not violations, violations
     places: dict[UUID, str] = {}
-    facts: dict[UUID, tuple[str, int, UUID]] = {}
-    made: dict[tuple[str, str], set[UUID]] = defaultdict(set)
-    for claim_id, place, user, request, slot_no, resource in intake.rows(
-        "SELECT (message ->> 'claim_id')::uuid, place, message ->> 'user_id', message ->> 'request_id',"
-        " (message ->> 'slot_no')::int, (message ->> 'resource_id')::uuid FROM intake.intents"
-    ):
+    facts: dict[UUID, Fact] = {}
+    made: dict[tuple[str, str], UUID] = {}
+    for place, message in intake.rows("SELECT place, message FROM intake.intents"):
+        claim_id, user, request = UUID(message["claim_id"]), message["user_id"], message["request_id"]
         assert claim_id not in places, f"I2: claim {claim_id} is in two places"
-        places[claim_id], facts[claim_id] = place, (user, slot_no, resource)
+        seats = {seat["slot_no"]: UUID(seat["resource_id"]) for seat in message["seats"]}
+        assert len(seats) == len(message["seats"]), f"I1: claim {claim_id} has a slot twice"
+        places[claim_id], facts[claim_id] = place, Fact(user, request, seats, message["payload"])
         if request:
-            made[user, request].add(claim_id)
-    answers_of: dict[tuple[str, str], set[frozenset[UUID | None]]] = defaultdict(set)
+            assert (user, request) not in made, f"I7: request {request} of {user} made two claims"
+            made[user, request] = claim_id
     for got in history:
-        ids = frozenset(answer.claim_id for answer in got.answers if answer.claim_id)
-        for answer in got.answers:
-            if answer.claim_id:
-                assert answer.claim_id in places, f"I2: {answer.claim_id} was acknowledged and is lost"
-                assert facts[answer.claim_id] == (got.wanted.user, answer.slot_no, answer.resource_id), "another claim"
-        if got.wanted.request:
-            key = got.wanted.user, got.wanted.request
-            assert len(made[key]) in {0, got.wanted.quantity}, f"{got.wanted} made {len(made[key])} claims"
-            if ids:
-                answers_of[key].add(ids)
-    assert all(len(answers) == 1 for answers in answers_of.values()), "I7: two answers to one request"
-    new = [answer.claim_id for answer in claimed(history)]
+        if got.answers and got.answers[0].claim_id:
+            check_answer(got, facts)
+            assert not got.wanted.request or got.answers[0].claim_id == made[got.wanted.user, got.wanted.request]
+    new = [got.answers[0].claim_id for got in history if got.outcome == "claimed"]
     assert len(new) == len(set(new)), "I7: one claim, acknowledged as new twice"
-    held = [facts[claim_id][1] for claim_id, place in places.items() if place in {"queued", "dead", "committed"}]
-    assert len(held) == len(set(held)), "I1: one slot, two claims"
+    sold = [slot_no for claim_id, place in places.items() if place in SOLD for slot_no in facts[claim_id].seats]
+    assert len(sold) == len(set(sold)), "I1: one slot, two claims"
     size = intake.value("SELECT inventory_size FROM intake.engine_config WHERE pool_id = %s", POOL)
-    available, reserved, consumed = intake.inventory()
-    assert (available + reserved + consumed, reserved + consumed) == (size, len(held)), f"I6: {intake.inventory()}"
+    counts = intake.status()["inventory"]
+    assert counts["available"] + len(sold) == size, f"I6: {counts}"
+    assert counts["held"] + counts["reserved"] + counts["consumed"] == len(sold), f"I6: {counts}"
     return places
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A claim as DB1 has it."""
+
+    user: str
+    request: str | None
+    seats: dict[int, UUID]
+    payload: dict[str, str] | None
+
+
+def check_answer(got: Got, facts: dict[UUID, Fact]) -> None:
+    """An answer with a claim: all slots of one claim, which is what was asked for."""
+    (claim_id,) = {answer.claim_id for answer in got.answers}
+    assert claim_id in facts, f"I2: {claim_id} was acknowledged and is lost"
+    fact, wanted = facts[claim_id], got.wanted
+    assert (fact.user, fact.request) == (wanted.user, wanted.request), "another claim"
+    assert len(got.answers) == len(fact.seats) == (len(wanted.seats) or wanted.quantity), f"{got}: part of a claim"
+    assert {answer.slot_no: answer.resource_id for answer in got.answers} == fact.seats, "another claim"
+    assert fact.payload == (wanted.payload and {"order": wanted.payload}), f"I13: {wanted} made {fact}"
 
 
 class Bridge:
@@ -169,15 +214,18 @@ class Bridge:
 
     def finish(self, messages: list[dict[str, Any]], function: str) -> int:
         """Ask the ledger for each message, and acknowledge what it says."""
-        words = []
+        answers = []
         for message in messages:
-            keys = ("claim_id", "user_id", "slot_no", "resource_id", "request_id", "claimed_at")
-            payload = {key: message[key] for key in keys} | {"pool_id": POOL}
-            row = self.ledger.execute(f"SELECT {function}(%s)".encode(), [json.dumps(payload, default=str)]).fetchone()
+            keys = ("claim_id", "user_id", "request_id", "claimed_at", "seats", "payload", "validation")
+            claim = {key: message[key] for key in keys} | {"pool_id": POOL}
+            row = self.ledger.execute(f"SELECT {function}(%s)".encode(), [json.dumps(claim, default=str)]).fetchone()
             assert row is not None
-            assert row[0] != "conflict", "I1: the ledger was asked to sell a slot twice"
-            words.append("committed" if row[0] == "duplicate" else row[0])
-        return len(self.intake.change("acknowledge", messages, words)) if messages else 0
+            answer = row[0] if isinstance(row[0], dict) else {"outcome": row[0], "receipt": None}
+            assert answer["outcome"] != "conflict", "I1: the ledger was asked to sell a slot twice"
+            answers.append(answer)
+        words = ["committed" if answer["outcome"] == "duplicate" else answer["outcome"] for answer in answers]
+        receipts = [as_jsonb(answer["receipt"]) for answer in answers]
+        return len(self.intake.change("acknowledge", messages, words, receipts)) if messages else 0
 
     def round(self, limit: int = 20) -> int:
         """Most claims are committed, some voided, a few die, a few are given back; releases are voided."""

@@ -6,9 +6,11 @@ from psycopg import sql
 
 from tests.sql.intake import POOL, Intake
 
-UNKNOWN, BAD, MISSING, DIFFERENT = "IE001", "IE002", "IE005", "IE006"
+UNKNOWN, BAD, MISSING, DIFFERENT, OTHER = "IE001", "IE002", "IE005", "IE006", "IE009"
 LONG = "repeat('x', 201)"
 ANY_ID = "'00000000-0000-7000-8000-000000000001'::uuid"
+# No object, or above the 4096 bytes that are the default.
+NO_PAYLOADS = ("'null'", "'1'", "'\"x\"'", "'[{}]'", "jsonb_build_object('x', repeat('x', 4096))")
 
 # Replay and discard need an actor and a reason.
 NAMELESS = [
@@ -26,6 +28,8 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         (LONG, BAD),
         ("'ann', ''", BAD),
         (f"'ann', {LONG}", BAD),
+        *[(f"'ann', 'new', {payload}", BAD) for payload in NO_PAYLOADS],
+        ("'u0', 'r0', '{}'", OTHER),
     ],
     "claim_resources": [
         ("NULL, 1", BAD),
@@ -38,17 +42,32 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         ("'ann', 2147483647", BAD),
         ("'ann', 1, ''", BAD),
         (f"'ann', 1, {LONG}", BAD),
+        *[(f"'ann', 2, 'new', {payload}", BAD) for payload in NO_PAYLOADS],
+        ("'u0', 2, 'r0'", OTHER),
+        ("'u0', 1, 'r0', '{}'", OTHER),
     ],
-    "claim_seat": [
-        ("NULL, 'seat 9'", BAD),
-        ("'', 'seat 9'", BAD),
-        (f"{LONG}, 'seat 9'", BAD),
-        ("'ann', 'seat 9', ''", BAD),
-        (f"'ann', 'seat 9', {LONG}", BAD),
-        ("'ann', 'no such seat'", MISSING),
-        ("'ann', '9'", MISSING),
-        (f"'ann', {ANY_ID}::text", MISSING),
-        ("'ann', 'theirs'", MISSING),
+    "claim_seats": [
+        ("NULL, '{seat 9}'", BAD),
+        ("'', '{seat 9}'", BAD),
+        (f"{LONG}, '{{seat 9}}'", BAD),
+        ("'ann', '{seat 9}', ''", BAD),
+        (f"'ann', '{{seat 9}}', {LONG}", BAD),
+        ("'ann', NULL", BAD),
+        ("'ann', '{}'", BAD),
+        ("'ann', '{{seat 8,seat 9}}'", BAD),
+        ("'ann', array_fill('seat 9'::text, ARRAY[101])", BAD),
+        ("'ann', '{seat 9,seat 8,seat 9}'", BAD),
+        ("'ann', ARRAY['seat 9', (SELECT resource_id::text FROM intake.slots WHERE label = 'seat 9')]", BAD),
+        ("'ann', '{no such seat}'", MISSING),
+        ("'ann', '{seat 9,no such seat}'", MISSING),
+        ("'ann', '{seat 9,NULL}'", MISSING),
+        ("'ann', '{seat 9,\"\"}'", MISSING),
+        ("'ann', '{9}'", MISSING),
+        (f"'ann', ARRAY[{ANY_ID}]::text[]", MISSING),
+        ("'ann', '{theirs}'", MISSING),
+        *[(f"'ann', '{{seat 9,seat 8}}', 'new', {payload}", BAD) for payload in NO_PAYLOADS],
+        ("'u0', '{seat 1}', 'r0'", OTHER),
+        ("'u0', '{seat 8,seat 9}', 'r0'", OTHER),
     ],
     "claim_batch": [
         ("NULL", BAD),
@@ -62,7 +81,19 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         ("'{ann,bob}', '{r1,r2,r3}'", BAD),
         ("'{ann,bob}', '{r1,\"\"}'", BAD),
         (f"'{{ann,bob}}', ARRAY['r1', {LONG}]", BAD),
+        ("'{ann,bob}', NULL, '{1}'", BAD),
+        ("'{ann,bob}', NULL, '{1,0}'", BAD),
+        ("'{ann,bob}', NULL, '{NULL,101}'", BAD),
+        ("'{ann,bob}', NULL, '{{1},{1}}'", BAD),
+        ("'{ann,bob}', NULL, NULL, '{NULL}'", BAD),
+        ("'{ann,bob}', NULL, NULL, '[0:1]={NULL,NULL}'", BAD),
+        ("'{ann,bob}', NULL, NULL, NULL, '{NULL}'", BAD),
+        *[(f"'{{ann,bob}}', NULL, NULL, ARRAY['{{}}', {payload}::jsonb]", BAD) for payload in NO_PAYLOADS],
     ],
+    "confirm_claim": [
+        *[(f"{ANY_ID}, 'ann', {payload}", BAD) for payload in NO_PAYLOADS],
+    ],
+    "extend_hold": [(f"{ANY_ID}, 'ann'", BAD)],
     "release_claim": [
         ("NULL, 'why'", BAD),
         (f"{ANY_ID}, NULL", BAD),
@@ -140,7 +171,9 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
 GOOD: dict[str, str] = {
     "claim_resource": "'ann'",
     "claim_resources": "'ann', 1",
-    "claim_seat": "'ann', 'seat 9'",
+    "claim_seats": "'ann', '{seat 9}'",
+    "confirm_claim": f"{ANY_ID}, 'ann'",
+    "extend_hold": f"{ANY_ID}, 'ann'",
     "claim_batch": "'{ann}'",
     "release_claim": f"{ANY_ID}, 'why'",
     "claim_status": ANY_ID,
@@ -237,7 +270,8 @@ def test_a_foreign_claim_is_unknown(sale: Intake) -> None:
     before = everything(sale)
     for claim_id in (theirs, sale.value("SELECT uuidv7()"), sale.value("SELECT gen_random_uuid()")):
         assert sale.release(claim_id) == "unknown"
-        assert sale.claim_status(claim_id) == {"state": "unknown", "slot_no": None, "resource_id": None, "label": None}
+        assert {key: value for key, value in sale.claim_status(claim_id).items() if value} == {"state": "unknown"}
+        assert sale.confirm(claim_id, "ann") == "unknown"
     assert sale.request_status("u0", "no such request") == []
     assert sale.request_status("nobody", "r0") == []
     assert everything(sale) == before
@@ -255,7 +289,7 @@ def test_i2_nothing_is_claimed_or_released_where_a_commit_does_not_outlive_a_cra
     (claim_id,) = sale.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents LIMIT 1")
     before = everything(sale)
     sale.connection.execute("SET synchronous_commit = off")
-    for function in ("claim_resource", "claim_resources", "claim_seat", "claim_batch"):
+    for function in ("claim_resource", "claim_resources", "claim_seats", "claim_batch"):
         refused(sale, f"{function}('{POOL}', {GOOD[function]})", BAD)
     refused(sale, f"release_claim('{POOL}', '{claim_id}', 'ill')", BAD)
     assert everything(sale) == before
@@ -265,7 +299,7 @@ def test_i2_nothing_is_claimed_or_released_where_a_commit_does_not_outlive_a_cra
 
 def test_every_kind_of_claim_refuses_an_isolation_level_that_cannot_see_the_present(sale: Intake) -> None:
     sale.connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    for function in ("claim_resource", "claim_resources", "claim_seat", "claim_batch"):
+    for function in ("claim_resource", "claim_resources", "claim_seats", "claim_batch"):
         call = f"SELECT * FROM intake.{function}('{POOL}', {GOOD[function]})"
         with pytest.raises(psycopg.Error, match="READ COMMITTED"), sale.connection.transaction():
             sale.connection.execute(call.encode())

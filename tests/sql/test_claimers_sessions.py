@@ -26,6 +26,8 @@ def test_no_setting_of_a_session_changes_a_claim(
             with Intake(server.uri(migrated, "claimer")) as claimer:
                 told = [claimer.claim("Zoë", "r\\1"), claimer.claim("Zoë", "r\\1"), claimer.claim("b")]
                 batch = claimer.claim_batch([("c", "1"), ("d", "2")])
+                party = claimer.claim_several("e", 2, "3", {"price": 1.0})
+                assert [each.outcome for each in claimer.claim_several("e", 2, "3", {"price": 1})] == ["replayed"] * 2
                 assert claimer.release(batch[0].claim_id) == "released"
                 status = claimer.claim_status(told[0].claim_id)
             with Intake(server.uri(migrated)) as other:
@@ -35,11 +37,11 @@ def test_no_setting_of_a_session_changes_a_claim(
                 )
         finally:
             lift(owner, migrated)
-    assert [each.outcome for each in told + batch] == ["claimed", "replayed", "claimed", "claimed", "claimed"]
+    assert [each.outcome for each in told + batch + party] == ["claimed", "replayed", *["claimed"] * 5]
     assert status["state"] == "queued"
-    assert [row[2] for row in leased] == ["Zoë", "b", "d"]
+    assert [row[2] for row in leased] == ["Zoë", "b", "d", "e"]
     messages: list[dict[str, Any]] = [
-        row[0] for row in intake.rows("SELECT message FROM intake.intents WHERE message ->> 'slot_no' <> '3'")
+        row[0] for row in intake.rows("SELECT message FROM intake.intents WHERE message ->> 'request_id' <> '1'")
     ]
     for message in messages:
         moment = datetime.fromisoformat(message["claimed_at"])

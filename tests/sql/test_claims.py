@@ -15,7 +15,7 @@ def refused(outcome: str) -> Answer:
 
 
 def test_a_claim_takes_the_next_slot_and_queues_its_intent(intake: Intake) -> None:
-    answer = intake.open(10).claim("ann", "r1")
+    answer = intake.open(10).claim("ann", "r1", {"e-mail": "ann@example.org"})
     assert (answer.outcome, answer.slot_no) == ("claimed", 1)
     (message,) = intake.column("SELECT message FROM pgmq.q_intake_queue")
     claimed_at = message.pop("claimed_at")
@@ -24,9 +24,8 @@ def test_a_claim_takes_the_next_slot_and_queues_its_intent(intake: Intake) -> No
         "pool_id": POOL,
         "user_id": "ann",
         "request_id": "r1",
-        "part_no": 1,
-        "slot_no": 1,
-        "resource_id": str(answer.resource_id),
+        "seats": [{"slot_no": 1, "resource_id": str(answer.resource_id)}],
+        "payload": {"e-mail": "ann@example.org"},
         "state": "queued",
         "failures": 0,
     }
@@ -114,7 +113,7 @@ def test_sold_out_only_after_the_last_slot_and_open_again_when_one_returns(intak
     message = intake.read(1)
     intake.acknowledge(message, "voided")
     answer = intake.claim("late")
-    assert (answer.outcome, answer.slot_no) == ("claimed", message[0]["slot_no"])
+    assert (answer.outcome, answer.slot_no) == ("claimed", message[0]["seats"][0]["slot_no"])
     assert intake.claim("later") == refused("sold_out")
 
 
@@ -298,8 +297,8 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     [
         "claim_resource(%s, 'ann', traceparent => %s)",
         "claim_resources(%s, 'ann', 1, traceparent => %s)",
-        "claim_batch(%s, '{ann}', traceparent => %s)",
-        "claim_seat(%s, 'ann', (SELECT min(resource_id::text) FROM intake.allocations WHERE status = 'AVAILABLE'),"
+        "claim_batch(%s, '{ann}', traceparents => ARRAY[%s])",
+        "claim_seats(%s, 'ann', ARRAY(SELECT min(resource_id::text) FROM intake.allocations WHERE status = 'AVAILABLE'),"
         " traceparent => %s)",
     ],
 )
@@ -315,8 +314,9 @@ def test_a_request_is_not_said_to_have_made_nothing_while_the_pool_is_rebuilt(in
     """No row means that nothing was claimed, which cannot be known while the claimed slots are lost."""
     claim = intake.open(10).claim("ann", "r1")
     lose_unlogged(intake.connection)
-    unready = {"claim_id": None, "state": "not_ready", "slot_no": None, "resource_id": None, "label": None}
-    assert intake.request_status("ann", "r1") == [unready]
+    (unready,) = intake.request_status("ann", "r1")
+    assert {name for name, value in unready.items() if value is not None} == {"state"}
+    assert unready["state"] == "not_ready"
     intake.seed()
     assert [row["claim_id"] for row in intake.request_status("ann", "r1")] == [claim.claim_id]
     assert intake.request_status("ann", "r2") == []

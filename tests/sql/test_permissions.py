@@ -20,10 +20,12 @@ ROLES = (C, B, M, STRANGER)
 FUNCTIONS: dict[str, set[str]] = {
     "claim_resource": {C},
     "claim_resources": {C},
-    "claim_seat": {C},
+    "claim_seats": {C},
     "claim_batch": {C},
     "release_claim": {C},
     "claim_status": {C, M},
+    "confirm_claim": {C},
+    "extend_hold": {C},
     "read_batch": {B},
     "read_releases": {B},
     "read_quarantined": {B},
@@ -52,6 +54,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "altered_roles": set(),
     "configure": set(),
     "connections": set(),
+    "dead_letter_payloads": set(),
     "end_overdue": set(),
     "end_restore": set(),
     "known_logins": set(),
@@ -67,9 +70,11 @@ FUNCTIONS: dict[str, set[str]] = {
 RELATIONS: dict[str, set[str]] = {
     "allocations": {M},
     "audit": set(),
+    "ended_holds": set(),
     "engine_config": set(),
     "engine_metrics": {M},
     "free_numbers": set(),
+    "holds": set(),
     "inventory": set(),
     "number_progress": set(),
     "quarantine": set(),
@@ -81,6 +86,7 @@ RELATIONS: dict[str, set[str]] = {
     "pools": set(),
     "slots": set(),
     "token_buckets": set(),
+    "withheld": set(),
     "workers": set(),
 }
 WRITING = ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES", "LOCK TABLE {}", "TRUNCATE {}", "COPY {} FROM STDIN")

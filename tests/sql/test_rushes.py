@@ -107,7 +107,7 @@ async def test_a_seat_that_all_users_want_is_sold_once(intake: Intake, buyers: s
     stocked(intake, 30)
     ids = {label: str(resource) for label, resource in intake.rows("SELECT label, resource_id FROM intake.slots")}
     labels = [f"seat {n % 10 + 1}" for n in range(600)]
-    calls = [(Wanted(f"u{n}", f"r{n}", seat=seat if n % 2 else ids[seat]),) for n, seat in enumerate(labels)]
+    calls = [(Wanted(f"u{n}", f"r{n}", seats=(seat if n % 2 else ids[seat],)),) for n, seat in enumerate(labels)]
     history = await retry_until_answered(buyers, BUYERS, calls)
     assert outcomes_of(history) == {"claimed": 10, "taken": 590}
     assert sorted(answer.slot_no or 0 for answer in claimed(history)) == list(range(1, 11))
@@ -117,7 +117,7 @@ async def test_a_seat_that_all_users_want_is_sold_once(intake: Intake, buyers: s
 async def test_named_seats_against_the_next_one(intake: Intake, buyers: str) -> None:
     inventory = 300
     stocked(intake, inventory)
-    named = [(Wanted(f"n{n}", f"r{n}", seat=f"seat {(n * 37) % inventory + 1}"),) for n in range(inventory)]
+    named = [(Wanted(f"n{n}", f"r{n}", seats=(f"seat {(n * 37) % inventory + 1}",)),) for n in range(inventory)]
     history = await retry_until_answered(
         buyers, BUYERS, mixed(named, singly(Wanted(f"u{n}", f"r{n}") for n in range(250)))
     )
@@ -130,7 +130,7 @@ async def test_named_seats_against_the_next_one(intake: Intake, buyers: str) -> 
 
 async def test_the_next_slot_is_found_after_any_number_of_named_seats(intake: Intake, buyers: str) -> None:
     stocked(intake, 200)
-    history = await rush(buyers, 8, [(Wanted(f"n{n}", seat=f"seat {n}"),) for n in range(1, 200)])
+    history = await rush(buyers, 8, [(Wanted(f"n{n}", seats=(f"seat {n}",)),) for n in range(1, 200)])
     (last,) = await rush(buyers, 1, [(Wanted("ann"),)])
     assert last.answers[0].slot_no == 200, (
         "one slot is free, and no other claim runs: neither busy nor sold out is true"
@@ -247,7 +247,7 @@ async def test_every_kind_at_once_until_nothing_is_left(intake: Intake, buyers: 
     kinds = (
         singly(Wanted(f"u{n % 200}", f"a{n}") for n in range(300)),
         singly(Wanted(f"u{n % 200}", f"b{n}", quantity=3) for n in range(150)),
-        singly(Wanted(f"u{n % 200}", f"c{n}", seat=f"seat {n * 4 + 1}") for n in range(150)),
+        singly(Wanted(f"u{n % 200}", f"c{n}", seats=(f"seat {n * 4 + 1}",)) for n in range(150)),
         batches([Wanted(f"u{(n * 3) % 200}", f"d{n}") for n in range(300)], 12),
     )
     history = await retry_until_answered(buyers, BUYERS, list(chain(mixed(*kinds))))

@@ -17,15 +17,15 @@ _REFUSED_BATCH = """        SELECT min(p.answer), array_agg(a.n) INTO answer, to
                 WHEN p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
                 THEN 'sold_out' END) AS answer
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
-        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-        WHERE p.answer IS NOT NULL AND """
+        CROSS JOIN unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
+        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100) AND """
 
 MUTANTS = {
     "a retry overtakes the standby": Mutant(
         CLAIM_STEPS,
         """                PERFORM intake_private.wait_for_standby();
-                verdict := 'replayed';""",
-        "                verdict := 'replayed';",
+                EXIT;""",
+        "                EXIT;",
         "test_i7_a_retry_is_answered_when_the_standby_has_its_claim",
     ),
     "a status overtakes the standby": Mutant(
@@ -79,9 +79,9 @@ LANGUAGE sql VOLATILE""",
     # As a known implementation does it: update by position without a check of what is there.
     "taken slot overwritten": Mutant(
         CLAIMS,
-        """                    claim_resource.request_id, 1, first_key, 'R', at)
+        """first_key, CASE WHEN hold_seconds IS NULL THEN 'R' ELSE 'H' END, at)
                 ON CONFLICT DO NOTHING""",
-        """                    claim_resource.request_id, 1, first_key, 'R', at)
+        """first_key, CASE WHEN hold_seconds IS NULL THEN 'R' ELSE 'H' END, at)
                 """
         + OVERWRITE,
         "test_a_number_that_is_claimed_already_is_never_sold_again",
@@ -90,11 +90,11 @@ LANGUAGE sql VOLATILE""",
     "batch by position without a check": Mutant(
         CLAIMS,
         """            ON CONFLICT DO NOTHING
-            RETURNING claimed_slots.*)""",
+            RETURNING claimed_slots.slot_no, claimed_slots.claim_id, claimed_slots.part_no),""",
         "            "
         + OVERWRITE
         + """
-            RETURNING claimed_slots.*)""",
+            RETURNING claimed_slots.slot_no, claimed_slots.claim_id, claimed_slots.part_no),""",
         "test_a_batch_skips_numbers_that_are_claimed_already",
     ),
     # And for seats by name, where all users want the same position.
@@ -111,11 +111,11 @@ LANGUAGE sql VOLATILE""",
     "queue write decoupled": Mutant(
         CLAIMS,
         """VALUES (msg_id, at, intake_private.intent(claim_resource.claim_id, claim_resource.pool_id,
-                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
-                        claim_resource.resource_id, at), intake_private.headers_of(claim_resource.traceparent));""",
-        """SELECT msg_id, at, intake_private.intent(claim_resource.claim_id, claim_resource.pool_id,
-                        claim_resource.user_id, claim_resource.request_id, 1, claim_resource.slot_no,
-                        claim_resource.resource_id, at), NULL WHERE false;""",
+                            claim_resource.user_id, claim_resource.request_id, jsonb_build_array(intake_private.seat(
+                                claim_resource.slot_no, claim_resource.resource_id, claim_resource.label,
+                                claim_resource.attributes)), claim_resource.payload, at),
+                            intake_private.headers_of(claim_resource.traceparent));""",
+        "SELECT msg_id, at, '{}', NULL WHERE false;",
         "test_an_aborted_claim_leaves_no_trace_and_its_number_comes_back",
     ),
     "limit keyed by request id": Mutant(
@@ -132,15 +132,17 @@ LANGUAGE sql VOLATILE""",
     ),
     "batch ignores a duplicate request": Mutant(
         CLAIMS,
-        "t.user_id, t.request_id, 1, t.unique_key, 'R', at\n",
-        "t.user_id, t.request_id, 1, NULL, 'R', at\n",
+        """                intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN d.part_no END, d.part_no,
+                    c.request_id), CASE""",
+        "                NULL, CASE",
         "test_i7_a_batch_answers_a_request_as_it_did_before",
     ),
     "released request forgotten": Mutant(
         STATUS_AND_RELEASE,
-        "    RETURN 'released';\n",
+        "    RETURN 'released';\nEND $$;\n",
         """    DELETE FROM intake.claimed_slots cs WHERE cs.claim_id = release_claim.claim_id;
     RETURN 'released';
+END $$;
 """,
         "test_i7_a_retry_of_a_released_claim_gets_the_first_answer",
     ),
@@ -152,10 +154,10 @@ LANGUAGE sql VOLATILE""",
     ),
     "window by the transaction's clock": Mutant(
         CLAIMS,
-        """    at              timestamptz := clock_timestamp();
-    in_pool         int;""",
-        """    at              timestamptz := now();
-    in_pool         int;""",
+        """    at                timestamptz := clock_timestamp();
+    in_pool           int;""",
+        """    at                timestamptz := now();
+    in_pool           int;""",
         "test_the_window_closes_on_transactions_that_began_before_it",
     ),
     "sold out when only locked": Mutant(
@@ -182,7 +184,7 @@ LANGUAGE sql VOLATILE""",
     ),
     "named seat stays on the free list": Mutant(
         CLAIM_STEPS,
-        "            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = named;\n",
+        "            DELETE FROM intake.free_numbers f WHERE f.pool_no = pool.pool_no AND f.slot_no = ANY (named);\n",
         "",
         "test_a_named_seat_leaves_the_free_list",
     ),
@@ -212,8 +214,8 @@ LANGUAGE sql VOLATILE""",
     ),
     "seat looked up as it is written": Mutant(
         CLAIMS,
-        "s.label = normalize(claim_seat.seat, NFC);",
-        "s.label = claim_seat.seat;",
+        "s.label = normalize(seat, NFC);",
+        "s.label = seat;",
         "test_a_seat_is_found_however_its_letters_are_composed",
     ),
 }

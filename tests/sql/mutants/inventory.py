@@ -17,8 +17,8 @@ MUTANTS = {
     ),
     "dead letters keep no slot": Mutant(
         SEED,
-        "        WHERE x.message ->> 'pool_id' = config.pool_id\n",
-        "        WHERE x.message ->> 'pool_id' = config.pool_id AND x.place <> 'dead'\n",
+        "            FROM intake.intents m WHERE m.message ->> 'pool_id' = config.pool_id) x\n",
+        "            FROM intake.intents m WHERE m.message ->> 'pool_id' = config.pool_id AND m.place <> 'dead') x\n",
         "test_i6_a_rebuild_restores_every_claimed_slot_and_every_resource_id",
     ),
     "rebuild makes new ids": Mutant(
