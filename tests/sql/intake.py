@@ -250,6 +250,15 @@ def array_of[T](values: Iterable[T | None]) -> list[T | None] | None:
     return None if all(value is None for value in found) else found
 
 
+def error_of(call: Callable[[], object]) -> psycopg.Error:
+    """The error that a call must end with."""
+    try:
+        call()
+    except psycopg.Error as error:
+        return error
+    raise AssertionError("no error")
+
+
 def empty(uri: str) -> None:
     """DB1 as migrated: no connections, every table empty, no sequences."""
     with psycopg.connect(uri, autocommit=True) as owner:

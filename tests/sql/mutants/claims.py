@@ -18,7 +18,8 @@ _REFUSED_BATCH = """        SELECT min(p.answer), array_agg(a.n) INTO answer, to
                 THEN 'sold_out' END) AS answer
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
         CROSS JOIN unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
-        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100) AND """
+        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100)
+            AND """
 
 MUTANTS = {
     "a retry overtakes the standby": Mutant(
@@ -217,5 +218,85 @@ END $$;
         "s.label = normalize(seat, NFC);",
         "s.label = seat;",
         "test_a_seat_is_found_however_its_letters_are_composed",
+    ),
+    "a repeated key with another payload is answered replayed": Mutant(
+        CLAIM_STEPS,
+        " WHEN coalesce(message -> 'first_payload', message -> 'payload') <> coalesce(payload, 'null') THEN 'payload' END;",
+        " END;",
+        "test_i13_payloads_differ_by_what_they_say",
+    ),
+    "payloads are compared as texts": Mutant(
+        CLAIM_STEPS,
+        "message -> 'payload') <> coalesce(payload, 'null') THEN",
+        "message -> 'payload')::text <> coalesce(payload, 'null')::text THEN",
+        "test_i13_payloads_are_the_same_by_what_they_say",
+    ),
+    "no payload is any payload": Mutant(
+        CLAIM_STEPS,
+        "message -> 'payload') <> coalesce(payload, 'null') THEN",
+        "message -> 'payload') <> payload THEN",
+        "test_i13_payloads_differ_by_what_they_say",
+    ),
+    "a repeat is compared with the payload that was confirmed": Mutant(
+        CLAIM_STEPS,
+        "coalesce(message -> 'first_payload', message -> 'payload')",
+        "(message -> 'payload')",
+        "test_i13_a_claim_is_repeated_with_its_own_payload_after_another_was_confirmed",
+    ),
+    "a repeat may name other seats": Mutant(
+        CLAIM_STEPS,
+        "            <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN 'seats'",
+        "            <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN NULL",
+        "test_i13_a_repeat_with_other_content_is_refused_whatever_became_of_the_claim",
+    ),
+    "a different request in a batch is answered replayed": Mutant(
+        CLAIM_STEPS,
+        "                verdict := CASE WHEN differs IS NULL THEN 'replayed' ELSE 'different' END;",
+        "                verdict := 'replayed';",
+        "test_i13_in_a_batch_only_the_caller_with_other_content_is_told",
+    ),
+    "a claim in a batch keeps the slots it got": Mutant(
+        CLAIMS,
+        "            JOIN claim c ON c.claim_id = i.claim_id AND c.parts = i.got",
+        "            JOIN claim c ON c.claim_id = i.claim_id",
+        "test_a_claim_in_a_batch_has_all_its_slots_or_leaves_none",
+    ),
+    "what a claim in a batch got is not given back": Mutant(
+        NUMBERS,
+        """        AND cs.claim_id = d.claim_id;
+    INSERT""",
+        """        AND cs.claim_id = d.claim_id AND false;
+    INSERT""",
+        "test_a_claim_in_a_batch_has_all_its_slots_or_leaves_none",
+    ),
+    "the limit counts claims": Mutant(
+        CLAIM_STEPS,
+        "        IF live + quantity > pool.claims_per_user THEN",
+        "        IF live >= pool.claims_per_user THEN",
+        "test_the_limit_counts_slots",
+    ),
+    "a batch overlooks the limit": Mutant(
+        CLAIMS,
+        "                AND coalesce(a.quantity, 1) <= coalesce(pool.claims_per_user, 100)\n",
+        "",
+        "test_the_limit_counts_slots",
+    ),
+    "only the first taken seat is told": Mutant(
+        CLAIM_STEPS,
+        "            SELECT array_agg(u ORDER BY u) INTO took FROM unnest(named) u",
+        "            SELECT nullif(ARRAY[min(u)], ARRAY[NULL]::bigint[]) INTO took FROM unnest(named) u",
+        "test_seats_are_taken_all_or_none_and_those_that_are_taken_are_named",
+    ),
+    "any JSON is a payload": Mutant(
+        CLAIM_STEPS,
+        "    IF kind <> 'object' THEN",
+        "    IF false THEN",
+        "test_a_payload_is_an_object_or_nothing",
+    ),
+    "a payload of any size": Mutant(
+        CLAIM_STEPS,
+        "    ELSIF bytes > most_bytes THEN",
+        "    ELSIF false THEN",
+        "test_a_payload_has_a_limit_that_can_be_changed",
     ),
 }
