@@ -79,25 +79,23 @@ COMMENT ON FUNCTION intake_private.drop_from_free_list IS
     'Remove numbers that are now claimed from the free list. Skips those that another claim has locked: that claim '
     'finds them claimed and removes them itself.';
 
-CREATE FUNCTION intake_private.give_numbers_back(pool_no int, slot_nos bigint[], claim_ids uuid[]) RETURNS void
+CREATE FUNCTION intake_private.give_numbers_back(pool_no int, claim_id uuid, slot_nos bigint[]) RETURNS void
 LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    capacity bigint := (SELECT p.capacity FROM intake.pools p WHERE p.pool_no = give_numbers_back.pool_no);
 BEGIN
-    IF cardinality(slot_nos) = 0 THEN
-        RETURN;
-    END IF;
-    -- A claim that got only some of its slots, because another transaction used the same unique key, or a number is
-    -- claimed already.
-    DELETE FROM intake.claimed_slots cs USING unnest(slot_nos, claim_ids) AS d (slot_no, claim_id)
-    WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = ANY (slot_nos) AND cs.slot_no = d.slot_no
-        AND cs.claim_id = d.claim_id;
+    DELETE FROM intake.claimed_slots cs WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = ANY (slot_nos)
+        AND cs.claim_id = give_numbers_back.claim_id;
     INSERT INTO intake.free_numbers (pool_no, slot_no)
-    SELECT give_numbers_back.pool_no, d.slot_no FROM unnest(slot_nos) d (slot_no)
-    WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = give_numbers_back.pool_no
-        AND cs.slot_no = d.slot_no) IS NULL
+    SELECT give_numbers_back.pool_no, u.slot_no FROM unnest(slot_nos) AS u (slot_no)
+    WHERE u.slot_no <= capacity AND (SELECT cs.claim_id FROM intake.claimed_slots cs
+        WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = u.slot_no) IS NULL
     ON CONFLICT DO NOTHING;
 END $$;
 COMMENT ON FUNCTION intake_private.give_numbers_back IS
-    'Put numbers that claim_batch() has drawn and could not use on the free list, and delete what it inserted for them.';
+    'Undo a claim that did not get all its numbers: delete the slots that it got, and put what no other claim has on the '
+    'free list.';
 
 CREATE FUNCTION intake_private.transactions_on_pools() RETURNS text[]
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,8 +1,8 @@
 -- The ledger: a reference for the database that keeps the sales (DB2).
 --
--- The outcome of a claim is decided here, once: the first call that inserts its claim_id says committed or voided, and
--- every later call gets that answer. So retries, lost replies and two workers with one message are harmless. What is
--- sold is a row for each slot. One call writes both, all rows of a claim or none.
+-- A claim has one fate, decided here, once: the first call that inserts its claim_id says committed or voided, and
+-- every later call gets that answer, with the same receipt. So retries, lost replies and two workers with one message
+-- are harmless. What is sold is a row for each slot. One call writes both, all rows of a claim or none.
 --
 -- For the bridge: finalize_transaction, finalize_transactions, void_claim. For the bridge and the operator:
 -- ledger_proof, ledger_claims. The functions in the schema ledger are internal.
@@ -24,6 +24,9 @@ END $$;
 CREATE SCHEMA ledger;
 COMMENT ON SCHEMA ledger IS 'The sales that intake-engine has delivered.';
 
+CREATE SEQUENCE ledger.order_numbers;
+COMMENT ON SEQUENCE ledger.order_numbers IS 'The order numbers of the receipts. It has gaps, as every sequence has.';
+
 CREATE TABLE ledger.claims (
     claim_id    uuid        PRIMARY KEY,
     pool_id     text        NOT NULL,
@@ -31,9 +34,14 @@ CREATE TABLE ledger.claims (
     request_id  text,
     claimed_at  timestamptz,
     state       text        NOT NULL CHECK (state IN ('committed', 'voided')),
-    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- What the caller sent along, what the validator added, what this ledger answered. A voided claim has none of them:
+    -- nothing was sold, so nobody needs what they say about a person.
+    payload     jsonb,
+    validation  jsonb,
+    receipt     jsonb
 );
-COMMENT ON TABLE ledger.claims IS 'One row for each claim whose outcome is known. Insert only.';
+COMMENT ON TABLE ledger.claims IS 'One row for each claim whose fate is known. Insert only.';
 -- For ledger_claims(): a page costs the same, however large the table is.
 CREATE INDEX claims_pool_key ON ledger.claims (pool_id, claim_id);
 -- For the sales of one user.
@@ -44,6 +52,7 @@ CREATE TABLE ledger.sold_slots (
     slot_no     bigint NOT NULL,
     claim_id    uuid   NOT NULL,
     resource_id uuid   NOT NULL,
+    label       text,
     -- A second guard against overselling that does not depend on anything upstream.
     PRIMARY KEY (pool_id, slot_no)
 );
@@ -61,19 +70,26 @@ ALTER TABLE ledger.sold_slots ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_slots ON ledger.sold_slots FOR SELECT TO ledger_reader
     USING (claim_id = ANY (ARRAY(SELECT c.claim_id FROM ledger.claims c)));
 
-CREATE FUNCTION ledger.outcome_of(claim_id uuid, pool_id text, user_id text, slot_no bigint, resource_id uuid)
-RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT CASE
-        WHEN (c.pool_id, c.user_id) IS DISTINCT FROM (outcome_of.pool_id, outcome_of.user_id) THEN 'conflict'
-        WHEN c.state = 'committed' AND NOT EXISTS (SELECT FROM ledger.sold_slots s
-            WHERE s.claim_id = c.claim_id AND s.slot_no = outcome_of.slot_no AND s.resource_id = outcome_of.resource_id)
+CREATE FUNCTION ledger.outcome_of(claim jsonb) RETURNS TABLE (outcome text, receipt jsonb)
+LANGUAGE sql STABLE ROWS 1 AS $$
+    SELECT k.outcome, CASE WHEN k.outcome = 'committed' THEN c.receipt END
+    FROM ledger.claims c
+    CROSS JOIN LATERAL (SELECT CASE
+        WHEN (c.pool_id, c.user_id) IS DISTINCT FROM (claim ->> 'pool_id', claim ->> 'user_id') THEN 'conflict'
+        WHEN c.state = 'committed' AND ARRAY(
+                SELECT concat_ws(' ', s.slot_no, s.resource_id) FROM ledger.sold_slots s
+                WHERE s.claim_id = c.claim_id ORDER BY 1)
+            IS DISTINCT FROM ARRAY(
+                SELECT concat_ws(' ', (e ->> 'slot_no')::bigint, (e ->> 'resource_id')::uuid)
+                FROM jsonb_array_elements(claim -> 'seats') e ORDER BY 1)
             THEN 'conflict'
-        ELSE c.state END
-    FROM ledger.claims c WHERE c.claim_id = outcome_of.claim_id;
+        ELSE c.state END AS outcome) k
+    WHERE c.claim_id = (claim ->> 'claim_id')::uuid
+    LIMIT 1; -- so that it is looked up by its key, whatever the statistics said when the plan was made
 $$;
 COMMENT ON FUNCTION ledger.outcome_of IS
-    'committed or voided; conflict if the claim with this id is another one; NULL if there is none.';
+    'committed with its receipt, or voided; conflict if the claim with this id is another one, by its pool, its user '
+    'or its seats. No row if there is none.';
 
 CREATE FUNCTION ledger.wait_for_standby() RETURNS void
 LANGUAGE plpgsql AS $$
@@ -87,132 +103,170 @@ END $$;
 COMMENT ON FUNCTION ledger.wait_for_standby IS
     'Call it before an answer that was decided earlier: the commit then waits until a synchronous standby has it too.';
 
-CREATE FUNCTION ledger.commit_all(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION ledger.commit_all(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    ids       uuid[];
-    pools     text[];
-    users     text[];
-    slots     bigint[];
-    resources uuid[];
-    requests  text[];
-    moments   timestamptz[];
-    fresh     uuid[];
-    sold      uuid[];
-    refused   uuid[];
+    inserted uuid[];
+    receipts jsonb[];
+    total    bigint;
+    seats    bigint;
+    fewest   int;
+    sold     bigint;
 BEGIN
-    SELECT array_agg(i.claim_id), array_agg(i.pool_id), array_agg(i.user_id), array_agg(i.slot_no),
-        array_agg(i.resource_id), array_agg(i.request_id), array_agg(i.claimed_at)
-    INTO ids, pools, users, slots, resources, requests, moments
-    FROM (SELECT DISTINCT ON (r.claim_id) r.*
-        FROM jsonb_to_recordset(payloads) AS r (claim_id uuid, pool_id text, user_id text, slot_no bigint,
-            resource_id uuid, request_id text, claimed_at timestamptz)
-        ORDER BY r.claim_id) i;
-    -- First all claims in the order of their ids, then all slots in theirs: two calls that overlap wait for each other
-    -- and never deadlock.
-    WITH inserted AS (
-        INSERT INTO ledger.claims (claim_id, pool_id, user_id, request_id, claimed_at, state)
-        SELECT i.claim_id, i.pool_id, i.user_id, i.request_id, i.claimed_at, 'committed'
-        FROM unnest(ids, pools, users, requests, moments) AS i (claim_id, pool_id, user_id, request_id, claimed_at)
+    -- First all claims in the order of their ids, then all slots in theirs (their sort begins when every claim is
+    -- there): two calls that overlap wait for each other and never deadlock.
+    WITH items AS (
+        SELECT r.* FROM jsonb_to_recordset(claims) AS r (claim_id uuid, pool_id text, user_id text, request_id text,
+            claimed_at timestamptz, seats jsonb, payload jsonb, validation jsonb)),
+    new_claims AS (
+        INSERT INTO ledger.claims (claim_id, pool_id, user_id, request_id, claimed_at, state, payload, validation,
+            receipt)
+        SELECT i.claim_id, i.pool_id, i.user_id, i.request_id, i.claimed_at, 'committed', i.payload, i.validation,
+            jsonb_build_object('order_no', nextval('ledger.order_numbers'))
+        FROM items i
         ORDER BY i.claim_id
         ON CONFLICT DO NOTHING
-        RETURNING claims.claim_id)
-    SELECT coalesce(array_agg(n.claim_id), '{}') INTO fresh FROM inserted n;
-    WITH inserted AS (
-        INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)
-        SELECT i.pool_id, i.slot_no, i.claim_id, i.resource_id
-        FROM unnest(ids, pools, slots, resources) AS i (claim_id, pool_id, slot_no, resource_id)
-        JOIN unnest(fresh) AS f (claim_id) USING (claim_id)
-        ORDER BY i.pool_id, i.slot_no
+        RETURNING claims.claim_id, claims.receipt),
+    new_slots AS (
+        INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id, label)
+        SELECT s.pool_id, (s.seat ->> 'slot_no')::bigint, s.claim_id, (s.seat ->> 'resource_id')::uuid,
+            s.seat ->> 'label'
+        FROM (SELECT i.pool_id, i.claim_id, i.seats -> generate_series(0, jsonb_array_length(i.seats) - 1) AS seat
+            FROM items i WHERE i.claim_id IN (SELECT n.claim_id FROM new_claims n)) s
+        ORDER BY 1, 2, 3
         ON CONFLICT DO NOTHING
-        RETURNING sold_slots.claim_id)
-    SELECT coalesce(array_agg(n.claim_id), '{}') INTO sold FROM inserted n;
-    IF cardinality(sold) = cardinality(ids) THEN
-        RETURN QUERY SELECT s, 'committed' FROM unnest(sold) s;
-        RETURN;
+        RETURNING slot_no)
+    SELECT n.ids, n.receipts, i.claims, i.seats, i.fewest, (SELECT count(*) FROM new_slots)
+    INTO inserted, receipts, total, seats, fewest, sold
+    FROM (SELECT coalesce(array_agg(c.claim_id), '{}') AS ids, array_agg(c.receipt) AS receipts FROM new_claims c) n
+    CROSS JOIN (SELECT count(*) AS claims, sum(jsonb_array_length(r.seats)) AS seats,
+        min(coalesce(jsonb_array_length(r.seats), 0)) AS fewest FROM items r) i;
+    IF fewest < 1 THEN
+        RAISE EXCEPTION 'a claim has no seats' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF cardinality(sold) < cardinality(fresh) THEN
-        -- Another claim has the slot. Delete what was inserted for this one.
-        SELECT array_agg(f) INTO refused FROM unnest(fresh) f WHERE f <> ALL (sold);
-        DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    IF cardinality(inserted) = total AND sold = seats THEN
+        RETURN QUERY SELECT n.claim_id, 'committed', n.receipt
+            FROM unnest(inserted, receipts) AS n (claim_id, receipt);
+    ELSE
+        RETURN QUERY SELECT a.claim_id, a.outcome, a.receipt FROM ledger.undo_incomplete(claims, inserted) a;
     END IF;
-    PERFORM ledger.wait_for_standby();
-    -- A new statement, to see what others committed while the statements above waited for them.
-    RETURN QUERY
-    SELECT i.claim_id, CASE WHEN s.claim_id IS NOT NULL THEN 'committed' WHEN k.outcome = 'committed' THEN 'duplicate'
-        ELSE coalesce(k.outcome, 'conflict') END
-    FROM unnest(ids, pools, users, slots, resources) AS i (claim_id, pool_id, user_id, slot_no, resource_id)
-    LEFT JOIN unnest(sold) AS s (claim_id) USING (claim_id)
-    CROSS JOIN LATERAL (SELECT
-        ledger.outcome_of(i.claim_id, i.pool_id, i.user_id, i.slot_no, i.resource_id) AS outcome) k;
 END $$;
 COMMENT ON FUNCTION ledger.commit_all IS
-    'finalize_transactions() where every row is well formed: a few statements for any number of claims.';
+    'finalize_transactions() where every claim is well formed and there once: a few statements for any number of them.';
 
-CREATE FUNCTION public.finalize_transaction(payload jsonb) RETURNS text
+CREATE FUNCTION ledger.undo_incomplete(claims jsonb, inserted uuid[])
+RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    refused uuid[];
+    claim   jsonb;
+BEGIN
+    IF (SELECT count(r.claim_id) > count(DISTINCT r.claim_id) FROM jsonb_to_recordset(claims) AS r (claim_id uuid)) THEN
+        RAISE EXCEPTION 'a claim is there twice' USING ERRCODE = 'unique_violation';
+    END IF;
+    refused := ARRAY(SELECT r.claim_id FROM jsonb_to_recordset(claims) AS r (claim_id uuid, seats jsonb)
+        WHERE r.claim_id = ANY (inserted) AND jsonb_array_length(r.seats)
+            > (SELECT count(*) FROM ledger.sold_slots s WHERE s.claim_id = r.claim_id));
+    IF cardinality(refused) > 0 THEN
+        DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);
+        DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    END IF;
+    IF cardinality(refused) > 1 THEN
+        -- One of these may have had the slot of another. None of them waits now: what this call did not get is sold.
+        FOR claim IN SELECT e FROM jsonb_array_elements(claims) e
+            WHERE (e ->> 'claim_id')::uuid = ANY (refused) ORDER BY e ->> 'claim_id'
+        LOOP
+            RETURN QUERY SELECT a.claim_id, a.outcome, a.receipt FROM ledger.commit_all(jsonb_build_array(claim)) a;
+        END LOOP;
+    END IF;
+    PERFORM ledger.wait_for_standby();
+    -- A new statement, to see what others committed while the insertion waited for them.
+    RETURN QUERY
+    SELECT i.claim_id, CASE WHEN k.outcome IS NULL THEN 'conflict'
+        WHEN k.outcome = 'committed' AND n.claim_id IS NULL THEN 'duplicate' ELSE k.outcome END, k.receipt
+    FROM (SELECT e, (e ->> 'claim_id')::uuid AS claim_id FROM jsonb_array_elements(claims) e) i
+    LEFT JOIN unnest(inserted) AS n (claim_id) USING (claim_id)
+    LEFT JOIN LATERAL ledger.outcome_of(i.e) k ON true
+    WHERE cardinality(refused) < 2 OR i.claim_id <> ALL (refused);
+END $$;
+COMMENT ON FUNCTION ledger.undo_incomplete IS
+    'The rest of commit_all() where not every claim was new, or not every slot free: all slots of a claim or none. '
+    'Deletes the inserted claims that did not get all of their slots, and answers for every claim.';
+
+CREATE FUNCTION public.finalize_transaction(claim jsonb) RETURNS jsonb
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.outcome FROM ledger.commit_all(jsonb_build_array(payload)) a;
+    SELECT jsonb_build_object('outcome', a.outcome, 'receipt', a.receipt)
+    FROM ledger.commit_all(jsonb_build_array(claim)) a;
 $$;
 COMMENT ON FUNCTION public.finalize_transaction IS
-    'Commit one claim, given as a JSON object with claim_id, pool_id, user_id, slot_no, resource_id, request_id, '
-    'claimed_at. Returns committed, duplicate (committed before, and the same), voided, or conflict (the claim_id or '
-    'the slot belongs to another sale). Raises the error of PostgreSQL for a row that cannot be written.';
+    'Commit one claim, all of its seats or none, given as a JSON object with claim_id, pool_id, user_id, request_id, '
+    'claimed_at, seats (an array of objects with slot_no, resource_id, label), payload, validation. Returns an object '
+    'with outcome and receipt. The outcome is committed, duplicate (committed before, and the same: the receipt is '
+    'that of the first call), voided, or conflict (the claim_id or one of the slots belongs to another sale). Raises '
+    'the error of PostgreSQL for a claim that cannot be written.';
 
-CREATE FUNCTION public.finalize_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
+CREATE FUNCTION public.finalize_transactions(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    item    jsonb;
-    written boolean := false;
+    claim   jsonb;
+    good    jsonb := '[]';
     code    text;
     problem text;
 BEGIN
     BEGIN
-        RETURN QUERY SELECT a.claim_id, a.outcome FROM ledger.commit_all(payloads) a;
+        RETURN QUERY SELECT a.claim_id, a.outcome, a.receipt FROM ledger.commit_all(claims) a;
         RETURN;
     EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
-        NULL; -- at least one row is bad: write them one by one, so that it fails alone
+        NULL; -- at least one claim is bad: find out which
     END;
-    FOR item IN SELECT e FROM jsonb_array_elements(payloads) e ORDER BY e ->> 'claim_id' LOOP
+    FOR claim IN SELECT DISTINCT ON (lower(e ->> 'claim_id')) e FROM jsonb_array_elements(claims) e
+        ORDER BY lower(e ->> 'claim_id')
+    LOOP
         BEGIN
-            RETURN QUERY SELECT a.claim_id, a.outcome FROM ledger.commit_all(jsonb_build_array(item)) a;
-            written := true;
-        EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
-            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, problem = MESSAGE_TEXT;
-            -- A row that cannot be written needs a person, like any conflict. Without a claim_id it has no answer.
-            IF item ->> 'claim_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
-                RETURN QUERY SELECT (item ->> 'claim_id')::uuid, 'conflict';
-            END IF;
+            PERFORM ledger.commit_all(jsonb_build_array(claim));
+            -- Undone, with its locks: all that can be written are written together, in the order that cannot deadlock.
+            RAISE EXCEPTION USING ERRCODE = 'LG001', MESSAGE = 'this claim can be written';
+        EXCEPTION
+            WHEN SQLSTATE 'LG001' THEN
+                good := good || claim;
+            WHEN data_exception OR integrity_constraint_violation THEN
+                GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, problem = MESSAGE_TEXT;
+                -- It needs a person, like any conflict. Without a claim_id it has no answer.
+                IF claim ->> 'claim_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
+                    RETURN QUERY SELECT (claim ->> 'claim_id')::uuid, 'conflict', NULL::jsonb;
+                END IF;
         END;
     END LOOP;
-    -- None could be written: the cause may be the table and not the rows, and the caller needs the error.
-    IF NOT written AND code IS NOT NULL THEN
+    -- None can be written: the cause may be the table and not the claims, and the caller needs the error.
+    IF good = '[]' AND code IS NOT NULL THEN
         RAISE EXCEPTION '%', problem USING ERRCODE = code;
     END IF;
+    RETURN QUERY SELECT a.claim_id, a.outcome, a.receipt FROM ledger.commit_all(good) a;
 END $$;
 COMMENT ON FUNCTION public.finalize_transactions IS
-    'Commit many claims, given as a JSON array of the objects of finalize_transaction(). One outcome for each '
-    'claim_id, in no order. A bad row among others is a conflict. Where none can be written, raises '
-    'the error of the last one.';
+    'Commit many claims, given as a JSON array of the objects of finalize_transaction(). One outcome, with the receipt '
+    'of a committed claim, for each claim_id, in no order. A bad claim among others is a conflict. Where none can be '
+    'written, raises the error of the last one.';
 
-CREATE FUNCTION public.void_claim(payload jsonb) RETURNS text
+CREATE FUNCTION public.void_claim(claim jsonb) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO ledger.claims (claim_id, pool_id, user_id, request_id, claimed_at, state)
-    VALUES ((payload ->> 'claim_id')::uuid, payload ->> 'pool_id', payload ->> 'user_id', payload ->> 'request_id',
-        (payload ->> 'claimed_at')::timestamptz, 'voided')
+    VALUES ((claim ->> 'claim_id')::uuid, claim ->> 'pool_id', claim ->> 'user_id', claim ->> 'request_id',
+        (claim ->> 'claimed_at')::timestamptz, 'voided')
     ON CONFLICT DO NOTHING;
     IF FOUND THEN
         RETURN 'voided';
     END IF;
     PERFORM ledger.wait_for_standby();
-    RETURN ledger.outcome_of((payload ->> 'claim_id')::uuid, payload ->> 'pool_id', payload ->> 'user_id',
-        (payload ->> 'slot_no')::bigint, (payload ->> 'resource_id')::uuid);
+    RETURN (SELECT k.outcome FROM ledger.outcome_of(claim) k);
 END $$;
 COMMENT ON FUNCTION public.void_claim IS
     'Make sure that a claim is never committed. Returns voided, committed if it was too late, or conflict if the claim '
-    'with this id is another one. Only after voided may its slot be sold again.';
+    'with this id is another one. Only after voided may its slots be sold again.';
 
 CREATE FUNCTION ledger.digest_of(what text) RETURNS bigint
 LANGUAGE sql STABLE STRICT PARALLEL SAFE AS $$
@@ -263,8 +317,8 @@ COMMENT ON FUNCTION public.ledger_claims IS
     'the first). slot_nos and resource_ids are parallel, and empty for a voided claim.';
 
 REVOKE ALL ON SCHEMA ledger FROM PUBLIC;
-REVOKE ALL ON FUNCTION ledger.outcome_of, ledger.wait_for_standby, ledger.commit_all, ledger.digest_of,
-    public.finalize_transaction, public.finalize_transactions, public.void_claim, public.ledger_proof,
+REVOKE ALL ON FUNCTION ledger.outcome_of, ledger.wait_for_standby, ledger.commit_all, ledger.undo_incomplete,
+    ledger.digest_of, public.finalize_transaction, public.finalize_transactions, public.void_claim, public.ledger_proof,
     public.ledger_claims FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.finalize_transaction, public.finalize_transactions, public.void_claim,
     public.ledger_proof, public.ledger_claims TO ledger_writer;

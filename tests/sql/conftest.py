@@ -8,7 +8,9 @@ import pytest
 from tests import profiles  # noqa: F401 - registers them
 from tests.postgres import PostgresServer, install_intake, install_ledger
 from tests.sql.intake import Intake, empty
+from tests.sql.ledger import Ledger
 from tests.sql.mutants.catalogue import MUTANTS
+from tests.sql.mutants.ledger import LEDGER
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -18,7 +20,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         fails = pytest.mark.xfail(strict=True, raises=AssertionError, reason="a mutant is caught")
         variants = [pytest.param(None, id="as written")]
         variants += [pytest.param(name, id=name, marks=[pytest.mark.mutant(name), fails]) for name in must_catch]
-        metafunc.parametrize("migrated", variants, indirect=True, scope="session")
+        of_the_ledger = {MUTANTS[name].file == LEDGER for name in must_catch}
+        (fixture,) = {"ledger_migrated" if ledger else "migrated" for ledger in of_the_ledger}
+        metafunc.parametrize(fixture, variants, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +58,13 @@ def intake(uri: str) -> Iterator[Intake]:
 
 
 @pytest.fixture(scope="session")
-def ledger_migrated(server: PostgresServer) -> str:
-    install_ledger(server.create_database("ledger"))
-    return "ledger"
+def ledger_migrated(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a database with sql/ledger, or with the mutant of it that this test must catch."""
+    mutant: str | None = getattr(request, "param", None)
+    name = "mutant_ledger" if mutant else "ledger"
+    install_ledger(server.create_database(name), MUTANTS[mutant].patch if mutant else None)
+    yield name
+    server.drop_database(name)
 
 
 @pytest.fixture
@@ -65,3 +73,17 @@ def ledger_uri(server: PostgresServer, ledger_migrated: str) -> str:
     with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
         owner.execute("TRUNCATE ledger.claims, ledger.sold_slots")
     return server.uri(ledger_migrated, "ledger_writer")
+
+
+@pytest.fixture
+def ledger(ledger_uri: str) -> Iterator[Ledger]:
+    """An empty ledger, as a bridge calls it."""
+    with Ledger(ledger_uri) as client:
+        yield client
+
+
+@pytest.fixture
+def ledger_owner(server: PostgresServer, ledger_migrated: str) -> Iterator[psycopg.Connection]:
+    """The owner of the ledger."""
+    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as connection:
+        yield connection

@@ -45,7 +45,7 @@ class Request:
     user: str | None
     request: str | None = None
     quantity: int | None = None
-    payload: dict[str, Any] | None = None
+    payload: object = None
 
 
 @dataclass(frozen=True)

@@ -1,311 +1,292 @@
-"""The reference ledger: the outcome of a claim is decided once, and one bad row fails alone."""
+"""The reference ledger: a claim has one fate, with one receipt, and all of its seats or none."""
 
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from contextlib import contextmanager
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from psycopg.types.json import Jsonb
 
-from tests.postgres import PostgresServer, install_ledger
-from tests.sql.intake import POOL, Intake
-
-
-def sale(number: int, **other: Any) -> dict[str, Any]:
-    return {
-        "claim_id": f"01900000-0000-7000-8000-{number:012}",
-        "pool_id": "drop",
-        "user_id": f"u{number}",
-        "slot_no": number,
-        "resource_id": f"02900000-0000-8000-8000-{number:012}",
-        "request_id": None,
-        "claimed_at": "2026-12-01T18:00:00+00:00",
-    } | other
-
-
-@pytest.fixture
-def ledger(ledger_uri: str) -> "Ledger":
-    return Ledger(ledger_uri)
-
-
-class Ledger(Intake):
-    """The three calls of the contract."""
-
-    def commit(self, payload: dict[str, Any]) -> str:
-        return str(self.value("SELECT finalize_transaction(%s)", Jsonb(payload)))
-
-    def void(self, payload: dict[str, Any]) -> str:
-        return str(self.value("SELECT void_claim(%s)", Jsonb(payload)))
-
-    def commit_all(self, *payloads: dict[str, Any]) -> dict[UUID, str]:
-        rows = self.rows("SELECT claim_id, outcome FROM finalize_transactions(%s)", Jsonb(payloads))
-        assert len(dict(rows)) == len(rows), "one outcome for each claim"
-        return dict(rows)
+from tests.sql.intake import wait_until_blocked
+from tests.sql.ledger import POOL, Claim, Ledger, sale, seat
 
 
 def test_i3_the_first_outcome_of_a_claim_is_final(ledger: Ledger) -> None:
-    assert [ledger.commit(sale(1)), ledger.commit(sale(1)), ledger.void(sale(1))] == [
-        "committed",
-        "duplicate",
-        "committed",
+    calls = [ledger.commit, ledger.commit, ledger.void]
+    assert [call(sale(1, 1, 2)) for call in calls] == ["committed", "duplicate", "committed"]
+    calls = [ledger.void, ledger.void, ledger.commit]
+    assert [call(sale(2, 3, 4)) for call in calls] == ["voided", "voided", "voided"]
+    assert ledger.sold() == {"u1": [1, 2], "u2": []}
+
+
+def test_a_claim_is_kept_with_what_was_sent_along(ledger: Ledger, ledger_owner: psycopg.Connection) -> None:
+    claim = sale(1, 7, 8, request_id="r1", payload={"email": "ann@example.com"}, validation={"payment_id": "p1"})
+    _, receipt = ledger.commit_with_receipt(claim)
+    assert ledger.void(sale(2, payload={"email": "bob@example.com"}, validation={"payment_id": "p2"})) == "voided"
+    assert ledger.commit(sale(3)) == "committed"
+    kept = ledger_owner.execute("SELECT user_id, payload, validation, receipt FROM ledger.claims ORDER BY 1").fetchall()
+    assert kept[:2] == [
+        ("u1", {"email": "ann@example.com"}, {"payment_id": "p1"}, receipt),
+        ("u2", None, None, None),  # nothing was sold: what was sent along stays with nobody
     ]
-    assert [ledger.void(sale(2)), ledger.void(sale(2)), ledger.commit(sale(2))] == ["voided", "voided", "voided"]
+    assert kept[2][:3] == ("u3", None, None)
+    assert receipt != kept[2][3] is not None
+    slots = ledger_owner.execute("SELECT pool_id, slot_no, resource_id, label FROM ledger.sold_slots WHERE slot_no > 3")
+    assert slots.fetchall() == [(POOL, n, UUID(seat(n)["resource_id"]), f"A-{n}") for n in (7, 8)]
 
 
-def test_a_claim_for_a_sold_slot_leaves_nothing_behind(ledger: Ledger) -> None:
-    ledger.commit_all(sale(1), sale(2))
-    assert ledger.commit(sale(3, slot_no=1)) == "conflict"
-    assert list(ledger.commit_all(sale(4, slot_no=2), sale(5)).values()) == ["conflict", "committed"]
-    assert ledger.rows("SELECT committed, voided, slots FROM ledger_proof('drop')") == [(3, 0, 3)]
-    assert ledger.column("SELECT user_id FROM ledger_claims('drop', NULL, 100)") == ["u1", "u2", "u5"]
-    # Its fate is open: it may be voided, or committed once the other is gone.
-    assert ledger.void(sale(3, slot_no=1)) == "voided"
-    assert ledger.commit(sale(3, slot_no=1)) == "voided"
+class TestReceipts:
+    """The same claim gets the same receipt, whichever call answers it, and nobody else gets it."""
+
+    def test_each_claim_has_an_order_number_of_its_own(self, ledger: Ledger) -> None:
+        told = [ledger.commit_with_receipt(sale(1, 1, 2)), *ledger.commit_all_with_receipts(sale(3), sale(4, 4, 5))]
+        assert {outcome for outcome, _ in told} == {"committed"}
+        numbers = [receipt["order_no"] for _, receipt in told]
+        assert len(set(numbers)) == 3, numbers
+        assert all(set(receipt) == {"order_no"} and receipt["order_no"] > 0 for _, receipt in told)
+
+    def test_a_redelivery_gets_the_receipt_of_the_first_call(self, ledger: Ledger) -> None:
+        _, one = ledger.commit_with_receipt(sale(1, 1, 2))
+        ((_, other),) = ledger.commit_all_with_receipts(sale(3))
+        assert ledger.commit_with_receipt(sale(1, 2, 1)) == ("duplicate", one), "the order of the seats is no matter"
+        assert ledger.commit_with_receipt(sale(3)) == ("duplicate", other)
+        assert ledger.commit_all_with_receipts(sale(3), sale(1, 1, 2)) == [("duplicate", other), ("duplicate", one)]
+        again = ledger.commit_all_with_receipts(sale(4), sale(3), sale(5))
+        assert [outcome for outcome, _ in again] == ["committed", "duplicate", "committed"]
+        assert again[1][1] == other
+        assert [ledger.commit_with_receipt(sale(n))[1] for n in (4, 5)] == [again[0][1], again[2][1]]
+
+    def test_only_a_sale_has_one(self, ledger: Ledger) -> None:
+        ledger.void(sale(1))
+        ledger.commit(sale(2))
+        refused = [sale(1), sale(2, user_id="thief"), sale(2, 2, 3), sale(4, 2)]
+        told = [ledger.commit_with_receipt(claim) for claim in refused]
+        assert told == [("voided", None), ("conflict", None), ("conflict", None), ("conflict", None)]
+        assert [ledger.commit_all_with_receipts(claim)[0] for claim in refused] == told
 
 
-def test_a_claim_twice_in_a_set_sells_one_slot(ledger: Ledger) -> None:
-    ledger.commit_all(sale(1), sale(1, slot_no=9))
-    assert ledger.rows("SELECT committed, slots FROM ledger_proof('drop')") == [(1, 1)]
+class TestAllSeatsOrNone:
+    """One conflicting seat: nothing of that claim is sold, and the other claims of the call are."""
 
+    def test_a_claim_with_a_sold_seat_leaves_nothing_behind(self, ledger: Ledger) -> None:
+        assert ledger.commit_all(sale(1, 10, 11), sale(2)) == ["committed"] * 2
+        for slots in ((11, 12), (12, 11), (9, 10, 12)):
+            assert ledger.commit(sale(3, *slots)) == "conflict"
+            assert ledger.commit_all(sale(3, *slots)) == ["conflict"]
+        assert ledger.commit_all(sale(4, 20, 21), sale(5, 22, 2, 23), sale(6, 24)) == [
+            "committed",
+            "conflict",
+            "committed",
+        ]
+        assert ledger.sold() == {"u1": [10, 11], "u2": [2], "u4": [20, 21], "u6": [24]}
+        assert ledger.counts() == (4, 0, 6)
 
-def test_sets_that_meet_wait_for_each_other(ledger: Ledger, ledger_uri: str) -> None:
-    """Two bridges with the same claims, in opposite orders, and some that want each other's slots."""
-    sales = [sale(n) for n in range(1, 400)]
-    rivals = [sale(1000 - n, slot_no=n, user_id=f"rival {n}") for n in range(1, 400)]
+    def test_its_fate_is_open(self, ledger: Ledger) -> None:
+        """It may be voided, or committed with other seats: nothing of it was ever sold."""
+        ledger.commit(sale(1, 1, 2))
+        assert ledger.commit(sale(3, 2, 3)) == "conflict"
+        assert [ledger.void(sale(3, 2, 3)), ledger.commit(sale(3, 2, 3))] == ["voided", "voided"]
+        assert ledger.commit(sale(4, 2, 4)) == "conflict"
+        assert ledger.commit(sale(4, 4)) == "committed"
+        assert ledger.commit(sale(5, 3)) == "committed", "the seat of a voided claim"
+        assert ledger.sold() == {"u1": [1, 2], "u3": [], "u4": [4], "u5": [3]}
 
-    def commit(payloads: list[dict[str, Any]]) -> Counter[str]:
-        with Ledger(ledger_uri) as other:
-            return Counter(other.commit_all(*payloads).values())
+    def test_a_claim_that_was_never_sold_is_voided_whoever_has_its_seats(self, ledger: Ledger) -> None:
+        ledger.commit(sale(1, 1, 2))
+        assert ledger.void(sale(2, 2, 3)) == "voided"
+        assert ledger.sold() == {"u1": [1, 2], "u2": []}
 
-    with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(commit, [sales, sales[::-1], rivals, rivals[::-1]]))
-    assert all(set(words) <= {"committed", "duplicate", "conflict"} for words in told), told
-    assert sum(words["committed"] for words in told) == 399
-    assert ledger.rows("SELECT committed, slots FROM ledger_proof('drop')") == [(399, 399)]
+    def test_a_refused_claim_stands_in_the_way_of_no_other(self, ledger: Ledger) -> None:
+        """Claim 2 wants seats of both 1 and 3, and loses to 1: then 3 has its seats. As if each came alone."""
+        chain = [sale(1, 1, 2), sale(2, 2, 3), sale(3, 3, 4), sale(4, 4, 5), sale(5, 5, 6), sale(6, 9)]
+        expected = ["committed", "conflict"] * 2 + ["committed"] * 2
+        told = ledger.commit_all_with_receipts(*chain)
+        assert [outcome for outcome, _ in told] == expected
+        assert ledger.sold() == {"u1": [1, 2], "u3": [3, 4], "u5": [5, 6], "u6": [9]}
+        again = [(o.replace("committed", "duplicate"), receipt) for o, receipt in told]
+        assert ledger.commit_all_with_receipts(*chain[::-1]) == again[::-1]
+
+    def test_a_thousand_slots_of_many_claims_are_counted_by_slot_and_by_claim(self, ledger: Ledger) -> None:
+        claims = [sale(n, *range(4 * n, 4 * n + 4)) for n in range(250)]
+        assert set(ledger.commit_all(*claims)) == {"committed"}
+        assert ledger.counts() == (250, 0, 1000)
 
 
 def test_i1_the_ledger_itself_refuses_a_slot_twice(ledger: Ledger) -> None:
     assert ledger.commit(sale(1)) == "committed"
-    assert ledger.commit(sale(2, slot_no=1)) == "conflict"
-    assert ledger.commit(sale(3, slot_no=1, pool_id="other")) == "committed"
-    assert ledger.void(sale(4, slot_no=5)) == "voided"
-    assert ledger.commit(sale(5, slot_no=5)) == "committed", "a voided claim leaves its slot to the next"
+    assert ledger.commit(sale(2, 1)) == "conflict"
+    assert ledger.commit(sale(3, 1, pool_id="other")) == "committed"
+    assert ledger.void(sale(4, 5)) == "voided"
+    assert ledger.commit(sale(5)) == "committed", "a voided claim leaves its slot to the next"
 
 
-@pytest.mark.parametrize("field", ["pool_id", "user_id", "slot_no", "resource_id"])
-def test_i4_a_known_claim_with_another_content_is_a_conflict(ledger: Ledger, field: str) -> None:
-    ledger.commit(sale(1))
-    other = {"pool_id": "x", "user_id": "x", "slot_no": 99, "resource_id": str(uuid4())}[field]
-    assert ledger.commit(sale(1, **{field: other})) == "conflict"
-    assert list(ledger.commit_all(sale(1, **{field: other})).values()) == ["conflict"]
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"pool_id": "x"},
+        {"user_id": "x"},
+        {"seats": [seat(99), seat(2)]},
+        {"seats": [seat(1, resource_id=str(uuid4())), seat(2)]},
+        {"seats": [seat(1, resource_id=seat(2)["resource_id"]), seat(2, resource_id=seat(1)["resource_id"])]},
+        {"seats": [seat(1), seat(2), seat(3)]},
+        {"seats": [seat(1), seat(1)]},
+        {"seats": [seat(1), seat(2), seat(2)]},
+    ],
+    ids=["pool", "user", "slot", "resource", "swapped", "more", "twice", "more twice"],
+)
+def test_i4_a_known_claim_with_another_content_is_a_conflict(ledger: Ledger, other: Claim) -> None:
+    ledger.commit(sale(1, 1, 2))
+    claim = sale(1) | other
+    told = [ledger.commit(claim), *ledger.commit_all(claim), ledger.void(claim), ledger.commit_all(claim, sale(5))[0]]
+    assert told == ["conflict"] * 4
+    assert ledger.sold() == {"u1": [1, 2], "u5": [5]}
+    assert ledger.commit(sale(1, 2, 1)) == "duplicate"
+
+
+def test_i4_a_known_claim_with_fewer_seats_is_a_conflict(ledger: Ledger) -> None:
+    ledger.commit(sale(1, 1, 2))
+    for slot in (1, 2):
+        assert [ledger.commit(sale(1, slot)), ledger.void(sale(1, slot))] == ["conflict"] * 2
+    assert ledger.commit_all(sale(1, 1), sale(2, 3)) == ["conflict", "committed"]
+    assert ledger.sold() == {"u1": [1, 2], "u2": [3]}
+
+
+def test_what_was_sent_along_makes_no_other_claim(ledger: Ledger) -> None:
+    """It is the claim that is committed once. DB1 sees to it that its payload stays the same."""
+    ledger.commit(sale(1, payload={"a": 1}))
+    again = sale(1, payload=None, validation={"payment_id": "p"}, seats=[seat(1, label=None, attributes=None)])
+    assert ledger.commit(again) == "duplicate"
 
 
 def test_a_set_has_one_outcome_for_each_claim(ledger: Ledger) -> None:
     ledger.commit(sale(1))
     ledger.void(sale(2))
-    assert list(ledger.commit_all(sale(1), sale(2), sale(3), sale(4, slot_no=3), sale(3)).values()) == [
-        "duplicate",
-        "voided",
-        "committed",
-        "conflict",
-    ]
-    assert ledger.commit_all() == {}
+    told = ledger.commit_all(sale(1), sale(2), sale(3, 3, 30), sale(4, 3), sale(5, 6), sale(3, 3, 30))
+    assert told == ["duplicate", "voided", "committed", "conflict", "committed", "committed"]
+    assert ledger.commit_all() == []
 
 
-@pytest.mark.parametrize("field", ["pool_id", "user_id", "slot_no", "resource_id"])
-@pytest.mark.parametrize("rubbish", [None, {"a": 1}])
-def test_a_bad_row_fails_alone(ledger: Ledger, field: str, rubbish: object) -> None:
-    bad = sale(2, **{field: rubbish})
-    expected = "committed" if rubbish and field in {"pool_id", "user_id"} else "conflict"
-    assert list(ledger.commit_all(sale(1), bad, sale(3)).values()) == ["committed", expected, "committed"]
+@contextmanager
+def unfinished(uri: str, *claims: Claim) -> Iterator[Ledger]:
+    """Claims whose transaction has not ended; it commits at the end."""
+    with Ledger(uri) as other, other.connection.transaction():
+        assert set(other.commit_all(*claims)) == {"committed"}
+        yield other
 
 
-@pytest.mark.parametrize("sales", [1, 3])
-def test_where_no_row_can_be_written_the_error_says_why(
-    ledger: Ledger, server: PostgresServer, ledger_migrated: str, sales: int
-) -> None:
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        owner.execute("ALTER TABLE ledger.claims ADD CONSTRAINT closed CHECK (user_id = 'u9') NOT VALID")
-        with pytest.raises(psycopg.errors.CheckViolation, match='"closed"'):
-            ledger.commit_all(*map(sale, range(1, sales + 1)))
-        # If one row can be written, the others are conflicts.
-        words = list(ledger.commit_all(sale(1), sale(9)).values())
-        owner.execute("ALTER TABLE ledger.claims DROP CONSTRAINT closed")
-        assert words == ["conflict", "committed"]
+class TestCallsThatMeet:
+    """Every call locks claims in the order of their ids, then slots in theirs: it holds nothing that comes later."""
 
+    def test_claims_are_locked_in_their_order(self, ledger_uri: str) -> None:
+        self.waits_without(ledger_uri, sale(1, 91), [sale(2), sale(1, 91)], sale(2))
 
-def test_a_row_without_a_claim_id_has_no_outcome_and_harms_nobody(ledger: Ledger) -> None:
-    assert list(ledger.commit_all(sale(1), sale(2, claim_id="x"), sale(3)).values()) == ["committed", "committed"]
+    def test_slots_are_locked_in_their_order(self, ledger_uri: str) -> None:
+        self.waits_without(ledger_uri, sale(9, 1), [sale(2, 7, 1)], sale(8, 7))
 
+    def test_slots_of_all_claims_are_locked_in_their_order(self, ledger_uri: str) -> None:
+        self.waits_without(ledger_uri, sale(9, 1), [sale(2, 7), sale(3, 1)], sale(8, 7))
 
-def test_the_writer_reaches_the_ledger_by_its_functions_only(ledger: Ledger) -> None:
-    for statement in (
-        "SELECT FROM ledger.claims",
-        "SELECT FROM ledger.sold_slots",
-        "DELETE FROM ledger.claims",
-        "SELECT ledger.commit_all('[]')",
-    ):
-        with pytest.raises(Exception, match="permission denied"):
-            ledger.connection.execute(statement.encode())
+    def test_no_claim_that_is_tried_beside_a_bad_one_keeps_a_lock(self, ledger_uri: str) -> None:
+        self.waits_without(ledger_uri, sale(5, 50), [sale(2, 7), sale(5, 50), sale(6, claimed_at="never")], sale(8, 7))
 
+    @staticmethod
+    def waits_without(uri: str, first: Claim, waiting: list[Claim], free: Claim) -> None:
+        """While a call waits for the first one, a third gets what the second will want later."""
+        with ThreadPoolExecutor(2) as pool, Ledger(uri) as second, Ledger(uri) as third:
+            with unfinished(uri, first) as open_call:
+                waits = pool.submit(second.commit_all, *waiting)
+                wait_until_blocked(open_call, waits)
+                passes = pool.submit(third.commit, free)
+                wait_until_blocked(open_call, waits, passes)
+                passed, waited = passes.done(), not waits.done()
+            assert (passed, waited, passes.result()) == (True, True, "committed")
+            waits.result()
 
-def test_a_user_sees_only_their_own_sale(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    ledger.commit_all(sale(1, user_id="ann"), sale(2, user_id="ann"), sale(3, user_id="bob"))
-    ledger.void(sale(4, user_id="ann"))
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as back_end:
-        back_end.execute("SET SESSION AUTHORIZATION ledger_reader")
+    def test_i1_two_calls_for_the_same_seats_in_other_orders(self, ledger: Ledger, ledger_uri: str) -> None:
+        """Two bridges with the same claims, in opposite orders, and rivals that want the same seats in other fours."""
+        claims = [sale(n, *range(4 * n, 4 * n + 4)) for n in range(100)]
+        rivals = [sale(1000 - n, *range(4 * n + 5, 4 * n + 1, -1), user_id=f"rival {n}") for n in range(100)]
+        calls = [claims, claims[::-1], rivals, rivals[::-1]]
 
-        def seen_by(user: str) -> list[int]:
-            with back_end.transaction():
-                back_end.execute("SELECT set_config('intake.user_id', %s, true)", (user,))
-                slots = [slot for (slot,) in back_end.execute("SELECT slot_no FROM ledger.sold_slots ORDER BY 1")]
-                mine = "SELECT slot_no FROM ledger.claims JOIN ledger.sold_slots USING (claim_id) ORDER BY 1"
-                assert slots == [slot for (slot,) in back_end.execute(mine.encode())], "each has its claim"
-                found = back_end.execute(
-                    "SELECT count(*), count(*) FILTER (WHERE user_id = %s) FROM ledger.claims", (user,)
-                )
-                assert found.fetchone() == (len(slots), len(slots)), "voided claims are not shown"
-                return slots
+        def commit(call: list[Claim]) -> list[tuple[str, Any]]:
+            with Ledger(ledger_uri) as other:
+                return other.commit_all_with_receipts(*call)
 
-        everything = "SELECT claim_id FROM ledger.claims UNION ALL SELECT claim_id FROM ledger.sold_slots"
-        assert back_end.execute(everything).fetchall() == [], "no user, no rows"
-        assert (seen_by("ann"), seen_by("bob"), seen_by("eve"), seen_by("")) == ([1, 2], [3], [], [])
-        assert back_end.execute(everything).fetchall() == [], "the next in this session is not the one before"
-        for statement in (
-            "DELETE FROM ledger.claims",
-            "DELETE FROM ledger.sold_slots",
-            "UPDATE ledger.claims SET user_id = 'eve'",
-            "SELECT finalize_transaction('{}')",
-            "SELECT ledger_claims('drop', NULL, 10)",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                back_end.execute(statement.encode())
-
-
-def test_the_ledger_is_read_page_by_page(ledger: Ledger) -> None:
-    ledger.commit_all(*(sale(n) for n in range(1, 6)), sale(6, pool_id="other"))
-    ledger.void(sale(7))
-    pages = []
-    after = None
-    while page := ledger.dicts("SELECT * FROM ledger_claims('drop', %s, 4)", after):
-        pages.append([(row["slot_nos"], row["state"]) for row in page])
-        after = page[-1]["claim_id"]
-    assert pages == [[([n], "committed") for n in range(1, 5)], [([5], "committed"), ([], "voided")]]
-
-
-def test_a_page_has_everything_about_a_claim(ledger: Ledger) -> None:
-    ledger.commit(sale(1, request_id="r1"))
-    assert ledger.dicts("SELECT * FROM ledger_claims('drop', NULL, 4)") == [
-        {
-            "claim_id": UUID(sale(1)["claim_id"]),
-            "state": "committed",
-            "user_id": "u1",
-            "request_id": "r1",
-            "claimed_at": datetime.fromisoformat(sale(1)["claimed_at"]),
-            "slot_nos": [1],
-            "resource_ids": [UUID(sale(1)["resource_id"])],
-        }
-    ]
-
-
-def test_a_page_splits_no_claim(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    """Claims of several slots too: nothing sells them yet, and readers are ready for them."""
-    ledger.commit_all(sale(1), sale(2))
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        owner.execute("UPDATE ledger.sold_slots SET slot_no = 9 WHERE slot_no = 1")
-        owner.execute(
-            "INSERT INTO ledger.sold_slots SELECT 'drop', n, %s, gen_random_uuid() FROM unnest('{4,11}'::int[]) n",
-            (sale(1)["claim_id"],),
+        with ThreadPoolExecutor(len(calls)) as pool:
+            told = list(pool.map(commit, calls))
+        answers = Counter(
+            (claim["claim_id"], outcome)
+            for call, answer in zip(calls, told, strict=True)
+            for claim, (outcome, _) in zip(call, answer, strict=True)
         )
-    page = ledger.dicts("SELECT * FROM ledger_claims('drop', NULL, 1)")
-    assert [(row["claim_id"], row["slot_nos"]) for row in page] == [(UUID(sale(1)["claim_id"]), [4, 9, 11])]
-    assert len(page[0]["resource_ids"]) == 3
-    assert ledger.rows("SELECT committed, slots FROM ledger_proof('drop')") == [(2, 4)]
+        assert {outcome for _, outcome in answers} <= {"committed", "duplicate", "conflict"}
+        for claim in claims + rivals:
+            outcomes = sorted(outcome for claim_id, outcome in answers.elements() if claim_id == claim["claim_id"])
+            assert outcomes in (["committed", "duplicate"], ["conflict", "conflict"]), "both calls were told the same"
+        self.check(ledger, claims + rivals, {r["order_no"] for answer in told for _, r in answer if r})
 
+    @pytest.mark.parametrize("seed", range(12))
+    def test_i1_any_claims_of_many_bridges(self, ledger: Ledger, ledger_uri: str, seed: int) -> None:
+        """Claims of one to four of thirty seats, each sent twice, in calls of any size; some are voided meanwhile.
 
-def test_a_page_costs_what_is_on_it(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    ledger.commit_all(*(sale(n) for n in range(1, 3001)))
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        owner.execute("ANALYZE ledger.claims, ledger.sold_slots")
-    with psycopg.connect(server.uri(ledger_migrated)) as owner:  # what is counted is this one's alone
-        owner.execute("SELECT count(*) FROM ledger_claims('drop', %s, 10)", (sale(1500)["claim_id"],))
-        looked = "SELECT relname, seq_scan, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE schemaname = 'ledger'"
-        counted = {name: (scans, rows) for name, scans, rows in owner.execute(looked)}
-    assert counted == {"claims": (0, 10), "sold_slots": (0, 10)}
+        Every third call has a bad claim, so that its claims are tried one by one.
+        """
+        random = Random(seed)
+        claims = [sale(n, *random.sample(range(1, 31), random.randint(1, 4))) for n in range(60)]
+        bridges = [random.sample(claims, len(claims)) for _ in range(2)]
+        voided = random.sample(claims, 8)
 
+        def sell(call: list[Claim]) -> list[tuple[str, Any]]:
+            size = len(call) // 7
+            told = []
+            with Ledger(ledger_uri) as other:
+                for start in range(0, len(call), size):
+                    bad = [sale(999, claimed_at="never")] * (start // size % 3 == 1)
+                    answers = other.commit_all_with_receipts(*bad, *call[start : start + size])
+                    assert answers[: len(bad)] == [("conflict", None)] * len(bad)
+                    told += answers[len(bad) :]
+            return told
 
-def test_a_users_own_sales_are_found_by_index(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    ledger.commit_all(*(sale(n) for n in range(1, 3001)))
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        owner.execute("ANALYZE ledger.claims, ledger.sold_slots")
-        owner.execute("SET SESSION AUTHORIZATION ledger_reader")
-        owner.execute("SET intake.user_id = 'u7'")
-        plan = "\n".join(line for (line,) in owner.execute("EXPLAIN SELECT slot_no FROM ledger.sold_slots"))
-    assert "Seq Scan" not in plan, plan
+        def give_up(call: list[Claim]) -> list[str]:
+            with Ledger(ledger_uri) as other:
+                return [other.void(claim) for claim in call]
 
+        with ThreadPoolExecutor(3) as pool:
+            sales = [pool.submit(sell, call) for call in bridges]
+            assert set(pool.submit(give_up, voided).result()) <= {"voided", "committed"}
+            told = [answer for each in sales for answer in each.result()]
+        self.check(ledger, claims, {receipt["order_no"] for _, receipt in told if receipt})
 
-@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "WIN1252"])
-def test_the_digest_is_the_same_in_every_encoding(server: PostgresServer, intake: Intake, encoding: str) -> None:
-    intake.open(10)
-    for user in ("Zoë", "José", "straße 7", "plain", "a|b"):
-        intake.claim(user, user)
-    messages = intake.read(5)
-    payloads = dict(intake.rows("SELECT message ->> 'claim_id', message FROM pgmq.q_intake_queue"))
-    name = f"ledger_{encoding.lower()}"
-    with psycopg.connect(server.uri(), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'".encode())
-    install_ledger(server.uri(name))
-    with Ledger(server.uri(name)) as ledger:
-        assert ledger.value("SHOW server_encoding") == encoding
-        for message in messages[:4]:
-            assert ledger.commit(payloads[str(message["claim_id"])]) == "committed"
-        assert ledger.void(payloads[str(messages[4]["claim_id"])]) == "voided"
-        intake.acknowledge(messages[:4], "committed")
-        intake.acknowledge(messages[4:], "voided")
-        proof = intake.rows("SELECT committed, voided, slots, digest FROM intake.proof(%s)", POOL)
-        assert ledger.rows("SELECT committed, voided, slots, digest FROM ledger_proof(%s)", POOL) == proof
-        assert proof[0][:3] == (4, 1, 4)
-    server.drop_database(name)
+    @staticmethod
+    def check(ledger: Ledger, claims: list[Claim], order_numbers: set[int]) -> None:
+        """Each claim has all of its seats or none, no seat is sold twice, and whoever has none has lost one."""
+        sold = ledger.sold()
+        wanted = {claim["user_id"]: sorted(each["slot_no"] for each in claim["seats"]) for claim in claims}
+        taken = [slot for slots in sold.values() for slot in slots]
+        assert len(taken) == len(set(taken)), "a seat was sold twice"
+        for user, slots in wanted.items():
+            assert sold.get(user, []) in ([], slots), f"{user} has a part of a claim"
+            assert user in sold or set(slots) & set(taken), f"{user} was refused without a reason"
+        assert len(order_numbers) == sum(map(bool, sold.values())), "an order number for each claim"
 
+    def test_i3_a_commit_and_a_void_that_meet_agree(self, ledger: Ledger, ledger_uri: str) -> None:
+        with ThreadPoolExecutor(1) as pool, Ledger(ledger_uri) as other:
+            with unfinished(ledger_uri, sale(1, 1, 2)) as open_call:
+                void = pool.submit(other.void, sale(1, 1, 2))
+                wait_until_blocked(open_call, void)
+            assert void.result() == "committed"
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE ledger.claims SET user_id = 'thief' WHERE user_id = 'u1'",
-        "UPDATE ledger.claims SET user_id = 'thief' WHERE user_id = 'u3'",  # voided
-        "UPDATE ledger.sold_slots SET slot_no = 99 WHERE slot_no = 1",
-        "UPDATE ledger.sold_slots SET resource_id = gen_random_uuid() WHERE slot_no = 1",
-        "UPDATE ledger.sold_slots SET slot_no = 3 - slot_no, resource_id = r FROM (SELECT 3 - slot_no n, resource_id r"
-        " FROM ledger.sold_slots) o WHERE o.n = slot_no",
-    ],
-)
-def test_the_digest_differs_where_counts_do_not(
-    ledger: Ledger, server: PostgresServer, ledger_migrated: str, change: str
-) -> None:
-    ledger.commit_all(sale(1), sale(2))
-    ledger.void(sale(3))
-    before = ledger.rows("SELECT * FROM ledger_proof('drop')")[0]
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        # The two swap their slots: the key is checked row by row.
-        owner.execute("ALTER TABLE ledger.sold_slots DROP CONSTRAINT sold_slots_pkey")
-        owner.execute(change.encode())
-        after = ledger.rows("SELECT * FROM ledger_proof('drop')")[0]
-        owner.execute("TRUNCATE ledger.claims, ledger.sold_slots")
-        owner.execute("ALTER TABLE ledger.sold_slots ADD PRIMARY KEY (pool_id, slot_no)")
-    assert after[:3] == before[:3] == (2, 1, 2)
-    assert after[3] != before[3]
-
-
-def test_nothing_notifies(ledger: Ledger, server: PostgresServer, ledger_migrated: str) -> None:
-    """A listener would make every commit wait for a lock that the whole server shares."""
-    with psycopg.connect(server.uri(ledger_migrated), autocommit=True) as owner:
-        sources = owner.execute(
-            "SELECT string_agg(p.prosrc, ' ') FROM pg_proc p"
-            " WHERE p.pronamespace IN ('ledger'::regnamespace, 'public'::regnamespace)"
-        ).fetchone()
-        triggers = owner.execute("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal").fetchone()
-    assert "notify" not in str(sources).lower()
-    assert triggers == (0,)
+    def test_a_seat_of_a_call_that_is_rolled_back_is_sold_to_the_one_that_waited(
+        self, ledger: Ledger, ledger_uri: str
+    ) -> None:
+        with ThreadPoolExecutor(1) as pool, Ledger(ledger_uri) as other:
+            with ledger.connection.transaction(force_rollback=True):
+                assert ledger.commit(sale(1, 1, 2)) == "committed"
+                waits = pool.submit(other.commit_all, sale(2, 2, 3), sale(4))
+                wait_until_blocked(ledger, waits)
+            assert waits.result() == ["committed", "committed"]
+        assert ledger.sold() == {"u2": [2, 3], "u4": [4]}

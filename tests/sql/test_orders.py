@@ -1,7 +1,8 @@
 """One claim with several slots: all or none, in every order of events; and what the caller sends along."""
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
@@ -9,7 +10,11 @@ import pytest
 
 from tests.sql.intake import Answer, Intake, Request, error_of, lose_unlogged
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PAYLOAD = {"e-mail": "ann@example.org", "price": 12.5, "seats": [{"x": None}]}
+LAST: LiteralString = "SELECT max(resource_id::text) FROM intake.allocations WHERE status = 'AVAILABLE'"
 NONE = Answer("", None, None, None)
 
 
@@ -174,21 +179,20 @@ def test_a_payload_has_a_limit_that_can_be_changed(intake: Intake) -> None:
     for most in (4096, 9, 65536):
         intake.configure(60, **({} if most == 4096 else {"maxPayloadBytes": most}))
         fits, large = {"x": "y" * (most - 9)}, {"x": "y" * (most - 8)}
-        calls = (
+        calls: tuple[Callable[[str, object], Answer], ...] = (
             lambda user, payload: intake.claim(user, None, payload),
             lambda user, payload: intake.claim_several(user, 2, None, payload)[0],
             lambda user, payload: intake.claim_requests([Request("first"), Request(user, None, 2, payload)])[1][0],
-            lambda user, payload: intake.claim_seats(user, [intake.value(
-                "SELECT max(resource_id::text) FROM intake.allocations WHERE status = 'AVAILABLE'")], None, payload)[0],
-        )  # fmt: skip
+            lambda user, payload: intake.claim_seats(user, [intake.value(LAST)], None, payload)[0],
+        )
         for call in calls:
             before = intake.status()["inventory"]
-            error = error_of(lambda call=call, large=large: call("ann", large))
+            error = error_of(partial(call, "ann", large))
             assert (error.sqlstate, f"payload has {most + 1} bytes" in str(error)) == ("IE002", True)
             assert "yy" not in str(error)
             assert intake.status()["inventory"] == before
             assert call("ann", fits).outcome == "claimed"
-    with pytest.raises(psycopg.Error, match="65536|out of range"):
+    with pytest.raises(psycopg.Error, match="out of range"):
         intake.configure(60, maxPayloadBytes=65537)
     with pytest.raises(psycopg.Error, match="request 2 of the batch"):
         intake.claim_requests([Request("ann"), Request("bob", payload={"x": "y" * 70000}), Request("cid")])
@@ -218,7 +222,7 @@ def refused_everywhere(intake: Intake, payload: str, sqlstate: str) -> list[str]
         "claim_batch('drop', '{bob,ann}', '{r1,r1}', '{1,2}', ARRAY[NULL, %s]::jsonb[])",
     ):
         statement = f"SELECT * FROM intake.{call}".encode()
-        error = error_of(lambda statement=statement: intake.connection.execute(statement, [payload]))
+        error = error_of(partial(intake.connection.execute, statement, [payload]))
         assert error.sqlstate == sqlstate
         said.append(str(error))
     assert intake.inventory() == (9, 0, 0)

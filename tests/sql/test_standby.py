@@ -11,9 +11,11 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.postgres import REPOSITORY
 from tests.sql.intake import POOL, Answer, Intake, empty
+from tests.sql.ledger import sale
 from tests.sql.mutants.catalogue import MUTANTS
 from tests.sql.rush import Wanted, ask_for, check_history, claimed, outcomes_of, retry_until_answered, rush, singly
 from tests.standby import Pair, until
@@ -255,30 +257,41 @@ def stocked(intake: Intake, inventory: int = 10, **settings: object) -> Intake:
     return intake
 
 
+COMMIT: LiteralString = """
+    SELECT concat(a ->> 'outcome', CASE WHEN a -> 'receipt' ? 'order_no' THEN ' with a receipt' END)
+    FROM finalize_transaction(%s) a"""
+COMMIT_ALL: LiteralString = """
+    SELECT concat(a.outcome, CASE WHEN a.receipt ? 'order_no' THEN ' with a receipt' END)
+    FROM finalize_transactions(jsonb_build_array(%s::jsonb)) a"""
+VOID: LiteralString = "SELECT void_claim(%s)"
+
+
 @pytest.mark.parametrize(
     ("first", "again", "told"),
     [
-        ("finalize_transaction(%s)", "SELECT finalize_transaction(%s)", "duplicate"),
-        ("finalize_transaction(%s)", "SELECT void_claim(%s)", "committed"),
-        ("void_claim(%s)", "SELECT void_claim(%s)", "voided"),
-        ("void_claim(%s)", "SELECT outcome FROM finalize_transactions(jsonb_build_array(%s::jsonb))", "voided"),
+        (COMMIT, COMMIT, "duplicate with a receipt"),
+        (COMMIT, COMMIT_ALL, "duplicate with a receipt"),
+        (COMMIT, VOID, "committed"),
+        (VOID, VOID, "voided"),
+        (VOID, COMMIT, "voided"),
+        (VOID, COMMIT_ALL, "voided"),
     ],
 )
 def test_i3_the_ledger_repeats_an_outcome_when_its_standby_has_it(
     pair: Pair, threads: ThreadPoolExecutor, first: LiteralString, again: LiteralString, told: str
 ) -> None:
     """A bridge archives the claim after this answer: it would never be sent to the ledger again."""
-    claim = {"claim_id": str(uuid4()), "pool_id": POOL, "user_id": "ann", "slot_no": str(uuid4().int % 10**12)}
-    payload = json.dumps(claim | {"resource_id": str(uuid4())})
+    number = uuid4().int % 10**11
+    claim = Jsonb(sale(number, number, 10**11 + number))
     uri = pair.primary.uri("ledger", "ledger_writer")
     pair.deafen()
     with Intake(uri) as bridge:
-        answer = threads.submit(bridge.value, "SELECT " + first, payload)
+        answer = threads.submit(bridge.value, first, claim)
         pair.terminate(pair.wait_until_waiting(answer.done))
         with pytest.raises(psycopg.OperationalError):
             answer.result()
     with Intake(uri) as bridge:
-        answer = threads.submit(bridge.value, again, payload)
+        answer = threads.submit(bridge.value, again, claim)
         pair.wait_until_waiting(answer.done)
         early = answer.done()
         pair.hear()
