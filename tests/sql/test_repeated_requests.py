@@ -15,6 +15,10 @@ USER, REQUEST, MARK = "telltale-user", "telltale-request", "telltale-payload"
 PAYLOAD = {"card": MARK, "price": 12}
 TEXTS: LiteralString = "SELECT outcome FROM intake.claim_resource(%s, %s, %s, %s::jsonb)"
 
+REPEAT: LiteralString = (
+    "SELECT outcome, differs FROM intake.claim_batch(%s, ARRAY[%s], ARRAY[%s], NULL, ARRAY[%s]::jsonb[])"
+)
+
 
 def refused(intake: Intake, call: Callable[[], object], differs: str) -> None:
     """IE009 that says which, quotes nothing and changes nothing."""
@@ -157,18 +161,21 @@ OTHER = [
 ]
 
 
-@pytest.mark.parametrize(("one", "same"), SAME)
-def test_i13_payloads_are_the_same_by_what_they_say(intake: Intake, one: str | None, same: str | None) -> None:
-    intake.open(3)
-    outcomes = [intake.value(TEXTS, POOL, "ann", "r1", payload) for payload in (one, same, one)]
-    assert outcomes == ["claimed", "replayed", "replayed"]
+def test_i13_payloads_are_the_same_by_what_they_say(intake: Intake) -> None:
+    intake.open(len(SAME))
+    for n, (one, same) in enumerate(SAME):
+        assert intake.value(TEXTS, POOL, "ann", f"r{n}", one) == "claimed"
+        told = intake.rows(REPEAT, POOL, "ann", f"r{n}", same)
+        assert told == [("replayed", None)], (one, same)
 
 
-@pytest.mark.parametrize(("one", "other"), OTHER)
-def test_i13_payloads_differ_by_what_they_say(intake: Intake, one: str | None, other: str | None) -> None:
-    intake.open(3)
-    assert intake.value(TEXTS, POOL, "ann", "r1", one) == "claimed"
-    refused(intake, lambda: intake.value(TEXTS, POOL, "ann", "r1", other), "payload")
+def test_i13_payloads_differ_by_what_they_say(intake: Intake) -> None:
+    intake.open(len(OTHER))
+    for n, (one, other) in enumerate(OTHER):
+        assert intake.value(TEXTS, POOL, "ann", f"r{n}", one) == "claimed"
+        refused(intake, partial(intake.value, TEXTS, POOL, "ann", f"r{n}", other), "payload")
+        told = intake.rows(REPEAT, POOL, "ann", f"r{n}", other)
+        assert told == [("different", "payload")], (one, other)
 
 
 def test_i13_a_request_belongs_to_its_user_and_its_pool(intake: Intake) -> None:
@@ -184,7 +191,7 @@ def test_i13_a_claim_is_repeated_with_its_own_payload_after_another_was_confirme
         held = intake.claim_several(user, 2, "r1", payload)
         assert {answer.outcome for answer in held} == {"held"}
         assert intake.confirm(held[0].claim_id, user, {"token": MARK}) == "confirmed"
-        again = intake.claim_several(user, 2, "r1", payload)
+        (again,) = intake.claim_requests([Request(user, "r1", 2, payload)])
         assert again == [replace(each, outcome="replayed", expires_at=None) for each in held]
         refused(intake, partial(intake.claim_several, user, 2, "r1", {"token": MARK}), "payload")
     assert intake.reconcile() == []
