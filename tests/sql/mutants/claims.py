@@ -291,6 +291,18 @@ END $$;
         "    IF false THEN",
         "test_a_payload_is_an_object_or_nothing",
     ),
+    "seats are locked in the order of their names": Mutant(
+        CLAIM_STEPS,
+        "SELECT pool.pool_no, u FROM unnest(named) u ORDER BY u\n",
+        "SELECT pool.pool_no, u FROM unnest(named) u\n",
+        "test_seats_are_locked_in_one_order_however_they_are_named",
+    ),
+    "the keys of a user follow the names": Mutant(
+        CLAIM_STEPS,
+        "unique_key_of(last_key + u.n, u.n::int,",
+        "unique_key_of(last_key + coalesce(array_position(named, u.slot_no), u.n), u.n::int,",
+        "test_the_keys_of_a_user_have_the_order_of_the_slots",
+    ),
     "a payload of any size": Mutant(
         CLAIM_STEPS,
         "    ELSIF bytes > most_bytes THEN",
