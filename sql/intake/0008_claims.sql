@@ -271,6 +271,9 @@ BEGIN
             USING ERRCODE = 'IE002', HINT = 'Split larger groups into several requests.';
     ELSIF bad.n IS NOT NULL THEN
         PERFORM intake_private.refuse_claim(format('request %s of the batch', bad.n));
+    ELSIF (SELECT sum(coalesce(q, 1)) FROM unnest(quantities) q) > 4000 THEN
+        RAISE EXCEPTION 'a batch is for at most 4000 slots' USING ERRCODE = 'IE002',
+            HINT = 'Split it into several batches. Its answer has a row for each slot, and is kept in memory.';
     END IF;
     IF payloads IS NOT NULL THEN
         SELECT min(g) AS n INTO bad FROM generate_series(1, requests) g
@@ -413,7 +416,8 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS
-    'Claim the next slots for each of 1 to 1000 requests, in one transaction. The other arrays are parallel to user_ids; '
+    'Claim the next slots for each of 1 to 1000 requests, at most 4000 slots, in one transaction. The other arrays are '
+    'parallel to user_ids; '
     'NULL, or a NULL in them, is what claim_resource() has as default (quantities: 1). Returns a row for each slot of '
     'each request, or one with the outcome that claim_resources() would have given; n is the position of the request, '
     'from 1. A repeated request with other content has the outcome different, and in `differs` quantity, seats or '
