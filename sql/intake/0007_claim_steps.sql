@@ -80,15 +80,18 @@ COMMENT ON FUNCTION intake_private.refuse_claim IS
     'Raise the reason why can_claim() is false: always IE002. `subject` begins the message: the function, or which '
     'request of a batch.';
 
-CREATE FUNCTION intake_private.check_payload(subject text, payload jsonb, max_payload_bytes int) RETURNS void
+CREATE FUNCTION intake_private.check_payload(subject text, payload jsonb, most_bytes int) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    kind  text := jsonb_typeof(payload);
+    bytes int := octet_length(payload::text);
 BEGIN
-    IF jsonb_typeof(payload) <> 'object' THEN
-        RAISE EXCEPTION '%: payload is a JSON object, not %', check_payload.subject, jsonb_typeof(payload)
+    IF kind <> 'object' THEN
+        RAISE EXCEPTION '%: payload is a JSON object, not %', subject, kind
             USING ERRCODE = 'IE002', HINT = 'Send an object, or NULL for none.';
-    ELSIF octet_length(payload::text) > max_payload_bytes THEN
-        RAISE EXCEPTION '%: payload has % bytes, and this pool takes at most %', check_payload.subject,
-            octet_length(payload::text), max_payload_bytes USING ERRCODE = 'IE002',
+    ELSIF bytes > most_bytes THEN
+        RAISE EXCEPTION '%: payload has % bytes, and this pool takes at most %', subject, bytes, most_bytes
+            USING ERRCODE = 'IE002',
             HINT = 'Send less, or raise spec.claims.maxPayloadBytes. The bytes are those of the text of the jsonb.';
     END IF;
 END $$;
@@ -129,12 +132,14 @@ COMMENT ON FUNCTION intake_private.message_of IS 'The message of the claim that 
 CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
-    -- The ledger does not keep what was asked for.
-    WHEN message IS NULL OR message ? 'restored' THEN NULL
     WHEN jsonb_array_length(message -> 'seats') <> quantity THEN 'quantity'
-    WHEN (named IS NOT NULL) <> (message ? 'named') OR named IS NOT NULL
+    -- In whatever order they are named.
+    WHEN named IS NOT NULL
         AND ARRAY(SELECT (s ->> 'slot_no')::bigint FROM jsonb_array_elements(message -> 'seats') s ORDER BY 1)
             <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN 'seats'
+    -- The ledger does not keep the rest.
+    WHEN message IS NULL OR message ? 'restored' THEN NULL
+    WHEN (named IS NOT NULL) <> (message ? 'named') THEN 'seats'
     -- confirm_claim() may have replaced the payload.
     WHEN coalesce(message -> 'first_payload', message -> 'payload') <> coalesce(payload, 'null') THEN 'payload' END;
 COMMENT ON FUNCTION intake_private.difference IS

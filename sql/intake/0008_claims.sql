@@ -155,17 +155,14 @@ CREATE FUNCTION intake.claim_seats(pool_id text, user_id text, seats text[], req
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    named bigint[];
 BEGIN
     IF coalesce(cardinality(claim_seats.seats), 0) NOT BETWEEN 1 AND 100 OR array_ndims(claim_seats.seats) > 1 THEN
         RAISE EXCEPTION 'claim_seats takes 1 to 100 seats' USING ERRCODE = 'IE002',
             HINT = 'An array of labels or resource ids; split larger groups into several requests.';
     END IF;
-    named := intake_private.slots_named(claim_seats.pool_id, claim_seats.seats);
     RETURN QUERY SELECT * FROM intake_private.claim_several('claim_seats', claim_seats.pool_id, claim_seats.user_id,
-        cardinality(claim_seats.seats), named, claim_seats.request_id, claim_seats.payload, claim_seats.traceparent);
+        cardinality(claim_seats.seats), claim_seats.seats, claim_seats.request_id, claim_seats.payload,
+        claim_seats.traceparent);
 END $$;
 COMMENT ON FUNCTION intake.claim_seats IS
     'Claim 1 to 100 slots by label or resource id as one claim, all or none. Returns a row for each; or a row with the '
@@ -205,13 +202,14 @@ COMMENT ON FUNCTION intake_private.slots_named IS
     'The slot numbers of seats that are named by label or resource id, in this order; NULL while the pool is not ready. '
     'Raises IE005 for a seat that the pool does not have, IE002 for one that is named twice.';
 
-CREATE FUNCTION intake_private.claim_several(subject text, pool_id text, user_id text, quantity int, named bigint[],
+CREATE FUNCTION intake_private.claim_several(subject text, pool_id text, user_id text, quantity int, seats text[],
     request_id text, payload jsonb, traceparent text)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
+    named  bigint[];
     answer record;
 BEGIN
     IF NOT intake_private.can_claim(claim_several.user_id, claim_several.request_id) THEN
@@ -223,6 +221,16 @@ BEGIN
     END IF;
     PERFORM intake_private.check_payload(subject, claim_several.payload,
         (SELECT p.max_payload_bytes FROM intake.pools p WHERE p.pool_id = claim_several.pool_id));
+    IF claim_several.seats IS NOT NULL THEN
+        named := intake_private.slots_named(claim_several.pool_id, claim_several.seats);
+        IF named IS NULL THEN
+            PERFORM intake_private.config_of(claim_several.pool_id);
+            -- And not from claim_slots(): the pool may be ready by now, and would give the next slots instead.
+            outcome := 'not_ready';
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
     FOR answer IN SELECT * FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id,
             claim_several.request_id, quantity, claim_several.payload, clock_timestamp(), claim_several.traceparent,
             named) LOOP
@@ -250,7 +258,7 @@ BEGIN
     IF requests NOT BETWEEN 1 AND 1000 OR cardinality(request_ids) <> requests OR cardinality(quantities) <> requests
             OR cardinality(payloads) <> requests OR cardinality(traceparents) <> requests
             OR greatest(array_ndims(user_ids), array_ndims(request_ids), array_ndims(quantities), array_ndims(payloads),
-                array_ndims(traceparents)) > 1 THEN
+                array_ndims(traceparents)) > 1 OR array_lower(payloads, 1) <> 1 OR array_lower(traceparents, 1) <> 1 THEN
         RAISE EXCEPTION 'a batch is 1 to 1000 user_ids, and other arrays parallel to them or none'
             USING ERRCODE = 'IE002',
             HINT = 'Split more requests into several batches.';
@@ -263,13 +271,15 @@ BEGIN
             USING ERRCODE = 'IE002', HINT = 'Split larger groups into several requests.';
     ELSIF bad.n IS NOT NULL THEN
         PERFORM intake_private.refuse_claim(format('request %s of the batch', bad.n));
+    ELSIF (SELECT sum(coalesce(q, 1)) FROM unnest(quantities) q) > 4000 THEN
+        RAISE EXCEPTION 'a batch is for at most 4000 slots' USING ERRCODE = 'IE002',
+            HINT = 'Split it into several batches. Its answer has a row for each slot, and is kept in memory.';
     END IF;
     IF payloads IS NOT NULL THEN
-        SELECT a.* INTO bad FROM unnest(payloads) WITH ORDINALITY AS a (payload, n)
-        WHERE jsonb_typeof(a.payload) <> 'object' OR octet_length(a.payload::text) > max_payload_bytes
-        ORDER BY a.n LIMIT 1;
-        IF FOUND THEN
-            PERFORM intake_private.check_payload(format('request %s of the batch', bad.n), bad.payload,
+        SELECT min(g) AS n INTO bad FROM generate_series(1, requests) g
+        WHERE jsonb_typeof(payloads[g]) <> 'object' OR octet_length(payloads[g]::text) > max_payload_bytes;
+        IF bad.n IS NOT NULL THEN
+            PERFORM intake_private.check_payload(format('request %s of the batch', bad.n), payloads[bad.n],
                 max_payload_bytes);
         END IF;
     END IF;
@@ -313,9 +323,9 @@ BEGIN
                 WHEN p.sold_out AND NOT EXISTS (SELECT FROM intake.free_numbers f WHERE f.pool_no = p.pool_no)
                 THEN 'sold_out' END) AS answer
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
-        CROSS JOIN unnest(user_ids, request_ids) WITH ORDINALITY AS a (user_id, request_id, n)
-        WHERE p.answer IS NOT NULL AND (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = p.pool_no
-            AND cs.user_id = a.user_id
+        CROSS JOIN unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
+        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100)
+            AND (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = p.pool_no AND cs.user_id = a.user_id
             AND cs.unique_key = intake_private.unique_key_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
             a.request_id)) IS NULL;
         RETURN QUERY SELECT t, answer, NULL::uuid, NULL::uuid, NULL::bigint, NULL, NULL::jsonb, NULL::timestamptz, NULL
@@ -324,12 +334,12 @@ BEGIN
         ends := at + make_interval(secs => pool.hold_seconds);
         -- Users without a claim, no two requests with the same unique key, while the sequence has numbers. Numbers are
         -- drawn in the order of the requests; rows are inserted in the order of their keys, so that two batches with
-        -- the same users do not deadlock.
+        -- the same users do not deadlock. Payloads are read from their array at the end: sorted with the rest they would
+        -- need temporary files, which a claimer may not have.
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.first_key, CASE WHEN t.first_key IS NULL THEN a.n END) a.*, t.first_key,
                 coalesce(a.quantity, 1) AS parts
-            FROM unnest(user_ids, request_ids, quantities, payloads, traceparents) WITH ORDINALITY
-                AS a (user_id, request_id, quantity, payload, traceparent, n)
+            FROM unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
             CROSS JOIN LATERAL (SELECT intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL
                 THEN 1 END, 1, a.request_id) AS first_key) t
             WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no
@@ -365,12 +375,12 @@ BEGIN
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
             SELECT t.msg_id, at, intake_private.intent(t.claim_id, pool.pool_id, t.user_id, t.request_id, t.seats,
-                t.payload, at), intake_private.headers_of(t.traceparent)
+                payloads[t.n], at), intake_private.headers_of(traceparents[t.n])
             FROM tried t WHERE t.claimed AND pool.hold_seconds IS NULL),
         held AS (
             INSERT INTO intake.holds (claim_id, pool_no, msg_id, expires_at, message, headers)
             SELECT t.claim_id, pool.pool_no, t.msg_id, ends, intake_private.intent(t.claim_id, pool.pool_id, t.user_id,
-                t.request_id, t.seats, t.payload, at), intake_private.headers_of(t.traceparent)
+                t.request_id, t.seats, payloads[t.n], at), intake_private.headers_of(traceparents[t.n])
             FROM tried t WHERE t.claimed AND pool.hold_seconds IS NOT NULL)
         SELECT array_agg(ROW(t.n, t.claimed, t.claim_id, t.slot_nos, t.seats)::intake_private.batch_claim),
             array_agg(t.n) FILTER (WHERE t.claimed) INTO made, took FROM tried t;
@@ -398,15 +408,16 @@ BEGIN
     IF cardinality(took) = cardinality(user_ids) THEN
         RETURN;
     END IF;
-    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids, quantities, payloads, traceparents) WITH ORDINALITY
-                AS a (user_id, request_id, quantity, payload, traceparent, n)
+    FOR request IN SELECT a.* FROM unnest(user_ids, request_ids, quantities) WITH ORDINALITY
+                AS a (user_id, request_id, quantity, n)
             WHERE a.n <> ALL (coalesce(took, '{}')) ORDER BY a.user_id, a.request_id, a.n LOOP
         RETURN QUERY SELECT request.n::int, c.* FROM intake_private.claim_slots(claim_batch.pool_id, request.user_id,
-            request.request_id, coalesce(request.quantity, 1), request.payload, at, request.traceparent) c;
+            request.request_id, coalesce(request.quantity, 1), payloads[request.n], at, traceparents[request.n]) c;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS
-    'Claim the next slots for each of 1 to 1000 requests, in one transaction. The other arrays are parallel to user_ids; '
+    'Claim the next slots for each of 1 to 1000 requests, at most 4000 slots, in one transaction. The other arrays are '
+    'parallel to user_ids; '
     'NULL, or a NULL in them, is what claim_resource() has as default (quantities: 1). Returns a row for each slot of '
     'each request, or one with the outcome that claim_resources() would have given; n is the position of the request, '
     'from 1. A repeated request with other content has the outcome different, and in `differs` quantity, seats or '
