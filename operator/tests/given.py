@@ -23,6 +23,7 @@ from intake_operator.model.observed import ChildKey, Connections, DatabaseState,
 from intake_operator.model.proof import LedgerAnswer
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason
+from intake_shared.claims import Seat
 from planning import Decided
 
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
@@ -65,9 +66,7 @@ def make_letter() -> DeadLetter:
         claim_id=UUID("0192f0c1-0000-7000-8000-000000000001"),
         pool_id="taylor-la-night-1",
         user_id="ann",
-        slot_no=1,
-        label="A-1",
-        resource_id=UUID(int=2),
+        seats=(Seat(slot_no=1, resource_id=UUID(int=2), label="A-1", attributes={"row": "A"}),),
         request_id="r1",
         claimed_at=OPENS,
         state="validated",

@@ -134,7 +134,7 @@ class TestDatabases:
         await databases.seal(UID, POOL, "test")
         assert (await databases.observe(UID, POOL, host, "")).sealed
         nothing = Account(committed=0, voided=0, slots=0, digest=0)
-        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, nothing, ())
+        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
 
     async def test_a_sealed_pool_is_still_throttled(self, databases: Databases, host: str) -> None:
         await databases.observe(UID, POOL, host, "")

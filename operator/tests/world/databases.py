@@ -194,7 +194,7 @@ class Databases:
         ours = {claim.number: claim.slot for claim in found.claims.values() if claim.state == "committed"}
         ledger = LedgerAnswer.AGREES if ours == self._ledger.sold else LedgerAnswer.DIFFERS
         ended = Account(committed=len(ours), voided=0, slots=len(ours), digest=0)
-        account = DatabaseAccount(len(found.claims), 0, found.count("queued"), found.count("dead"), ended, ())
+        account = DatabaseAccount(len(found.claims), 0, 0, 0, found.count("queued"), found.count("dead"), ended, ())
         return Proof(account, ledger), ""
 
     def is_due(self, uid: str) -> bool:

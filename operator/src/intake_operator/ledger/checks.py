@@ -68,4 +68,9 @@ class LedgerChecks:
                 f"the ledger has no function {function}(jsonb). Create it (sql/ledger is the reference), or correct "
                 "spec.commitTarget.postgres.function.",
             )
+        if unusable := next((each.unusable for each in (many, one) if each and each.unusable), ""):
+            return LedgerState(
+                Problem.LEDGER_FUNCTION_MISSING,
+                f"the ledger has no function that bridges can call: {unusable}. Correct it as docs/ledger.md says.",
+            )
         return LedgerState()
