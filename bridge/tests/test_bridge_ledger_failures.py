@@ -88,6 +88,11 @@ async def test_a_conflict_is_a_dead_letter_and_an_error(sale: Sale, caplog: pyte
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert (record.__dict__["claim_id"], record.__dict__["pool_id"]) == (str(claims[1].claim_id), POOL)
     assert (await sale.status())["committed"] == 2
+    # Sold again, the slot would only make the next conflict.
+    ids = [each["msg_id"] for each in (await sale.dead()).values()]
+    await sale.rows("SELECT intake.discard(%s, %s, 'ops', 'another sale')", POOL, ids)
+    withheld = await sale.rows("SELECT slot_no FROM intake.withheld_slots(%s)", POOL)
+    assert [row["slot_no"] for row in withheld] == [item["seats"][0]["slot_no"]]
 
 
 @pytest.mark.parametrize("word", ["voided", "conflict"])

@@ -95,7 +95,9 @@ COMMENT ON COLUMN intake.holds.ended IS 'NULL while the hold can be confirmed, o
 CREATE TABLE intake.withheld (
     pool_no int         NOT NULL,
     slot_no bigint      NOT NULL,
-    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    at      timestamptz NOT NULL,
+    actor   text        NOT NULL,
+    reason  text        NOT NULL,
     PRIMARY KEY (pool_no, slot_no)
 );
 COMMENT ON TABLE intake.withheld IS

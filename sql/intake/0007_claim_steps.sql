@@ -321,9 +321,11 @@ BEGIN
     INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
     WHERE named IS NULL OR u = ANY (was_free)
     ON CONFLICT DO NOTHING;
+    IF verdict = 'replayed' THEN -- an attempt before may have made an id for nothing
+        message := repeated.message;
+        made := repeated.claim_id;
+    END IF;
     IF verdict IN ('claimed', 'held', 'replayed') THEN
-        message := coalesce(message, repeated.message);
-        made := coalesce(made, repeated.claim_id);
         RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes,
             (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL), NULL
         FROM intake_private.seats_in(message) s ORDER BY s.n;

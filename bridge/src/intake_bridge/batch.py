@@ -100,14 +100,16 @@ class LeasedBatch:
         """Return at once all that has not ended, without counting a failure."""
         await self.give_back([GiveBack(message, 0.0, None) for message in self.open.values()])
 
-    async def dead_letter(self, dead: Sequence[tuple[Message, str]]) -> None:
-        """Move messages to the dead letters, each with its reason."""
-        reasons = {message.msg_id: reason for message, reason in dead}
-        for message, reason in dead:
+    async def dead_letter(self, dead: Sequence[tuple[Message, str, bool]]) -> None:
+        """Move messages to the dead letters, each with its reason, and whether a slot of it belongs to another sale."""
+        known = {message.msg_id: (reason, conflict) for message, reason, conflict in dead}
+        for message, reason, _ in dead:
             log.error("dead letter: %s", reason, extra=message.for_log())
         await self._change(
-            [message for message, _ in dead],
-            lambda ours: self._queue.dead_letter(ours, [reasons[message.msg_id] for message in ours]),
+            [message for message, _, _ in dead],
+            lambda ours: self._queue.dead_letter(
+                ours, [known[message.msg_id][0] for message in ours], [known[message.msg_id][1] for message in ours]
+            ),
             lambda _: "dead",
         )
 

@@ -212,20 +212,21 @@ class Pipeline:
         suspected of refusing every claim: then an outcome DEAD is a failure like others.
         """
         returns: list[GiveBack] = []
-        dead: list[tuple[Message, str]] = []
+        dead: list[tuple[Message, str, bool]] = []
         for message, outcome in failures:
             word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.needs_human else "refused"
             error = f"{dependency.step}: {outcome.reason or word}"
             uncounted = outcome.result is Result.RETRY and not outcome.counted
             if outcome.kind == DECIDED_BY_BRIDGE:
-                dead.append((message, error))
+                dead.append((message, error, False))
             elif uncounted or message.claim_id in again or dependency.is_to_blame(message, outcome):
                 returns.append(GiveBack(message, self._uncounted_delay(dependency, outcome), None))
             elif outcome.result is Result.DEAD and not dependency.common_failure.breaker.tripped:
-                dead.append((message, error))
+                dead.append((message, error, outcome.needs_human))
             elif message.failures + 1 > batch.max_retries:
                 plural = "s" if message.failures else ""
-                dead.append((message, f"{error} (after {message.failures + 1} failure{plural})"))
+                error = f"{error} (after {message.failures + 1} failure{plural})"
+                dead.append((message, error, outcome.needs_human))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
                 # Retry-After never shortens the back-off: maxRetries failures would pass while the first call lasts.

@@ -110,8 +110,11 @@ class Queue(Protocol):
         """End the leases: each message is visible again after its delay (seconds, 0 is at once)."""
         ...
 
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
-        """Move messages to the dead letters. Their claims keep their slots."""
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str], conflicts: Sequence[bool]) -> set[int]:
+        """Move messages to the dead letters. Their claims keep their slots.
+
+        `conflicts` says whether the ledger has given a slot of the claim to another sale: then its slots stay off sale.
+        """
         ...
 
     async def extend(self, messages: Messages) -> set[int]:

@@ -125,8 +125,10 @@ class FaultyQueue:
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
         return await self._points.around(Step.GIVE_BACK, lambda: self._queue.give_back(returns))
 
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
-        return await self._points.around(Step.DEAD_LETTER, lambda: self._queue.dead_letter(messages, reasons))
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str], conflicts: Sequence[bool]) -> set[int]:
+        return await self._points.around(
+            Step.DEAD_LETTER, lambda: self._queue.dead_letter(messages, reasons, conflicts)
+        )
 
     async def extend(self, messages: Messages) -> set[int]:
         return await self._points.around(Step.EXTEND, lambda: self._queue.extend(messages))

@@ -168,10 +168,13 @@ class Database:
             [each.error for each in returns],
         )
 
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str], conflicts: Sequence[bool]) -> set[int]:
         """`intake.dead_letter`."""
         return await self._change(
-            "SELECT * FROM intake.dead_letter(%s, %s::bigint[], %s::int[], %s::text[])", messages, list(reasons)
+            "SELECT * FROM intake.dead_letter(%s, %s::bigint[], %s::int[], %s::text[], %s::boolean[])",
+            messages,
+            list(reasons),
+            list(conflicts),
         )
 
     async def extend(self, messages: Messages) -> set[int]:
