@@ -22,7 +22,7 @@ def test_an_order_travels_to_the_ledger_and_its_payload_is_in_no_log_status_or_m
     # One of them is a dead letter: its slot was sold by hand, and the ledger answers conflict.
     claimed = [_claim(kube, f"buyer-{n}", seats) for n, seats in enumerate([1, 2, 3, 4, 2])]
     _sell_by_hand(kube, slot_no=claimed[0][0]["slot_no"] + 100)
-    _claim(kube, "refused", 4, after=claimed[0][0]["slot_no"] + 99)
+    _claim(kube, "unlucky", 4, after=claimed[0][0]["slot_no"] + 99)
     eventually(lambda: _settled(kube) == len(claimed) + 1, SETTLED_SECONDS, "every claim is settled or dead")
 
     for seats in claimed:
