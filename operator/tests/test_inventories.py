@@ -13,6 +13,7 @@ import pytest
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
+from intake_operator.inventory.table import Table
 from intake_operator.model import spec
 from intake_operator.model.observed import Event, InventoryState, Manifest
 from intake_operator.reasons import Problem
@@ -101,6 +102,12 @@ class Scene:
             found = await db1.execute("SELECT slot_no, resource_id, label FROM intake.allocations ORDER BY slot_no")
             return await found.fetchall()
 
+    async def attributes(self) -> list[Any]:
+        """The attributes of all slots that are stocked."""
+        async with await psycopg.AsyncConnection.connect(host=self.host, dbname="intake", user="postgres") as db1:
+            found = await db1.execute("SELECT attributes FROM intake.inventory ORDER BY slot_no")
+            return [attributes for (attributes,) in await found.fetchall()]
+
 
 @pytest.fixture
 async def scene(event: Make[Event], db1: str) -> AsyncIterator[Scene]:
@@ -187,6 +194,20 @@ class TestConfigMap:
         assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
         assert (await scene.seed())[2] == (3, UUID(int=3), "A-3")
 
+    async def test_other_columns_are_kept_with_the_slot_and_cannot_change(self, scene: Scene) -> None:
+        header, *rows = ["resource_id,label,price", *(f"{UUID(int=n)},A-{n},{n}9.50" for n in range(1, 6))]
+        scene.objects.lines(header, *rows)
+        assert await scene.passes(CONFIG_MAP, 5) == InventoryState()
+        assert await scene.attributes() == [{"price": f"{n}9.50"} for n in range(1, 6)]
+        scene.objects.lines(header, *rows[:4], f"{UUID(int=5)},A-5,99.50")
+        scene.now += WHILE_GOOD.total_seconds()
+        changed = await scene.passes(CONFIG_MAP, 5)
+        assert changed.problem is Problem.INVENTORY_CHANGED
+        assert "slot 5 of pool taylor-la-night-1 is stocked with other attributes: price" in changed.message
+        scene.objects.lines(*LINES)
+        scene.now += WHILE_REFUSED.total_seconds()
+        assert "slot 1" in (await scene.passes(CONFIG_MAP, 5)).message, "it had a price"
+
     async def test_it_may_be_deleted_once_db1_has_its_rows(self, scene: Scene) -> None:
         scene.objects.lines(*LINES)
         await scene.passes(CONFIG_MAP, 5)
@@ -221,6 +242,75 @@ class TestTable:
             (12_345, UUID(int=12_345), "012345"),
             (12_346, UUID(int=20_000), "020000"),
         ]
+
+    async def test_other_columns_are_kept_as_the_json_of_their_types(
+        self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
+    ) -> None:
+        hall.execute(
+            "ALTER TABLE seats ADD price numeric(6,2) DEFAULT 89.50, ADD seats_free boolean DEFAULT true, ADD seat int"
+            " DEFAULT 7, ADD own text DEFAULT 'x', ADD opens timestamptz DEFAULT '2026-12-01 18:00+01',"
+            " ADD nothing text"
+        )
+        fill(hall, *LINES, table="seats (resource_id, label)")
+        scene.objects.uri(reader(server))
+        assert await scene.passes(TABLE, 5) == InventoryState()
+        found = await scene.attributes()
+        opens = "2026-12-01T17:00:00+00:00"
+        own = {"price": 89.5, "seats_free": True, "seat": 7, "own": "x", "opens": opens, "nothing": None}
+        assert found == [own] * 5
+        async with await psycopg.AsyncConnection.connect(host=scene.host, dbname="intake", user="postgres") as db1:
+            price = await db1.execute("SELECT DISTINCT attributes ->> 'price' FROM intake.inventory")
+            assert await price.fetchall() == [("89.50",)]
+
+    async def test_only_columns_that_may_be_read_are_taken(
+        self, scene: Scene, server: PostgresServer, hall: psycopg.Connection
+    ) -> None:
+        hall.execute("ALTER TABLE seats ADD section text DEFAULT 'Floor', ADD user_id text DEFAULT 'ann'")
+        hall.execute("REVOKE SELECT ON seats FROM reader")
+        hall.execute("GRANT SELECT (resource_id, label, section) ON seats TO reader")
+        fill(hall, *LINES, table="seats (resource_id, label)")
+        scene.objects.uri(reader(server))
+        assert await scene.passes(TABLE, 5) == InventoryState()
+        assert await scene.attributes() == [{"section": "Floor"}] * 5
+
+    @pytest.mark.parametrize(
+        ("column", "told"),
+        [
+            ('"Slot_No" int', "its column 'Slot_No' has the name of a field of a claim; name a view without it"),
+            ("payload text", "its column 'payload' has the name of a field of a claim"),
+            ('"a\u200b" text', "its column 'a\\u200b' has a name whose character 2 is U+200B"),
+            (
+                "notes text DEFAULT repeat('x', 1014)",
+                "row 1: the columns beside resource_id and label have more than 1024",
+            ),
+            (
+                "notes text DEFAULT repeat('ä', 600)",
+                "row 1: the columns beside resource_id and label have more than 1024",
+            ),
+        ],
+    )
+    async def test_a_column_that_cannot_be_kept_is_named(
+        self, scene: Scene, server: PostgresServer, hall: psycopg.Connection, column: str, told: str
+    ) -> None:
+        hall.execute(f"ALTER TABLE seats ADD {column}".encode())
+        fill(hall, *LINES, table="seats (resource_id, label)")
+        scene.objects.uri(reader(server))
+        bad = await scene.passes(TABLE, 5)
+        assert bad.problem is Problem.INVENTORY_INVALID
+        assert told in bad.message
+        assert "xxx" not in bad.message
+        assert await scene.stocked() == 0
+
+    async def test_of_a_long_value_no_more_is_fetched_than_shows_that_it_is_too_long(
+        self, server: PostgresServer, hall: psycopg.Connection
+    ) -> None:
+        hall.execute("ALTER TABLE seats ADD photo text")
+        hall.execute("INSERT INTO seats VALUES (gen_random_uuid(), repeat('A', 1000000), repeat('x', 1000000))")
+        async with await psycopg.AsyncConnection.connect(reader(server)) as connection:
+            table = Table(reader(server), "tickets", "seats")
+            found = await connection.execute(await table.rows(connection, 1))
+            ((_, label, attributes),) = await found.fetchall()
+        assert (len(label), len(attributes)) == (801, 1025)
 
     async def test_it_is_not_read_any_more_once_db1_has_its_rows(
         self, scene: Scene, server: PostgresServer, hall: psycopg.Connection

@@ -1,12 +1,13 @@
 """Which CSV a user may write, and how the rest is refused."""
 
+import json
 from uuid import UUID
 
 import pytest
-from intake_operator.model.inventory import InventoryError, check, parse
+from intake_operator.model.inventory import InventoryError, Row, check, parse
 
 A, B = "0b9c8f6e-3f1d-4f1e-9d53-7a0e4c1f0001", "0b9c8f6e-3f1d-4f1e-9d53-7a0e4c1f0002"
-TWO = ((UUID(A), "Block A, seat 1"), (UUID(B), "A-2"))
+TWO = (Row(UUID(A), "Block A, seat 1"), Row(UUID(B), "A-2"))
 
 
 @pytest.mark.parametrize(
@@ -24,8 +25,8 @@ def test_rows_are_read_in_their_order(text: str) -> None:
 
 
 def test_a_label_may_be_left_out_and_hold_quotes() -> None:
-    assert parse(f"resource_id\n{A}\n{B},\n") == ((UUID(A), None), (UUID(B), None))
-    assert parse(f'{A},"the ""royal"" box"') == ((UUID(A), 'the "royal" box'),)
+    assert parse(f"resource_id\n{A}\n{B},\n") == (Row(UUID(A), None), Row(UUID(B), None))
+    assert parse(f'{A},"the ""royal"" box"') == (Row(UUID(A), 'the "royal" box'),)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff", "resource_id,label\r\n"])
@@ -61,9 +62,26 @@ def test_an_empty_text_has_no_rows(text: str) -> None:
         (f"\ufeff{A},A-1\n\ufeff{B},A-2\n", "line 2: a second byte order mark (U+FEFF) stands before the first column"),
         (f"\ufeff\ufeff{A},A-1\n", "line 1: a second byte order mark (U+FEFF)"),
         (f"\ufeffresource_id,label\n{A},A-1\n\ufeffresource_id,label\n", "line 3: a second byte order mark (U+FEFF)"),
+        (f"{A},A-1,Floor\n", "line 1: 3 columns instead of resource_id,label; a label with a comma needs quotes, and"),
+        (f"resource_id,label,row\n{A},A-1,1,2\n", "line 2: 4 columns, and the header has 3; a value with a comma"),
+        (f"resource_id,label,row\n{A},A-1\n", "line 2: 2 columns, and the header has 3"),
+        (f"resource_id,label,row\n{A},A-1,1,,\n", "line 2: 2 empty columns behind row"),
+        (f"resource_id,label,row,Row\n{A},A-1,1,2\n", "line 1: column 4 is 'Row', as column 3 is; call it otherwise"),
+        (f"resource_id,label,Label\n{A},A-1,1\n", "line 1: column 3 is 'Label', as column 2 is; call it otherwise"),
+        (f"resource_id,label,row,,price\n{A},A-1,1,,2\n", "line 1: column 4 has no name; name it, or delete the col"),
+        (f"resource_id,label,row,\n{A},A-1,1,2\n", "line 1: column 4 has no name"),
+        (f"resource_id,label,Slot_No\n{A},A-1,1\n", "line 1: column 3, 'Slot_No', has the name of a field of a claim"),
+        (f"resource_id,label,seats\n{A},A-1,1\n", "line 1: column 3, 'seats', has the name of a field of a claim"),
         (
-            f"resource_id,label,section,row,price\n{A},A-1,Floor,1,89.50\n",
-            "line 1: 5 columns, and a slot keeps resource_id and label alone: nothing of 'section', 'row', 'price'",
+            f"resource_id,label,a\u200b\n{A},A-1,1\n",
+            "line 1: column 3, 'a\\u200b', has a name whose character 2 is U+200B",
+        ),
+        (f'resource_id,label,"a "\n{A},A-1,1\n', "line 1: column 3, 'a ', has a name with a space at an end"),
+        (f"resource_id,label,row\n{A},A-1,\0\n", "line 2: character 1 is U+0000 (NUL) in the column row"),
+        (f"resource_id,label,row\n{A},A-1,\ud800\n", "line 2: character 1 is U+D800 in the column row"),
+        (
+            f"resource_id,label,row\n{A},A-1,{'x' * 1014}\n",
+            "line 2: the columns beside resource_id and label have more than 1024 bytes as JSON",
         ),
         (f"resource_id,section\n{A},Floor\n", "line 1: the second column is 'section' and not label"),
         (f"{A},A\u00a01\n{B},A 1\n", "line 1: character 2 is U+00A0 (NO-BREAK SPACE) in the label"),
@@ -96,16 +114,16 @@ def test_an_open_quote_is_reported_where_it_opens_however_much_follows() -> None
 
 
 def test_a_label_is_one_however_its_letters_are_composed() -> None:
-    assert parse(f"{A},Loge A\u0308") == parse(f"{A},Loge \u00c4") == ((UUID(A), "Loge \u00c4"),)
+    assert parse(f"{A},Loge A\u0308") == parse(f"{A},Loge \u00c4") == (Row(UUID(A), "Loge \u00c4"),)
 
 
 def test_a_slot_may_be_labelled_with_its_own_id() -> None:
-    assert parse(f"{A},{A}\n{B},{B.upper()}") == ((UUID(A), A), (UUID(B), B.upper()))
+    assert parse(f"{A},{A}\n{B},{B.upper()}") == (Row(UUID(A), A), Row(UUID(B), B.upper()))
 
 
 def test_an_id_has_every_spelling_that_postgres_reads() -> None:
     spelled = (f"{{{A}}}", A.replace("-", ""), A.upper())
-    assert [parse(one) for one in spelled] == [((UUID(A), None),)] * 3
+    assert [parse(one) for one in spelled] == [(Row(UUID(A), None),)] * 3
 
 
 def test_a_long_line_takes_no_longer_than_a_long_file() -> None:
@@ -116,9 +134,37 @@ def test_a_long_line_takes_no_longer_than_a_long_file() -> None:
 
 
 def test_a_row_of_a_table_has_the_same_rules() -> None:
-    assert check("row 1", UUID(A), "A-1") == (UUID(A), "A-1")
-    assert check("row 1", UUID(A), "Loge A\u0308") == (UUID(A), "Loge \u00c4")
+    assert check("row 1", UUID(A), "A-1") == Row(UUID(A), "A-1")
+    assert check("row 1", UUID(A), "Loge A\u0308") == Row(UUID(A), "Loge \u00c4")
     with pytest.raises(InventoryError, match="row 7: there is no resource_id"):
         check("row 7", None, "A-7")
     with pytest.raises(InventoryError, match=r"row 7: the label ends with U.0020"):
         check("row 7", UUID(A), "A-7 ")
+
+
+def own(*lines: str) -> list[dict[str, str | None]]:
+    """The attributes of the rows below this header."""
+    return [json.loads(row.attributes or "null") for row in parse("\n".join(lines))]
+
+
+def test_other_columns_of_a_header_are_kept_as_texts() -> None:
+    header = "resource_id,label,section,row,price"
+    assert own(header, f'{A},A-1,"Floor, left",01,89.50', f"{B},,,2,") == [
+        {"section": "Floor, left", "row": "01", "price": "89.50"},
+        {"section": None, "row": "2", "price": None},
+    ]
+    assert [row.label for row in parse(f"{header}\n{A},A-1,Floor,1,2\n{B},,Floor,2,2")] == ["A-1", None]
+    assert parse(f"resource_id,label\n{A},A-1") == (Row(UUID(A), "A-1", None),)
+
+
+def test_a_column_has_one_name_however_its_letters_are_composed() -> None:
+    assert own("resource_id,label,Sa\u0308ule", f"{A},A-1,1") == [{"S\u00e4ule": "1"}]
+    with pytest.raises(InventoryError, match="line 1: column 4 is 'S\u00e4ule', as column 3 is"):
+        parse("resource_id,label,Sa\u0308ule,S\u00e4ule")
+
+
+def test_attributes_of_the_largest_size_are_kept() -> None:
+    value = "\u00e4" * 506 + "x"
+    (row,) = parse(f"resource_id,label,row\n{A},A-1,{value}")
+    assert row.attributes is not None
+    assert len(row.attributes.encode()) == 1024

@@ -1,5 +1,6 @@
 """Any text, any character: the operator and DB1 take the same rows, labels and ids."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -8,6 +9,7 @@ import psycopg
 from hypothesis import example, given
 from hypothesis import strategies as st
 from intake_operator.database.migrate import load
+from intake_operator.model.attributes import FIELDS, MAX_BYTES
 from intake_operator.model.inventory import InventoryError, Row, parse
 from intake_operator.model.label import as_id, composed, invisible
 from psycopg.types.json import Jsonb
@@ -24,7 +26,16 @@ ENDS = st.sampled_from(["\n", "\r\n", "\r", "\n\n", ""])
 RECORDS = st.tuples(
     IDS, CELLS, st.sampled_from(["{},{}", '{},"{}"', ' {} , "{}" ', "{},{},,", "\ufeff{},{}", "{1},{0}"]), ENDS
 )
+NAMES = st.one_of(
+    st.text(max_size=5),
+    st.sampled_from(["row", "Row", "R\u00e4ng", "Ra\u0308ng", "slot_no", "User_ID", "user_\u0131d"]),
+)
+QUOTED = st.text(max_size=9).map(lambda text: '"' + text.replace('"', '""') + '"')
+WIDE = st.tuples(st.lists(NAMES, min_size=1, max_size=3), st.lists(QUOTED, min_size=3, max_size=3), IDS).map(
+    lambda made: f"resource_id,label,{','.join(made[0])}\n{made[2]},A,{','.join(made[1][: len(made[0])])}"
+)
 CSV = st.one_of(
+    WIDE,
     st.lists(RECORDS, max_size=4).map(lambda rows: "".join(form.format(a, b) + end for a, b, form, end in rows)),
     st.lists(st.one_of(CELLS, ENDS, st.just(",")), max_size=20).map("".join),
 )
@@ -54,11 +65,13 @@ def test_any_text_is_taken_by_db1_or_an_error_names_a_line_that_is_there(db1: st
                 assert 1 <= int(line[1]) <= len(re.split("\r\n|\n|\r", text)), told
             if rows:
                 with owner.transaction(force_rollback=True):
-                    ids, labels = [row[0] for row in rows], [row[1] for row in rows]
-                    taken = owner.execute("SELECT intake.stock('p', 1, %s, %s::text[])", (ids, labels)).fetchone()
+                    ids, labels, own = zip(*rows, strict=True)
+                    taken = owner.execute(
+                        "SELECT intake.stock('p', 1, %s, %s::text[], %s::jsonb[])", (list(ids), list(labels), list(own))
+                    ).fetchone()
                     assert taken == (len(rows),)
-                    named = owner.execute("SELECT label FROM intake.inventory ORDER BY slot_no").fetchall()
-                    assert [label for (label,) in named] == labels
+                    found = owner.execute("SELECT label, attributes FROM intake.inventory ORDER BY slot_no").fetchall()
+                    assert found == [(row.label, json.loads(row.attributes or "null")) for row in rows]
 
         holds()
 
@@ -76,6 +89,24 @@ def test_the_same_characters_are_invisible_here_and_in_db1(db1: str) -> None:
         spelled = [chr(n) for n in range(1, 0x110000) if n not in surrogates and composed(chr(n)) != chr(n)]
         theirs = owner.execute("SELECT normalize(c, NFC) FROM unnest(%s::text[]) c", (spelled,)).fetchall()
         assert [label for (label,) in theirs] == [composed(each) for each in spelled]
+
+
+def test_names_and_sizes_of_attributes_are_the_same_here_and_in_db1(db1: str) -> None:
+    with psycopg.connect(db1) as owner:
+        for migration in load(INTAKE_SQL):
+            owner.execute(migration.sql.encode())
+
+        def refused(attributes: dict[str, str]) -> bool:
+            flaw = owner.execute("SELECT intake_private.attribute_flaw(%s)", (Jsonb(attributes),)).fetchone()
+            assert flaw is not None
+            return flaw[0] is not None
+
+        listed = re.search(r"lower\(k\) IN \(([^)]*)\)", (INTAKE_SQL / "0005_inventory.sql").read_text())
+        assert listed
+        assert set(re.findall(r"\w+", listed[1])) == FIELDS
+        assert all(refused({name: ""}) and refused({name.upper(): ""}) for name in FIELDS)
+        room = MAX_BYTES - len('{"x": ""}')
+        assert [refused({"x": "y" * size}) for size in (room, room + 1)] == [False, True]
 
 
 def test_what_is_an_id_is_the_same_here_and_in_db1(db1: str) -> None:

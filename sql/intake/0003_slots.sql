@@ -83,19 +83,26 @@ CREATE TABLE intake.holds (
     ended_at   timestamptz,
     message    jsonb       NOT NULL,
     headers    jsonb
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+    autovacuum_vacuum_insert_threshold = 20000, autovacuum_analyze_threshold = 20000); -- as claimed_slots
 CREATE INDEX holds_expiry ON intake.holds (pool_no, expires_at) WHERE ended IS NULL;
 CREATE INDEX holds_ended ON intake.holds (pool_no, ended_at) WHERE ended IS NOT NULL;
 COMMENT ON TABLE intake.holds IS
     'Claims that wait for confirm_claim(), which moves their messages to the queue; and, for some minutes, those that '
     'ended without it. LOGGED: a hold survives a crash.';
-COMMENT ON COLUMN intake.holds.message IS 'What confirm_claim() puts on the queue, under msg_id.';
+COMMENT ON COLUMN intake.holds.message IS 'What confirm_claim() puts on the queue.';
+COMMENT ON COLUMN intake.holds.msg_id IS
+    'What claimed_slots has as msg_id until the hold is confirmed. A confirmed claim gets a new id on the queue.';
+COMMENT ON COLUMN intake.holds.ended_at IS
+    'When the hold ended, or when it was last found to be needed (forget_ended_holds()).';
 COMMENT ON COLUMN intake.holds.ended IS 'NULL while the hold can be confirmed, otherwise expired or released.';
 
 CREATE TABLE intake.withheld (
     pool_no int         NOT NULL,
     slot_no bigint      NOT NULL,
-    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    at      timestamptz NOT NULL,
+    actor   text        NOT NULL,
+    reason  text        NOT NULL,
     PRIMARY KEY (pool_no, slot_no)
 );
 COMMENT ON TABLE intake.withheld IS

@@ -35,36 +35,6 @@ END $$;
 COMMENT ON FUNCTION intake_private.number_sequence IS
     'The sequence of the numbers of a pool, created if it does not exist.';
 
-CREATE FUNCTION intake_private.take_numbers(pool intake.pools, numbers bigint[], quantity int) RETURNS bigint[]
-LANGUAGE plpgsql AS $$
--- The sequence first, then the free list. A number that is claimed already is skipped: it was claimed by name, or the
--- sequence started over after a restore.
-DECLARE
-    drawn bigint;
-BEGIN
-    FOR n IN 1..1000 LOOP -- more claimed numbers in a row than this take another attempt
-        EXIT WHEN pool.sold_out OR cardinality(numbers) >= quantity;
-        drawn := nextval(pool.number_seq);
-        EXIT WHEN drawn > pool.capacity;
-        IF NOT EXISTS (SELECT FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.slot_no = drawn) THEN
-            numbers := numbers || drawn;
-        END IF;
-    END LOOP;
-    IF cardinality(numbers) < quantity THEN
-        WITH found AS MATERIALIZED (
-            SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = pool.pool_no
-            LIMIT quantity - cardinality(numbers) FOR UPDATE SKIP LOCKED),
-        taken AS (
-            DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = pool.pool_no AND f.slot_no = x.slot_no
-            RETURNING f.slot_no)
-        SELECT numbers || coalesce(array_agg(t.slot_no), '{}') INTO numbers FROM taken t;
-    END IF;
-    RETURN numbers;
-END $$;
-COMMENT ON FUNCTION intake_private.take_numbers IS
-    'Append numbers to an array until it has `quantity`, or no more can be had: from the sequence first, then from the '
-    'free list.';
-
 CREATE FUNCTION intake_private.drop_from_free_list(pool_no int, slot_nos bigint[]) RETURNS void
 LANGUAGE sql AS $$
     -- Skip locked rows: the claim that locked them finds its number claimed and removes the row itself.
@@ -131,6 +101,92 @@ END $$;
 COMMENT ON FUNCTION intake_private.free_burnt_numbers IS
     'Put those of the numbers on the free list that no claim has. Returns how many. Only for numbers that no running '
     'transaction can still claim.';
+
+CREATE FUNCTION intake_private.first_unclaimed(pool_no int, slot_no bigint) RETURNS bigint
+LANGUAGE sql STABLE
+-- By key and in its order, whatever the statistics say, and no further than the run is long.
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+    -- As long as there is no gap, each row has the number that follows the one before it.
+    SELECT coalesce((
+        SELECT r.next FROM (
+            SELECT cs.slot_no, first_unclaimed.slot_no - 1 + row_number() OVER (ORDER BY cs.slot_no) AS next
+            FROM intake.claimed_slots cs
+            WHERE cs.pool_no = first_unclaimed.pool_no AND cs.slot_no >= first_unclaimed.slot_no) r
+        WHERE r.slot_no <> r.next ORDER BY r.slot_no LIMIT 1), (
+        SELECT max(cs.slot_no) + 1 FROM intake.claimed_slots cs
+        WHERE cs.pool_no = first_unclaimed.pool_no AND cs.slot_no >= first_unclaimed.slot_no), first_unclaimed.slot_no);
+$$;
+COMMENT ON FUNCTION intake_private.first_unclaimed IS
+    'The first number, from slot_no on, that is neither claimed nor withheld.';
+
+CREATE FUNCTION intake_private.skip_run(pool intake.pools, slot_no bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    goal bigint := intake_private.first_unclaimed(pool.pool_no, skip_run.slot_no);
+BEGIN
+    -- The numbers of the run are drawn, not set: a sequence that is set could go back behind what others draw meanwhile.
+    -- One session draws them. If all that meet the run did, they would draw as many again behind it, and all of those
+    -- would have to come back as burnt numbers.
+    IF pg_try_advisory_xact_lock(hashtext('intake.skip_run/' || pool.pool_no), goal::int) THEN
+        PERFORM count(nextval(pool.number_seq))
+        FROM generate_series(pg_sequence_last_value(pool.number_seq) + 1, goal - 1);
+    ELSE
+        -- The other session needs no lock for this, so it comes to an end. It keeps its lock until it commits, which is
+        -- not waited for.
+        FOR n IN 1..100 LOOP
+            EXIT WHEN pg_sequence_last_value(pool.number_seq) >= goal - 1;
+            PERFORM pg_sleep(0.001);
+        END LOOP;
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake_private.skip_run IS
+    'Let the sequence pass a run of numbers that are claimed or withheld, of which slot_no is one, in one step. A number '
+    'behind the run that is drawn with it, because others draw meanwhile, comes back as a burnt one.';
+
+CREATE FUNCTION intake_private.take_numbers(pool intake.pools, numbers bigint[], quantity int) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+-- The sequence first, then the free list. A number that is claimed already is skipped: it was claimed by name, it is
+-- withheld, or the sequence started over after a restore.
+DECLARE
+    drawn bigint;
+    run   int := 0; -- claimed numbers in a row
+BEGIN
+    IF quantity - cardinality(numbers) > 1 AND NOT pool.sold_out THEN
+        -- All at once, which is cheaper than one by one; for what is missing afterwards the loop goes on.
+        SELECT numbers || coalesce(array_agg(d.slot_no), '{}') INTO numbers
+        FROM (SELECT nextval(pool.number_seq) AS slot_no FROM generate_series(1, quantity - cardinality(numbers))
+            OFFSET 0) d
+        WHERE d.slot_no <= pool.capacity AND (SELECT cs.claim_id FROM intake.claimed_slots cs
+            WHERE cs.pool_no = pool.pool_no AND cs.slot_no = d.slot_no) IS NULL;
+    END IF;
+    FOR n IN 1..1000 LOOP -- more runs than this take another attempt
+        EXIT WHEN pool.sold_out OR cardinality(numbers) >= quantity;
+        drawn := nextval(pool.number_seq);
+        EXIT WHEN drawn > pool.capacity;
+        IF NOT EXISTS (SELECT FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.slot_no = drawn) THEN
+            numbers := numbers || drawn;
+            run := 0;
+        ELSIF run < 10 THEN
+            run := run + 1;
+        ELSE
+            PERFORM intake_private.skip_run(pool, drawn);
+        END IF;
+    END LOOP;
+    IF cardinality(numbers) < quantity THEN
+        WITH found AS MATERIALIZED (
+            SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = pool.pool_no
+            LIMIT quantity - cardinality(numbers) FOR UPDATE SKIP LOCKED),
+        taken AS (
+            DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = pool.pool_no AND f.slot_no = x.slot_no
+            RETURNING f.slot_no)
+        SELECT numbers || coalesce(array_agg(t.slot_no), '{}') INTO numbers FROM taken t;
+        numbers := ARRAY(SELECT u FROM unnest(numbers) u ORDER BY u);
+    END IF;
+    RETURN numbers;
+END $$;
+COMMENT ON FUNCTION intake_private.take_numbers IS
+    'Append numbers to an array until it has `quantity`, or no more can be had: from the sequence first, then from the '
+    'free list. The result is in the order of the numbers.';
 
 CREATE FUNCTION intake_private.recycle_numbers(pool_no int) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,4 +1,4 @@
--- The inventory of pools that bring their own resource ids and labels (ownResources).
+-- The inventory of pools that bring their own resource ids, labels and attributes (ownResources).
 --
 -- For the operator: stock.
 
@@ -36,7 +36,10 @@ CREATE TABLE intake.inventory (
 CREATE INDEX inventory_label_as_id ON intake.inventory (pool_no, intake_private.label_as_uuid(label))
 WHERE intake_private.label_as_uuid(label) IS NOT NULL;
 COMMENT ON TABLE intake.inventory IS
-    'Resource ids and labels of pools that bring their own. LOGGED: they cannot be computed again after a crash.';
+    'Resource ids, labels and attributes of pools that bring their own. LOGGED: they cannot be computed again after a '
+    'crash.';
+COMMENT ON COLUMN intake.inventory.attributes IS
+    'The other columns of the user''s row, as a JSON object; NULL where there are none.';
 
 CREATE FUNCTION intake_private.find_duplicate(pool_no int, first_slot bigint, resource_ids uuid[], labels text[])
 RETURNS text
@@ -100,25 +103,67 @@ END $$;
 COMMENT ON FUNCTION intake_private.check_labels IS
     'Raises IE002 for the first label with an invisible character, or with a space at an end.';
 
-CREATE FUNCTION intake_private.check_stocked_rows(config intake.engine_config, first_slot bigint, resource_ids uuid[],
-    labels text[]) RETURNS void
+CREATE FUNCTION intake_private.attribute_flaw(attributes jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE
+-- The names are the fields of a claim and of its seats, as validator, ledger and claimers get them. The operator has
+-- the same list and the same limit; a test compares them.
+RETURN CASE WHEN jsonb_typeof(attributes) <> 'object' THEN 'are no JSON object'
+    WHEN octet_length(attributes::text) > 1024
+        THEN format('have %s bytes, and a slot keeps at most 1024', octet_length(attributes::text))
+    WHEN attributes ? '' THEN 'have a value without a name'
+    ELSE (SELECT format('have the name %L, which a field of the claim has', left(k, 60))
+        FROM jsonb_object_keys(attributes) k
+        WHERE lower(k) IN ('attributes', 'claim_id', 'claimed_at', 'label', 'payload', 'pool_id', 'receipt',
+            'request_id', 'resource_id', 'seats', 'slot_no', 'user_id', 'validation') LIMIT 1) END;
+COMMENT ON FUNCTION intake_private.attribute_flaw IS
+    'What is wrong with the attributes of a slot, in words for an error message; NULL if nothing is.';
+
+CREATE FUNCTION intake_private.check_attributes(first_slot bigint, attributes jsonb[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    differs bigint;
+    bad record;
 BEGIN
-    SELECT min(v.slot_no) INTO differs
-    FROM unnest(check_stocked_rows.resource_ids, check_stocked_rows.labels) WITH ORDINALITY AS w (resource_id, label, n)
+    SELECT check_attributes.first_slot + a.n - 1 AS slot_no, intake_private.attribute_flaw(a.attributes) AS flaw
+    INTO bad FROM unnest(check_attributes.attributes) WITH ORDINALITY AS a (attributes, n)
+    WHERE intake_private.attribute_flaw(a.attributes) IS NOT NULL ORDER BY a.n LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the attributes of slot % %', bad.slot_no, bad.flaw USING ERRCODE = 'IE002',
+            HINT = 'Attributes are a JSON object of names of your own and values, or NULL; leave out what a sale does '
+                'not need.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake_private.check_attributes IS
+    'Raises IE002 for the first attributes that cannot be kept.';
+
+CREATE FUNCTION intake_private.check_stocked_rows(config intake.engine_config, first_slot bigint, resource_ids uuid[],
+    labels text[], attributes jsonb[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    differs record;
+BEGIN
+    SELECT v.slot_no, CASE WHEN (v.resource_id, v.label) IS DISTINCT FROM (w.resource_id, w.label)
+        THEN 'another resource'
+        ELSE 'other attributes: ' || (SELECT string_agg(k, ', ') FROM (
+            SELECT jsonb_object_keys(coalesce(v.attributes, '{}') || coalesce(w.attributes, '{}')) AS k) k
+            WHERE v.attributes -> k IS DISTINCT FROM w.attributes -> k) END AS what
+    INTO differs
+    FROM unnest(check_stocked_rows.resource_ids, check_stocked_rows.labels, check_stocked_rows.attributes)
+        WITH ORDINALITY AS w (resource_id, label, attributes, n)
     JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = check_stocked_rows.first_slot + w.n - 1
-    WHERE (v.resource_id, v.label) IS DISTINCT FROM (w.resource_id, w.label);
-    IF differs IS NOT NULL THEN
-        RAISE EXCEPTION 'slot % of pool % is stocked with another resource', differs, config.pool_id
+    -- No attributes are an object without any.
+    WHERE (v.resource_id, v.label, coalesce(v.attributes, '{}'))
+        IS DISTINCT FROM (w.resource_id, w.label, coalesce(w.attributes, '{}'))
+    ORDER BY v.slot_no LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'slot % of pool % is stocked with %', differs.slot_no, config.pool_id, differs.what
             USING ERRCODE = 'IE006', HINT = 'It may be sold already: only append rows, never change or reorder them.';
     END IF;
 END $$;
 COMMENT ON FUNCTION intake_private.check_stocked_rows IS
-    'Raises IE006 for the first of these rows that is stocked already with another id or label.';
+    'Raises IE006 for the first of these rows that is stocked already with another id or label, or other attributes.';
 
-CREATE FUNCTION intake.stock(pool_id text, first_slot bigint, resource_ids uuid[], labels text[] DEFAULT NULL)
+CREATE FUNCTION intake.stock(pool_id text, first_slot bigint, resource_ids uuid[], labels text[] DEFAULT NULL,
+    attributes jsonb[] DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -132,14 +177,16 @@ BEGIN
             HINT = 'Call configure() with "ownResources": true.';
     END IF;
     IF stock.labels IS NOT NULL THEN
-        -- A label has one normal form, here and in claim_seat(), however its characters are composed.
+        -- A label has one normal form, here and in claim_seats(), however its characters are composed.
         stock.labels := ARRAY(SELECT normalize(l.label, NFC) FROM unnest(stock.labels) WITH ORDINALITY AS l (label, n)
             ORDER BY l.n);
     END IF;
     IF coalesce(cardinality(stock.resource_ids), 0) = 0 OR array_position(stock.resource_ids, NULL) IS NOT NULL
             OR cardinality(stock.labels) <> cardinality(stock.resource_ids)
+            OR cardinality(stock.attributes) <> cardinality(stock.resource_ids)
             OR EXISTS (SELECT FROM unnest(stock.labels) l WHERE length(l) NOT BETWEEN 1 AND 200) THEN
-        RAISE EXCEPTION 'stock needs resource ids, and labels parallel to them or none' USING ERRCODE = 'IE002',
+        RAISE EXCEPTION 'stock needs resource ids, and labels and attributes parallel to them or none'
+            USING ERRCODE = 'IE002',
             HINT = 'No resource id is NULL; a label is NULL or has 1 to 200 characters.';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('intake.seed'), config.pool_no);
@@ -149,11 +196,14 @@ BEGIN
             stocked USING ERRCODE = 'IE002', HINT = 'Slots are stocked in order and without gaps.';
     END IF;
     PERFORM intake_private.check_labels(stock.first_slot, stock.labels);
-    PERFORM intake_private.check_stocked_rows(config, stock.first_slot, stock.resource_ids, stock.labels);
+    PERFORM intake_private.check_attributes(stock.first_slot, stock.attributes);
+    PERFORM intake_private.check_stocked_rows(config, stock.first_slot, stock.resource_ids, stock.labels,
+        stock.attributes);
     BEGIN
-        INSERT INTO intake.inventory (pool_no, slot_no, resource_id, label)
-        SELECT config.pool_no, stock.first_slot + w.n - 1, w.resource_id, w.label
-        FROM unnest(stock.resource_ids, stock.labels) WITH ORDINALITY AS w (resource_id, label, n)
+        INSERT INTO intake.inventory (pool_no, slot_no, resource_id, label, attributes)
+        SELECT config.pool_no, stock.first_slot + w.n - 1, w.resource_id, w.label, w.attributes
+        FROM unnest(stock.resource_ids, stock.labels, stock.attributes)
+            WITH ORDINALITY AS w (resource_id, label, attributes, n)
         WHERE stock.first_slot + w.n - 1 > stocked;
     EXCEPTION WHEN unique_violation THEN
         RAISE EXCEPTION 'pool % would have a duplicate: %', stock.pool_id,
@@ -166,13 +216,13 @@ BEGIN
     IF ambiguous IS NOT NULL THEN
         RAISE EXCEPTION 'pool % would have two seats with the same name: %', stock.pool_id, ambiguous
             USING ERRCODE = 'IE002',
-            HINT = 'claim_seat() finds seats by label and by resource id: give that slot another label.';
+            HINT = 'claim_seats() finds seats by label and by resource id: give that slot another label.';
     END IF;
     RETURN (SELECT max(v.slot_no) FROM intake.inventory v WHERE v.pool_no = config.pool_no);
 END $$;
 COMMENT ON FUNCTION intake.stock IS
-    'Append resources to the inventory of a pool with ownResources, from first_slot on. Labels may be NULL, as a whole '
-    'or one by one. Rows that are stocked already must be the same, so a load that was interrupted can be repeated. '
-    'Returns how many resources the pool has; seed() puts them on sale. Raises IE001 for an unknown pool, IE002 for '
-    'rows that cannot be stocked (gaps, duplicates, bad labels, a counted pool), IE006 for another resource than a '
-    'slot has already.';
+    'Append resources to the inventory of a pool with ownResources, from first_slot on. Labels and attributes (JSON '
+    'objects of at most 1024 bytes) may be NULL, as a whole or one by one. Rows that are stocked already must be the '
+    'same, so a load that was interrupted can be repeated. Returns how many resources the pool has; seed() puts them on '
+    'sale. Raises IE001 for an unknown pool, IE002 for rows that cannot be stocked (gaps, duplicates, bad labels or '
+    'attributes, a counted pool), IE006 for another resource or other attributes than a slot has already.';

@@ -177,7 +177,8 @@ COMMENT ON FUNCTION intake_private.seats_of IS 'The seats of these slots as a me
 
 -- Longer than 60 lines: its four steps share their variables, and each call of another function costs claim time.
 CREATE FUNCTION intake_private.claim_slots(pool_id text, user_id text, request_id text, quantity int, payload jsonb,
-    at timestamptz, traceparent text, named bigint[] DEFAULT NULL, numbers bigint[] DEFAULT '{}')
+    at timestamptz, traceparent text, named bigint[] DEFAULT NULL, numbers bigint[] DEFAULT '{}',
+    refuse boolean DEFAULT false)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz, differs text)
 LANGUAGE plpgsql AS $$
@@ -213,12 +214,15 @@ BEGIN
             SELECT coalesce(max(cs.unique_key::bigint), 0), count(*) FILTER (WHERE cs.status <> 'V') INTO last_key, live
             FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.user_id = claim_slots.user_id;
         END IF;
-        IF claim_slots.request_id IS NOT NULL THEN
+        IF claim_slots.request_id IS NOT NULL AND last_key IS DISTINCT FROM 0 THEN
             SELECT cs.claim_id, intake_private.message_of(cs) INTO made, message
             FROM intake_private.claims_of_request(pool.pool_no, pool.claims_per_user IS NOT NULL, claim_slots.user_id,
                 claim_slots.request_id) cs ORDER BY cs.part_no LIMIT 1;
             IF FOUND THEN
                 differs := intake_private.difference(message, quantity, named, claim_slots.payload);
+                IF refuse AND differs IS NOT NULL THEN
+                    PERFORM intake_private.refuse_repeat(differs);
+                END IF;
                 verdict := CASE WHEN differs IS NULL THEN 'replayed' ELSE 'different' END;
                 PERFORM intake_private.wait_for_standby();
                 EXIT;
@@ -255,9 +259,6 @@ BEGIN
             numbers := ARRAY(SELECT u FROM unnest(named) u ORDER BY u);
         ELSE
             numbers := intake_private.take_numbers(pool, numbers, quantity);
-            IF quantity > 1 THEN
-                numbers := ARRAY(SELECT u FROM unnest(numbers) u ORDER BY u);
-            END IF;
         END IF;
         IF cardinality(numbers) < quantity THEN
             -- One snapshot: at that instant every slot was claimed, except the numbers drawn here and those on the
@@ -327,12 +328,18 @@ BEGIN
             AND cs.slot_no = u.slot_no) IS NULL;
     END LOOP;
 
-    INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
-    WHERE named IS NULL OR u = ANY (was_free)
-    ON CONFLICT DO NOTHING;
+    IF cardinality(numbers) > 0 THEN
+        INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
+        WHERE named IS NULL OR u = ANY (was_free)
+        ON CONFLICT DO NOTHING;
+    END IF;
     IF verdict IN ('claimed', 'held', 'replayed') THEN
-        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes,
-            (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL), NULL
+        IF verdict = 'held' THEN
+            expires_at := at + make_interval(secs => pool.hold_seconds);
+        ELSIF verdict = 'replayed' THEN
+            SELECT h.expires_at INTO expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL;
+        END IF;
+        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes, claim_slots.expires_at, NULL
         FROM intake_private.seats_in(message) s ORDER BY s.n;
     ELSIF verdict = 'taken' THEN
         RETURN QUERY SELECT verdict, NULL::uuid, s.resource_id, s.slot_no, s.label, s.attributes, NULL::timestamptz, NULL
@@ -345,4 +352,5 @@ END $$;
 COMMENT ON FUNCTION intake_private.claim_slots IS
     'Claim `quantity` slots, all or none: the named slots, or the next ones, beginning with the numbers that the caller '
     'has drawn. Returns a row for each slot, a row for each named slot that is taken, or one row with the outcome that '
-    'says why not. The outcome different says in `differs` what a repeated request has changed.';
+    'says why not. A repeated request with other content raises IE009 with `refuse`; otherwise it has the outcome '
+    'different, and in `differs` what it has changed.';

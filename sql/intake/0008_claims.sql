@@ -140,7 +140,7 @@ CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int,
     payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN QUERY SELECT * FROM intake_private.claim_several('claim_resources', claim_resources.pool_id,
         claim_resources.user_id, claim_resources.quantity, NULL, claim_resources.request_id, claim_resources.payload,
@@ -154,7 +154,7 @@ CREATE FUNCTION intake.claim_seats(pool_id text, user_id text, seats text[], req
     payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     IF coalesce(cardinality(claim_seats.seats), 0) NOT BETWEEN 1 AND 100 OR array_ndims(claim_seats.seats) > 1 THEN
         RAISE EXCEPTION 'claim_seats takes 1 to 100 seats' USING ERRCODE = 'IE002',
@@ -210,8 +210,7 @@ RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, la
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    named  bigint[];
-    answer record;
+    named bigint[];
 BEGIN
     IF NOT intake_private.can_claim(claim_several.user_id, claim_several.request_id) THEN
         PERFORM intake_private.refuse_claim(subject);
@@ -232,15 +231,9 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    FOR answer IN SELECT * FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id,
-            claim_several.request_id, quantity, claim_several.payload, clock_timestamp(), claim_several.traceparent,
-            named) LOOP
-        IF answer.outcome = 'different' THEN
-            PERFORM intake_private.refuse_repeat(answer.differs);
-        END IF;
-        RETURN QUERY SELECT answer.outcome, answer.claim_id, answer.resource_id, answer.slot_no, answer.label,
-            answer.attributes, answer.expires_at;
-    END LOOP;
+    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no, c.label, c.attributes, c.expires_at
+    FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id, claim_several.request_id, quantity,
+        claim_several.payload, clock_timestamp(), claim_several.traceparent, named, refuse => true) c;
 END $$;
 COMMENT ON FUNCTION intake_private.claim_several IS
     'claim_resources() and claim_seats(), whose name begins an error (`subject`). Raises what claim_resources() raises.';
@@ -292,7 +285,7 @@ CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids te
     quantities int[] DEFAULT NULL, payloads jsonb[] DEFAULT NULL, traceparents text[] DEFAULT NULL)
 RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz, differs text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 -- No nested loop over the requests, whose number the planner cannot know: that is a million comparisons for a thousand.
 SET enable_nestloop = off AS $$
 #variable_conflict use_column

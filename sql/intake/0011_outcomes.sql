@@ -22,19 +22,23 @@ BEGIN
             HINT = 'NULL for an approval without data.';
     END IF;
     RETURN QUERY
-    UPDATE pgmq.q_intake_queue q SET message = q.message || jsonb_build_object('state', 'validated') || CASE
-        WHEN v.validation IS NULL THEN '{}'
-        WHEN jsonb_typeof(v.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
-        ELSE jsonb_build_object('validation', intake_private.bounded(v.validation, config.max_payload_bytes)) END
-    FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
-    JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l
-    WHERE q.msg_id = l AND q.message ->> 'state' IN ('queued', 'validated')
+    WITH approved AS MATERIALIZED (
+        SELECT l AS msg_id, nullif(v.validation, 'null') AS validation
+        FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
+        JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l)
+    UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}' || CASE
+        -- The first approval counts: its data may have been sent to the ledger already.
+        WHEN a.validation IS NULL OR q.message ->> 'state' = 'validated' THEN '{}'
+        WHEN jsonb_typeof(a.validation) <> 'object' THEN '{"validation": {"truncated": true}}'
+        ELSE jsonb_build_object('validation', intake_private.bounded(a.validation, config.max_payload_bytes)) END
+    FROM approved a
+    WHERE q.msg_id = a.msg_id AND q.message ->> 'state' IN ('queued', 'validated')
     RETURNING q.msg_id;
 END $$;
 COMMENT ON FUNCTION intake.mark_validated IS
     'Record that the validator approved these messages, and what it added (validations, parallel to msg_ids, or NULL), '
     'before any commit is tried. What is no object, or larger than the maxPayloadBytes of the pool, is kept as '
-    '{"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for arrays '
+    '{"truncated": true}. A message that is validated stays as it is. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for arrays '
     'that are not parallel or where synchronous_commit is off.';
 
 CREATE FUNCTION intake.mark_committing(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
@@ -133,8 +137,9 @@ BEGIN
     archived AS (
         INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
         SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt,
-            g.message || archive.remark || CASE WHEN g.receipt IS NULL THEN jsonb_build_object('outcome', g.outcome)
-                ELSE jsonb_build_object('outcome', g.outcome, 'receipt', intake_private.bounded(g.receipt, 2048)) END,
+            g.message || archive.remark || CASE WHEN g.outcome = 'committed' AND g.receipt <> 'null'
+                THEN jsonb_build_object('outcome', g.outcome, 'receipt', intake_private.bounded(g.receipt, 2048))
+                ELSE jsonb_build_object('outcome', g.outcome) END,
             g.headers
         FROM deleted g),
     no_longer_released AS (
@@ -180,51 +185,59 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS
     'Record the answers of the ledger (committed or voided), with its receipts (parallel to msg_ids, or NULL): archive '
-    'the messages, and consume or free the slots of their claims, in one transaction. A receipt of more than 2048 bytes '
-    'is kept as {"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 '
+    'the messages, and consume or free the slots of their claims, in one transaction. Only a committed claim has a '
+    'receipt, and one of more than 2048 bytes is kept as {"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 '
     'for another outcome, for arrays that are not parallel, or where synchronous_commit is off.';
 
-CREATE FUNCTION intake_private.move_to_dead_letters(msg_ids bigint[], reasons text[]) RETURNS SETOF bigint
+CREATE FUNCTION intake_private.move_to_dead_letters(msg_ids bigint[], reasons text[],
+    conflicts boolean[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE sql AS $$
     WITH deleted AS (
-        DELETE FROM pgmq.q_intake_queue q USING unnest(move_to_dead_letters.msg_ids,
-            move_to_dead_letters.reasons) AS r (msg_id, reason)
+        DELETE FROM pgmq.q_intake_queue q USING unnest(move_to_dead_letters.msg_ids, move_to_dead_letters.reasons,
+            move_to_dead_letters.conflicts) AS r (msg_id, reason, conflict)
         WHERE q.msg_id = r.msg_id AND q.msg_id = ANY (move_to_dead_letters.msg_ids)
-        RETURNING q.*, r.reason),
+        RETURNING q.*, r.reason, r.conflict),
     no_longer_released AS (
         DELETE FROM intake.releases r USING deleted g WHERE r.msg_id = g.msg_id),
     no_longer_quarantined AS (
         DELETE FROM intake.quarantine l USING deleted g WHERE l.msg_id = g.msg_id),
     letters AS (
         INSERT INTO pgmq.q_intake_dlq (vt, message, headers)
-        SELECT clock_timestamp(), g.message || jsonb_build_object('reason', left(g.reason, 2000),
+        SELECT clock_timestamp(), g.message || CASE WHEN g.conflict THEN '{"conflict": true}' ELSE '{}' END::jsonb
+            || jsonb_build_object('reason', left(g.reason, 2000),
             'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
         FROM deleted g ORDER BY g.msg_id)
     SELECT g.msg_id FROM deleted g;
 $$;
 COMMENT ON FUNCTION intake_private.move_to_dead_letters IS
-    'Move messages that the caller has locked to the dead letters, each with its reason. Returns their msg_ids.';
+    'Move messages that the caller has locked to the dead letters, each with its reason, and with whether the ledger has '
+    'given a slot of the claim to another sale. Returns their msg_ids.';
 
-CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[]) RETURNS SETOF bigint
+CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[],
+    conflicts boolean[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     leased bigint[];
     why    text[];
+    theirs boolean[]; -- the slot belongs to another sale
 BEGIN
-    IF cardinality(dead_letter.reasons) IS DISTINCT FROM cardinality(dead_letter.msg_ids) THEN
-        RAISE EXCEPTION 'reasons is parallel to msg_ids'
+    IF cardinality(dead_letter.reasons) IS DISTINCT FROM cardinality(dead_letter.msg_ids)
+            OR cardinality(dead_letter.conflicts) <> cardinality(dead_letter.msg_ids) THEN
+        RAISE EXCEPTION 'reasons is parallel to msg_ids, and conflicts too, or NULL'
             USING ERRCODE = 'IE002', HINT = 'Give one reason for each message.';
     END IF;
-    SELECT array_agg(l), array_agg(r.reason) INTO leased, why
+    SELECT array_agg(l), array_agg(r.reason), array_agg(r.conflict) INTO leased, why, theirs
     FROM intake_private.lock_leased(dead_letter.pool_id, dead_letter.msg_ids, dead_letter.read_cts) l
-    JOIN unnest(dead_letter.msg_ids, dead_letter.reasons) AS r (msg_id, reason) ON r.msg_id = l;
-    RETURN QUERY SELECT * FROM intake_private.move_to_dead_letters(leased, why);
+    JOIN unnest(dead_letter.msg_ids, dead_letter.reasons, dead_letter.conflicts) AS r (msg_id, reason, conflict)
+        ON r.msg_id = l;
+    RETURN QUERY SELECT * FROM intake_private.move_to_dead_letters(leased, why, theirs);
 END $$;
 COMMENT ON FUNCTION intake.dead_letter IS
     'Give messages up, each for a reason (cut at 2000 characters). A claim keeps its slot until its dead letter is '
-    'replayed or discarded. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for '
-    'arrays that are not parallel or where synchronous_commit is off.';
+    'replayed or discarded. conflicts (parallel to msg_ids, or NULL) says which of them the ledger answered with '
+    'conflict: a slot belongs to another sale, so discard() keeps it off sale. Returns the msg_ids whose lease was '
+    'valid. Raises IE001 for an unknown pool, IE002 for arrays that are not parallel or where synchronous_commit is off.';
 
 GRANT EXECUTE ON FUNCTION intake.mark_validated, intake.mark_committing, intake.extend, intake.give_back,
     intake.acknowledge, intake.dead_letter TO bridge;

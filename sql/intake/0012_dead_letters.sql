@@ -73,7 +73,7 @@ BEGIN
         -- read_ct 1: a bridge has read it, so release_claim() must not free its slot by itself.
         INSERT INTO pgmq.q_intake_queue (msg_id, vt, read_ct, message, headers) OVERRIDING SYSTEM VALUE
         SELECT r.queue_id, clock_timestamp(), 1,
-            (r.message - ARRAY['reason', 'dead_at', 'queued_as']) || '{"failures": 0}',
+            (r.message - ARRAY['reason', 'dead_at', 'queued_as', 'conflict']) || '{"failures": 0}',
             r.headers - ARRAY['worker', 'unfinished', 'quarantined']
         FROM replayed r),
     listed AS (
@@ -96,13 +96,14 @@ COMMENT ON FUNCTION intake.replay IS
     'reason.';
 
 CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text,
-    evidence text DEFAULT 'none was given') RETURNS SETOF bigint
+    evidence text DEFAULT 'none was given', return_conflicts boolean DEFAULT false) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     ended     bigint[];
     slot_nos  bigint[];
     claim_ids uuid[];
+    theirs    bigint[]; -- slots that belong to another sale
 BEGIN
     LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     WITH deleted AS (
@@ -114,21 +115,32 @@ BEGIN
         SELECT g.msg_id, g.read_ct, g.enqueued_at, g.last_read_at, g.vt, g.message || '{"outcome": "voided"}', g.headers
         FROM deleted g),
     slot AS (
-        SELECT (s.seat ->> 'slot_no')::bigint AS slot_no, (g.message ->> 'claim_id')::uuid AS claim_id
+        SELECT (s.seat ->> 'slot_no')::bigint AS slot_no, (g.message ->> 'claim_id')::uuid AS claim_id,
+            g.message ? 'conflict' AS conflict
         FROM deleted g CROSS JOIN LATERAL jsonb_array_elements(g.message -> 'seats') AS s (seat))
     SELECT (SELECT coalesce(array_agg(g.msg_id ORDER BY g.msg_id), '{}') FROM deleted g),
-        coalesce(array_agg(s.slot_no), '{}'), coalesce(array_agg(s.claim_id), '{}')
-    INTO ended, slot_nos, claim_ids FROM slot s;
+        coalesce(array_agg(s.slot_no), '{}'), coalesce(array_agg(s.claim_id), '{}'),
+        array_agg(s.slot_no) FILTER (WHERE s.conflict AND NOT discard.return_conflicts)
+    INTO ended, slot_nos, claim_ids, theirs FROM slot s;
     PERFORM intake_private.record_outcomes(discard.pool_id, slot_nos, claim_ids,
         array_fill('voided'::text, ARRAY[cardinality(slot_nos)]));
+    IF theirs IS NOT NULL THEN
+        -- Sold again, each of them would only make the next conflict.
+        theirs := intake_private.withhold((intake_private.config_of(discard.pool_id)).pool_no, theirs, discard.actor,
+            discard.reason);
+    END IF;
     PERFORM intake_private.record_audit(discard.pool_id, 'discard', discard.actor, discard.reason,
-        jsonb_build_object('asked', discard.msg_ids, 'discarded', ended, 'evidence', discard.evidence));
+        jsonb_build_object('asked', discard.msg_ids, 'discarded', ended, 'evidence', discard.evidence)
+        || CASE WHEN theirs IS NULL THEN '{}'
+            ELSE jsonb_build_object('withheld', intake_private.slot_ranges(theirs)) END);
     RETURN QUERY SELECT unnest(ended);
 END $$;
 COMMENT ON FUNCTION intake.discard IS
     'Archive dead letters that will never be committed as voided, and free their slots; evidence (such as: void_claim '
-    'answered voided) goes to intake.audit. It does not ask the ledger: the caller has to. Returns the ids that were '
-    'there; a second call finds none. Raises IE001 for an unknown pool, IE002 without an actor and a reason.';
+    'answered voided) goes to intake.audit. The slots of a conflict are withheld from sale, because the ledger has given '
+    'one of them to another sale; with return_conflicts they are freed, too. It does not ask the ledger: the caller has '
+    'to. Returns the ids that were there; a second call finds none. Raises IE001 for an unknown pool, IE002 without an '
+    'actor and a reason.';
 
 CREATE FUNCTION intake.audit_log(pool_id text, max_entries int DEFAULT 100, before bigint DEFAULT NULL)
 RETURNS TABLE (id bigint, at timestamptz, action text, actor text, reason text, detail jsonb)

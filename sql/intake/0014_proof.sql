@@ -14,34 +14,36 @@ CREATE FUNCTION intake.proof(pool_id text) RETURNS TABLE (claims bigint, committ
     released bigint, expired bigint, held bigint, queued bigint, dead bigint, slots bigint, digest bigint)
 LANGUAGE plpgsql ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    config  intake.engine_config := intake_private.config_of(proof.pool_id);
+    config intake.engine_config := intake_private.config_of(proof.pool_id);
 BEGIN
     -- claims is counted in claimed_slots, apart from holds, queue and archive. If a message was lost, its claimed slots
     -- are still there and the sum no longer agrees. After a crash it disagrees until seed() has run. The digest is that
-    -- of the ledger: over one text for each sold slot and each voided claim, in no order.
-    RETURN QUERY SELECT (SELECT count(*) FILTER (WHERE cs.part_no = 1) + e.expired + e.released
-            FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no),
+    -- of the ledger: over one text for each sold slot and each voided claim, in no order. Holds that ended and were
+    -- deleted are in neither place any more, and counted in ended_holds.
+    RETURN QUERY SELECT
+        (SELECT count(*) FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no AND cs.part_no = 1)
+            + coalesce((SELECT e.expired + e.released FROM intake.ended_holds e WHERE e.pool_no = config.pool_no), 0),
         count(*) FILTER (WHERE i.place = 'committed'), count(*) FILTER (WHERE i.place = 'voided'),
-        count(*) FILTER (WHERE i.place = 'released') + e.released,
-        count(*) FILTER (WHERE i.place = 'expired') + e.expired, count(*) FILTER (WHERE i.place = 'held'),
-        count(*) FILTER (WHERE i.place = 'queued'), count(*) FILTER (WHERE i.place = 'dead'),
+        count(*) FILTER (WHERE i.place = 'released')
+            + coalesce((SELECT e.released FROM intake.ended_holds e WHERE e.pool_no = config.pool_no), 0),
+        count(*) FILTER (WHERE i.place = 'expired')
+            + coalesce((SELECT e.expired FROM intake.ended_holds e WHERE e.pool_no = config.pool_no), 0),
+        count(*) FILTER (WHERE i.place = 'held'), count(*) FILTER (WHERE i.place = 'queued'),
+        count(*) FILTER (WHERE i.place = 'dead'),
         coalesce(sum(jsonb_array_length(i.message -> 'seats')) FILTER (WHERE i.place = 'committed'), 0)::bigint,
         mod(coalesce(sum(CASE i.place
-            WHEN 'committed' THEN (SELECT sum(intake_private.digest_of(concat_ws('|', i.message ->> 'claim_id',
-                    i.message ->> 'user_id', s ->> 'slot_no', s ->> 'resource_id')))
-                FROM jsonb_array_elements(i.message -> 'seats') s)
+            WHEN 'committed' THEN CASE jsonb_array_length(i.message -> 'seats')
+                -- Most claims have one slot, and jsonb_array_elements() for each of them would take longer than the
+                -- hash.
+                WHEN 1 THEN intake_private.digest_of(concat_ws('|', i.message ->> 'claim_id', i.message ->> 'user_id',
+                    i.message -> 'seats' -> 0 ->> 'slot_no', i.message -> 'seats' -> 0 ->> 'resource_id'))
+                ELSE (SELECT sum(intake_private.digest_of(concat_ws('|', i.message ->> 'claim_id',
+                        i.message ->> 'user_id', s ->> 'slot_no', s ->> 'resource_id')))
+                    FROM jsonb_array_elements(i.message -> 'seats') s) END
             WHEN 'voided' THEN intake_private.digest_of(
                 concat_ws('|', 'voided', i.message ->> 'claim_id', i.message ->> 'user_id')) END), 0),
             9223372036854775808)::bigint
-    FROM intake.intents i CROSS JOIN (SELECT coalesce(sum(x.expired), 0)::bigint AS expired,
-            coalesce(sum(x.released), 0)::bigint AS released
-        FROM intake.ended_holds x WHERE x.pool_no = config.pool_no) e
-    WHERE i.message ->> 'pool_id' = config.pool_id
-    GROUP BY e.expired, e.released;
-    IF NOT FOUND THEN
-        RETURN QUERY SELECT count(*), 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint, 0::bigint,
-            0::bigint, 0::bigint FROM intake.claimed_slots cs WHERE cs.pool_no = config.pool_no AND cs.part_no = 1;
-    END IF;
+    FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
 END $$;
 COMMENT ON FUNCTION intake.proof IS
     'How every claim of a pool was settled, in claims but for `slots`, which are sold. Complete when claims = committed + '
@@ -57,13 +59,14 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH intent AS MATERIALIZED (
-        SELECT i.place, i.message ->> 'claim_id' AS claim_id, i.message -> 'seats' AS seats,
-            i.message ->> 'user_id' AS user_id, i.message ->> 'request_id' AS request_id,
-            i.place IN ('held', 'queued', 'dead', 'committed') AS has_slots
+        SELECT i.place, i.msg_id, i.message ->> 'claim_id' AS claim_id, i.message ->> 'user_id' AS user_id,
+            i.message ->> 'request_id' AS request_id, i.place IN ('held', 'queued', 'dead', 'committed') AS has_slots,
+            CASE jsonb_typeof(i.message -> 'seats') WHEN 'array' THEN i.message -> 'seats' ELSE '[]' END AS seats
         FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
     slot AS MATERIALIZED (
-        SELECT i.place, i.claim_id, i.user_id, i.request_id, i.has_slots, (s ->> 'slot_no')::bigint AS slot_no
-        FROM intent i CROSS JOIN LATERAL jsonb_array_elements(i.seats) s),
+        SELECT s.place, s.msg_id, s.claim_id, s.user_id, s.request_id, s.has_slots, jsonb_array_length(s.seats) AS parts,
+            s.part_no, (s.seats -> s.part_no - 1 ->> 'slot_no')::bigint AS slot_no
+        FROM (SELECT i.*, generate_series(1, jsonb_array_length(i.seats)) AS part_no FROM intent i) s),
     claimed AS MATERIALIZED (
         SELECT cs.*, cs.claim_id::text AS claim, cs.status <> 'V' AS has_slots,
             coalesce(cs.was_slot_no, cs.slot_no) AS made_for
@@ -81,14 +84,14 @@ BEGIN
     FROM intent i GROUP BY i.claim_id HAVING count(*) > 1
     UNION ALL
     SELECT 'I2', format('claim %s (%s) has no slots', i.claim_id, i.place)
-    FROM intent i WHERE coalesce(jsonb_array_length(i.seats), 0) = 0
+    FROM intent i WHERE i.seats = '[]'
     UNION ALL
-    SELECT 'I2', format('claim %s for slot %s is in neither holds, queue, dead letters nor archive', cs.claim,
-        cs.made_for)
+    SELECT 'I2', format('claim %s for slot %s, part %s of %s, is in neither holds, queue, dead letters nor archive',
+        cs.claim, cs.made_for, cs.part_no, cs.parts)
     FROM pool CROSS JOIN claimed cs
     WHERE cs.status <> 'W' AND NOT EXISTS (SELECT FROM slot i WHERE i.has_slots = cs.has_slots
-        AND i.claim_id = cs.claim AND i.slot_no = cs.made_for
-        AND i.user_id = cs.user_id AND i.request_id IS NOT DISTINCT FROM cs.request_id)
+        AND i.claim_id = cs.claim AND i.slot_no = cs.made_for AND i.part_no = cs.part_no AND i.parts = cs.parts
+        AND i.msg_id = cs.msg_id AND i.user_id = cs.user_id AND i.request_id IS NOT DISTINCT FROM cs.request_id)
     UNION ALL
     SELECT 'I2', format('claim %s (%s) has no claimed slot %s', i.claim_id, i.place, i.slot_no)
     FROM pool CROSS JOIN slot i
@@ -103,11 +106,14 @@ BEGIN
     FROM pool CROSS JOIN claimed cs JOIN slot i ON i.claim_id = cs.claim AND i.slot_no = cs.made_for AND i.has_slots
     WHERE cs.has_slots AND ((cs.status = 'C') <> (i.place = 'committed') OR (cs.status = 'H') <> (i.place = 'held'))
     UNION ALL
-    SELECT 'I6', format('slot %s is %s', coalesce(w.slot_no, cs.slot_no), CASE WHEN cs.slot_no IS NULL
-        THEN 'withheld and on sale' ELSE 'WITHHELD, and nobody has withheld it' END)
-    FROM pool CROSS JOIN (SELECT c.slot_no FROM claimed c WHERE c.status = 'W') cs
-    FULL JOIN (SELECT x.slot_no FROM intake.withheld x WHERE x.pool_no = config.pool_no) w ON w.slot_no = cs.slot_no
-    WHERE (cs.slot_no IS NULL OR w.slot_no IS NULL) AND EXISTS (SELECT FROM pool)
+    SELECT 'I6', format('slot %s is withheld, and nothing keeps it off sale', w.slot_no)
+    FROM pool JOIN intake.withheld w USING (pool_no)
+    WHERE NOT EXISTS (SELECT FROM claimed cs WHERE cs.slot_no = w.slot_no AND cs.status = 'W')
+    UNION ALL
+    SELECT 'I6', format('slot %s is WITHHELD, and nobody has withheld it', cs.slot_no)
+    FROM pool CROSS JOIN claimed cs
+    WHERE cs.status = 'W' AND NOT EXISTS (SELECT FROM intake.withheld w
+        WHERE w.pool_no = config.pool_no AND w.slot_no = cs.slot_no)
     UNION ALL
     SELECT 'I6', format('slot %s is on the free list, and %s has it', f.slot_no,
         CASE cs.status WHEN 'W' THEN 'withholding' ELSE 'claim ' || cs.claim END)
@@ -154,6 +160,7 @@ COMMENT ON FUNCTION intake_private.ready_config IS
 
 CREATE FUNCTION intake_private.slots_of(claimed intake.claimed_slots) RETURNS bigint[]
 LANGUAGE sql STABLE
+-- The other slots of a claim are known to its message only.
 RETURN CASE WHEN claimed.parts = 1 THEN ARRAY[coalesce(claimed.was_slot_no, claimed.slot_no)]
     ELSE ARRAY(SELECT s.slot_no FROM intake_private.seats_in(intake_private.message_of(claimed)) s
         ORDER BY s.slot_no) END;

@@ -66,6 +66,11 @@ BEGIN
     IF config.epoch > 0 AND NOT EXISTS (SELECT FROM intake.number_progress t WHERE t.pool_no = config.pool_no) THEN
         PERFORM intake.seed(housekeep.pool_id);
     END IF;
+    IF config.hold_seconds IS NOT NULL THEN -- also while the pool is paused: people may still confirm
+        -- Before recycle_numbers(), because no claim can recycle numbers from then on until this transaction ends.
+        PERFORM intake_private.expire_holds(config);
+        PERFORM intake_private.forget_ended_holds(config);
+    END IF;
     -- Each call of recycle_numbers() handles a limited number; after a rebuild all numbers are ahead of it.
     LOOP
         SELECT t.frontier INTO before FROM intake.number_progress t WHERE t.pool_no = config.pool_no;
@@ -77,10 +82,6 @@ BEGIN
     -- list.
     PERFORM intake_private.drop_from_free_list(config.pool_no, ARRAY(SELECT f.slot_no FROM intake.free_numbers f
         JOIN intake.claimed_slots cs USING (pool_no, slot_no) WHERE f.pool_no = config.pool_no));
-    IF config.hold_seconds IS NOT NULL THEN -- also while the pool is paused: people may still confirm
-        PERFORM intake_private.expire_holds(config);
-        PERFORM intake_private.forget_ended_holds(config);
-    END IF;
     IF config.claim_timeout_seconds IS NOT NULL AND NOT config.paused THEN
         PERFORM intake_private.expire_claims(config);
     END IF;
@@ -92,7 +93,7 @@ BEGIN
     RETURN recycled;
 END $$;
 COMMENT ON FUNCTION intake.housekeep IS
-    'End overdue claimers, rebuild the pool after a crash, recycle burnt numbers, end the holds that were not confirmed '
-    'in time, void claims past the claim timeout, delete workers and metrics older than an hour. Returns how many numbers were recycled. Raises IE001 for an '
-    'unknown pool, and what seed() raises.';
+    'End overdue claimers, rebuild the pool after a crash, end the holds that were not confirmed in time, recycle '
+    'burnt numbers, void claims past the claim timeout, delete workers and metrics older than an hour. Returns how many '
+    'numbers were recycled. Raises IE001 for an unknown pool, and what seed() raises.';
 GRANT EXECUTE ON FUNCTION intake.housekeep TO bridge;

@@ -244,6 +244,11 @@ def as_jsonb(value: object) -> Jsonb | None:
     return None if value is None else Jsonb(value)
 
 
+def slots(*rows: dict[str, Any]) -> list[int]:
+    """The slots of leased messages or dead letters."""
+    return [seat["slot_no"] for row in rows for seat in row["seats"]]
+
+
 def array_of[T](values: Iterable[T | None]) -> list[T | None] | None:
     """An array that may be left out if it has nothing in it."""
     found = list(values)

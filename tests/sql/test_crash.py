@@ -46,7 +46,7 @@ def doomed() -> Iterator[PostgresServer]:
 
 
 def calls_of(round_no: int) -> Iterator[Call]:
-    """Single claims, several seats, named seats, batches and retries; the same for the same round."""
+    """Single claims, several slots, named seats, batches and retries; the same for the same round."""
     dice = random.Random(round_no)
     made: list[Wanted] = []
     for n in range(100_000):
@@ -57,9 +57,10 @@ def calls_of(round_no: int) -> Iterator[Call]:
         elif kind < 7:
             call = (Wanted(user, request, quantity=dice.randint(2, 4)),)
         elif kind < 8:
-            call = (Wanted(user, request, seat=f"seat {dice.randint(1, INVENTORY)}"),)
+            seats = dice.sample(range(1, INVENTORY + 1), dice.randint(1, 3))
+            call = (Wanted(user, request, seats=tuple(f"seat {seat}" for seat in seats)),)
         elif kind < 10:
-            call = tuple(Wanted(f"{user}-{k}", request) for k in range(8))
+            call = tuple(Wanted(f"{user}-{k}", request, quantity=1 + k % 3, payload=f"order {k}") for k in range(8))
         elif made:
             call = (dice.choice(made[-40:]),)
         else:
@@ -88,10 +89,9 @@ async def release_some(connection: psycopg.AsyncConnection, history: list[Got], 
         while True:
             fresh, looked = history[looked:], len(history)
             for got in fresh[::7]:
-                for answer in got.answers:
-                    if answer.outcome == "claimed" and answer.claim_id:
-                        await cursor.execute("SELECT intake.release_claim(%s, %s, 'no')", (POOL, answer.claim_id))
-                        released.setdefault(answer.claim_id, set()).add((await cursor.fetchall())[0][0])
+                if got.outcome == "claimed" and (claim_id := got.answers[0].claim_id):
+                    await cursor.execute("SELECT intake.release_claim(%s, %s, 'no')", (POOL, claim_id))
+                    released.setdefault(claim_id, set()).add((await cursor.fetchall())[0][0])
             await cursor.execute("SELECT")
     except psycopg.OperationalError:
         return
@@ -185,6 +185,7 @@ async def test_i1_i2_i6_i7_survive_kill_9_under_load_again_and_again(doomed: Pos
         check_releases(check_history(intake, history), released)
         (proof,) = intake.dicts("SELECT * FROM intake.proof(%s)", POOL)
         assert proof["claims"] == proof["committed"] + proof["voided"] + proof["released"]
+        assert proof["slots"] > proof["committed"], "some claims have several slots"
         ledger = last.ledger.execute("SELECT * FROM ledger_proof(%s)", [POOL]).fetchone()
         assert ledger == (proof["committed"], proof["voided"], proof["slots"], proof["digest"])
         last.close()
@@ -244,4 +245,33 @@ def test_i1_i2_i7_a_commit_that_its_own_client_did_not_wait_for_is_lost_alone(do
         assert len(sold) == len({answer.slot_no for answer in sold}) == inventory
         assert not {answer.claim_id for answer in lost} & {answer.claim_id for answer in sold}
         assert more[-1].outcome == "sold_out"
+        assert intake.reconcile() == []
+
+
+def test_a_hold_survives_kill_9_until_it_is_confirmed_or_over(doomed: PostgresServer) -> None:
+    """Its slots are its own, it can be confirmed and released, and its time goes on."""
+    with Intake(doomed.uri("intake")) as intake:
+        intake.open(12, holdSeconds=600, extendSeconds=60, claimsPerUser=4)
+        holds = [intake.claim_several(f"u{n}", 2, "r", {"order": n}) for n in range(4)]
+        assert intake.confirm(holds[0][0].claim_id, "u0", {"paid": True}) == "confirmed"
+        assert intake.release(holds[1][0].claim_id) == "released"
+        before = intake.status()["holds"]
+    doomed.kill()
+    doomed.start()
+    with Intake(doomed.uri("intake")) as intake:
+        assert intake.confirm(holds[2][0].claim_id, "u2") == "not_ready"
+        intake.housekeep()
+        assert intake.status()["holds"] == before
+        assert intake.reconcile() == []
+        again = intake.claim_several("u2", 2, "r", {"order": 2})
+        assert again == [replace(answer, outcome="replayed") for answer in holds[2]]
+        told = [intake.confirm(holds[n][0].claim_id, f"u{n}") for n in range(3)]
+        assert told == ["replayed", "released", "confirmed"]
+        assert intake.extend_hold(holds[3][0].claim_id, "u3")[0] == "extended"
+        intake.expire_holds()
+        intake.housekeep()
+        assert intake.confirm(holds[3][0].claim_id, "u3") == "expired"
+        assert [message["payload"] for message in intake.read()] == [{"paid": True}, {"order": 2}]
+        counts = intake.status()["inventory"]
+        assert (counts["available"], counts["held"], counts["reserved"]) == (8, 0, 4)
         assert intake.reconcile() == []

@@ -1,15 +1,18 @@
 """The plans of the hot statements, as the functions really run them: by index, whatever the statistics say."""
 
 import re
+from uuid import UUID
 
 import pytest
 from psycopg.types.json import Jsonb
 
 from tests.postgres import PostgresServer
-from tests.sql.intake import POOL, Answer, Intake
+from tests.sql.intake import POOL, Answer, Intake, Request
 
 HOT = (
     "claimed_slots",
+    "holds",
+    "q_intake_dlq",
     "free_numbers",
     "q_intake_queue",
     "a_intake_queue",
@@ -50,6 +53,10 @@ class Planned:
             text,
         )
         return [f"{index or how} on {table}" for how, index, table in found if table in HOT]
+
+    def whole_tables(self) -> list[str]:
+        """Those of the scans that read a table with many rows from end to end."""
+        return [scan for scan in self.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]
 
 
 def fill(intake: Intake, claims: int, **settings: object) -> None:
@@ -165,7 +172,7 @@ def test_a_claim_of_a_user_with_many_claims_does_not_read_them(planned: Planned)
 
 
 BIG = 15_000
-ENOUGH = ("q_intake_queue", "a_intake_queue", "claimed_slots", "slots")
+ENOUGH = ("q_intake_queue", "a_intake_queue", "claimed_slots", " slots", "holds")
 
 
 def large(intake: Intake, statistics: str) -> list[Answer]:
@@ -228,8 +235,7 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     scanned: dict[str, list[str]] = {}
 
     def look(what: str) -> None:
-        found = [scan for scan in planned.scans() if "Seq Scan" in scan and scan.endswith(ENOUGH)]
-        if found:
+        if found := planned.whole_tables():
             scanned[what] = found
 
     for user, request in (
@@ -241,10 +247,13 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     ):
         intake.claim(user, request)
         look(f"claim_resource {user} {request}")
-        intake.claim_several(user, 2, request)
+        other = request and f"{request} of two"
+        intake.claim_several(user, 2, other)
         look(f"claim_resources {user} {request}")
-        intake.claim_seat(user, f"seat {3 * BIG}", request)
-        look(f"claim_seat {user} {request}")
+        intake.claim_several(user, 2, other)
+        look(f"claim_resources {user} {request} again")
+        intake.claim_seats(user, [f"seat {3 * BIG}", f"seat {3 * BIG - 1}"], request and f"{request} by name")
+        look(f"claim_seats {user} {request}")
     intake.claim_batch([(f"u{n}", f"again {plans}") for n in range(5)] + [(f"v{n}", None) for n in range(50)])
     look("claim_batch")
     for claim in claims:
@@ -276,6 +285,97 @@ def scanned_tables(planned: Planned, plans: str, claims: list[Answer]) -> dict[s
     look("acknowledge voided")
     intake.acknowledge(messages[15:], "committed")
     look("acknowledge committed")
+    return scanned | scanned_by_people(planned, claims)
+
+
+def scanned_by_people(planned: Planned, claims: list[Answer]) -> dict[str, list[str]]:
+    """The same for dead letters and for the comparison with the ledger."""
+    intake = planned.intake
+    scanned: dict[str, list[str]] = {}
+
+    def look(what: str) -> None:
+        if found := planned.whole_tables():
+            scanned[what] = found
+
+    letters = intake.column("SELECT msg_id FROM intake.dead_letters(%s)", POOL)
+    intake.rows("SELECT intake.replay(%s, %s, 'ops', 'why')", POOL, letters[:2])
+    look("replay")
+    intake.rows("SELECT intake.discard(%s, %s, 'ops', 'why')", POOL, letters[2:])
+    look("discard")
+    for after in (None, 100):
+        assert len(intake.rows("SELECT * FROM intake.settled_claims(%s, %s, 50)", POOL, after)) == 50
+        look(f"settled_claims after {after}")
+    assert len(intake.rows("SELECT * FROM intake.claims_at(%s, %s)", POOL, [c.claim_id for c in claims])) == 3
+    look("claims_at")
+    return scanned
+
+
+HELD = 6000
+
+
+@pytest.mark.parametrize("statistics", ["never gathered", "of the empty tables", "of the full tables"])
+def test_no_hot_statement_of_holds_reads_a_table_from_end_to_end(planned: Planned, statistics: str) -> None:
+    intake = planned.intake.open(4 * HELD, claimsPerUser=20, holdSeconds=600, extendSeconds=60)
+    if statistics == "of the empty tables":
+        intake.connection.execute("ANALYZE")
+    held: list[Answer] = []
+    for n in range(0, HELD, 1000):
+        each = intake.claim_requests([Request(f"u{n + k}", "r", 1 + k % 2) for k in range(1000)])
+        held += [told[0] for told in each]
+    # Holds that have ended, on the queue, and waiting.
+    intake.connection.execute("UPDATE intake.holds SET expires_at = now() WHERE message ->> 'user_id' ~ '^u[12]'")
+    intake.housekeep()
+    waiting = [(answer.claim_id, f"u{n}") for n, answer in enumerate(held) if f"u{n}"[1] not in "12"]
+    for claim, user in waiting[:500]:
+        assert intake.confirm(claim, user) == "confirmed"
+    if statistics == "of the full tables":
+        intake.connection.execute("VACUUM ANALYZE")
+    assert scanned_by_holds(planned, "force_generic_plan", waiting[500:600], held[1].claim_id) == {}
+    assert scanned_by_holds(planned, "force_custom_plan", waiting[600:700], held[1].claim_id) == {}
+
+
+def scanned_by_holds(
+    planned: Planned, plans: str, waiting: list[tuple[UUID | None, str]], ended: UUID | None
+) -> dict[str, list[str]]:
+    """Call everything that holds need all the time; what was read from end to end, by call."""
+    intake = planned.intake
+    intake.value("SELECT set_config('plan_cache_mode', %s, false)", plans)
+    intake.connection.execute("DISCARD PLANS")
+    planned.watch()
+    scanned: dict[str, list[str]] = {}
+
+    def look(what: str) -> None:
+        if found := planned.whole_tables():
+            scanned[what] = found
+
+    (one, user), (two, _), (three, third) = waiting[:3]
+    for what in ("a claim", "the same again"):
+        intake.claim_several(f"new {plans}", 2, "r")
+        look(what)
+        intake.claim_requests([Request(f"{plans} {n}", "r", 2) for n in range(20)])
+        look(f"{what} in a batch")
+    for what in ("", " again"):
+        intake.extend_hold(one, user)
+        look(f"extend_hold{what}")
+    for what in ("", " again"):
+        intake.confirm(one, user)
+        look(f"confirm_claim{what}")
+    intake.confirm(one, "nobody")
+    look("confirm_claim of another user")
+    intake.confirm(ended, "u1")
+    look("confirm_claim of what has ended")
+    intake.release(two)
+    look("release_claim of a hold")
+    for claim in (one, two, three):
+        intake.claim_status(claim)
+        look(f"claim_status by claim {claim}")
+    intake.request_status(third, "r")
+    look("claim_status by request")
+    overdue = [claim for claim, _ in waiting[50:]]
+    intake.connection.execute("UPDATE intake.holds SET expires_at = now() WHERE claim_id = ANY (%s)", (overdue,))
+    planned.scans()
+    assert intake.value("SELECT intake_private.expire_holds(c) FROM intake.engine_config c") == len(overdue)
+    look("expire_holds")
     return scanned
 
 

@@ -5,10 +5,12 @@ from psycopg.types.json import Jsonb
 
 from tests.postgres import PostgresServer
 from tests.sql.intake import POOL, Intake
+from tests.sql.mixed import mixed
 
 DUPLICATE_MESSAGE = (
     "INSERT INTO pgmq.q_intake_queue (vt, message) SELECT vt, message {} FROM pgmq.q_intake_queue LIMIT 1"
 )
+AT_4 = "UPDATE pgmq.q_intake_queue SET message = jsonb_set(message, {}) WHERE msg_id = 4"
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def sale(intake: Intake) -> Intake:
                 """|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "request_id": "x"}'"""
             ),
         ),
-        ("I1", """UPDATE pgmq.q_intake_queue SET message = message || '{"slot_no": 11}' WHERE msg_id = 4"""),
+        ("I1", AT_4.format("""'{seats,0,slot_no}', '11'""")),
         ("I2", DUPLICATE_MESSAGE.format("")),
         ("I2", "DELETE FROM pgmq.q_intake_queue WHERE msg_id = 4"),
         ("I2", "DELETE FROM pgmq.a_intake_queue WHERE msg_id = 1"),
@@ -50,7 +52,12 @@ def sale(intake: Intake) -> Intake:
         ("I6", "INSERT INTO intake.free_numbers VALUES (1, 4)"),
         ("I6", "DELETE FROM intake.slots WHERE slot_no = 7"),
         ("I6", "UPDATE intake.number_progress SET frontier = 2; DELETE FROM intake.free_numbers"),
-        ("I7", DUPLICATE_MESSAGE.format("""|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "slot_no": 9}'""")),
+        (
+            "I7",
+            DUPLICATE_MESSAGE.format(
+                """|| '{"claim_id": "00000000-0000-7000-8000-000000000000", "seats": [{"slot_no": 9}]}'"""
+            ),
+        ),
     ],
 )
 def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: str) -> None:
@@ -58,6 +65,79 @@ def test_reconcile_finds_what_is_planted(sale: Intake, invariant: str, damage: s
     found = sale.reconcile()
     assert invariant in {name for name, _ in found}, found
     assert all(detail for _, detail in found)
+
+
+@pytest.fixture
+def several(intake: Intake) -> Intake:
+    """Forty slots with claims of one to four slots in every state, and withheld slots."""
+    mixed(intake)
+    return intake
+
+
+OF = "SELECT message ->> 'claim_id' FROM intake.intents WHERE message ->> 'user_id' = '{}'"
+SECOND = "claim_id::text = (" + OF + ") AND part_no = 2"
+
+
+@pytest.mark.parametrize(
+    ("invariant", "told", "damage"),
+    [
+        ("I2", "has no claimed slot", "DELETE FROM intake.claimed_slots WHERE " + SECOND.format("dead")),
+        ("I2", "has no claimed slot", "DELETE FROM intake.claimed_slots WHERE " + SECOND.format("voided")),
+        (
+            "I2",
+            "is in neither",
+            "UPDATE pgmq.q_intake_dlq SET message = jsonb_set(message, '{seats}', (message -> 'seats') - 1)",
+        ),
+        (
+            "I2",
+            "part 1 of 4, is in neither",
+            "UPDATE pgmq.q_intake_dlq SET message = jsonb_set(message, '{seats}', (message -> 'seats') - 3)",
+        ),
+        (
+            "I2",
+            "part 3 of 4, is in neither",
+            "UPDATE intake.claimed_slots SET part_no = 3 WHERE " + SECOND.format("held"),
+        ),
+        (
+            "I2",
+            "part 2 of 4, is in neither",
+            "UPDATE intake.claimed_slots SET msg_id = 99 WHERE " + SECOND.format("dead"),
+        ),
+        ("I2", "(dead) has no slots", "UPDATE pgmq.q_intake_dlq SET message = message - 'seats'"),
+        ("I2", "(dead) has no slots", """UPDATE pgmq.q_intake_dlq SET message = message || '{"seats": []}'"""),
+        ("I2", "(dead) has no slots", """UPDATE pgmq.q_intake_dlq SET message = message || '{"seats": null}'"""),
+        (
+            "I2",
+            "is in 2 places: ",
+            "INSERT INTO pgmq.q_intake_queue (vt, message) SELECT vt, message FROM pgmq.q_intake_dlq",
+        ),
+        ("I2", "is in neither holds", "DELETE FROM intake.holds WHERE ended IS NULL"),
+        ("I6", "is RESERVED, its claim", "UPDATE intake.claimed_slots SET status = 'R' WHERE " + SECOND.format("held")),
+        ("I6", "is HELD, its claim", "UPDATE intake.claimed_slots SET status = 'H' WHERE " + SECOND.format("dead")),
+        ("I6", "is CONSUMED, its claim", "UPDATE intake.claimed_slots SET status = 'C' WHERE " + SECOND.format("held")),
+        (
+            "I6",
+            "slot 39 is withheld, and nothing keeps it off sale",
+            "DELETE FROM intake.claimed_slots WHERE slot_no = 39",
+        ),
+        ("I6", "slot 39 is WITHHELD, and nobody has withheld it", "DELETE FROM intake.withheld WHERE slot_no = 39"),
+        ("I6", "withholding has it", "INSERT INTO intake.free_numbers VALUES (1, 39)"),
+        (
+            "I1",
+            "has the claims",
+            "UPDATE intake.holds SET message = jsonb_set(message, '{seats,3,slot_no}', message #> '{seats,2,slot_no}')"
+            " WHERE ended IS NULL",
+        ),
+    ],
+)
+def test_reconcile_finds_what_is_wrong_with_a_part_of_a_claim(
+    several: Intake, invariant: str, told: str, damage: str
+) -> None:
+    several.connection.execute(damage.encode())
+    found = several.reconcile()
+    assert [name for name, detail in found if told in detail] in ([invariant], [invariant] * 2, [invariant] * 4), found
+    if "withh" in told or "status" in damage:
+        assert len(found) == 1, found
 
 
 def test_reconcile_reports_nothing_while_claims_run(sale: Intake, uri: str) -> None:
@@ -70,11 +150,12 @@ def test_reconcile_reports_nothing_while_claims_run(sale: Intake, uri: str) -> N
 def test_the_proof_adds_up_and_agrees_with_the_ledger(sale: Intake, server: PostgresServer, ledger_uri: str) -> None:
     (proof,) = sale.dicts("SELECT * FROM intake.proof(%s)", POOL)
     digest = proof.pop("digest")
-    assert proof == {"claims": 6, "committed": 1, "voided": 1, "released": 0, "queued": 3, "dead": 1, "slots": 1}
+    counted = {"claims": 6, "committed": 1, "voided": 1, "queued": 3, "dead": 1, "slots": 1}
+    assert proof == counted | {"released": 0, "expired": 0, "held": 0}
     payloads = "SELECT jsonb_agg(message) FROM intake.intents WHERE place = '{}'"
     with Intake(ledger_uri) as ledger:
         for claim in sale.value(payloads.format("committed")):
-            assert ledger.value("SELECT finalize_transaction(%s)", Jsonb(claim)) == "committed"
+            assert ledger.value("SELECT finalize_transaction(%s) ->> 'outcome'", Jsonb(claim)) == "committed"
         for claim in sale.value(payloads.format("voided")):
             assert ledger.value("SELECT void_claim(%s)", Jsonb(claim)) == "voided"
         account = {"committed": 1, "voided": 1, "slots": 1, "digest": digest}
@@ -102,12 +183,15 @@ def test_engine_status_counts(sale: Intake) -> None:
         "sealed": False,
         "ready": True,
         "generation": 1,
-        "inventory": {"size": 10, "available": 5, "reserved": 4, "consumed": 1},
+        "inventory": {"size": 10, "available": 5, "held": 0, "withheld": 0, "reserved": 4, "consumed": 1},
         "queue": {"depth": 3, "inFlight": 1, "deadLetters": 1},
         "claims": 6,
+        "held": 0,
         "committed": 1,
         "voided": 1,
         "released": 0,
+        "expired": 0,
+        "holds": {"claims": 0, "lastEndsAt": None},
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
         "peakDepth": None,
@@ -144,7 +228,8 @@ def recorded(sale: Intake, *rows: tuple[str, int]) -> None:
     """Rows of engine_metrics: how long ago, and how many were queued."""
     for ago, depth in rows:
         sale.connection.execute(
-            "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - %s::interval, 0, 0, 0, %s, 0, 0, 0, 0",
+            "INSERT INTO intake.engine_metrics"
+            " SELECT %s, clock_timestamp() - %s::interval, 0, 0, 0, 0, 0, %s, 0, 0, 0, 0, 0",
             (sale.pool, ago, depth),
         )
 
@@ -170,7 +255,7 @@ def test_an_event_of_weeks_has_no_more_rows_than_one_of_an_hour(sale: Intake) ->
     """Rows of five weeks without housekeeping are deleted a thousand at a time, the oldest first."""
     sale.connection.execute(
         "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - n * interval '20 minutes',"
-        " 0, 0, 0, n, 0, 0, 0, 0 FROM generate_series(1, 2500) n",
+        " 0, 0, 0, 0, 0, n, 0, 0, 0, 0, 0 FROM generate_series(1, 2500) n",
         (POOL,),
     )
     left = []
@@ -194,20 +279,20 @@ def test_housekeeping_forgets_workers_that_are_long_gone(sale: Intake) -> None:
 
 def test_claims_are_placed_for_the_comparison_with_the_ledger(sale: Intake) -> None:
     ended = sale.dicts("SELECT * FROM intake.settled_claims(%s, NULL, 10)", POOL)
-    assert [(claim["key"] < 0, claim["slot_no"], claim["state"]) for claim in ended] == [
-        (True, 2, "voided"),
-        (False, 1, "committed"),
+    assert [(claim["key"] < 0, claim["slot_nos"], claim["state"], claim["resource_ids"]) for claim in ended] == [
+        (True, [2], "voided", None),
+        (False, [1], "committed", None),
     ]
     assert sale.dicts("SELECT * FROM intake.settled_claims(%s, %s, 10)", POOL, ended[0]["key"]) == ended[1:]
     every = sale.column("SELECT (message ->> 'claim_id')::uuid FROM intake.intents")
     placed = sale.dicts("SELECT * FROM intake.claims_at(%s, %s)", POOL, [*every, sale.value("SELECT uuidv7()")])
-    assert sorted((claim["slot_no"], claim["user_id"], claim["state"]) for claim in placed) == [
-        (1, "u0", "committed"),
-        (2, "u1", "voided"),
-        (3, "u2", "dead"),
-        (4, "u3", "queued"),
-        (5, "u4", "queued"),
-        (6, "u5", "queued"),
+    assert sorted((claim["slot_nos"], claim["user_id"], claim["state"]) for claim in placed) == [
+        ([1], "u0", "committed"),
+        ([2], "u1", "voided"),
+        ([3], "u2", "dead"),
+        ([4], "u3", "queued"),
+        ([5], "u4", "queued"),
+        ([6], "u5", "queued"),
     ]
     resources = dict(sale.rows("SELECT slot_no, resource_id FROM intake.slots"))
-    assert all(claim["resource_id"] == resources[claim["slot_no"]] for claim in placed)
+    assert all(claim["resource_ids"] == [resources[slot] for slot in claim["slot_nos"]] for claim in placed)

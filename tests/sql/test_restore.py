@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from tests.postgres import INTAKE_SQL
 from tests.sql.intake import POOL, Answer, Intake, empty, lose_unlogged
+from tests.sql.ledger import Ledger
 
 LABELS = [(UUID(int=n), f"A-{n}") for n in range(1, 13)]
 PROOF = "SELECT committed, voided, slots, digest FROM "
@@ -17,16 +18,16 @@ PAGE = "SELECT to_jsonb(c) FROM ledger_claims(%s, %s, 3) c"
 
 
 @pytest.fixture
-def books(ledger_uri: str) -> Iterator[Intake]:
+def books(ledger_uri: str) -> Iterator[Ledger]:
     """The ledger, as the operator reads it."""
-    with Intake(ledger_uri) as client:
+    with Ledger(ledger_uri) as client:
         yield client
 
 
 class Sale:
     """A DB1 that sells into a ledger, is lost, and is made again."""
 
-    def __init__(self, engine: Intake, books: Intake, **settings: object) -> None:
+    def __init__(self, engine: Intake, books: Ledger, **settings: object) -> None:
         self.engine = engine
         self.books = books
         self.own = bool(settings.get("ownResources"))
@@ -57,10 +58,14 @@ class Sale:
     def end(self, fate: Callable[[str], str]) -> None:
         """The answer of the ledger for everything that is queued, as a bridge asks for it."""
         for message in [*self.engine.read(), *self.engine.read_releases()]:
-            payload = self.engine.value("SELECT message FROM pgmq.q_intake_queue WHERE msg_id = %s", message["msg_id"])
-            function = "finalize_transaction" if fate(payload["user_id"]) == "committed" else "void_claim"
-            word = self.books.value(f"SELECT {function}(%s)", Jsonb(payload))
-            assert self.engine.acknowledge([message], word) == [message["msg_id"]]
+            claim = self.engine.value("SELECT message FROM pgmq.q_intake_queue WHERE msg_id = %s", message["msg_id"])
+            outcome, receipt = fate(claim["user_id"]), None
+            if outcome == "committed":
+                outcome, receipt = self.books.commit_with_receipt(claim)
+            else:
+                outcome = self.books.void(claim)
+            given = self.engine.change("acknowledge", [message], [outcome], [Jsonb(receipt)])
+            assert given == [message["msg_id"]]
 
     def lose(self) -> None:
         """The volume is gone, and a new one is there, as migrated and configured."""
@@ -98,8 +103,8 @@ class Sale:
 
 
 @pytest.fixture(params=["counted", "own resources", "limited"])
-def sale(intake: Intake, books: Intake, request: pytest.FixtureRequest) -> Iterator[Sale]:
-    """Twelve slots. Committed: ann's, bob's two, dan's. Voided: cy's. Released: eve's. Not yet there: fay's."""
+def sale(intake: Intake, books: Ledger, request: pytest.FixtureRequest) -> Iterator[Sale]:
+    """Twelve slots. Committed: ann's, bob's of two, dan's. Voided: cy's. Released: eve's. Not yet there: fay's."""
     kinds: dict[str, dict[str, object]] = {"own resources": {"ownResources": True}, "limited": {"claimsPerUser": 3}}
     sale = Sale(intake, books, **kinds.get(request.param, {}))
     sale.claim("ann", "r1")
@@ -153,7 +158,7 @@ def test_a_voided_claim_is_restored_as_voided(sale: Sale) -> None:
     sale.lose()
     sale.restore()
     status = sale.engine.status()
-    assert (status["committed"], status["voided"], status["released"]) == (4, 1, 0)
+    assert (status["committed"], status["voided"], status["released"]) == (3, 1, 0)
     assert sale.engine.rows(
         "SELECT status, claim_id FROM intake.allocations WHERE slot_no = %s", before.slot_no
     ) == [("AVAILABLE", None)]  # fmt: skip
@@ -169,16 +174,42 @@ def test_a_restored_claim_is_stored_like_an_acknowledged_one(sale: Sale) -> None
     before = archived()
     sale.lose()
     sale.restore()
-    # What a bridge noted on its way is of no use any more.
-    passing = {"state", "failures", "last_error", "release"}
+    # What a bridge noted on its way is of no use any more. What was asked for, and the receipts, stay in the ledger.
+    passing = {"state", "failures", "last_error", "release", "receipt", "named"}
     assert archived().keys() == before.keys()
     for claim_id, message in archived().items():
-        assert message.keys() >= before[claim_id].keys() - {"last_error", "release"}
-        for key in message.keys() - passing:
+        assert message.keys() >= before[claim_id].keys() - {"last_error", "release", "receipt", "named"}
+        for key in message.keys() - passing - {"restored"}:
             assert message[key] == before[claim_id][key], key
+        assert not message.keys() & {"receipt", "validation"}
+        assert message["payload"] is None
 
 
-def test_the_limit_counts_what_the_ledger_has(intake: Intake, books: Intake) -> None:
+@pytest.mark.parametrize("settings", [{}, {"ownResources": True}, {"claimsPerUser": 4}])
+def test_a_claim_of_several_slots_comes_back_whole(intake: Intake, books: Ledger, settings: dict[str, Any]) -> None:
+    """Three claims a page: none is split, whatever its slots are, and a repeated request is still one claim."""
+    sale = Sale(intake, books, **settings)
+    for n, quantity in enumerate((4, 1, 3, 2)):
+        assert len({answer.claim_id for answer in sale.claim(f"u{n}", f"r{n}", quantity)}) == 1
+    sale.commit("u0", "u1", "u3")
+    before = {user: [answer.slot_no for answer in told] for (user, _), told in sale.asked.items()}
+    sale.lose()
+    sale.restore()
+    assert sale.agrees()
+    assert sale.engine.inventory() == (5, 0, 7)
+    for n, quantity in enumerate((4, 1, 3, 2)):
+        again = sale.claim(f"u{n}", f"r{n}", quantity)
+        assert {answer.outcome for answer in again} == {"replayed"}
+        assert [answer.slot_no for answer in again] == before[f"u{n}"][: 1 if n == 2 else quantity], (
+            "the ledger has no slots of a claim that it has voided: its id has the first"
+        )
+        rows = sale.engine.claim_slots(again[0].claim_id)
+        assert {(row["state"], row["receipt"]) for row in rows} == {("voided" if n == 2 else "committed", None)}
+    placed = sale.engine.dicts("SELECT * FROM intake.settled_claims(%s, NULL, 100)", POOL)
+    assert sorted(len(claim["slot_nos"]) for claim in placed if claim["state"] == "committed") == [1, 2, 4]
+
+
+def test_the_limit_counts_what_the_ledger_has(intake: Intake, books: Ledger) -> None:
     sale = Sale(intake, books, claimsPerUser=2)
     sale.claim("ann", "r1")
     sale.claim("ann", "r2")
@@ -197,12 +228,12 @@ def test_the_status_tells_of_a_restored_pool(sale: Sale) -> None:
     sale.restore()
     restored = sale.engine.status()["restored"]
     assert restored.pop("at")
-    assert restored == {"committed": 4, "voided": 1}
+    assert restored == {"committed": 3, "voided": 1}, "claims"
     assert sale.engine.value("SELECT by_name FROM intake.pools"), (
         "a slot can be claimed before the sequence reaches its number"
     )
     entries = sale.engine.rows("SELECT action, reason, detail FROM intake.audit_log(%s)", POOL)
-    assert entries == [("restore", "rebuilt from the ledger", {"committed": 4, "voided": 1})]
+    assert entries == [("restore", "rebuilt from the ledger", {"committed": 3, "voided": 1})]
 
 
 def test_a_crash_after_the_restore_loses_nothing(sale: Sale) -> None:
@@ -213,7 +244,7 @@ def test_a_crash_after_the_restore_loses_nothing(sale: Sale) -> None:
     sale.engine.housekeep()
     assert sale.agrees()
     assert sale.engine.inventory() == (7, 1, 4)
-    assert sale.engine.status()["restored"]["committed"] == 4
+    assert sale.engine.status()["restored"]["committed"] == 3
 
 
 def test_half_a_restore_leaves_nothing(sale: Sale) -> None:
@@ -288,8 +319,15 @@ def claim(**changes: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"slot_nos": [7, 8], "resource_ids": ["resource 7", "resource 8"]}, "IE002"),
         ({"slot_nos": [], "resource_ids": []}, "IE002"),
+        ({"slot_nos": None}, "IE002"),
+        ({"slot_nos": list(range(1, 102))}, "IE002"),
+        ({"slot_nos": [7, 7], "resource_ids": ["resource 7", "resource 7"]}, "IE002"),
+        ({"slot_nos": [7, 13], "resource_ids": ["resource 7", "resource 8"]}, "IE002"),
+        ({"slot_nos": [7, None], "resource_ids": ["resource 7", "resource 8"]}, "IE002"),
+        ({"slot_nos": [7, 8], "resource_ids": ["resource 8", "resource 7"]}, "IE006"),
+        ({"slot_nos": [7, 8], "resource_ids": ["resource 7"]}, "IE006"),
+        ({"slot_nos": [7], "resource_ids": ["resource 7", "resource 8"]}, "IE006"),
         ({"slot_nos": [13]}, "IE002"),
         ({"slot_nos": [0]}, "IE002"),
         ({"slot_nos": [None]}, "IE002"),
@@ -326,7 +364,7 @@ def test_a_malformed_page_is_refused(intake: Intake, rubbish: str | None) -> Non
     assert code(intake, "SELECT intake.restore(%s, %s::jsonb)", POOL, rubbish) == "IE002"
 
 
-def test_another_inventory_than_was_sold_from_is_refused(intake: Intake, books: Intake) -> None:
+def test_another_inventory_than_was_sold_from_is_refused(intake: Intake, books: Ledger) -> None:
     sale = Sale(intake, books, ownResources=True)
     sale.claim("ann", "r1", seat="A-4")
     sale.commit("ann")

@@ -72,10 +72,10 @@ def ended(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
     return answer
 
 
-def begun(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
+def begun(pair: Pair, threads: ThreadPoolExecutor, seat: str | None = None) -> Answer:
     """A claim that was never answered."""
     pair.deafen()
-    unheard(pair, threads, lambda buyer: buyer.claim("ann", "r1"))
+    unheard(pair, threads, lambda buyer: buyer.claim_seat("ann", seat, "r1") if seat else buyer.claim("ann", "r1"))
     with Intake(pair.uri()) as owner:
         (row,) = owner.rows("SELECT 'claimed', claim_id, NULL::uuid, slot_no FROM intake.claimed_slots")
     return Answer(*row)
@@ -84,7 +84,7 @@ def begun(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
 RETRIES: dict[str, Tell] = {
     "claim_resource": lambda buyer, _: buyer.claim("ann", "r1").outcome,
     "claim_resources": lambda buyer, _: buyer.claim_several("ann", 1, "r1")[0].outcome,
-    "claim_seat": lambda buyer, _: buyer.claim_seat("ann", "seat 2", "r1").outcome,
+    "claim_seats": lambda buyer, _: buyer.claim_seat("ann", "seat 2", "r1").outcome,
     "claim_batch": lambda buyer, _: buyer.claim_batch([("ann", "r1")])[0].outcome,
 }
 LOOKS: dict[str, tuple[Callable[[Pair, ThreadPoolExecutor], Answer], Tell, Any]] = {
@@ -101,7 +101,8 @@ def test_i7_a_retry_is_answered_when_the_standby_has_its_claim(
 ) -> None:
     with Intake(pair.uri()) as owner:
         stocked(owner)
-    told_when_the_standby_knows(pair, threads, begun(pair, threads), RETRIES[retry], "replayed")
+    claim = begun(pair, threads, "seat 2" if retry == "claim_seats" else None)
+    told_when_the_standby_knows(pair, threads, claim, RETRIES[retry], "replayed")
 
 
 @pytest.mark.parametrize("look", LOOKS)

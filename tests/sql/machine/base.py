@@ -2,14 +2,13 @@
 
 from collections import Counter
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.sql.intake import POOL, Answer, Intake, empty, lose_unlogged, window
-from tests.sql.machine.model import Claim, Model
+from tests.sql.machine.model import Claim, Model, Wanted
 
 WINDOWS = {
     "open": {},
@@ -44,9 +43,12 @@ class PoolMachine(RuleBasedStateMachine):
         claim_timeout=st.sampled_from([None, 600]),
         own=st.booleans(),
         asks=st.booleans(),
+        holds=st.booleans(),
     )
-    def provision(self, size: int, limit: int | None, claim_timeout: int | None, own: bool, asks: bool) -> None:
-        self.model = Model(size, limit, claim_timeout)
+    def provision(
+        self, size: int, limit: int | None, claim_timeout: int | None, own: bool, asks: bool, holds: bool
+    ) -> None:
+        self.model = Model(size, limit, claim_timeout, holds)
         self.asks = asks  # a validator
         self.own, self.closed_for = own, 0
         self.configure()
@@ -76,6 +78,8 @@ class PoolMachine(RuleBasedStateMachine):
             visibilityTimeoutSeconds=3600,
             ownResources=self.own,
             validation={"url": "http://validator"} if self.asks else None,
+            holdSeconds=3600 if self.model.holds else None,
+            extendSeconds=3600 if self.model.holds else None,
             **WINDOWS[self.model.window],
         )
 
@@ -94,9 +98,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def housekeep(self) -> None:
         self.intake.housekeep()
-        if not self.model.ready:
-            self.model.seeded()
-        self.model.expire()
+        self.model.housekept()
 
     @rule(window=st.sampled_from(["open", "not_open", "closed"]), paused=st.booleans())
     def change_window(self, window: str, paused: bool) -> None:
@@ -130,12 +132,17 @@ class PoolMachine(RuleBasedStateMachine):
             self.model.made(claim)
         self.model.running = None
 
-    def claim_of(self, answer: Answer, user: str, request: str | None) -> Claim:
-        """The claim that an answer speaks of."""
-        assert answer.claim_id is not None
-        assert answer.resource_id is not None
-        assert answer.slot_no is not None
-        return Claim(answer.claim_id, user, request, answer.slot_no, answer.resource_id)
+    def claim_of(self, answers: list[Answer], wanted: Wanted) -> Claim:
+        """The claim that answers speak of, one for each slot."""
+        (claim_id,) = {answer.claim_id for answer in answers}
+        slots = [answer.slot_no for answer in answers if answer.slot_no]
+        resources = [answer.resource_id for answer in answers if answer.resource_id]
+        assert claim_id is not None
+        assert len(slots) == len(resources) == wanted.quantity, "all or nothing"
+        assert wanted.named in (None, frozenset(slots)), "other seats"
+        assert all((answer.expires_at is not None) == self.model.holds for answer in answers)
+        place = "held" if self.model.holds else "queued"
+        return Claim(claim_id, wanted, slots, resources, place, wanted.payload)
 
     @invariant()
     def nothing_stays_closed(self) -> None:
@@ -156,34 +163,44 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def i2_every_claim_is_where_the_model_has_it(self) -> None:
         found = self.intake.rows(
-            "SELECT (message ->> 'claim_id')::uuid, place, message ->> 'state', (message ->> 'slot_no')::int,"
-            " message ->> 'user_id', message ->> 'request_id', (message ->> 'resource_id')::uuid, msg_id"
-            " FROM intake.intents"
+            "SELECT i.message ->> 'claim_id', i.place, i.message ->> 'state', i.message ->> 'user_id',"
+            " i.message ->> 'request_id', nullif(i.message -> 'payload', 'null'),"
+            " (SELECT jsonb_object_agg(s ->> 'slot_no', s ->> 'resource_id')"
+            " FROM jsonb_array_elements(i.message -> 'seats') s), i.msg_id FROM intake.intents i"
         )
-        places = [row[:-1] for row in found]
-        expected = [
-            (c.claim_id, c.place, c.state, c.slot, c.user, c.request, c.resource) for c in self.model.claims.values()
-        ]
-        assert len(places) == len(expected), "I2"
-        assert not set(places) ^ set(expected), f"I2: {set(places) ^ set(expected)}"
+        places = {row[0]: row[1:-1] for row in found}
+        expected = {
+            str(c.claim_id): (
+                c.place, c.state, c.user, c.wanted.request, c.payload,
+                {str(slot): str(resource) for slot, resource in zip(c.slots, c.resources, strict=True)},
+            )
+            for c in self.model.claims.values()
+        }  # fmt: skip
+        assert len(places) == len(found), "I2"
+        assert places == expected, f"I2: {places}, not {expected}"
         for claim_id, *_, msg_id in found:
-            self.model.claims[claim_id].msg_id = msg_id
+            self.model.claims[UUID(claim_id)].msg_id = msg_id
 
     @invariant()
     def i6_the_counts_add_up(self) -> None:
-        status = self.intake.status()
-        places = Counter(claim.place for claim in self.model.claims.values())
-        reserved, consumed = places["queued"] + places["dead"], places["committed"]
-        available = self.model.capacity - reserved - consumed if self.model.ready else 0
-        assert status["ready"] is self.model.ready
-        counts: dict[str, Any] = status["inventory"]
-        assert (counts["available"], counts["reserved"], counts["consumed"]) == (available, reserved, consumed), (
-            f"I6: {counts}, not {available}, {reserved}, {consumed}"
-        )
+        status, model = self.intake.status(), self.model
+        places = Counter(claim.place for claim in model.claims.values())
+        slots = Counter(claim.place for claim in model.claims.values() for _ in claim.slots)
+        ended = Counter(model.forgotten.values())
+        withheld, reserved = len(model.withheld), slots["queued"] + slots["dead"]
+        available = model.capacity - slots["held"] - withheld - reserved - slots["committed"]
+        assert status["ready"] is model.ready
+        expected = {
+            "size": model.size, "available": available if model.ready else 0, "held": slots["held"],
+            "withheld": withheld, "reserved": reserved, "consumed": slots["committed"],
+        }  # fmt: skip
+        assert status["inventory"] == expected, f"I6: {status['inventory']}, not {expected}"
         assert (status["queue"]["depth"], status["queue"]["deadLetters"]) == (places["queued"], places["dead"])
-        assert status["claims"] == len(self.model.claims)
-        assert (status["voided"], status["released"]) == (places["voided"], places["released"])
-        if self.model.ready:
-            held = {claim.slot for claim in self.model.claims.values() if claim.has_slot}
+        assert (status["claims"], status["held"]) == (len(model.claims) + len(model.forgotten), places["held"])
+        assert status["holds"]["claims"] == places["held"]
+        for place in ("committed", "voided", "released", "expired"):
+            assert status[place] == places[place] + ended[place]
+        if model.ready:
             free = self.intake.column("SELECT slot_no FROM intake.allocations WHERE status = 'AVAILABLE'")
-            assert free == [slot for slot in range(1, self.model.capacity + 1) if slot not in held], f"I6: {free}"
+            taken = set(model.withheld).union(*(claim.slots for claim in model.claims.values() if claim.has_slots))
+            assert free == [slot for slot in range(1, model.capacity + 1) if slot not in taken], f"I6: {free}"

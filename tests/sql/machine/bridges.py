@@ -5,8 +5,8 @@ from typing import Any, LiteralString
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from tests.sql.intake import POOL
-from tests.sql.machine.model import Claim, Lease
+from tests.sql.intake import POOL, as_jsonb
+from tests.sql.machine.model import Claim, Lease, Payload
 from tests.sql.machine.users import Users
 
 picks = st.lists(st.integers(0, 60), min_size=1, max_size=4)
@@ -112,6 +112,8 @@ class Bridges(Users):
             assert (message["read_ct"], message["failures"], message["state"]) == (
                 claim.reads, claim.failures, claim.state
             )  # fmt: skip
+            assert (message["payload"], message["validation"]) == (claim.payload, claim.validation)
+            assert {seat["slot_no"] for seat in message["seats"]} == set(claim.slots)
             claim.lease = Lease(claim.claim_id, message["msg_id"], message["read_ct"])
             self.model.leases.append(claim.lease)
 
@@ -133,13 +135,22 @@ class Bridges(Users):
         return claims
 
     @precondition(has_leases)
-    @rule(numbers=picks, function=st.sampled_from(["mark_validated", "mark_validated", "mark_committing", "extend"]))
+    @rule(numbers=picks, data=st.sampled_from([None, {"payment": 1}, {"payment": 2}]))
+    def approve(self, numbers: list[int], data: Payload) -> None:
+        """The first approval counts, with its data."""
+        leases = self.chosen(numbers)
+        for claim in self.change("mark_validated", leases, [as_jsonb(data)] * len(leases)):
+            if claim.state == "queued":
+                claim.state, claim.validation = "validated", data
+
+    @precondition(has_leases)
+    @rule(numbers=picks, function=st.sampled_from(["mark_committing", "extend"]))
     def mark(self, numbers: list[int], function: LiteralString) -> None:
         for claim in self.change(function, self.chosen(numbers)):
             if function == "extend":
                 claim.leased = True
             else:
-                claim.state = function.removeprefix("mark_")
+                claim.state = "committing"
 
     @precondition(has_leases)
     @rule(numbers=picks, delay=st.sampled_from([0.0, 3600.0]), error=st.sampled_from([None, "timeout"]))
@@ -160,13 +171,14 @@ class Bridges(Users):
             (self.model.void if void else self.model.commit)(claim)
 
     @precondition(has_leases)
-    @rule(numbers=picks)
-    def acknowledge(self, numbers: list[int]) -> None:
+    @rule(numbers=picks, receipt=st.sampled_from([None, {"order": 1}]))
+    def acknowledge(self, numbers: list[int], receipt: Payload) -> None:
         """Only with the answer of the ledger (I8)."""
         leases = [lease for lease in self.chosen(numbers) if lease.claim_id in self.model.ledger]
         words = [self.model.ledger[lease.claim_id] for lease in leases]
-        for claim in self.change("acknowledge", leases, words):
+        for claim in self.change("acknowledge", leases, words, [as_jsonb(receipt)] * len(leases)):
             claim.place = self.model.ledger[claim.claim_id]
+            claim.receipt = receipt if claim.place == "committed" else None
 
     @rule(numbers=picks, void=st.booleans())
     def work(self, numbers: list[int], void: bool) -> None:
@@ -174,7 +186,7 @@ class Bridges(Users):
         self.read(4, releases=False)
         if self.model.leases:
             self.ask_the_ledger(numbers, void)
-            self.acknowledge(numbers)
+            self.acknowledge(numbers, {"order": len(self.model.ledger)})
 
     # Dead letters.
 

@@ -2,18 +2,85 @@
 
 from tests.sql.mutants.mutant import Mutant
 
+SLOTS = "0003_slots.sql"
 READ = "0010_read.sql"
 OUTCOMES = "0011_outcomes.sql"
 DEAD_LETTERS = "0012_dead_letters.sql"
+STATUS = "0013_engine_status.sql"
 HOUSEKEEPING = "0015_housekeeping.sql"
 RATE_LIMIT = "0016_rate_limit.sql"
 
 MUTANTS = {
     "voided request forgotten": Mutant(
         OUTCOMES,
-        "was_slot_no = cs.slot_no, slot_no = -cs.msg_id FROM ended e",
-        "was_slot_no = cs.slot_no, slot_no = -cs.msg_id, request_id = NULL, unique_key = NULL FROM ended e",
+        "            slot_no = intake_private.voided_key(cs.msg_id, cs.part_no)\n        FROM ended e",
+        "            slot_no = intake_private.voided_key(cs.msg_id, cs.part_no), request_id = NULL, unique_key = NULL\n"
+        "        FROM ended e",
         "test_i7_a_retry_of_a_voided_claim_does_not_claim_again",
+    ),
+    "a claim ends with its first slot": Mutant(
+        OUTCOMES,
+        "        FROM deleted g CROSS JOIN LATERAL jsonb_array_elements(g.message -> 'seats') AS s (seat))\n"
+        "    SELECT (SELECT array_agg(g.msg_id) FROM deleted g),",
+        "        FROM deleted g CROSS JOIN LATERAL (SELECT g.message -> 'seats' -> 0) AS s (seat))\n"
+        "    SELECT (SELECT array_agg(g.msg_id) FROM deleted g),",
+        "test_i8_all_slots_of_a_claim_are_consumed_or_freed_together",
+    ),
+    "a discarded claim keeps all slots but its first": Mutant(
+        DEAD_LETTERS,
+        "        FROM deleted g CROSS JOIN LATERAL jsonb_array_elements(g.message -> 'seats') AS s (seat))\n",
+        "        FROM deleted g CROSS JOIN LATERAL (SELECT g.message -> 'seats' -> 0) AS s (seat))\n",
+        "test_a_dead_letter_keeps_all_its_slots_until_it_is_discarded",
+    ),
+    "a replay moves the first slot only": Mutant(
+        DEAD_LETTERS,
+        "        CROSS JOIN LATERAL jsonb_array_elements(r.message -> 'seats') AS s (seat)\n",
+        "        CROSS JOIN LATERAL (SELECT r.message -> 'seats' -> 0) AS s (seat)\n",
+        "test_a_replayed_claim_moves_with_all_its_slots",
+    ),
+    "keys of voided slots that messages share": Mutant(
+        SLOTS,
+        "RETURN -(msg_id * 128 + part_no);",
+        "RETURN -(msg_id * 64 + part_no);",
+        "test_a_hundred_voided_slots_have_keys_of_their_own",
+    ),
+    "a second approval replaces the first": Mutant(
+        OUTCOMES,
+        " OR q.message ->> 'state' = 'validated' THEN '{}'",
+        " THEN '{}'",
+        "test_i5_the_first_approval_counts",
+    ),
+    "validation data without a limit": Mutant(
+        OUTCOMES,
+        "intake_private.bounded(a.validation, config.max_payload_bytes)",
+        "a.validation",
+        "test_validation_data_that_is_too_large_is_truncated_and_the_approval_stands",
+    ),
+    "receipt lost": Mutant(
+        OUTCOMES,
+        "WHEN g.outcome = 'committed' AND g.receipt <> 'null'",
+        "WHEN false",
+        "test_a_receipt_is_kept_with_its_claim_and_in_its_status",
+    ),
+    "receipt without a limit": Mutant(
+        OUTCOMES,
+        "intake_private.bounded(g.receipt, 2048)",
+        "g.receipt",
+        "test_a_receipt_that_is_too_large_is_truncated_and_the_sale_stands",
+    ),
+    "payloads shown without a record": Mutant(
+        DEAD_LETTERS,
+        "    PERFORM intake_private.record_audit(dead_letter_payloads.pool_id, 'show payloads',"
+        " dead_letter_payloads.actor,\n"
+        "        dead_letter_payloads.reason, jsonb_build_object('asked', dead_letter_payloads.msg_ids));\n",
+        "",
+        "test_payloads_of_dead_letters_are_shown_to_the_owner_and_recorded",
+    ),
+    "committed slots counted as claims": Mutant(
+        STATUS,
+        "            count(*) FILTER (WHERE cs.status = 'C' AND cs.part_no = 1)\n",
+        "            count(*) FILTER (WHERE cs.status = 'C')\n",
+        "test_i6_slots_and_claims_are_counted_apart_and_after_a_crash_alike",
     ),
     "unfenced": Mutant(
         READ,

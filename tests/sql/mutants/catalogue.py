@@ -4,6 +4,13 @@ Each is a mistake that was made once, or that a simplification could make. A cha
 so that this list stays up to date.
 """
 
-from tests.sql.mutants import bridge, claims, database, inventory, ledger
+from tests.sql.mutants import bridge, claims, database, holds, inventory, ledger
 
-MUTANTS = {**claims.MUTANTS, **inventory.MUTANTS, **bridge.MUTANTS, **database.MUTANTS, **ledger.MUTANTS}
+MUTANTS = {
+    **claims.MUTANTS,
+    **inventory.MUTANTS,
+    **holds.MUTANTS,
+    **bridge.MUTANTS,
+    **database.MUTANTS,
+    **ledger.MUTANTS,
+}

@@ -4,6 +4,7 @@ from tests.sql.mutants.mutant import Mutant
 
 ROLES_AND_SCHEMA = "0001_roles_and_schema.sql"
 CONFIGURATION = "0002_configuration.sql"
+PROOF = "0014_proof.sql"
 RESTORE = "0017_restore.sql"
 SEAL = "0018_seal.sql"
 
@@ -32,23 +33,35 @@ MUTANTS = {
         "",
         "test_a_role_calls_its_functions_and_no_other",
     ),
-    # Two parts of one request would have the same unique key, and only one of them a claimed slot.
+    "digest of first slots only": Mutant(
+        PROOF,
+        "            WHEN 'committed' THEN CASE jsonb_array_length(i.message -> 'seats')\n",
+        "            WHEN 'committed' THEN CASE 1\n",
+        "test_the_proof_of_claims_of_several_slots_agrees_with_the_ledger",
+    ),
+    "proof forgets holds that ended long ago": Mutant(
+        PROOF,
+        "            + coalesce((SELECT e.expired + e.released FROM intake.ended_holds e"
+        " WHERE e.pool_no = config.pool_no), 0),\n",
+        ",\n",
+        "test_i6_slots_and_claims_are_counted_apart_and_after_a_crash_alike",
+    ),
     "restored slot sold again": Mutant(
         RESTORE,
-        "    PERFORM intake_private.number_parts(config.pool_id);\n",
-        "",
+        "p.user_id, p.request_id, p.seats, NULL, p.claimed_at)",
+        "p.user_id, p.request_id, jsonb_build_array(p.seats -> 0), NULL, p.claimed_at)",
         "test_i1_what_the_ledger_has_sold_is_not_sold_again",
     ),
     "voided claim restored as committed": Mutant(
         RESTORE,
-        "                'outcome', p.state)",
-        "                'outcome', 'committed')",
+        "                'outcome', p.state, 'restored', true)",
+        "                'outcome', 'committed', 'restored', true)",
         "test_a_voided_claim_is_restored_as_voided",
     ),
     "restore drops the request": Mutant(
         RESTORE,
-        "config.pool_id, p.user_id, p.request_id, 1,",
-        "config.pool_id, p.user_id, NULL, 1,",
+        "p.user_id, p.request_id, p.seats, NULL, p.claimed_at)",
+        "p.user_id, NULL, p.seats, NULL, p.claimed_at)",
         "test_i7_a_repeated_request_gets_the_first_answer_after_a_restore",
     ),
     "restored over a sale": Mutant(
@@ -65,8 +78,8 @@ MUTANTS = {
     ),
     "restored into another inventory": Mutant(
         RESTORE,
-        "AND p.ledger_resource IS DISTINCT FROM p.resource_id",
-        "AND false",
+        "AND p.ledger_resources IS DISTINCT FROM p.resource_ids AS differs",
+        "AND false AS differs",
         "test_another_inventory_than_was_sold_from_is_refused",
     ),
     "the sequence starts before what was restored": Mutant(

@@ -146,8 +146,10 @@ class Databases:
         async with connection.transaction():
             async for chunk in chunks:
                 resource_ids, labels = [row.resource_id for row in chunk], [row.label for row in chunk]
+                attributes = [row.attributes for row in chunk]
                 await connection.execute(
-                    "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[])", (pool, first, resource_ids, labels)
+                    "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[], %s::jsonb[])",
+                    (pool, first, resource_ids, labels, attributes),
                 )
                 first += len(chunk)
 
@@ -183,7 +185,9 @@ class Databases:
         found = await self._connections[uid].execute(
             "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
             " 'evidence', detail -> 'evidence',"
-            " 'claims', jsonb_array_length(coalesce(detail -> 'moved', detail -> 'discarded')))::text"
+            " 'claims', CASE WHEN action IN ('replay', 'discard', 'show payloads') THEN jsonb_array_length("
+            "coalesce(detail -> 'moved', detail -> 'discarded', detail -> 'asked')) END,"
+            " 'slots', coalesce(detail -> 'withheld', detail -> 'returned'))::text"
             " FROM intake.audit_log(%s, 100)",
             (pool,),
         )

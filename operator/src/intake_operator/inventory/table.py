@@ -12,7 +12,9 @@ from psycopg import AsyncConnection, sql
 
 from intake_operator import names
 from intake_operator.addresses import qualified_uri
-from intake_operator.model.inventory import InventoryError, Row, check, invalid, quoted
+from intake_operator.model.attributes import MAX_BYTES, name_flaw
+from intake_operator.model.inventory import HEADER, InventoryError, Row, check, invalid, quoted
+from intake_operator.model.label import LONGEST_READ
 from intake_operator.reasons import Problem
 
 # Rows in one call of intake.stock, and in memory at a time. More of them make it no faster.
@@ -28,12 +30,28 @@ SETTINGS: Final = f"""
         set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true)
 """
 
-# COLLATE "C" compares bytes. The order of other collations changes with the server.
+# The columns that we may read, other than our two.
+COLUMNS: Final = """
+    SELECT attname FROM pg_catalog.pg_attribute
+    WHERE attrelid = pg_catalog.to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attname <> ALL (%s)
+        AND pg_catalog.has_column_privilege(attrelid, attnum, 'SELECT')
+    ORDER BY attnum
+"""
+# COLLATE "C" compares bytes. The order of other collations changes with the server. Of what is too long to be kept only
+# enough is fetched to see that.
 ROWS: Final = sql.SQL("""
-    SELECT resource_id, label
-    FROM (SELECT resource_id::uuid AS resource_id, nullif(label::text, '') AS label FROM {table}) AS seats
-    ORDER BY label COLLATE "C", resource_id LIMIT {size}
+    SELECT seats.resource_id, left(seats.label, {longest_label}), {attributes}
+    FROM (
+        SELECT * FROM (SELECT {columns} FROM {table}) AS seats
+        ORDER BY seats.label, seats.resource_id LIMIT {size}
+    ) AS seats
+    ORDER BY seats.label, seats.resource_id
 """)
+ID_AND_LABEL: Final = sql.SQL("""resource_id::uuid AS resource_id, nullif(label::text, '') COLLATE "C" AS label""")
+ATTRIBUTES: Final = sql.SQL("left((to_jsonb(seats.*) - '{{resource_id,label}}'::text[])::text, {longest})").format(
+    longest=sql.Literal(MAX_BYTES + 1)
+)
+NO_ATTRIBUTES: Final = sql.SQL("NULL::text")
 # The first row whose resource_id is not a UUID. ROWS fails there, and PostgreSQL then tells only the value.
 NOT_A_UUID: Final = sql.SQL("""
     SELECT row, label, resource_id
@@ -68,12 +86,27 @@ class Table:
         number = 0
         async with self._connection() as connection, connection.cursor("seats", binary=True) as cursor:
             try:
-                await cursor.execute(self._query(ROWS, size))
+                await cursor.execute(await self.rows(connection, size))
                 while rows := await cursor.fetchmany(CHUNK):
                     yield [check(f"row {number + n}", *row) for n, row in enumerate(rows, 1)]
                     number += len(rows)
             except psycopg.errors.InvalidTextRepresentation as error:
                 raise await self._not_a_uuid(one_line(error)) from None
+
+    async def rows(self, connection: AsyncConnection, size: int) -> sql.Composed:
+        """The query for the first `size` rows, with the columns that the table has now. Raises InventoryError."""
+        found = await connection.execute(COLUMNS, (self._identifier().as_string(), list(HEADER)))
+        names = [str(name) for (name,) in await found.fetchall()]
+        for name in names:
+            if wrong := name_flaw(name):
+                raise invalid(f"its column {quoted(name)} {wrong}; name a view without it, or with another name for it")
+        return ROWS.format(
+            columns=sql.SQL(", ").join([ID_AND_LABEL, *map(sql.Identifier, names)]),
+            attributes=ATTRIBUTES if names else NO_ATTRIBUTES,
+            longest_label=sql.Literal(LONGEST_READ + 1),
+            table=self._identifier(),
+            size=sql.Literal(size),
+        )
 
     async def _not_a_uuid(self, message: str) -> InventoryError:
         """Names the row by its number and label; `message` is what PostgreSQL says of it."""
@@ -101,4 +134,7 @@ class Table:
             raise InventoryError(Problem.INVENTORY_MISSING, one_line(error)) from error
 
     def _query(self, query: sql.SQL, size: int) -> sql.Composed:
-        return query.format(table=sql.Identifier(*self.name.split(".")), size=sql.Literal(size))
+        return query.format(table=self._identifier(), size=sql.Literal(size))
+
+    def _identifier(self) -> sql.Identifier:
+        return sql.Identifier(*self.name.split("."))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from intake_operator.model import attributes
 from intake_operator.model import label as labels
 from intake_operator.reasons import Problem
 
@@ -14,6 +15,8 @@ class Row(NamedTuple):
 
     resource_id: UUID
     label: str | None
+    attributes: str | None = None
+    """The user's other columns: a JSON object, as text, so that its numbers stay as they are."""
 
 
 # Characters of what the user wrote that a message quotes.
@@ -38,13 +41,15 @@ class InventoryError(Exception):
 
 
 def parse(text: str) -> tuple[Row, ...]:
-    """The rows of a CSV text: `resource_id,label` or only `resource_id` in each line; a header is skipped.
+    """The rows of a CSV text: `resource_id,label` or only `resource_id` in each line.
 
-    A line is a row. No label has a line break, so a quote that does not close is reported in the line where it opens.
-    Raises InventoryError, which names the line.
+    A header is skipped. One with more columns names them, and every row then has attributes of these names. A line is a
+    row. No cell has a line break, so a quote that does not close is reported in the line where it opens. Raises
+    InventoryError, which names the line.
     """
     rows: list[Row] = []
     known = _Known()
+    names: tuple[str, ...] = ()
     begun = False
     for number, line in enumerate(_LINE_END.split(text.removeprefix(BYTE_ORDER_MARK)), 1):
         where = f"line {number}"
@@ -57,10 +62,10 @@ def parse(text: str) -> tuple[Row, ...]:
         if not any(cells):
             continue
         if not begun and cells[0].lower() == HEADER[0]:
-            _check_header(where, cells)
+            names = _own_columns(where, cells)
         else:
-            row = _row(where, cells)
-            known.add(number, row, cells[-1])
+            row = _row(where, cells, names)
+            known.add(number, row, cells[1] if len(cells) > 1 else "")
             rows.append(row)
         begun = True
     return tuple(rows)
@@ -76,16 +81,17 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}…")
 
 
-def check(where: str, resource_id: UUID | None, label: str | None) -> Row:
-    """The row with its label composed. Raises InventoryError, which begins with `where`, if it cannot be a slot."""
+def check(where: str, resource_id: UUID | None, label: str | None, own: str | None = None) -> Row:
+    """The row with its label composed. Raises InventoryError, which begins with `where`, if it cannot be a slot.
+
+    `own` are the user's other columns, as a JSON object.
+    """
     if resource_id is None:
         raise invalid(f"{where}: there is no resource_id; every row needs a UUID there")
-    if label is None:
-        return Row(resource_id, None)
-    label = labels.composed(label)
-    if wrong := labels.flaw(label):
+    label = None if label is None else labels.composed(label)
+    if wrong := (label and labels.flaw(label)) or (own and attributes.flaw(own)):
         raise invalid(f"{where}: {wrong}")
-    return Row(resource_id, label)
+    return Row(resource_id, label, own)
 
 
 class _Known:
@@ -97,8 +103,8 @@ class _Known:
         self._labels_as_ids: dict[UUID, int] = {}
 
     def add(self, line: int, row: Row, written: str) -> None:
-        """Add a row, whose label was `written` so. Raises InventoryError if claim_seat could mean another row by it."""
-        resource_id, label = row
+        """Add a row, whose label was `written` so. Raises InventoryError if it could mean another row, too."""
+        resource_id, label, _ = row
         if (other := self._ids.setdefault(resource_id, line)) != line:
             raise invalid(f"line {line}: '{resource_id}' is on line {other} already; one slot has it alone")
         if other := self._labels_as_ids.get(resource_id, 0):
@@ -158,36 +164,57 @@ def _column(index: int) -> str:
     return f"column {HEADER[index]}" if index < len(HEADER) else f"column {index + 1}"
 
 
-def _check_header(where: str, cells: Sequence[str]) -> None:
-    _check_empty_columns(where, cells)
-    if len(cells) > len(HEADER):
-        names = ", ".join(quoted(cell) for cell in cells[len(HEADER) :][:3])
-        raise invalid(
-            f"{where}: {len(cells)} columns, and a slot keeps resource_id and label alone: nothing of {names} would be "
-            "known to the sale; take the columns behind label out"
-        )
+def _own_columns(where: str, cells: Sequence[str]) -> tuple[str, ...]:
+    """The names of the columns behind label in a header."""
+    _check_empty_columns(where, cells, HEADER)
     if any(cells[1:]) and cells[1].lower() != HEADER[1]:
-        raise invalid(f"{where}: the second column is {quoted(cells[1])} and not label; a header is resource_id,label")
-
-
-def _check_empty_columns(where: str, cells: Sequence[str]) -> None:
-    if len(cells) > len(HEADER) and not any(cells[len(HEADER) :]):
         raise invalid(
-            f"{where}: {len(cells) - len(HEADER)} empty columns behind label, as a spreadsheet leaves them; delete the "
-            "columns there, or the commas at the ends of the lines"
+            f"{where}: the second column is {quoted(cells[1])} and not label; a header is resource_id,label, and then "
+            "columns of your own"
+        )
+    names = tuple(labels.composed(cell) for cell in cells[len(HEADER) :])
+    columns = {name: n for n, name in reversed(list(enumerate((*HEADER, *map(str.casefold, names)), 1)))}
+    for n, name in enumerate(names, len(HEADER) + 1):
+        if name and (first := columns[name.casefold()]) != n:
+            raise invalid(
+                f"{where}: column {n} is {quoted(name)}, as column {first} is; call it otherwise, or take it out"
+            )
+        if not name:
+            raise invalid(f"{where}: column {n} has no name; name it, or delete the column, here and in every line")
+        if wrong := attributes.name_flaw(name):
+            raise invalid(f"{where}: column {n}, {quoted(name)}, {wrong}; call it otherwise, or take it out")
+    return names
+
+
+def _check_empty_columns(where: str, cells: Sequence[str], header: Sequence[str]) -> None:
+    if len(cells) > len(header) and not any(cells[len(header) :]):
+        raise invalid(
+            f"{where}: {len(cells) - len(header)} empty columns behind {header[-1]}, as a spreadsheet leaves them; "
+            "delete the columns there, or the commas at the ends of the lines"
         )
 
 
-def _row(where: str, cells: Sequence[str]) -> Row:
-    _check_empty_columns(where, cells)
-    if len(cells) > len(HEADER):
+def _row(where: str, cells: Sequence[str], names: Sequence[str]) -> Row:
+    header = (*HEADER, *names)
+    _check_empty_columns(where, cells, header)
+    if names and len(cells) != len(header):
         raise invalid(
-            f"{where}: {len(cells)} columns instead of resource_id,label; a label with a comma needs quotes, and other "
-            "columns are not kept: take them out"
+            f"{where}: {len(cells)} columns, and the header has {len(header)}; a value with a comma needs quotes, and "
+            "an empty one its comma"
+        )
+    if len(cells) > len(header):
+        raise invalid(
+            f"{where}: {len(cells)} columns instead of resource_id,label; a label with a comma needs quotes, and "
+            "columns of your own need a header with their names in the first line"
         )
     if character := labels.invisible(cells[0]):
         raise invalid(f"{where}: {character} in the column resource_id, which cannot be seen; leave it out")
     resource_id = labels.as_id(cells[0])
     if resource_id is None:
         raise invalid(f"{where}: {quoted(cells[0])} is not a UUID; a line is resource_id,label, separated by a comma")
-    return check(where, resource_id, cells[1] if len(cells) == 2 and cells[1] else None)
+    values = cells[len(HEADER) :]
+    for name, value in zip(names, values, strict=True):
+        if character := labels.unstorable(value):
+            raise invalid(f"{where}: {character} in the column {name}, which no text can have; leave it out")
+    label = cells[1] if len(cells) > 1 and cells[1] else None
+    return check(where, resource_id, label, attributes.as_json(names, values) if names else None)

@@ -9,6 +9,8 @@ from typing import Final
 from uuid import UUID
 
 MAX_LENGTH: Final = 200  # as in intake.inventory
+LONGEST_READ: Final = 4 * MAX_LENGTH
+"""Code points of a label that are worth reading: at most four become one character."""
 
 # Characters that cannot be seen, or look like a plain space: control characters, every space but U+0020, and Unicode's
 # Default_Ignorable_Code_Point (zero width, direction of writing, soft hyphen, fillers, variants of a character).
@@ -17,6 +19,8 @@ _INVISIBLE: Final = re.compile(
     "\\u2028-\\u202f\\u205f-\\u206f\\u2800\\u3000\\u3164\\ud800-\\udfff\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb"
     "\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]"
 )
+# NUL, and half a surrogate pair.
+_UNSTORABLE: Final = re.compile("[\\x00\\ud800-\\udfff]")
 # Unicode has no names for control characters, and an old one for the byte order mark.
 _NAMES: Final = {
     "\0": "NUL",
@@ -26,7 +30,7 @@ _NAMES: Final = {
     "\ufeff": "BYTE ORDER MARK",
 }
 
-# As PostgreSQL reads a uuid, so that nothing is an id for claim_seat that is none here.
+# As PostgreSQL reads a uuid, so that nothing is an id for claim_seats that is none here.
 _DIGITS: Final = "(?:[0-9A-Fa-f]{4}-?){7}[0-9A-Fa-f]{4}"
 _ID: Final = re.compile(f"{_DIGITS}|\\{{{_DIGITS}\\}}")
 
@@ -37,13 +41,20 @@ def composed(label: str) -> str:
 
 
 def as_id(label: str) -> UUID | None:
-    """The resource id that claim_seat would take the label for; None if it would not."""
+    """The resource id that claim_seats would take the label for; None if it would not."""
     return UUID(label) if _ID.fullmatch(label) else None
 
 
 def invisible(text: str) -> str:
     """The first character that cannot be seen, by its place, number and name; empty if there is none."""
     if found := _INVISIBLE.search(text):
+        return f"character {found.start() + 1} is {_named(found[0])}"
+    return ""
+
+
+def unstorable(text: str) -> str:
+    """The first character that no text in DB1 can have, by its place, number and name; empty if there is none."""
+    if found := _UNSTORABLE.search(text):
         return f"character {found.start() + 1} is {_named(found[0])}"
     return ""
 
@@ -56,7 +67,8 @@ def flaw(label: str) -> str:
         side = "begins" if label[0] == " " else "ends"
         return f"the label {side} with {_named(' ')}, which cannot be seen; leave it out"
     if len(label) > MAX_LENGTH:
-        return f"a label has at most {MAX_LENGTH} characters, this one {len(label)}; shorten it"
+        count = str(len(label)) if len(label) <= LONGEST_READ else f"more than {LONGEST_READ}"
+        return f"a label has at most {MAX_LENGTH} characters, this one {count}; shorten it"
     return ""
 
 
