@@ -126,6 +126,11 @@ RETURN coalesce((SELECT q.message FROM pgmq.q_intake_queue q WHERE q.msg_id = cl
     (SELECT d.message FROM pgmq.a_intake_dlq d WHERE d.message ->> 'claim_id' = claimed.claim_id::text LIMIT 1));
 COMMENT ON FUNCTION intake_private.message_of IS 'The message of the claim that has this slot, wherever it is.';
 
+CREATE FUNCTION intake_private.hold_ends_at(claim_id uuid) RETURNS timestamptz
+LANGUAGE sql STABLE SET enable_seqscan = off -- by key: a session keeps the plan that it made for an empty table
+RETURN (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = hold_ends_at.claim_id AND h.ended IS NULL);
+COMMENT ON FUNCTION intake_private.hold_ends_at IS 'When the hold of a claim ends; NULL if the claim is not held.';
+
 CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
@@ -190,6 +195,7 @@ DECLARE
     made     uuid;             -- the claim that is answered: a new one, or that of the repeated request
     msg_id   bigint;
     verdict  text;
+    ends     timestamptz;      -- when the hold of the claim ends
 BEGIN
     FOR attempt IN 1..20 LOOP
         -- Reading the hot row also takes the lock on intake.pools that seal() and recycle_numbers() look for, so it
@@ -326,8 +332,10 @@ BEGIN
     WHERE named IS NULL OR u = ANY (was_free)
     ON CONFLICT DO NOTHING;
     IF verdict IN ('claimed', 'held', 'replayed') THEN
-        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes,
-            (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL), NULL
+        IF pool.hold_seconds IS NOT NULL THEN
+            ends := intake_private.hold_ends_at(made);
+        END IF;
+        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes, ends, NULL
         FROM intake_private.seats_in(message) s ORDER BY s.n;
     ELSIF verdict = 'taken' THEN
         RETURN QUERY SELECT verdict, NULL::uuid, s.resource_id, s.slot_no, s.label, s.attributes, NULL::timestamptz, NULL
