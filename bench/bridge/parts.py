@@ -182,8 +182,8 @@ def _slow_flush(runs: BridgeRuns, run: Callable[[], Sample]) -> Sample:
 def _ledger_alone(runs: BridgeRuns, claims: int) -> Sample:
     """Insert the same rows with the same function, without a queue."""
     with runs.queue(claims) as uri:
-        payloads = _payloads(uri, claims)
-        chunks = [Jsonb(payloads[first : first + _BATCH]) for first in range(0, claims, _BATCH)]
+        messages = _messages(uri, claims)
+        chunks = [Jsonb(messages[first : first + _BATCH]) for first in range(0, claims, _BATCH)]
 
         def insert() -> None:
             with psycopg.connect(runs.ledger_uri, autocommit=True) as connection:
@@ -212,7 +212,7 @@ def _naive(runs: BridgeRuns, claims: int) -> Sample:
         return runs.measured(claims, loop)
 
 
-def _payloads(uri: str, claims: int) -> list[Any]:
+def _messages(uri: str, claims: int) -> list[Any]:
     with psycopg.connect(uri) as connection:
         rows = connection.execute("SELECT message FROM pgmq.q_intake_queue ORDER BY msg_id LIMIT %s", (claims,))
         return [row[0] for row in rows.fetchall()]

@@ -24,14 +24,12 @@ from tests.postgres import PostgresServer, install_ledger
 _LEDGER: Final = "ledger"
 # A ledger that sleeps 100 ms in each call.
 _SLOW_LEDGER: Final = """
-CREATE FUNCTION public.slow_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
+CREATE FUNCTION public.slow_transactions(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_sleep(0.1);
-    RETURN QUERY SELECT * FROM public.finalize_transactions(payloads);
+    RETURN QUERY SELECT f.claim_id, f.outcome FROM public.finalize_transactions(claims) f;
 END $$;
-CREATE FUNCTION public.slow_transaction(payload jsonb) RETURNS text LANGUAGE sql
-RETURN public.finalize_transaction(payload);
 """
 TARGET: Final = {"commitTarget": {"postgres": {"function": "finalize_transaction"}}}
 SLOW_TARGET: Final = {"commitTarget": {"postgres": {"function": "slow_transaction"}}}

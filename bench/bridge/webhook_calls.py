@@ -1,7 +1,6 @@
 """Calls of a validation webhook that takes 20 ms: with aiohttp alone, and with the bridge's caller."""
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from intake_bridge.adapters.credentials import Credentials
 from intake_bridge.adapters.http import HttpClient
 from intake_bridge.adapters.webhook import CallRules, WebhookCalls
 from intake_bridge.domain import outcomes as table
+from intake_bridge.domain.answers import data_of
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Outcome
@@ -78,7 +78,7 @@ async def alone(url: str, messages: Sequence[Message], concurrency: int) -> None
 
         async def caller() -> None:
             for message in waiting:
-                async with session.post(url, data=json.dumps(message.payload()).encode()) as response:
+                async with session.post(url, data=message.as_text().encode()) as response:
                     await response.read()
 
         async with asyncio.TaskGroup() as group:
@@ -89,15 +89,17 @@ async def alone(url: str, messages: Sequence[Message], concurrency: int) -> None
 async def ours(url: str, messages: Sequence[Message], concurrency: int) -> None:
     """The bridge's caller, with a concurrency limit that stays the same."""
     http = HttpClient()
-    rules = CallRules(url, _TIMEOUT_SECONDS, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS)
+    rules = CallRules(
+        url, _TIMEOUT_SECONDS, "validate", "decision", table.DECISIONS, table.VALIDATE_STATUS, "data", data_of
+    )
     credentials = Credentials(_nothing, time.time)
     limit = ConcurrencyLimit(_TIMEOUT_SECONDS, first=concurrency, ceiling=concurrency)
     try:
-        outcomes = await WebhookCalls(http, rules, credentials, limit).call_each(messages, OpenGate())
+        answers = await WebhookCalls(http, rules, credentials, limit).call_each(messages, OpenGate())
     finally:
         await http.close()
-    if len(outcomes) != len(messages):
-        raise RuntimeError(f"{len(outcomes)} answers to {len(messages)} calls")
+    if len(answers.outcomes) != len(messages):
+        raise RuntimeError(f"{len(answers.outcomes)} answers to {len(messages)} calls")
 
 
 async def _nothing(_: str) -> None:
@@ -111,8 +113,8 @@ def _message(number: int) -> Message:
         read_ct=1,
         claim_id=UUID(int=number),
         user_id=f"user-{number}",
-        slot_no=number,
-        resource_id=UUID(int=number),
+        slots=1,
+        seats=f'[{{"label": null, "slot_no": {number}, "attributes": null, "resource_id": "{UUID(int=number)}"}}]',
         request_id=f"request-{number}",
         claimed_at=datetime.now(UTC),
         state=State.QUEUED,

@@ -119,8 +119,8 @@ class ClaimRuns:
             figures = pgbench.run(
                 self.script(variant), load, address, every_second=lambda: meters.append(self._meters(connection))
             )
-        if variant.template == "ours":
-            self._check_all_claimed(variant, database, figures.calls * variant.rows)
+        if variant.template in {"ours", "ours_held"}:
+            self._check_all_claimed(variant, database, figures.calls * (variant.messages or variant.rows))
         return _sample(variant, figures, meters[load.warm_up - 1 :], figures.seconds[load.warm_up : len(meters)])
 
     def _read_users_index(self, database: str) -> None:

@@ -35,6 +35,23 @@ def _ours_sold(uri: str, slots: int, checkout: Checkout) -> None:
         connection.execute("VACUUM (ANALYZE)")
 
 
+def _ours_held(uri: str, slots: int, checkout: Checkout) -> None:
+    """Every slot is a hold, and public.held has them in an order that no confirmation has to search for."""
+    make_pool(uri, slots, checkout, holdSeconds=3600)
+    claim_until(uri, slots, "intake.holds")
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE public.held (n bigint PRIMARY KEY, pool text, claim_id uuid, user_id text);"
+            "INSERT INTO public.held"
+            " SELECT row_number() OVER (), message ->> 'pool_id', claim_id, message ->> 'user_id' FROM intake.holds;"
+            "CREATE SEQUENCE public.next_held;"
+            "GRANT USAGE ON SCHEMA public TO claimer; GRANT SELECT ON public.held TO claimer;"
+            "GRANT USAGE ON SEQUENCE public.next_held TO claimer;"
+            "GRANT EXECUTE ON FUNCTION pg_catalog.nextval(regclass) TO claimer"
+        )
+        connection.execute("VACUUM (ANALYZE)")
+
+
 def _claim_until_sold_out(uri: str) -> None:
     """The pool searches the numbers in pieces before it answers `sold_out`."""
     with psycopg.connect(uri, autocommit=True) as connection:
@@ -67,6 +84,7 @@ MAKERS: Final[dict[str, Maker]] = {
     "bare": _bare,
     "ours": _ours,
     "ours_sold": _ours_sold,
+    "ours_held": _ours_held,
     "skip_locked": _standin("skip_locked"),
     "sequence": _standin("sequence"),
     # Sold in one statement and vacuumed, which is kinder than a sale.

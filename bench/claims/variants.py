@@ -10,6 +10,7 @@ from bench.common.pool import POOL
 _CALLER: Final = "\\set user random(100000000000000000, 999999999999999999)\n" + (
     "\\set request random(100000000000000000, 999999999999999999)\n"
 )
+PAYLOAD: Final = '{"payment_token": "' + 479 * "x" + '"}'
 _FIELDS: Final = "outcome, claim_id, resource_id, slot_no"
 
 
@@ -25,12 +26,18 @@ class Variant:
     """For pgbench. `{payload}` is the message of a real claim."""
     user: str = "postgres"
     rows: int = 1
-    """Claims, or rows, in one call."""
+    """Claims, rows, or slots of one claim, in one call: what the rate counts."""
+    messages: int | None = None
+    """Messages that one call puts on the queue; None: as many as rows."""
 
 
 def _claims(name: str, title: str, template: str = "ours") -> Variant:
     script = f"{_CALLER}SELECT {_FIELDS} FROM intake.claim_resource('{POOL}', :user, :request);"
     return Variant(name, title, template, script, user="claimer")
+
+
+def _order(name: str, title: str, call: str, *, template: str = "ours", slots: int = 1) -> Variant:
+    return Variant(name, title, template, f"{_CALLER}SELECT * FROM intake.{call};", "claimer", slots, 1)
 
 
 def _batch(rows: int, before: str = "", title: str = "", template: str = "ours") -> Variant:
@@ -69,6 +76,20 @@ _ALL: Final = (
     *(_insert(rows) for rows in (10, 100, 1000)),
     _claims("sold_out", "claim_resource, sold out", "ours_sold"),
     _batch(100, "sold_out_", ", sold out", "ours_sold"),
+    _order(
+        "claim_payload",
+        "claim_resource, payload of 500 bytes",
+        f"claim_resource('{POOL}', :user, :request, '{PAYLOAD}')",
+    ),
+    _order("claim_4", "claim_resources, 4 slots", f"claim_resources('{POOL}', :user, 4, :request)", slots=4),
+    Variant(
+        "confirm",
+        "confirm_claim",
+        "ours_held",
+        "SELECT intake.confirm_claim(h.pool, h.claim_id, h.user_id) FROM public.held h"
+        " WHERE h.n = (SELECT nextval('public.next_held'));",
+        "claimer",
+    ),
 )
 VARIANTS: Final = {variant.name: variant for variant in _ALL}
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from intake_operator.children.database import settings
@@ -67,8 +67,8 @@ def settings_in_force(server: PostgresServer) -> dict[str, str]:
     return {name: setting(server, name) for name in DURABLE if name != "log_min_messages"}
 
 
-def configuration(slots: int) -> str:
-    """The argument of intake.configure: window, pause and limit are in force."""
+def configuration(slots: int, **more: object) -> str:
+    """The argument of intake.configure: window, pause and limit are in force. `more` are further keys."""
     now = datetime.now(UTC)
     return json.dumps(
         {
@@ -76,22 +76,23 @@ def configuration(slots: int) -> str:
             "claimsPerUser": 4,
             "opensAt": (now - timedelta(hours=1)).isoformat(),
             "closesAt": (now + timedelta(days=1)).isoformat(),
+            **more,
         }
     )
 
 
-def make_pool(uri: str, slots: int, checkout: Checkout = THIS) -> float:
+def make_pool(uri: str, slots: int, checkout: Checkout = THIS, **more: object) -> float:
     """Install the SQL and open the pool; return how many seconds `seed` took."""
     install_intake(uri, directory=checkout.intake_sql)
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("SELECT intake.configure(%s, %s)", (POOL, configuration(slots)))
+        connection.execute("SELECT intake.configure(%s, %s)", (POOL, configuration(slots, **more)))
         began = time.monotonic()
         connection.execute("SELECT intake.seed(%s)", (POOL,))
         return time.monotonic() - began
 
 
-def claim_until(uri: str, claims: int) -> None:
-    """Claim until the queue has that many messages; no bridge may be reading it."""
+def claim_until(uri: str, claims: int, table: LiteralString = "pgmq.q_intake_queue") -> None:
+    """Claim until the queue, or the table of holds, has that many rows; no bridge may be reading it."""
 
     def claim(batches: Iterable[range]) -> None:
         with psycopg.connect(uri, autocommit=True) as connection:
@@ -100,7 +101,7 @@ def claim_until(uri: str, claims: int) -> None:
                 connection.execute("SELECT intake.claim_batch(%s, %s, %s)", (POOL, users, users))
 
     with psycopg.connect(uri) as connection:
-        found = connection.execute("SELECT count(*) FROM pgmq.q_intake_queue").fetchone()
+        found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     assert found is not None
     missing = range(int(found[0]), claims)
     batches = [missing[first : first + _BATCH] for first in range(0, len(missing), _BATCH)]

@@ -5,9 +5,9 @@ from typing import Final, LiteralString
 # A function without a handler: what the table refuses is an error of the whole call.
 RAISING: Final[LiteralString] = """
 CREATE TABLE sold (claim_id uuid PRIMARY KEY, user_id text CONSTRAINT welcome CHECK (user_id !~ '^bad'));
-CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION finalize_transaction(claim jsonb) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO sold (claim_id, user_id) VALUES ((payload ->> 'claim_id')::uuid, payload ->> 'user_id')
+    INSERT INTO sold (claim_id, user_id) VALUES ((claim ->> 'claim_id')::uuid, claim ->> 'user_id')
     ON CONFLICT DO NOTHING;
     RETURN CASE WHEN FOUND THEN 'committed' ELSE 'duplicate' END;
 END $$;

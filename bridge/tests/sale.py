@@ -40,6 +40,16 @@ TUNING = Tuning(
     throttle=ThrottleTuning(period_seconds=0.05),
 )
 
+# What a claim has beside its slots.
+KEPT = ("payload", "validation", "receipt")
+
+_CLAIM: LiteralString = """
+SELECT u.user_id, c.claim_id, min(c.outcome) AS outcome, array_agg(c.slot_no ORDER BY c.slot_no) AS slots
+FROM unnest(%s::text[]) WITH ORDINALITY AS u (user_id, n),
+    intake.claim_resources(%s, u.user_id, %s, 'r ' || u.user_id, %s) AS c
+GROUP BY u.n, u.user_id, c.claim_id ORDER BY u.n
+"""
+
 type Row = dict[str, Any]
 
 
@@ -49,7 +59,7 @@ class Claim:
 
     claim_id: UUID
     user_id: str
-    slot_no: int
+    slot_nos: tuple[int, ...]
 
 
 @dataclass
@@ -87,15 +97,20 @@ class Sale:
         self.config |= changes
         await self.intake.execute("SELECT intake.configure(%s, %s)", (self.pool, Jsonb(self.config)))
 
-    async def claim(self, count: int = 1) -> list[Claim]:
-        """Buyers who get a slot each."""
+    async def claim(self, count: int = 1, slots: int = 1, payload: object = None) -> list[Claim]:
+        """Buyers who get so many slots each, in one claim."""
         cursor = await self.intake.execute(
-            "SELECT u.user_id, c.* FROM unnest(%s::text[]) AS u (user_id), intake.claim_resource(%s, u.user_id) AS c",
-            ([f"user-{next(self.users)}" for _ in range(count)], self.pool),
+            _CLAIM,
+            (
+                [f"user-{next(self.users)}" for _ in range(count)],
+                self.pool,
+                slots,
+                None if payload is None else Jsonb(payload),
+            ),
         )
         rows = await cursor.fetchall()
-        assert {row["outcome"] for row in rows} == {"claimed"}
-        made = [Claim(row["claim_id"], row["user_id"], row["slot_no"]) for row in rows]
+        assert {(row["outcome"], len(row["slots"])) for row in rows} == {("claimed", slots)}
+        made = [Claim(row["claim_id"], row["user_id"], tuple(row["slots"])) for row in rows]
         self.claims += made
         return made
 
@@ -116,6 +131,10 @@ class Sale:
         """Slots that are available, reserved and consumed."""
         counts = (await self.status())["inventory"]
         return counts["available"], counts["reserved"], counts["consumed"]
+
+    async def intake_source(self) -> str:
+        """The bridge's URI of DB1, as a source."""
+        return self.environment()["INTAKE_DATABASE_URI"]
 
     def environment(self, **more: str) -> dict[str, str]:
         """The three variables."""
@@ -166,8 +185,8 @@ class Sale:
     async def sales(self) -> dict[UUID, Row]:
         """The ledger."""
         query = (
-            "SELECT c.*, s.slot_no, s.resource_id FROM ledger.claims c LEFT JOIN ledger.sold_slots s USING (claim_id)"
-            " WHERE c.pool_id = %s"
+            "SELECT c.*, ARRAY(SELECT s.slot_no FROM ledger.sold_slots s WHERE s.claim_id = c.claim_id ORDER BY 1)"
+            " AS slot_nos FROM ledger.claims c WHERE c.pool_id = %s"
         )
         cursor = await self.ledger.execute(query, (self.pool,))
         return {row["claim_id"]: row for row in await cursor.fetchall()}
@@ -180,6 +199,16 @@ class Sale:
             self.pool,
         )
         return {UUID(row["message"]["claim_id"]): row for row in rows}
+
+    async def kept(self) -> dict[UUID, Row]:
+        """What DB1 keeps of the claims that have ended, by claim."""
+        rows = await self.rows(
+            "SELECT message ->> 'claim_id' AS claim_id, message ->> 'outcome' AS outcome,"
+            " nullif(message -> 'payload', 'null') AS payload, message -> 'validation' AS validation,"
+            " message -> 'receipt' AS receipt FROM pgmq.a_intake_queue WHERE message ->> 'pool_id' = %s",
+            self.pool,
+        )
+        return {UUID(row["claim_id"]): row for row in rows}
 
     async def dead(self) -> dict[UUID, Row]:
         """The dead letters, by claim."""
@@ -227,7 +256,10 @@ class Sale:
         await self.until(reported, f"{dependency} is {state} with {containing!r}")
 
     async def check(self) -> None:
-        """I1 to I4, I6, I7: by the product's own queries in both databases, and by what the buyers were answered."""
+        """I1 to I4, I6, I7: by the product's own queries in both databases, and by what the buyers were answered.
+
+        And what was added on the way: the ledger has the validation that DB1 has, and DB1 the ledger's receipts.
+        """
         assert await self.rows("SELECT * FROM intake.reconcile(%s)", self.pool) == []
         (intake,) = await self.rows("SELECT * FROM intake.proof(%s)", self.pool)
         ledger = await (await self.ledger.execute("SELECT * FROM ledger_proof(%s)", (self.pool,))).fetchone()
@@ -239,8 +271,12 @@ class Sale:
             assert intake[word] == ledger[word], word
         sales = {key: row for key, row in (await self.sales()).items() if row["state"] == "committed"}
         claimed = {each.claim_id: each for each in self.claims}
-        assert {key: (row["user_id"], row["slot_no"]) for key, row in sales.items()} == {
-            key: (claimed[key].user_id, claimed[key].slot_no) for key in sales
+        assert {key: (row["user_id"], tuple(row["slot_nos"])) for key, row in sales.items()} == {
+            key: (claimed[key].user_id, claimed[key].slot_nos) for key in sales
+        }
+        kept = {key: row for key, row in (await self.kept()).items() if row["outcome"] == "committed"}
+        assert {key: [row[word] for word in KEPT] for key, row in sales.items()} == {
+            key: [row[word] for word in KEPT] for key, row in kept.items()
         }
 
 

@@ -102,7 +102,7 @@ def test_a_small_body_that_decompresses_to_an_endless_one_is_cut_off(codings: st
         ("//5ecret@shop.example?5ecret", "'//shop.example'"),
         ("?token=5ecret", "''"),
         ("//[", "no URL"),
-        ("/" + "x" * 5000, f"'/{'x' * 199}'"),
+        ("/" + "x" * 5000, "'/" + "x" * (350 - len("answers 308: its Location is '/"))),
         ("", "''"),
     ],
 )
@@ -162,7 +162,7 @@ async def test_what_a_server_sends_is_understood(sent: bytes, result: Result, wo
     client = HttpClient()
     async with sending(sent) as url:
         ledger = WebhookLedger(client, CommitWebhook(url=url), Credentials(no_secret, Clock()), ConcurrencyLimit(5))
-        outcome = (await ledger.commit([message(1)], Gate()))[1]
+        outcome = (await ledger.commit([message(1)], Gate())).outcomes[1]
     await client.close()
     assert outcome.result is result
     if words is not None:

@@ -12,19 +12,19 @@ MIDWAY = """
 CREATE TABLE sold (claim_id uuid PRIMARY KEY);
 CREATE TABLE wound (since int);
 INSERT INTO wound VALUES (30);
-CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION finalize_transaction(claim jsonb) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    IF substr(payload ->> 'user_id', 6)::int > (SELECT since FROM wound) THEN
+    IF substr(claim ->> 'user_id', 6)::int > (SELECT since FROM wound) THEN
         RAISE not_null_violation;
     END IF;
-    INSERT INTO sold VALUES ((payload ->> 'claim_id')::uuid) ON CONFLICT DO NOTHING;
+    INSERT INTO sold VALUES ((claim ->> 'claim_id')::uuid) ON CONFLICT DO NOTHING;
     RETURN 'committed';
 END $$;
 """
 # Quotes what it cannot take.
 QUOTING = """
-CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS text LANGUAGE sql AS
-    $$ SELECT (payload ->> 'user_id')::int::text $$;
+CREATE FUNCTION finalize_transaction(claim jsonb) RETURNS text LANGUAGE sql AS
+    $$ SELECT (claim ->> 'user_id')::int::text $$;
 """
 
 

@@ -90,7 +90,7 @@ async def test_a_duplicate_of_the_ledger_is_success(sale: Sale) -> None:
     await sale.claim(5)
     items = [row["message"] for row in (await sale.queue()).values()]
     for item in items[:3]:
-        cursor = await sale.ledger.execute("SELECT finalize_transaction(%s) AS outcome", (Jsonb(item),))
+        cursor = await sale.ledger.execute("SELECT finalize_transaction(%s) ->> 'outcome' AS outcome", (Jsonb(item),))
         assert await cursor.fetchall() == [{"outcome": "committed"}]
     async with sale.worker():
         await sale.until_drained()
@@ -176,8 +176,8 @@ async def test_probes_and_metrics(sale: Sale, webhook: WebhookServer) -> None:
 
 SCALAR_ONLY = """
 CREATE TABLE sold (claim_id uuid PRIMARY KEY);
-CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS void LANGUAGE sql AS
-    $$ INSERT INTO sold SELECT (payload ->> 'claim_id')::uuid ON CONFLICT DO NOTHING $$;
+CREATE FUNCTION finalize_transaction(claim jsonb) RETURNS void LANGUAGE sql AS
+    $$ INSERT INTO sold SELECT (claim ->> 'claim_id')::uuid ON CONFLICT DO NOTHING $$;
 """
 
 
@@ -196,10 +196,10 @@ async def test_a_ledger_with_one_function_that_returns_void(templates: Templates
         assert (await sale.status())["inventory"]["available"] == 1000 - 9
 
 
-VOIDS = "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE sql AS $$ SELECT 'voided' $$"
+VOIDS = "CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE sql AS $$ SELECT 'voided' $$"
 TAKES_BATCHES = """
-CREATE FUNCTION finalize_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text) LANGUAGE sql AS
-    $$ SELECT (each ->> 'claim_id')::uuid, 'committed' FROM jsonb_array_elements(payloads) AS each $$
+CREATE FUNCTION finalize_transactions(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text) LANGUAGE sql AS
+    $$ SELECT (each ->> 'claim_id')::uuid, 'committed' FROM jsonb_array_elements(claims) AS each $$
 """
 
 

@@ -10,7 +10,9 @@ from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.ports import DependencyDownError
 from psycopg import AsyncConnection, sql
 from psycopg.rows import dict_row
-from sale import Sale, Templates
+from psycopg.types.json import Jsonb
+from sale import Sale, Templates, validation
+from webhook_server import WebhookServer
 
 from tests.encodings import ALL, NAMES, REFUSED, Case
 from tests.postgres import PostgresServer, install_ledger
@@ -77,6 +79,34 @@ async def test_what_can_be_written_is_sold_and_what_cannot_is_one_dead_letter(
         ).fetchone()
         assert ours == theirs
         assert ours["committed"] == len(known)
+
+
+@pytest.mark.parametrize("where", ["payload", "label", "attributes", "validation"])
+async def test_a_character_of_anything_that_a_claim_carries_makes_a_dead_letter_that_names_the_encoding(
+    templates: Templates, server: PostgresServer, webhook: WebhookServer, where: str
+) -> None:
+    async with scene_in(templates, server, "LATIN1") as sale:
+        payload = {"name": "Zoë 🎫"} if where == "payload" else {"name": "Zoë"}
+        (claim,) = await sale.claim(payload=payload)
+        if where == "validation":
+            webhook.behaviour = lambda _: {"decision": "approved", "data": {"🎫": "Zoë"}}
+            await sale.configure(validation=validation(webhook.single))
+        else:
+            # As DB1 has a seat of an inventory with labels and columns.
+            hearts = "♥" * (where == "attributes")
+            names = {"label": "Reihe 1 ♥" if where == "label" else None, "attributes": {"row": hearts}}
+            await sale.intake.execute(
+                "UPDATE pgmq.q_intake_queue"
+                " SET message = jsonb_set(message, '{seats,0}', message #> '{seats,0}' || %s)",
+                (Jsonb(names if where != "payload" else {}),),
+            )
+        async with sale.worker():
+            await sale.until_drained()
+        (dead,) = (await sale.dead()).values()
+        assert dead["claim_id"] == claim.claim_id
+        assert "has the encoding LATIN1, which lacks a character of this claim" in dead["reason"]
+        assert dead["failures"] == 0
+        assert await sale.sales() == {}
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_TW"])

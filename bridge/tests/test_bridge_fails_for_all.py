@@ -163,7 +163,7 @@ async def test_a_validator_that_declines_every_claim_by_its_word_is_believed(
 
 async def test_a_ledger_that_voids_nothing_goes_on_selling(templates: Templates) -> None:
     """Each of its functions is judged by itself: a sale is no proof that claims are voided, nor the other way round."""
-    broken = "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE sql AS $$ SELECT (1 / 0)::text $$;"
+    broken = "CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE sql AS $$ SELECT (1 / 0)::text $$;"
     async with templates.sale_with_ledger(RAISING, broken) as sale:
         await sale.configure(maxRetries=0, batchSize=4)
         released = await sale.claim(10)

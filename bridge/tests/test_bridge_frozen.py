@@ -5,8 +5,9 @@ import os
 import signal
 
 import pytest
+from intake_bridge.adapters.database import Database
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
-from intake_bridge.domain.message import Message, State
+from intake_bridge.domain.message import Message
 from intake_bridge.domain.outcomes import Blame, Outcome, Result
 from intake_bridge.ports import DependencyDownError
 from sale import POOL, Sale
@@ -32,9 +33,10 @@ class OpenGate:
 
 async def test_a_frozen_ledger_is_given_up_in_time(sale: Sale) -> None:
     (claim,) = await sale.claim()
-    (row,) = await sale.rows("SELECT * FROM intake.read_batch(%s, 'test', 1)", POOL)
-    row = {key: value for key, value in row.items() if key not in {"enqueued_at", "headers", "state"}}
-    message = Message(pool_id=POOL, state=State.VALIDATED, **row)
+    database = Database(POOL, sale.intake_source, "test")
+    await database.open()
+    (message,) = await database.read_batch("test", 1)
+    await database.close()
 
     async def uri() -> str:
         return sale.ledger_uri.replace("postgres@", "ledger_writer@")
@@ -50,11 +52,11 @@ async def test_a_frozen_ledger_is_given_up_in_time(sale: Sale) -> None:
             outcomes = await ledger.commit([message], gate)
     finally:
         os.kill(backend["pid"], signal.SIGCONT)
-    assert [(each.result, each.blame, each.counted) for each in outcomes.values()] == [
+    assert [(each.result, each.blame, each.counted) for each in outcomes.outcomes.values()] == [
         (Result.RETRY, Blame.SUSPECT, False)
     ]
     await ledger.check()
-    assert {each.result for each in (await ledger.commit([message], gate)).values()} == {Result.COMMITTED}
+    assert {each.result for each in (await ledger.commit([message], gate)).outcomes.values()} == {Result.COMMITTED}
     await ledger.close()
     assert set(await sale.sales()) == {claim.claim_id}
 

@@ -217,11 +217,11 @@ SLOW = """
 CREATE TABLE pace (seconds float8 NOT NULL);
 INSERT INTO pace VALUES (0);
 ALTER FUNCTION finalize_transactions(jsonb) RENAME TO finalize_quickly;
-CREATE FUNCTION finalize_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text)
+CREATE FUNCTION finalize_transactions(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM pg_sleep(seconds) FROM pace;
-    RETURN QUERY SELECT f.claim_id, f.outcome FROM finalize_quickly(payloads) f;
+    RETURN QUERY SELECT * FROM finalize_quickly(claims) f;
 END $$;
 """
 

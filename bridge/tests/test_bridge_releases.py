@@ -19,8 +19,8 @@ ALL = 60
 
 # A ledger that waits for the test in the middle of a commit, before or after it has written its row.
 WRAPPED: dict[str, LiteralString] = {
-    "void": "PERFORM pg_advisory_xact_lock(7); RETURN QUERY SELECT * FROM inner_transactions(payloads);",
-    "commit": "RETURN QUERY SELECT * FROM inner_transactions(payloads); PERFORM pg_advisory_xact_lock(7);",
+    "void": "PERFORM pg_advisory_xact_lock(7); RETURN QUERY SELECT * FROM inner_transactions(claims);",
+    "commit": "RETURN QUERY SELECT * FROM inner_transactions(claims); PERFORM pg_advisory_xact_lock(7);",
 }
 
 
@@ -66,8 +66,10 @@ async def test_i3_i9_a_claim_released_during_its_commit_has_one_end_in_both_data
         install_ledger(sale.ledger_uri)
         await sale.ledger.execute("ALTER FUNCTION finalize_transactions(jsonb) RENAME TO inner_transactions")
         await sale.ledger.execute(
-            "CREATE FUNCTION finalize_transactions(payloads jsonb) RETURNS TABLE (claim_id uuid, outcome text) "
-            "LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN " + WRAPPED[first] + " END $$"
+            "CREATE FUNCTION finalize_transactions(claims jsonb)"
+            " RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb) LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN "
+            + WRAPPED[first]
+            + " END $$"
         )
         await sale.ledger.execute("SELECT pg_advisory_lock(7)")
         (claim,) = await sale.claim()
@@ -204,7 +206,7 @@ async def test_a_void_that_fails_because_of_the_claim_is_counted_and_ends_in_the
         install_ledger(sale.ledger_uri)
         await sale.ledger.execute("DROP FUNCTION void_claim")
         await sale.ledger.execute(
-            "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE plpgsql AS "
+            "CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE plpgsql AS "
             "$$ BEGIN RAISE EXCEPTION 'not today'; END $$"
         )
         await sale.configure(maxRetries=2)
@@ -223,8 +225,8 @@ async def test_a_ledger_that_cannot_void_frees_only_what_was_never_validated(tem
     """What was validated may have been committed by a worker that is gone: it is sold, since it cannot be voided."""
     only_commits: LiteralString = (
         "CREATE TABLE sold (claim_id uuid PRIMARY KEY); "
-        "CREATE FUNCTION finalize_transaction(payload jsonb) RETURNS void LANGUAGE sql AS "
-        "$$ INSERT INTO sold SELECT (payload ->> 'claim_id')::uuid ON CONFLICT DO NOTHING $$"
+        "CREATE FUNCTION finalize_transaction(claim jsonb) RETURNS void LANGUAGE sql AS "
+        "$$ INSERT INTO sold SELECT (claim ->> 'claim_id')::uuid ON CONFLICT DO NOTHING $$"
     )
     async with templates.sale_with_ledger(only_commits) as sale:
         await sale.configure(validation=validation("http://nobody.invalid"))

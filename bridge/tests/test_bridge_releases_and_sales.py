@@ -10,8 +10,8 @@ ALL = 60
 
 # A ledger that waits for the test in the middle of a commit, before or after it has written its row.
 WRAPPED: dict[str, LiteralString] = {
-    "void": "PERFORM pg_advisory_xact_lock(7); RETURN QUERY SELECT * FROM inner_transactions(payloads);",
-    "commit": "RETURN QUERY SELECT * FROM inner_transactions(payloads); PERFORM pg_advisory_xact_lock(7);",
+    "void": "PERFORM pg_advisory_xact_lock(7); RETURN QUERY SELECT * FROM inner_transactions(claims);",
+    "commit": "RETURN QUERY SELECT * FROM inner_transactions(claims); PERFORM pg_advisory_xact_lock(7);",
 }
 
 

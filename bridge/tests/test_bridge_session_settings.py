@@ -81,7 +81,7 @@ async def test_no_setting_hides_a_function(sale: Sale, server: PostgresServer, s
             impose(owner, database(sale.ledger_uri), setting)
             ledger = PostgresLedger("finalize_transaction", source, "test")
             await ledger.check()
-            assert len(ledger.offers) == 3
+            assert len(ledger.offers) == 4
             await ledger.close()
         finally:
             lift(owner, database(sale.ledger_uri))
@@ -113,16 +113,16 @@ async def test_options_of_the_uri_are_kept(sale: Sale) -> None:
 AMBIGUOUS: Final = {
     "a further argument with a DEFAULT": (
         "void_claim",
-        "CREATE FUNCTION void_claim(payload jsonb, why text DEFAULT '') RETURNS text LANGUAGE sql RETURN 'voided'",
+        "CREATE FUNCTION void_claim(claim jsonb, why text DEFAULT '') RETURNS text LANGUAGE sql RETURN 'voided'",
     ),
     "of the function itself": (
         "finalize_transaction",
-        "CREATE FUNCTION finalize_transaction(payload jsonb, dry boolean DEFAULT true) RETURNS text LANGUAGE sql"
+        "CREATE FUNCTION finalize_transaction(claim jsonb, dry boolean DEFAULT true) RETURNS text LANGUAGE sql"
         " RETURN 'committed'",
     ),
     "of the set form": (
         "finalize_transactions",
-        "CREATE FUNCTION finalize_transactions(payloads jsonb, dry boolean DEFAULT true) RETURNS TABLE (claim_id uuid,"
+        "CREATE FUNCTION finalize_transactions(claims jsonb, dry boolean DEFAULT true) RETURNS TABLE (claim_id uuid,"
         " outcome text) LANGUAGE sql BEGIN ATOMIC SELECT NULL::uuid, ''; END",
     ),
 }
@@ -154,7 +154,7 @@ async def test_a_function_of_the_name_that_no_jsonb_can_call_is_no_ambiguity(tem
         for statement in (
             "CREATE FUNCTION void_claim(claim_no int) RETURNS void LANGUAGE sql AS ''",
             "CREATE SCHEMA old",
-            "CREATE FUNCTION old.void_claim(payload jsonb) RETURNS text LANGUAGE sql RETURN 'conflict'",
+            "CREATE FUNCTION old.void_claim(claim jsonb) RETURNS text LANGUAGE sql RETURN 'conflict'",
             "CREATE FUNCTION finalize_transaction(a jsonb, b int) RETURNS text LANGUAGE sql RETURN 'conflict'",
         ):
             await sale.ledger.execute(statement.encode())
@@ -170,8 +170,8 @@ async def test_the_only_void_claim_may_have_a_further_argument_with_a_default(te
         install_ledger(sale.ledger_uri)
         for statement in (
             "ALTER FUNCTION void_claim RENAME TO voided",
-            "CREATE FUNCTION void_claim(payload jsonb, why text DEFAULT 'none') RETURNS text LANGUAGE sql"
-            " SECURITY DEFINER RETURN voided(payload)",
+            "CREATE FUNCTION void_claim(claim jsonb, why text DEFAULT 'none') RETURNS text LANGUAGE sql"
+            " SECURITY DEFINER RETURN voided(claim)",
         ):
             await sale.ledger.execute(statement.encode())
         (claim,) = await sale.claim()

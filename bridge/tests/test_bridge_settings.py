@@ -69,7 +69,7 @@ async def test_two_lives_of_one_pod_are_two_workers() -> None:
 
 def test_a_line_about_a_claim_names_it_and_not_the_user() -> None:
     message = Message(
-        pool_id="drop", msg_id=5, read_ct=1, claim_id=UUID(int=7), user_id="alice", slot_no=3, resource_id=None,
+        pool_id="drop", msg_id=5, read_ct=1, claim_id=UUID(int=7), user_id="alice", slots=1, seats="[]",
         request_id=None, claimed_at=datetime(2026, 1, 1, tzinfo=UTC), state=State.QUEUED, failures=0,
     )  # fmt: skip
     record = logging.makeLogRecord(

@@ -31,6 +31,10 @@ class Recorded:
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.spans = Spans(provider, POOL)
 
+    def everything(self) -> str:
+        """All that has been recorded."""
+        return "".join(span.to_json() for span in self._exporter.get_finished_spans())
+
     def named(self, name: str) -> list[ReadableSpan]:
         """Those that have ended."""
         return [span for span in self._exporter.get_finished_spans() if span.name == name]
@@ -80,7 +84,7 @@ async def test_a_batch_links_to_its_claims_and_a_call_belongs_to_its_claims_trac
     await sale.configure(validation=validation(webhook.single), batchSize=3)
     users = ["one", "two", "three"]
     for user, context in zip(users, (traceparent(1), traceparent(2), None), strict=True):
-        await sale.rows("SELECT intake.claim_resource(%s, %s, NULL, %s)", POOL, user, context)
+        await sale.rows("SELECT intake.claim_resource(%s, %s, NULL, NULL, %s)", POOL, user, context)
     async with sale.worker(tracing=recorded.spans):
         await sale.until_drained()
     (batch,) = recorded.named("intake batch")

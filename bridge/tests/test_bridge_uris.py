@@ -34,7 +34,7 @@ async def test_a_ledger_behind_frozen_hosts_is_found(frozen: list[str], sale: Sa
     ledger = PostgresLedger("finalize_transaction", source, "test")
     async with asyncio.timeout(20):
         await ledger.check()
-    assert len(ledger.offers) == 3
+    assert len(ledger.offers) == 4
     await ledger.close()
 
 

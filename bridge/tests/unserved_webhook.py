@@ -10,7 +10,7 @@ from intake_bridge.batch import LeasedBatch
 from intake_bridge.domain.breaker import Breaker
 from intake_bridge.domain.common_failure import CommonFailure
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
-from intake_bridge.domain.config import CommitWebhook, Webhook
+from intake_bridge.domain.config import CommitWebhook, Configuration, Webhook
 from intake_bridge.domain.dependency import Dependency
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, State
@@ -19,6 +19,8 @@ from intake_bridge.gate import StepGate
 from intake_bridge.observability.metrics import Metrics
 from intake_bridge.ports import HttpError, HttpReply, NoTracing, Queue
 from sale import POOL
+
+CONFIGURATION = Configuration(generation=1, batch_size=100, visibility_timeout_seconds=45, max_retries=10)
 
 
 class Canned:
@@ -51,8 +53,8 @@ def message(number: int) -> Message:
         read_ct=1,
         claim_id=UUID(int=number),
         user_id="buyer",
-        slot_no=number,
-        resource_id=None,
+        slots=1,
+        seats="[]",
         request_id=None,
         claimed_at=datetime.now(UTC),
         state=State.QUEUED,
@@ -75,7 +77,7 @@ class UnservedWebhook:
         self._dependency = Dependency(kind, self.breaker, CommonFailure(self.clock, lambda _, high: high))
         self._metrics = Metrics("one", NoTracing())
         queue: Queue = None  # type: ignore[assignment] # nothing is changed in DB1
-        self._batch = LeasedBatch(queue, self._metrics, Lease(self.clock, self.clock.now, 1e9), 10, [])
+        self._batch = LeasedBatch(queue, self._metrics, Lease(self.clock, self.clock.now, 1e9), CONFIGURATION, [])
 
     async def ask(self, answer: HttpReply | HttpError, number: int = 1) -> Outcome:
         """The outcome of this answer for one claim; the breaker records it."""
@@ -83,7 +85,7 @@ class UnservedWebhook:
         self.breaker._paused_until = 0.0
         self.clock.now = max(self.clock.now, self.breaker._probe_at or 0.0)
         gate = StepGate(self._batch, self._dependency, lambda: False, self._metrics)
-        return (await self._ask([message(number)], gate))[number]
+        return (await self._ask([message(number)], gate)).outcomes[number]
 
 
 async def no_secret(_: str) -> None:

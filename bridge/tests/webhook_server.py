@@ -75,7 +75,7 @@ class WebhookServer:
         self.open = 0
         self.most_open = 0
         self.called = asyncio.Condition()
-        application = web.Application()
+        application = web.Application(client_max_size=8 * 1024 * 1024)
         application.add_routes([web.post("/single", self._single), web.post("/batch", self._batch)])
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         self._port = 0

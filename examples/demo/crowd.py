@@ -1,8 +1,9 @@
 """A crowd of buyers who press Buy, and a record of every answer that they were given.
 
 It does what a shop's web back end does: connect as the role `claimer` with the URI out of the Secret `<event>-app`,
-and call `intake.claim_resource`. Every buyer has a request id, and sends the same one again when an answer stays away.
-Some press twice; some lose their connection before the answer and press again.
+and call `intake.claim_resources` for one or several seats, with what the validator needs to charge for them. Every
+buyer has a request id, and sends the same one again when an answer stays away. Some press twice; some lose their
+connection before the answer and press again.
 
 Standard output is the record: a JSON line for each press, and a last line with the sums, by which a reader knows that
 the record is whole. It ends by itself: the number of buyers and the time are bounded.
@@ -26,10 +27,11 @@ from typing import Any
 import psycopg
 from intake_shared.confirmed import ConfirmedConnection
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-CLAIM = "SELECT outcome, claim_id, resource_id, slot_no FROM intake.claim_resource(%s, %s, %s)"
-CLAIM_ON_THE_WIRE = b"SELECT outcome, claim_id, resource_id, slot_no FROM intake.claim_resource($1, $2, $3)"
+CLAIM = "SELECT outcome, claim_id, resource_id, slot_no FROM intake.claim_resources(%s, %s, %s, %s, %s)"
+CLAIM_ON_THE_WIRE = b"SELECT outcome FROM intake.claim_resources($1, $2, $3, $4, $5)"
 
 # Answers that mean "press again"; every other one is final.
 AGAIN = frozenset({"not_open", "not_ready", "paused", "busy", "error"})
@@ -41,13 +43,18 @@ MAX_BUYERS = 20_000  # their record stays below the 10 MiB at which the kubelet 
 
 @dataclass(frozen=True)
 class Buyer:
-    """One user who wants one ticket."""
+    """One user who wants one ticket or several, next to nobody in particular."""
 
     user_id: str
     request_id: str
     arrives: float  # seconds after the sale has opened for the crowd
     presses_twice: bool
     loses_connection: bool
+    seats: int = 1
+
+    def payload(self) -> dict[str, str]:
+        """What the shop sends along for validator and ledger. The same at every press."""
+        return {"payment_token": f"token-{self.request_id}", "email": f"{self.user_id}@example.com"}
 
 
 class Crowd:
@@ -113,19 +120,25 @@ class Crowd:
         invoked = time.time()
         try:
             async with self._connections.connection() as connection:
-                cursor = await connection.execute(CLAIM, (self._pool_id, buyer.user_id, buyer.request_id))
-                row = await cursor.fetchone()
-            assert row is not None, "claim_resource always answers with one row"
+                cursor = await connection.execute(
+                    CLAIM, (self._pool_id, buyer.user_id, buyer.seats, buyer.request_id, Jsonb(buyer.payload()))
+                )
+                rows = await cursor.fetchall()
+            # A row for each seat, all of one claim; or one row that says why there is none.
+            answer = {"outcome": rows[0]["outcome"], "claim_id": rows[0]["claim_id"]}
+            if answer["claim_id"] is not None:
+                answer["seats"] = [{name: row[name] for name in ("slot_no", "resource_id")} for row in rows]
         except psycopg.Error as error:
-            row = {"outcome": "error", "error": f"{type(error).__name__} {error.sqlstate or ''}".strip()}
-        return self._record(buyer, invoked, row)
+            answer = {"outcome": "error", "error": f"{type(error).__name__} {error.sqlstate or ''}".strip()}
+        return self._record(buyer, invoked, answer)
 
     async def _press_and_hang_up(self, buyer: Buyer) -> None:
         """Send the request and drop the connection before its answer: whether it counted, only a second press tells."""
         invoked = time.time()
         try:
             async with self._own_connection() as connection:
-                arguments = (self._pool_id, buyer.user_id, buyer.request_id)
+                payload = json.dumps(buyer.payload())
+                arguments = (self._pool_id, buyer.user_id, str(buyer.seats), buyer.request_id, payload)
                 connection.pgconn.send_query_params(CLAIM_ON_THE_WIRE, [value.encode() for value in arguments])
                 connection.pgconn.flush()
         except psycopg.Error as error:
@@ -146,8 +159,7 @@ class Crowd:
             "request_id": buyer.request_id,
             "user_id": buyer.user_id,
             "claim_id": None,
-            "slot_no": None,
-            "resource_id": None,
+            "seats": [],
             **answer,
             "t_invoke": round(invoked, 6),
             "t_return": round(time.time(), 6),
@@ -167,6 +179,7 @@ def gather(arguments: argparse.Namespace) -> list[Buyer]:
             arrives=number / arguments.rate if arguments.rate else 0.0,
             presses_twice=dice.random() * 100 < arguments.twice_percent,
             loses_connection=dice.random() * 100 < arguments.hang_up_percent,
+            seats=dice.randint(1, arguments.most_seats),
         )
         for number in range(arguments.buyers)
     ]
@@ -188,6 +201,7 @@ def main() -> None:
     parser.add_argument("--pool", required=True)
     parser.add_argument("--buyers", type=int, required=True)
     parser.add_argument("--rate", type=float, default=0.0, help="buyers a second; 0 = all at once")
+    parser.add_argument("--most-seats", type=int, default=1, help="each buyer wants 1 to this many seats")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--twice-percent", type=float, default=5.0)
     parser.add_argument("--hang-up-percent", type=float, default=2.0)

@@ -26,10 +26,11 @@ EVENT = "examples/taylor-drop.yaml"
 OPENS_IN_SECONDS = 25
 LASTS_SECONDS = 65
 
-SEATS = 3000
-# More buyers than seats, so that it sells out; at a rate at which that takes about half a minute.
-CROWD = crowd.Plan(buyers=3600, rate=100, connections=16)
-# What the ledger can stand is less than what the crowd buys: the queue grows, calls bridges, and empties afterwards.
+SEATS = 7500
+# More wishes than seats, so that it sells out; at a rate at which that takes about half a minute.
+CROWD = crowd.Plan(buyers=3600, rate=100, connections=16, most_seats=4)
+# In claims. What the ledger can stand is less than what the crowd buys: the queue grows, calls bridges, and empties
+# afterwards.
 COMMITS_PER_SECOND = 70
 
 # Longer than any healthy drain of this crowd, on a slow machine too.
@@ -117,7 +118,8 @@ def play(kube: Kube) -> tuple[account.Account, str]:
         kube.apply(event)
     name, pool = event["metadata"]["name"], event["spec"]["pool"]
     with step(
-        f"a crowd: {CROWD.buyers} buyers for {SEATS} seats, {CROWD.rate:.0f} a second once it opens; some press twice"
+        f"a crowd: {CROWD.buyers} buyers, each of 1 to {CROWD.most_seats} of {SEATS} seats, {CROWD.rate:.0f} a second"
+        " once it opens; some press twice"
     ):
         crowd.start(kube, name, pool, CROWD)
     with step("kubectl get intakeevents, until Completed"):
@@ -129,7 +131,8 @@ def play(kube: Kube) -> tuple[account.Account, str]:
         dead = status.get("queue", {}).get("deadLetters", 0)
         settled = account.of_pool(kube, pool, answers, dead)
         committed, voided = account.ledger_counts(kube, pool)
-        print(f"    acknowledged claims: {settled.acknowledged}; ledger rows: {committed} committed, {voided} voided")
+        print(f"    acknowledged claims: {settled.acknowledged}; in the ledger: {committed} committed, {voided} voided")
+        print(f"    an order of several seats in the ledger: {account.order_of_several_seats(kube, pool)}")
         print(f"    left of the event: the report, {len(events.leftovers(kube, name))} other objects")
         for violation in account.violations(kube, pool, answers).splitlines():
             print(f"    broken promise: {violation}")

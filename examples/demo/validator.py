@@ -1,6 +1,7 @@
 """A validation webhook as a fraud or payment service might offer one, small enough to run in a demo.
 
-It declines a fixed share of the users, always the same ones. A request is identified by its Idempotency-Key (in a
+It declines a fixed share of the users, always the same ones, and charges the others: the approval has the payment's id
+in its `data`, which goes on to the ledger. A request is identified by its Idempotency-Key (in a
 batch: by the claim), so that a repeated request gets the first answer again and takes effect once. `/effects` tells
 what it did, `/faults?mode=...` makes it misbehave, with `&users=sick` only where a user's id begins so. It keeps
 everything in memory: one replica, no restarts.
@@ -48,8 +49,11 @@ class Validator:
             self._decisions[key] = "declined" if share < self._decline_percent else "approved"
             self._effects[claim_id] += 1
         decision = self._decisions[key]
-        answer = {"claim_id": claim_id, "decision": decision}
-        return answer | {"reason": "the card was refused"} if decision == "declined" else answer
+        answer: dict[str, Any] = {"claim_id": claim_id, "decision": decision}
+        if decision == "declined":
+            return answer | {"reason": "the card was refused"}
+        # The same for a repeated request, as a payment service answers an idempotency key that it knows.
+        return answer | {"data": {"payment_id": f"pay-{zlib.crc32(claim_id.encode()):08x}"}}
 
     def mode_for(self, body: dict[str, Any]) -> str:
         """The fault that a request meets; a batch meets it for the sake of one of its users."""

@@ -22,6 +22,7 @@ from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.spec import IntakeEventSpec
 
+from tests import profiles  # noqa: F401 - registers them
 from tests.postgres import PostgresServer
 
 type Make[T] = Callable[..., T]

@@ -23,6 +23,7 @@ from intake_operator.model.observed import ChildKey, Connections, DatabaseState,
 from intake_operator.model.proof import LedgerAnswer
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason
+from intake_shared.claims import Seat
 from planning import Decided
 
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
@@ -65,9 +66,7 @@ def make_letter() -> DeadLetter:
         claim_id=UUID("0192f0c1-0000-7000-8000-000000000001"),
         pool_id="taylor-la-night-1",
         user_id="ann",
-        slot_no=1,
-        label="A-1",
-        resource_id=UUID(int=2),
+        seats=(Seat(slot_no=1, resource_id=UUID(int=2), label="A-1", attributes={"row": "A"}),),
         request_id="r1",
         claimed_at=OPENS,
         state="validated",
@@ -97,19 +96,25 @@ def make_event(**changes: Any) -> Event:
     return replace(base, **changes)
 
 
-def make_status(**changes: Any) -> EngineStatus:
-    """What intake.engine_status answers for a database in the middle of a sale, with changes (camelCase)."""
+def make_status(held: int = 0, ends: datetime = CLOSES + timedelta(minutes=10), **changes: Any) -> EngineStatus:
+    """What intake.engine_status answers for a database in the middle of a sale, with changes (camelCase).
+
+    `held` claims wait to be confirmed, the last of them until `ends`.
+    """
     queue = {"depth": 0, "inFlight": 0, "oldestSeconds": 0, "deadLetters": 0} | changes.pop("queue", {})
     status: dict[str, Any] = {
         "windowState": "open",
         "sealed": False,
         "ready": True,
-        "inventory": {"size": 20_000, "available": 20_000, "reserved": 0, "consumed": 0},
+        "inventory": {"size": 20_000, "available": 20_000, "held": 0, "withheld": 0, "reserved": 0, "consumed": 0},
         "queue": queue,
+        "holds": {"claims": held, "lastEndsAt": ends.isoformat() if held else None},
         "claims": 0,
+        "held": held,
         "committed": 0,
         "voided": 0,
         "released": 0,
+        "expired": 0,
         "claimsPerSecond": 0,
         "commitsPerSecond": 0,
         "peakDepth": None,
@@ -222,9 +227,9 @@ class Given:
         """DB1's engine_status, with changes (camelCase) of the one in the middle of a sale."""
         return self.db1(status=make_status(**status))
 
-    def sealed(self, **queue: int) -> "Given":
-        """DB1 is sealed, with this queue."""
-        return self.says(sealed=True, windowState="closed", queue=queue)
+    def sealed(self, held: int = 0, ends: datetime = CLOSES + timedelta(minutes=10), **queue: int) -> "Given":
+        """DB1 is sealed, with this queue, and with holds until then."""
+        return self.says(sealed=True, windowState="closed", held=held, ends=ends, queue=queue)
 
     def child(self, key: ChildKey, child: Manifest) -> "Given":
         """With one child more, or with another one in its place."""
@@ -282,8 +287,10 @@ def closed(**changes: Any) -> Given:
 
 def finished(**changes: Any) -> Given:
     """An event whose status has the report, after its keep time: everything is to be removed."""
-    counts = {"claims": 11, "committed": 8, "voided": 2, "released": 1}
-    report = {"verified": True, "ledgerVerified": LedgerAnswer.AGREES.value, "writtenAt": CLOSES.isoformat()} | counts
+    counts = {"claims": 14, "committed": 8, "voided": 2, "released": 1, "expired": 3}
+    slots = {"size": 20_000, "available": 19_980, "held": 0, "withheld": 4, "reserved": 0, "consumed": 16}
+    report = {"verified": True, "ledgerVerified": LedgerAnswer.AGREES.value, "writtenAt": CLOSES.isoformat()}
+    report |= counts | {"inventory": slots}
     return scheduled(status={"report": report}, **changes).at(CLOSES + timedelta(minutes=10))
 
 

@@ -15,9 +15,10 @@ SECOND = timedelta(seconds=1)
 
 def make_proof(ledger: LedgerAnswer = LedgerAnswer.AGREES, detail: str = "", **changes: int) -> Proof:
     """A proof that holds: 11 claims, 8 committed, 2 voided, 1 released; with changes."""
-    counts = {"claims": 11, "committed": 8, "voided": 2, "released": 1, "queued": 0} | changes
-    ended = Account(counts["committed"], counts["voided"], slots=counts["committed"], digest=0)
-    account = DatabaseAccount(counts["claims"], counts["released"], counts["queued"], 0, ended, ())
+    counts = {"claims": 11, "committed": 8, "voided": 2, "released": 1} | changes
+    ended = Account(counts["committed"], counts["voided"], slots=counts.get("slots", counts["committed"]), digest=0)
+    rest = (counts.get(name, 0) for name in ("expired", "held", "queued", "dead"))
+    account = DatabaseAccount(counts["claims"], counts["released"], *rest, ended, ())
     return Proof(account, ledger, detail)
 
 

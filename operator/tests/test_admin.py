@@ -5,7 +5,7 @@ import base64
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -26,7 +26,7 @@ from intake_operator.ledger import connection as ledger_connection
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.functions import offers, void_function
 from intake_operator.ledger.voiding import void
-from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
+from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
 from psycopg import AsyncConnection
@@ -36,6 +36,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
 NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
+DISCARD = requests.Discard(ids=[1], reason="a bot")
 
 
 class Secrets(Cluster):
@@ -46,6 +47,13 @@ class Secrets(Cluster):
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         return {"data": {"uri": base64.b64encode(self._content).decode()}}
+
+
+class WithoutDatabase(AdminService):
+    """Nothing came with any claim."""
+
+    async def _contents(self, event: Event, ids: Sequence[int], actor: str, reason: str) -> dict[int, Content]:
+        return {number: Content(number, None, None) for number in ids}
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ async def reader() -> AsyncIterator[TestClient[web.Request, web.Application]]:
 async def test_a_good_request(reader: TestClient[web.Request, web.Application]) -> None:
     asked = {"ids": [3, 1], "reason": "  a bot ", "ledgerChecked": True}
     answer = await reader.post("/", json=asked)
-    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True}
+    assert await answer.json() == {"ids": [3, 1], "reason": "a bot", "ledger_checked": True, "return_conflicts": False}
     assert await (await reader.get("/?limit=7&continue=9")).json() == {"limit": 7, "continue_": 9}
 
 
@@ -201,11 +209,11 @@ class TestVoidClaim:
             void_claim = await void_function(connection, "finalize_transaction")
             assert void_claim is not None
             assert await void_function(connection, "elsewhere.finalize_transaction") is None
-            payload = letter.payload()
-            assert await void(connection, void_claim, payload) == "voided"
-            assert await void(connection, void_claim, payload | {"user_id": "thief"}) == "conflict"
+            claim = letter.as_json()
+            assert await void(connection, void_claim, claim) == "voided"
+            assert await void(connection, void_claim, claim | {"user_id": "thief"}) == "conflict"
             with pytest.raises(psycopg.DataError):
-                await void(connection, void_claim, payload | {"claim_id": "x"})
+                await void(connection, void_claim, claim | {"claim_id": "x"})
             assert await offers(connection, "ledger_claims")
             assert not await offers(connection, "no_such_function")
 
@@ -215,11 +223,12 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER FUNCTION void_claim RENAME TO voided")
             owner.execute(
-                "CREATE FUNCTION void_claim(payload jsonb) RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
-                " IF payload ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(payload); END $$"
+                "CREATE FUNCTION void_claim(claim jsonb) RETURNS text LANGUAGE plpgsql AS $$ BEGIN"
+                " IF claim ->> 'user_id' = 'vip' THEN RAISE 'not this one'; END IF; RETURN voided(claim); END $$"
             )
         found = [replace(letter, id=1, user_id="vip"), replace(letter, id=2, claim_id=UUID(int=9))]
-        decided = await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found, ledger_checked=False)
+        service = WithoutDatabase(Secrets(ledger_uri.encode()), NEVER)
+        decided = await service._decide(event(), found, DISCARD, "editor")
         refused = decided[1]
         assert isinstance(refused, Refusal)
         assert (refused.reason, "not this one" in refused.message) == ("LedgerRefused", True)
@@ -227,7 +236,7 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri, autocommit=True) as owner:
             owner.execute("ALTER TABLE ledger.claims RENAME TO gone")  # 42P01: not the fault of one claim
         with pytest.raises(RefusedError, match="did not answer"):
-            await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(event(), found[1:], ledger_checked=False)
+            await service._decide(event(), found[1:], DISCARD, "editor")
 
     async def test_a_ledger_that_does_not_answer_ends_in_a_timeout(
         self, ledger_uri: str, letter: DeadLetter, event: Callable[..., Event], monkeypatch: pytest.MonkeyPatch
@@ -236,11 +245,10 @@ class TestVoidClaim:
         with psycopg.connect(ledger_uri) as other:
             # The server accepts the connection, and then waits for this lock to look up any function.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
+            service = WithoutDatabase(Secrets(ledger_uri.encode()), NEVER)
             async with asyncio.timeout(PATIENCE_SECONDS):
                 with pytest.raises(RefusedError, match="no answer in time"):
-                    await AdminService(Secrets(ledger_uri.encode()), NEVER)._decide(
-                        event(), [letter], ledger_checked=False
-                    )
+                    await service._decide(event(), [letter], DISCARD, "editor")
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", "postgresql://u:p@db/ledger".encode("utf-16")])

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from aiohttp import web
@@ -13,10 +15,15 @@ from aiohttp.test_utils import TestServer
 from intake_operator.admin.answers import RefusedError
 from intake_operator.command import tables
 from intake_operator.model.dead_letters import DeadLetter
+from intake_shared.claims import Seat
 
 from tests.patience import PATIENCE_SECONDS
 
 COMMAND = Path(sys.executable).with_name("intake-admin")
+
+
+def seat(slot: int, label: str | None) -> Seat:
+    return Seat(slot_no=slot, resource_id=UUID(int=slot), label=label)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +41,8 @@ COMMAND = Path(sys.executable).with_name("intake-admin")
         (("audit", "drop"), 3, "kubectl create token"),
         (("dead-letters", "list", "drop", "--limit=0"), 2, "--limit"),
         (("dead-letters", "replay", "drop", "0", "--reason=x"), 2, "ID"),
+        (("dead-letters", "payloads", "drop", "7"), 2, "--reason"),
+        (("dead-letters", "payloads", "drop", "--reason=x"), 2, "ID"),
     ],
 )
 def test_the_command_says_what_to_do_and_exits_with_its_code(
@@ -95,7 +104,13 @@ def test_dead_letters_are_counted_by_reason_without_what_a_reason_quotes_of_its_
     letter: DeadLetter,
 ) -> None:
     refused = [
-        replace(letter, id=n, label=f"Row {n}", user_id=f"buyer-{n}", reason=f"commit: seat Row {n} is not buyer-{n}'s")
+        replace(
+            letter,
+            id=n,
+            seats=(seat(n, "Row 1"), seat(n + 1, f"Row 1, seat {n}")),
+            user_id=f"buyer-{n}",
+            reason=f"commit: seat Row 1, seat {n} is not buyer-{n}'s",
+        )
         for n in range(10, 13)
     ]
     down = [replace(letter, reason=reason) for reason in ("validate: answers 500", "validate: answers 502")]
@@ -106,6 +121,18 @@ def test_dead_letters_are_counted_by_reason_without_what_a_reason_quotes_of_its_
         ["1", "validate: answers 500"],
         ["1", "validate: answers 502"],
     ]
+
+
+def test_the_seats_of_a_claim_are_one_cell(letter: DeadLetter) -> None:
+    pair = replace(letter, seats=(seat(7, "A-7"), seat(8, "A-8")))
+    many = replace(letter, id=2, seats=tuple(seat(n, f"B-{n}") for n in range(1, 13)))
+    bare = replace(letter, id=3, seats=(seat(9, None),))
+    lines = tables.dead_letters(each.shown() for each in (pair, many, bare)).splitlines()
+    assert "7, 8 " in lines[1]
+    assert "A-7, A-8 " in lines[1]
+    assert "1, 2, 3, 4, 5, … (12) " in lines[2]
+    assert "B-1, B-2, B-3, B-4, B-5, … (12) " in lines[2]
+    assert lines[3].split()[3:5] == ["9", "validated"]
 
 
 async def test_dead_letters_are_listed_and_replayed_by_a_part_of_their_reason(
@@ -144,5 +171,32 @@ async def test_dead_letters_are_listed_and_replayed_by_a_part_of_their_reason(
         assert await run("replay", "drop", "--reason=mended") == "2 replayed\n"
     assert [line.split()[0] for line in table.splitlines()] == ["COUNT", "1", "1"]
     assert [line.split()[0] for line in wide.splitlines()] == ["ID", "1"]
-    assert {"SLOT", "LABEL", "RETRIES"} < set(wide.split())
+    assert {"SLOTS", "LABELS", "RETRIES"} < set(wide.split())
     assert replayed == [[1, 3]]
+
+
+async def test_payloads_are_shown_in_parts_and_those_that_are_gone_are_named(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret-token")
+    asked: list[dict[str, Any]] = []
+
+    async def shown(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        *ids, last = asked[-1]["ids"]
+        items = [{"id": n, "payload": {"e-mail": f"ann{n}@example"}, "validation": None} for n in ids]
+        return web.json_response({"items": items, "gone": [last]})
+
+    api = web.Application()
+    api.add_routes([web.post("/v1alpha1/namespaces/tickets/intakeevents/drop/deadletters/payloads", shown)])
+    async with TestServer(api) as there:
+        process = await asyncio.create_subprocess_exec(
+            *(COMMAND, "dead-letters", "payloads", "drop", *map(str, range(1, 151)), "--reason=a refund"),
+            *("--namespace=tickets", f"--server={there.make_url('')}", f"--token-file={token}"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+    assert [(len(each["ids"]), each["reason"]) for each in asked] == [(100, "a refund"), (50, "a refund")]
+    lines = output.decode().splitlines()
+    assert lines[0].split() == ["ID", "PAYLOAD", "VALIDATION"]
+    assert lines[1].split() == ["1", '{"e-mail":', '"ann1@example"}', "null"]
+    assert (len(lines), lines[-1], process.returncode) == (150, "not dead letters (any more): 100, 150", 1)

@@ -21,7 +21,11 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
 POOL = "taylor-la-night-1"
-SALE = "SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_series(1, %s) n"
+# The claim of u3 has the slots 3, 4 and 5.
+SALE = (
+    "SELECT count(*) FROM generate_series(1, %s) n,"
+    " intake.claim_resources(%s, 'u' || n, CASE n WHEN 3 THEN 3 ELSE 1 END, 'r' || n)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIterator[Scene]:
-    """Ten slots, eight claims: five committed, one voided, one released, one still queued."""
+    """Twelve slots, eight claims: five committed (one of three slots), one voided, one released, one queued."""
     uri, ledger_uri = server.create_database("intake", "as_migrated"), server.create_database("ledger", "as_installed")
     socket = unquote(urlparse(uri).query.removeprefix("host="))
     now = datetime.now(UTC)
@@ -81,9 +85,9 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
         await AsyncConnection.connect(uri, autocommit=True) as database,
         await AsyncConnection.connect(ledger_uri, autocommit=True) as books,
     ):
-        await database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 10, **window})))
+        await database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 12, **window})))
         await database.execute("SELECT intake.seed(%s)", (POOL,))
-        await database.execute(SALE, (POOL, 8))
+        await database.execute(SALE, (8, POOL))
         scene = Scene(database, books, Sides(event(), socket, "", ledger_uri, "finalize_transaction"))
         await scene.end(5, "finalize_transaction", "committed")
         await scene.end(1, "void_claim", "voided")
@@ -128,7 +132,8 @@ async def test_claims_that_move_during_a_comparison_are_no_violation(
     async def rush() -> None:
         for wave in range(20):
             users = [f"buyer-{wave}-{n}" for n in range(6)]
-            await scene.database.execute("SELECT count(*) FROM intake.claim_batch(%s, %s)", (POOL, users))
+            batch = "SELECT count(*) FROM intake.claim_batch(%s, %s, NULL, %s)"
+            await scene.database.execute(batch, (POOL, users, [1, 2, 3, 1, 4, 1]))
             await scene.end(4, "finalize_transaction", "committed")
             await scene.end(1, "void_claim", "voided")
 
@@ -153,6 +158,18 @@ async def test_claims_that_move_during_a_comparison_are_no_violation(
         ("I4", "UPDATE ledger.sold_slots SET resource_id = gen_random_uuid() WHERE slot_no = 3"),
         ("I4", "UPDATE ledger.sold_slots SET slot_no = 99 WHERE slot_no = 3"),
         ("I4", "DELETE FROM ledger.sold_slots WHERE slot_no = 3"),
+        ("I4", "DELETE FROM ledger.sold_slots WHERE slot_no IN (3, 4, 5)"),
+        (
+            "I4",
+            "UPDATE ledger.sold_slots SET claim_id = (SELECT claim_id FROM ledger.claims WHERE user_id = 'u1')"
+            " WHERE slot_no = 4",
+        ),
+        ("I4", "UPDATE ledger.sold_slots SET slot_no = 9 - slot_no + 90 WHERE slot_no IN (4, 5)"),
+        (
+            "I4",
+            "UPDATE ledger.sold_slots s SET resource_id = o.resource_id FROM ledger.sold_slots o"
+            " WHERE s.slot_no IN (4, 5) AND o.slot_no = 9 - s.slot_no",
+        ),
         (
             "I4",
             "INSERT INTO ledger.sold_slots SELECT pool_id, 99, claim_id, resource_id FROM ledger.sold_slots LIMIT 1",
@@ -168,6 +185,31 @@ async def test_a_manual_change_of_the_ledger_is_found(scene: Scene, invariant: s
     short = await scene.check_if_due()
     assert short is not None
     assert short.agrees is False, "and the proof notices it as well"
+
+
+async def test_a_claim_that_lacks_a_slot_in_the_ledger_is_named_with_its_slots(scene: Scene) -> None:
+    await scene.books.execute("DELETE FROM ledger.sold_slots WHERE slot_no = 4")
+    (violation,) = (await scene.compare()).violations
+    assert violation.invariant == "I4"
+    assert violation.detail.endswith("of slots 3, 4, 5 has other slots (3, 5) in the ledger")
+
+
+async def test_a_ledger_whose_page_splits_a_claim_is_not_compared(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row for each slot would be taken for claims that lack slots."""
+    monkeypatch.setattr(reading, "LEDGER_PAGE", 2)
+    await scene.books.execute(
+        "CREATE OR REPLACE FUNCTION ledger_claims(pool_id text, after uuid, most int)"
+        " RETURNS TABLE (claim_id uuid, state text, user_id text, request_id text, claimed_at timestamptz,"
+        " slot_nos bigint[], resource_ids uuid[]) LANGUAGE sql AS $$ SELECT c.claim_id, c.state, c.user_id,"
+        " c.request_id, c.claimed_at, ARRAY[s.slot_no], ARRAY[s.resource_id] FROM ledger.claims c"
+        " JOIN ledger.sold_slots s USING (claim_id)"
+        " WHERE c.claim_id > coalesce(after, '00000000-0000-0000-0000-000000000000') ORDER BY 1, s.slot_no LIMIT most"
+        " $$"
+    )
+    found = await scene.compare()
+    assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
 
 
 async def test_a_broken_invariant_inside_db1_is_found(scene: Scene) -> None:
@@ -192,7 +234,7 @@ async def test_with_an_empty_queue_it_is_compared_seldom_and_after_a_violation_s
     assert (found.agrees, len(found.violations), len(scene.woken)) == (False, 1, 2), (
         "claim by claim, since counts differ"
     )
-    gone = await scene.database.execute("SELECT message FROM intake.intents WHERE message ->> 'slot_no' = '3'")
+    gone = await scene.database.execute("SELECT message FROM intake.intents WHERE message ->> 'user_id' = 'u3'")
     for (message,) in await gone.fetchall():
         await scene.books.execute("SELECT finalize_transaction(%s)", (Jsonb(message),))
     scene.now += WHILE_BAD.total_seconds()

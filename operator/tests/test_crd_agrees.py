@@ -1,9 +1,12 @@
 """The CRD is hand-written and the model mirrors it: the same fields, the same defaults, the same obligations."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import pytest
 import yaml
 from intake_operator.model.spec import IntakeEventSpec
 from pydantic import BaseModel
@@ -17,6 +20,15 @@ def schema_of_spec() -> dict[str, Any]:
     crd = yaml.safe_load(CRD.read_text(encoding="utf-8"))
     spec: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     return spec
+
+
+def described(path: str) -> str:
+    """The description of a field of the spec or the status, by its path."""
+    crd = yaml.safe_load(CRD.read_text(encoding="utf-8"))
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for name in path.split("."):
+        schema = schema["properties"][name]
+    return str(schema.get("description", ""))
 
 
 def model_within(field: FieldInfo) -> type[BaseModel] | None:
@@ -50,3 +62,43 @@ def differences(model: type[BaseModel], schema: dict[str, Any], path: str) -> li
 
 def test_the_model_and_the_crd_agree() -> None:
     assert differences(IntakeEventSpec, schema_of_spec(), "spec") == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "paths"),
+    [
+        ("slots", ["spec.inventorySize", "spec.claimsPerUser", "status.inventory", "status.report.inventory"]),
+        ("claims", ["spec.batchSize", "spec.commitTarget.maxPerSecond", "spec.bridge.backlogPerReplica"]),
+        ("claim", ["spec.maxRetries"]),
+        ("claims", ["status.queue", "status.queue.depth", "status.queue.deadLetters", "status.recovery.committed"]),
+        ("claims", [f"status.{name}" for name in ("held", "committed", "voided", "released", "expired")]),
+        ("claims", ["status.claimsPerSecond", "status.commitsPerSecond"]),
+        ("claims", [f"status.report.{name}" for name in ("claims", "committed", "expired", "held", "queued")]),
+    ],
+)
+def test_kubectl_explain_says_what_is_counted(unit: str, paths: list[str]) -> None:
+    for path in paths:
+        assert re.search(rf"\b{unit}\b", described(path), re.IGNORECASE), path
+
+
+def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every event in examples/, with the name of its file."""
+    for path in sorted((CRD.parents[1] / "examples").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            if document["kind"] == "IntakeEvent":
+                yield path.name, document
+
+
+@pytest.mark.parametrize(("file", "event"), list(examples()))
+def test_an_example_has_fields_of_the_crd_alone(file: str, event: dict[str, Any]) -> None:
+    IntakeEventSpec.model_validate(event["spec"])
+    assert list(unknown(event["spec"], schema_of_spec(), "spec")) == []
+
+
+def unknown(value: object, schema: dict[str, Any], path: str) -> Iterator[str]:
+    """The fields of a value that its schema does not have."""
+    for name, inner in value.items() if isinstance(value, dict) and "properties" in schema else ():
+        if name not in schema["properties"]:
+            yield f"{path}.{name}"
+        else:
+            yield from unknown(inner, schema["properties"][name], f"{path}.{name}")

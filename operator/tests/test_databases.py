@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -114,7 +115,8 @@ class TestDatabases:
         async with await AsyncConnection.connect(uri) as owner:
             for ago, depth in ((LOOK_BACK - timedelta(seconds=10), 7), (LOOK_BACK + timedelta(seconds=1), 9)):
                 await owner.execute(
-                    "INSERT INTO intake.engine_metrics SELECT %s, clock_timestamp() - %s, 0, 0, 0, %s, 0, 0, 0, 0",
+                    "INSERT INTO intake.engine_metrics"
+                    " SELECT %s, clock_timestamp() - %s, 0, 0, 0, 0, 0, %s, 0, 0, 0, 0, 0",
                     (POOL, ago, depth),
                 )
         assert (await databases.observe(UID, POOL, host, "")).peak_depth == 7
@@ -134,7 +136,31 @@ class TestDatabases:
         await databases.seal(UID, POOL, "test")
         assert (await databases.observe(UID, POOL, host, "")).sealed
         nothing = Account(committed=0, voided=0, slots=0, digest=0)
-        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, nothing, ())
+        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
+
+    async def test_the_audit_tells_every_action_with_its_claims_or_slots(
+        self, databases: Databases, host: str, uri: str
+    ) -> None:
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
+        await databases.configure(UID, POOL, config())
+        await databases.seed(UID, POOL)
+        with psycopg.connect(uri, autocommit=True) as owner:
+            owner.execute("SELECT intake.withhold_slots(%s, '{1,2,4}', 'ann', 'house seats')", (POOL,))
+            owner.execute("SELECT intake.return_slots(%s, '{4}', 'ann', 'nobody came')", (POOL,))
+            owner.execute("SELECT * FROM intake.dead_letter_payloads(%s, '{7,8}', 'bob', 'a refund')", (POOL,))
+            owner.execute("SELECT intake.replay(%s, '{7}', 'bob', 'again')", (POOL,))
+            owner.execute("SELECT intake.discard(%s, '{7}', 'bob', 'a bot', 'it was looked at')", (POOL,))
+        await databases.seal(UID, POOL, "the end")
+        lines = [json.loads(line) for line in await databases.audit(UID, POOL)]
+        assert [(line["action"], line["claims"], line["slots"], line["evidence"]) for line in lines] == [
+            ("seal", None, None, None),
+            ("discard", 0, None, "it was looked at"),
+            ("replay", 0, None, None),
+            ("show payloads", 2, None, None),
+            ("return", None, "4", None),
+            ("withhold", None, "1-2, 4", None),
+        ]
 
     async def test_a_sealed_pool_is_still_throttled(self, databases: Databases, host: str) -> None:
         await databases.observe(UID, POOL, host, "")

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
-from given import make_status
+from given import make_spec, make_status
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.model.engine_status import EngineStatus
@@ -72,6 +72,36 @@ async def test_the_model_has_every_field_that_db1_answers_and_no_other(host: str
         assert dumped[name] == answer[name], name
     assert (seen.window_state, seen.queue.depth, seen.inventory.seeded) == ("open", 1, 10)
     assert seen.workers[0].health.model_dump(exclude_none=True, mode="json") == HEALTH
+
+
+async def test_a_hold_counts_as_a_claim_and_its_slots_as_held_until_it_is_confirmed(host: str) -> None:
+    pool, now = "held", datetime.now(UTC)
+    window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
+    checkout = {"holdSeconds": 600, "extendSeconds": 300}
+    spec = make_spec(pool=pool, inventorySize=10, batchSize=5, window=window, claimsPerUser=3, checkout=checkout)
+    databases = Databases(load(INTAKE_SQL))
+    await databases.observe(UID, pool, host, "")
+    await databases.migrate(UID)
+    await databases.configure(UID, pool, spec.engine_config())
+    await databases.seed(UID, pool)
+    with psycopg.connect(host=host, dbname="intake", user="postgres", autocommit=True) as db1:
+        claim = "SELECT DISTINCT outcome, claim_id, expires_at FROM intake.claim_resources(%s, 'ann', 3, 'r1')"
+        outcome, claim_id, ends = db1.execute(claim, (pool,)).fetchone() or ()
+        held = await databases.observe(UID, pool, host, "")
+        await databases.seal(UID, pool, "test")
+        sealed = await databases.observe(UID, pool, host, "")
+        answer = db1.execute("SELECT intake.confirm_claim(%s, %s, 'ann')", (pool, claim_id)).fetchone()
+        confirmed = await databases.observe(UID, pool, host, "")
+    await databases.close_all()
+    assert (outcome, answer) == ("held", ("confirmed",))
+    for state in (held, sealed):
+        assert state.status is not None
+        assert (state.held, state.last_hold_ends, state.depth) == (1, ends, 0)
+        assert (state.status.claims, state.status.held) == (1, 1)
+        assert (state.status.inventory.held, state.status.inventory.seeded) == (3, 10)
+    assert confirmed.status is not None
+    assert (confirmed.held, confirmed.last_hold_ends, confirmed.depth) == (0, None, 1)
+    assert (confirmed.status.inventory.held, confirmed.status.inventory.reserved) == (0, 3)
 
 
 def fields(model: type[BaseModel], *before: str) -> Iterator[tuple[str, ...]]:

@@ -248,7 +248,8 @@ class TestTable:
     ) -> None:
         hall.execute(
             "ALTER TABLE seats ADD price numeric(6,2) DEFAULT 89.50, ADD seats_free boolean DEFAULT true, ADD seat int"
-            " DEFAULT 7, ADD own text DEFAULT 'x', ADD opens timestamptz DEFAULT '2026-12-01 18:00+01', ADD nothing text"
+            " DEFAULT 7, ADD own text DEFAULT 'x', ADD opens timestamptz DEFAULT '2026-12-01 18:00+01',"
+            " ADD nothing text"
         )
         fill(hall, *LINES, table="seats (resource_id, label)")
         scene.objects.uri(reader(server))
@@ -278,8 +279,14 @@ class TestTable:
             ('"Slot_No" int', "its column 'Slot_No' has the name of a field of a claim; name a view without it"),
             ("payload text", "its column 'payload' has the name of a field of a claim"),
             ('"a\u200b" text', "its column 'a\\u200b' has a name whose character 2 is U+200B"),
-            ("notes text DEFAULT repeat('x', 1014)", "row 1: the columns beside resource_id and label have more than 1024"),
-            ("notes text DEFAULT repeat('ä', 600)", "row 1: the columns beside resource_id and label have more than 1024"),
+            (
+                "notes text DEFAULT repeat('x', 1014)",
+                "row 1: the columns beside resource_id and label have more than 1024",
+            ),
+            (
+                "notes text DEFAULT repeat('ä', 600)",
+                "row 1: the columns beside resource_id and label have more than 1024",
+            ),
         ],
     )
     async def test_a_column_that_cannot_be_kept_is_named(

@@ -72,7 +72,10 @@ def test_an_empty_text_has_no_rows(text: str) -> None:
         (f"resource_id,label,row,\n{A},A-1,1,2\n", "line 1: column 4 has no name"),
         (f"resource_id,label,Slot_No\n{A},A-1,1\n", "line 1: column 3, 'Slot_No', has the name of a field of a claim"),
         (f"resource_id,label,seats\n{A},A-1,1\n", "line 1: column 3, 'seats', has the name of a field of a claim"),
-        (f"resource_id,label,a\u200b\n{A},A-1,1\n", "line 1: column 3, 'a\\u200b', has a name whose character 2 is U+200B"),
+        (
+            f"resource_id,label,a\u200b\n{A},A-1,1\n",
+            "line 1: column 3, 'a\\u200b', has a name whose character 2 is U+200B",
+        ),
         (f'resource_id,label,"a "\n{A},A-1,1\n', "line 1: column 3, 'a ', has a name with a space at an end"),
         (f"resource_id,label,row\n{A},A-1,\0\n", "line 2: character 1 is U+0000 (NUL) in the column row"),
         (f"resource_id,label,row\n{A},A-1,\ud800\n", "line 2: character 1 is U+D800 in the column row"),

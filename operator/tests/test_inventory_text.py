@@ -27,13 +27,12 @@ RECORDS = st.tuples(
     IDS, CELLS, st.sampled_from(["{},{}", '{},"{}"', ' {} , "{}" ', "{},{},,", "\ufeff{},{}", "{1},{0}"]), ENDS
 )
 NAMES = st.one_of(
-    st.text(max_size=5), st.sampled_from(["row", "Row", "R\u00e4ng", "Ra\u0308ng", "slot_no", "User_ID", "user_\u0131d"])
+    st.text(max_size=5),
+    st.sampled_from(["row", "Row", "R\u00e4ng", "Ra\u0308ng", "slot_no", "User_ID", "user_\u0131d"]),
 )
 QUOTED = st.text(max_size=9).map(lambda text: '"' + text.replace('"', '""') + '"')
 WIDE = st.tuples(st.lists(NAMES, min_size=1, max_size=3), st.lists(QUOTED, min_size=3, max_size=3), IDS).map(
-    lambda made: (
-        f"resource_id,label,{','.join(made[0])}\n{made[2]},A,{','.join(made[1][: len(made[0])])}"
-    )
+    lambda made: f"resource_id,label,{','.join(made[0])}\n{made[2]},A,{','.join(made[1][: len(made[0])])}"
 )
 CSV = st.one_of(
     WIDE,

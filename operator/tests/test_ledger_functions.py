@@ -7,7 +7,7 @@ import pytest
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.claims import ledger_claims
-from intake_operator.ledger.functions import AmbiguousFunctionError, offers, void_function
+from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, unusable, void_function
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.voiding import void
 from intake_operator.model.observed import Event, LedgerState
@@ -96,6 +96,53 @@ async def test_operator_and_bridge_take_the_same_for_a_commit_function(books: As
     seen = await look(uri)
     assert seen.problem is Problem.LEDGER_FUNCTION_MISSING
     assert "finalize_transaction(jsonb)" in seen.message
+
+
+TABLE = "RETURNS TABLE (claim_id uuid, outcome text{})"
+EMPTY = "LANGUAGE sql AS $$ SELECT NULL::uuid, ''::text{} WHERE false $$"
+
+
+@pytest.mark.parametrize(
+    ("form", "receipt"),
+    [
+        (f"f(jsonb) {TABLE.format('')} {EMPTY.format('')}", None),
+        (f"f(jsonb) {TABLE.format(', receipt jsonb')} {EMPTY.format(', NULL::jsonb')}", "jsonb"),
+        ("f(jsonb, OUT claim_id uuid, OUT outcome text, OUT receipt jsonb) RETURNS SETOF record LANGUAGE sql AS"
+         " $$ SELECT NULL::uuid, ''::text, NULL::jsonb WHERE false $$", "jsonb"),
+        ("f(jsonb) RETURNS SETOF answer LANGUAGE sql AS $$ SELECT a.* FROM answer a $$", "jsonb"),
+        (f"f(jsonb) {TABLE.format(', receipt text')} {EMPTY.format(', NULL::text')}", "text"),
+    ],
+)  # fmt: skip
+async def test_the_receipt_of_a_set_is_its_column(books: AsyncConnection, form: str, receipt: str | None) -> None:
+    await books.execute("CREATE TABLE answer (claim_id uuid, outcome text, receipt jsonb)")
+    await books.execute(f"CREATE FUNCTION {form}".encode())
+    found = await find_function(books, "f")
+    assert found is not None
+    assert (found.set_based, found.receipt, bool(unusable(None, found))) == (True, receipt, receipt == "text")
+
+
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [
+        ("void", ""),
+        ("text", ""),
+        ("jsonb", ""),
+        ("json", "finalize_transaction(jsonb) returns json, and must return void, text or jsonb"),
+        ("SETOF text", "finalize_transaction(jsonb) returns a set, and must return void, text or jsonb"),
+        ("integer", "finalize_transaction(jsonb) returns integer, and must return void, text or jsonb"),
+    ],
+)
+async def test_a_form_that_bridges_cannot_call_is_reported_before_the_sale(
+    books: AsyncConnection, uri: str, returns: str, told: str
+) -> None:
+    await books.execute("DROP FUNCTION finalize_transaction")
+    body = "" if returns == "void" else f"SELECT NULL::{returns.removeprefix('SETOF ')}"
+    await books.execute(
+        f"CREATE FUNCTION finalize_transaction(jsonb) RETURNS {returns} LANGUAGE sql AS '{body}'".encode()
+    )
+    seen = await look(uri)
+    assert seen.problem is (Problem.LEDGER_FUNCTION_MISSING if told else None)
+    assert told in seen.message
 
 
 async def test_an_ambiguous_ledger_claims_is_not_read(books: AsyncConnection, uri: str) -> None:

@@ -13,7 +13,7 @@ from intake_operator.reasons import LedgerReadyReason, Problem
 
 type Make[T] = Callable[..., T]
 
-ALL = ["batch", "outcomes", "void"]
+ALL = ["batch", "outcomes", "void", "receipts"]
 
 
 def found(engine_status: Make[EngineStatus], *offers: list[str]) -> Observed:
@@ -30,6 +30,11 @@ def found(engine_status: Make[EngineStatus], *offers: list[str]) -> Observed:
         ([["outcomes", "void"]], LedgerReadyReason.WEAKER, ["no shop.finalizes(jsonb)", "row by row"]),
         ([["void"]], LedgerReadyReason.WEAKER, ["row by row", "shop.finalize(jsonb) returns void"]),
         ([ALL, ["batch", "outcomes"]], LedgerReadyReason.WEAKER, ["no void_claim(jsonb)"]),
+        (
+            [["batch", "outcomes", "void"], ALL],
+            LedgerReadyReason.WEAKER,
+            ["no receipts", "no order number"],
+        ),
     ],
 )
 def test_what_a_ledger_does_not_offer_is_in_the_message(

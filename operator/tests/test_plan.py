@@ -96,7 +96,7 @@ class TestProvisioning:
 
 class TestOwnInventory:
     WANTED: ClassVar = {"inventory": {"configMapRef": {"name": "seats"}}}
-    UNSEEDED: ClassVar = {"size": 20_000, "available": 0, "reserved": 0, "consumed": 0}
+    UNSEEDED: ClassVar = {"size": 20_000, "available": 0, "held": 0, "withheld": 0, "reserved": 0, "consumed": 0}
 
     @staticmethod
     def configured(decided: Decided) -> int:

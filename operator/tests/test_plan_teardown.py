@@ -53,7 +53,7 @@ class TestDrain:
         assert sale.sealed(depth=5, deadLetters=1).plan().drained == DrainReason.QUEUE_DRAINING
         assert sale.sealed(deadLetters=1).plan().drained == DrainReason.DEAD_LETTERS_BLOCK
         assert sale.sealed().plan().drained == DrainReason.VERIFYING
-        for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}):
+        for one_less in ({"committed": 7}, {"voided": 1}, {"released": 0}, {"expired": 1}):
             wrong = sale.sealed().seen(proof=make_proof(**one_less))
             assert wrong.plan().drained == DrainReason.PROOF_FAILED
         good = sale.sealed().seen(proof=GOOD_PROOF).plan()
@@ -272,8 +272,9 @@ CLOSED = {"windowState": "closed"}
         DatabaseState(reachable=True, migrated=True, status=make_status(ready=False)),
         DatabaseState(reachable=True, migrated=True, status=make_status(**CLOSED)),
         DatabaseState(reachable=True, migrated=True, status=make_status(**CLOSED, sealed=True)),
+        DatabaseState(reachable=True, migrated=True, status=make_status(**CLOSED, sealed=True, held=1)),
     ],
-    ids=["unreachable", "not migrated", "not ready", "closed", "sealed"],
+    ids=["unreachable", "not migrated", "not ready", "closed", "sealed", "a claim is held"],
 )
 def test_i2_nothing_is_removed_without_proof_once_claims_were_possible(
     hours: int, deleted: bool, proof: Proof | None, database: DatabaseState

@@ -11,6 +11,7 @@ from intake_operator.database.migrate import load
 from intake_operator.ledger.proof import REST, WHILE_BAD, Proofs
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.proof import LedgerAnswer, Proof
+from planning import make_proof
 
 from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
 
@@ -125,3 +126,18 @@ async def test_a_uri_that_cannot_be_parsed_is_not_shown(drained: Drained) -> Non
     assert "cannot be parsed" in error
     assert "hunter2" not in error
     assert "%zz" not in error
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({}, ()),
+        ({"claims": 14, "expired": 3}, ()),
+        ({"expired": 3}, ("11 claims but 8 committed, 2 voided, 1 released and 3 expired",)),
+        ({"claims": 14}, ("14 claims but 8 committed, 2 voided, 1 released and 0 expired",)),
+        ({"held": 2}, ("2 claims are still held, 0 queued and 0 are dead letters",)),
+        ({"queued": 1}, ("0 claims are still held, 1 queued and 0 are dead letters",)),
+    ],
+)
+def test_every_claim_has_ended_and_a_hold_that_expired_is_an_end(counts: dict[str, int], told: tuple[str, ...]) -> None:
+    assert make_proof(**counts).failures == told

@@ -24,7 +24,8 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import INTAKE_SQL, PostgresServer, install_intake, install_ledger
 
 UID, NAMESPACE, POOL = "11111111-2222-3333-4444-555555555555", "tickets", "taylor-la-night-1"
-SOLD = Restored(committed=7, voided=2, slots=7)
+SOLD = Restored(committed=7, voided=2, slots=9)
+SIZE = 16
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 class Lost:
-    """A sale of twelve slots whose DB1 is gone, and a new DB1 that was migrated and configured."""
+    """A sale of 16 slots whose DB1 is gone, and a new DB1 that was migrated and configured."""
 
     def __init__(self, databases: Databases, database: AsyncConnection, books: AsyncConnection, uri: str) -> None:
         self.databases = databases
@@ -49,9 +50,12 @@ class Lost:
         return await self.databases.recover(UID, NAMESPACE, POOL, self.uri)
 
     async def value(self, query: LiteralString, *arguments: object) -> Any:  # noqa: ANN401 - whatever the query selects
+        return (await self.row(query, *arguments))[0]
+
+    async def row(self, query: LiteralString, *arguments: object) -> tuple[Any, ...]:
         row = await (await self.database.execute(query, arguments)).fetchone()
         assert row is not None
-        return row[0]
+        return row
 
     async def kept(self) -> tuple[int, int]:
         """Claims and restores that DB1 has."""
@@ -63,15 +67,20 @@ class Lost:
 def config() -> dict[str, Any]:
     now = datetime.now(UTC)
     window = {"opensAt": now - timedelta(hours=1), "closesAt": now + timedelta(hours=1)}
-    return {"inventorySize": 12} | {name: at.isoformat() for name, at in window.items()}
+    return {"inventorySize": SIZE} | {name: at.isoformat() for name, at in window.items()}
 
 
 async def sell(database: AsyncConnection, books: AsyncConnection) -> list[dict[str, Any]]:
-    """Seven committed, two voided; returns the messages that had not reached the ledger."""
+    """Seven committed, one of them with the slots 4, 5 and 6, and two voided, one of them with the slots 8 and 9.
+
+    Returns the messages that had not reached the ledger.
+    """
     await database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb(config())))
     await database.execute("SELECT intake.seed(%s)", (POOL,))
     await database.execute(
-        "SELECT intake.claim_resource(%s, 'u' || n, 'r' || n) FROM generate_series(1, 10) n", (POOL,)
+        "SELECT count(*) FROM generate_series(1, 10) n,"
+        " intake.claim_resources(%s, 'u' || n, CASE n WHEN 4 THEN 3 WHEN 6 THEN 2 ELSE 1 END, 'r' || n)",
+        (POOL,),
     )
     found = await database.execute("SELECT message FROM pgmq.q_intake_queue ORDER BY msg_id")
     messages = [message for (message,) in await found.fetchall()]
@@ -109,11 +118,13 @@ async def test_db1_has_every_claim_of_the_ledger_again(lost: Lost, monkeypatch: 
     await lost.databases.seed(UID, POOL)
     account = await lost.databases.account(UID, POOL)
     ended = account.ended
-    assert (ended.committed, ended.voided, ended.slots, account.violations) == (7, 2, 7, ())
+    assert (ended.committed, ended.voided, ended.slots, account.violations) == (7, 2, 9, ())
     restored = await lost.value("SELECT intake.engine_status(%s) -> 'restored'", POOL)
     assert (restored["committed"], restored["voided"]) == (7, 2)
     assert await lost.value("SELECT outcome FROM intake.claim_resource(%s, 'u1', 'r1')", POOL) == "replayed"
-    for number in range(5):
+    several = "SELECT array_agg(slot_no), min(outcome) FROM intake.claim_resources(%s, 'u4', 3, 'r4')"
+    assert await lost.row(several, POOL) == ([4, 5, 6], "replayed")
+    for number in range(SIZE - SOLD.slots):
         query = "SELECT outcome FROM intake.claim_resource(%s, %s)"
         assert await lost.value(query, POOL, f"new {number}") == "claimed"
     assert await lost.value("SELECT outcome FROM intake.claim_resource(%s, 'late')", POOL) == "sold_out"
@@ -129,7 +140,7 @@ async def test_a_bridge_that_still_commits_undoes_the_recovery(lost: Lost, monke
     """Its claim is read neither with its page, which was read before, nor with a later one."""
     monkeypatch.setattr(reading, "LEDGER_PAGE", 4)
     # The claim of a bridge that was slow: its id is older than all that have been read.
-    late = lost.queued[0] | {"claim_id": str(UUID(int=1)), "slot_no": 10}
+    late = lost.queued[0] | {"claim_id": str(UUID(int=1))}
     await lost.books.execute("ALTER FUNCTION ledger_claims SET SCHEMA ledger")
     await lost.books.execute(
         b"CREATE FUNCTION ledger_claims(text, uuid, int) RETURNS TABLE (claim_id uuid, state text, user_id text,"
@@ -142,7 +153,7 @@ async def test_a_bridge_that_still_commits_undoes_the_recovery(lost: Lost, monke
     with pytest.raises(RecoveryError, match="still committing"):
         await lost.recover()
     assert await lost.kept() == (0, 0)
-    assert await lost.recover() == Restored(committed=8, voided=2, slots=8), "and the next one has it"
+    assert await lost.recover() == Restored(committed=8, voided=2, slots=10), "and the next one has it"
 
 
 @pytest.mark.parametrize("function", ["ledger_claims", "ledger_proof"])
@@ -164,7 +175,7 @@ async def test_a_claim_that_was_not_sold_from_this_inventory_undoes_all(
     lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "LEDGER_PAGE", 4)
-    await lost.books.execute("UPDATE ledger.sold_slots SET resource_id = gen_random_uuid() WHERE slot_no = 9")
+    await lost.books.execute("UPDATE ledger.sold_slots SET resource_id = gen_random_uuid() WHERE slot_no = 5")
     with pytest.raises(psycopg.Error) as caught:
         await lost.recover()
     assert caught.value.sqlstate == "IE006"
@@ -210,7 +221,7 @@ async def test_a_ledger_that_cannot_be_reached_changes_nothing(lost: Lost) -> No
 
 def test_a_page_is_what_ledger_claims_returned() -> None:
     at = datetime(2026, 12, 1, 18, tzinfo=UTC)
-    sold = LedgerClaim(UUID(int=1), "committed", "ann", "r1", at, (7,), (UUID(int=2),))
+    sold = LedgerClaim(UUID(int=1), "committed", "ann", "r1", at, (7, 9), (UUID(int=2), UUID(int=4)))
     bare = LedgerClaim(UUID(int=3), "voided", "bob", None, None, (), ())
     assert as_json([sold, bare]) == [
         {
@@ -219,8 +230,8 @@ def test_a_page_is_what_ledger_claims_returned() -> None:
             "user_id": "ann",
             "request_id": "r1",
             "claimed_at": "2026-12-01T18:00:00+00:00",
-            "slot_nos": (7,),
-            "resource_ids": [str(UUID(int=2))],
+            "slot_nos": (7, 9),
+            "resource_ids": [str(UUID(int=2)), str(UUID(int=4))],
         },
         {
             "claim_id": str(UUID(int=3)),

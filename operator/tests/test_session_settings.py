@@ -143,8 +143,8 @@ async def test_a_claim_is_voided_under_any_setting(server: PostgresServer, lette
                 async with connect(server.uri("books"), "tickets") as connection:
                     void_claim = await void_function(connection, "finalize_transaction")
                     assert void_claim is not None
-                    payload = replace(letter, pool_id="other", claim_id=_id(number)).payload()
-                    assert await void(connection, void_claim, payload) == "voided"
+                    claim = replace(letter, pool_id="other", claim_id=_id(number)).as_json()
+                    assert await void(connection, void_claim, claim) == "voided"
                 lift(owner, "books")
         finally:
             lift(owner, "books")

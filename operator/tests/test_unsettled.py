@@ -27,11 +27,12 @@ def unguarded(event: Given) -> Given:
     [
         given.selling().says(queue={"depth": 5}),
         given.closed().says(queue={"depth": 5}, sealed=True),
+        given.closed().says(held=5, sealed=True),
         given.selling(deleted_at=OPENS).says(queue={"depth": 5}),
         given.selling(namespace_deleted_at=OPENS).says(queue={"depth": 5}),
         given.selling().new_db1(error="away"),
     ],
-    ids=["selling", "over", "deleted", "namespace", "unreachable"],
+    ids=["selling", "over", "held", "deleted", "namespace", "unreachable"],
 )
 def test_i11_everything_stays_guarded_while_claims_are_unsettled(sale: Given) -> None:
     decided = sale.plan()

@@ -44,7 +44,8 @@ def test_i11_one_thing_or_two_in_the_midst_of_a_sale_lose_nothing(protected: boo
     for number, what in enumerate([*SINGLES, *pairs]):
         machine = Machine()
         try:
-            machine.begin(protected, number % 3 == 2, 10 * (number % 2), 0, "selling", number % 2 == 0, list(what))
+            ephemeral, keep, deleted, checkout = number % 3 == 2, 10 * (number % 2), number % 2 == 0, number % 4 > 1
+            machine.begin(protected, ephemeral, keep, 0, "selling", deleted, checkout, list(what))
             machine.look()
             machine.end()
         except AssertionError as error:

@@ -101,10 +101,10 @@ LANGUAGE sql STABLE AS $$
     -- not the message itself, which quotes what cannot be parsed: `invalid input syntax for type uuid: "ann"`. So
     -- errors of these roles are not logged unless they end the session; the client still gets them. log_min_messages
     -- can only be set by a superuser, so no role can turn it back. A claim takes milliseconds. A claimer that keeps
-    -- one open delays seal(), so the server ends its session. Claims need no temporary file: a batch of 1000 with the
-    -- longest possible ids fits into work_mem.
+    -- one open delays seal(), so the server ends its session. Claims need no temporary file: the largest batch
+    -- (4000 slots with the longest ids, labels and attributes, and the largest payloads) fits into work_mem.
     ('claimer'::name, ARRAY['idle_in_transaction_session_timeout=5s', 'log_min_messages=fatal', 'temp_file_limit=1MB',
-        'transaction_timeout=15s', 'work_mem=4MB']),
+        'transaction_timeout=15s', 'work_mem=16MB']),
     ('bridge', ARRAY['log_min_messages=fatal']),
     -- An open read delays seal() too, so idle transactions end; but a read of a million claims may take minutes, so
     -- transaction_timeout stays off.

@@ -49,25 +49,23 @@ COMMENT ON FUNCTION intake_private.drop_from_free_list IS
     'Remove numbers that are now claimed from the free list. Skips those that another claim has locked: that claim '
     'finds them claimed and removes them itself.';
 
-CREATE FUNCTION intake_private.give_numbers_back(pool_no int, slot_nos bigint[], claim_ids uuid[]) RETURNS void
+CREATE FUNCTION intake_private.give_numbers_back(pool_no int, claim_id uuid, slot_nos bigint[]) RETURNS void
 LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    capacity bigint := (SELECT p.capacity FROM intake.pools p WHERE p.pool_no = give_numbers_back.pool_no);
 BEGIN
-    IF cardinality(slot_nos) = 0 THEN
-        RETURN;
-    END IF;
-    -- A claim that got only some of its slots, because another transaction used the same unique key, or a number is
-    -- claimed already.
-    DELETE FROM intake.claimed_slots cs USING unnest(slot_nos, claim_ids) AS d (slot_no, claim_id)
-    WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = ANY (slot_nos) AND cs.slot_no = d.slot_no
-        AND cs.claim_id = d.claim_id;
+    DELETE FROM intake.claimed_slots cs WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = ANY (slot_nos)
+        AND cs.claim_id = give_numbers_back.claim_id;
     INSERT INTO intake.free_numbers (pool_no, slot_no)
-    SELECT give_numbers_back.pool_no, d.slot_no FROM unnest(slot_nos) d (slot_no)
-    WHERE (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = give_numbers_back.pool_no
-        AND cs.slot_no = d.slot_no) IS NULL
+    SELECT give_numbers_back.pool_no, u.slot_no FROM unnest(slot_nos) AS u (slot_no)
+    WHERE u.slot_no <= capacity AND (SELECT cs.claim_id FROM intake.claimed_slots cs
+        WHERE cs.pool_no = give_numbers_back.pool_no AND cs.slot_no = u.slot_no) IS NULL
     ON CONFLICT DO NOTHING;
 END $$;
 COMMENT ON FUNCTION intake_private.give_numbers_back IS
-    'Put numbers that claim_batch() has drawn and could not use on the free list, and delete what it inserted for them.';
+    'Undo a claim that did not get all its numbers: delete the slots that it got, and put what no other claim has on the '
+    'free list.';
 
 CREATE FUNCTION intake_private.transactions_on_pools() RETURNS text[]
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -153,6 +151,14 @@ DECLARE
     drawn bigint;
     run   int := 0; -- claimed numbers in a row
 BEGIN
+    IF quantity - cardinality(numbers) > 1 AND NOT pool.sold_out THEN
+        -- All at once, which is cheaper than one by one; for what is missing afterwards the loop goes on.
+        SELECT numbers || coalesce(array_agg(d.slot_no), '{}') INTO numbers
+        FROM (SELECT nextval(pool.number_seq) AS slot_no FROM generate_series(1, quantity - cardinality(numbers))
+            OFFSET 0) d
+        WHERE d.slot_no <= pool.capacity AND (SELECT cs.claim_id FROM intake.claimed_slots cs
+            WHERE cs.pool_no = pool.pool_no AND cs.slot_no = d.slot_no) IS NULL;
+    END IF;
     FOR n IN 1..1000 LOOP -- more runs than this take another attempt
         EXIT WHEN pool.sold_out OR cardinality(numbers) >= quantity;
         drawn := nextval(pool.number_seq);
@@ -174,12 +180,13 @@ BEGIN
             DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = pool.pool_no AND f.slot_no = x.slot_no
             RETURNING f.slot_no)
         SELECT numbers || coalesce(array_agg(t.slot_no), '{}') INTO numbers FROM taken t;
+        numbers := ARRAY(SELECT u FROM unnest(numbers) u ORDER BY u);
     END IF;
     RETURN numbers;
 END $$;
 COMMENT ON FUNCTION intake_private.take_numbers IS
     'Append numbers to an array until it has `quantity`, or no more can be had: from the sequence first, then from the '
-    'free list.';
+    'free list. The result is in the order of the numbers.';
 
 CREATE FUNCTION intake_private.recycle_numbers(pool_no int) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

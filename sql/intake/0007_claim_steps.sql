@@ -80,15 +80,18 @@ COMMENT ON FUNCTION intake_private.refuse_claim IS
     'Raise the reason why can_claim() is false: always IE002. `subject` begins the message: the function, or which '
     'request of a batch.';
 
-CREATE FUNCTION intake_private.check_payload(subject text, payload jsonb, max_payload_bytes int) RETURNS void
+CREATE FUNCTION intake_private.check_payload(subject text, payload jsonb, most_bytes int) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    kind  text := jsonb_typeof(payload);
+    bytes int := octet_length(payload::text);
 BEGIN
-    IF jsonb_typeof(payload) <> 'object' THEN
-        RAISE EXCEPTION '%: payload is a JSON object, not %', check_payload.subject, jsonb_typeof(payload)
+    IF kind <> 'object' THEN
+        RAISE EXCEPTION '%: payload is a JSON object, not %', subject, kind
             USING ERRCODE = 'IE002', HINT = 'Send an object, or NULL for none.';
-    ELSIF octet_length(payload::text) > max_payload_bytes THEN
-        RAISE EXCEPTION '%: payload has % bytes, and this pool takes at most %', check_payload.subject,
-            octet_length(payload::text), max_payload_bytes USING ERRCODE = 'IE002',
+    ELSIF bytes > most_bytes THEN
+        RAISE EXCEPTION '%: payload has % bytes, and this pool takes at most %', subject, bytes, most_bytes
+            USING ERRCODE = 'IE002',
             HINT = 'Send less, or raise spec.claims.maxPayloadBytes. The bytes are those of the text of the jsonb.';
     END IF;
 END $$;
@@ -134,12 +137,14 @@ COMMENT ON FUNCTION intake_private.hold_ends_at IS 'When the hold of a claim end
 CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
-    -- The ledger does not keep what was asked for.
-    WHEN message IS NULL OR message ? 'restored' THEN NULL
     WHEN jsonb_array_length(message -> 'seats') <> quantity THEN 'quantity'
-    WHEN (named IS NOT NULL) <> (message ? 'named') OR named IS NOT NULL
+    -- In whatever order they are named.
+    WHEN named IS NOT NULL
         AND ARRAY(SELECT (s ->> 'slot_no')::bigint FROM jsonb_array_elements(message -> 'seats') s ORDER BY 1)
             <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN 'seats'
+    -- The ledger does not keep the rest.
+    WHEN message IS NULL OR message ? 'restored' THEN NULL
+    WHEN (named IS NOT NULL) <> (message ? 'named') THEN 'seats'
     -- confirm_claim() may have replaced the payload.
     WHEN coalesce(message -> 'first_payload', message -> 'payload') <> coalesce(payload, 'null') THEN 'payload' END;
 COMMENT ON FUNCTION intake_private.difference IS
@@ -177,7 +182,8 @@ COMMENT ON FUNCTION intake_private.seats_of IS 'The seats of these slots as a me
 
 -- Longer than 60 lines: its four steps share their variables, and each call of another function costs claim time.
 CREATE FUNCTION intake_private.claim_slots(pool_id text, user_id text, request_id text, quantity int, payload jsonb,
-    at timestamptz, traceparent text, named bigint[] DEFAULT NULL, numbers bigint[] DEFAULT '{}')
+    at timestamptz, traceparent text, named bigint[] DEFAULT NULL, numbers bigint[] DEFAULT '{}',
+    refuse boolean DEFAULT false)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz, differs text)
 LANGUAGE plpgsql AS $$
@@ -195,7 +201,6 @@ DECLARE
     made     uuid;             -- the claim that is answered: a new one, or that of the repeated request
     msg_id   bigint;
     verdict  text;
-    ends     timestamptz;      -- when the hold of the claim ends
 BEGIN
     FOR attempt IN 1..20 LOOP
         -- Reading the hot row also takes the lock on intake.pools that seal() and recycle_numbers() look for, so it
@@ -214,12 +219,15 @@ BEGIN
             SELECT coalesce(max(cs.unique_key::bigint), 0), count(*) FILTER (WHERE cs.status <> 'V') INTO last_key, live
             FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.user_id = claim_slots.user_id;
         END IF;
-        IF claim_slots.request_id IS NOT NULL THEN
+        IF claim_slots.request_id IS NOT NULL AND last_key IS DISTINCT FROM 0 THEN
             SELECT cs.claim_id, intake_private.message_of(cs) INTO made, message
             FROM intake_private.claims_of_request(pool.pool_no, pool.claims_per_user IS NOT NULL, claim_slots.user_id,
                 claim_slots.request_id) cs ORDER BY cs.part_no LIMIT 1;
             IF FOUND THEN
                 differs := intake_private.difference(message, quantity, named, claim_slots.payload);
+                IF refuse AND differs IS NOT NULL THEN
+                    PERFORM intake_private.refuse_repeat(differs);
+                END IF;
                 verdict := CASE WHEN differs IS NULL THEN 'replayed' ELSE 'different' END;
                 PERFORM intake_private.wait_for_standby();
                 EXIT;
@@ -256,9 +264,6 @@ BEGIN
             numbers := ARRAY(SELECT u FROM unnest(named) u ORDER BY u);
         ELSE
             numbers := intake_private.take_numbers(pool, numbers, quantity);
-            IF quantity > 1 THEN
-                numbers := ARRAY(SELECT u FROM unnest(numbers) u ORDER BY u);
-            END IF;
         END IF;
         IF cardinality(numbers) < quantity THEN
             -- One snapshot: at that instant every slot was claimed, except the numbers drawn here and those on the
@@ -328,14 +333,18 @@ BEGIN
             AND cs.slot_no = u.slot_no) IS NULL;
     END LOOP;
 
-    INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
-    WHERE named IS NULL OR u = ANY (was_free)
-    ON CONFLICT DO NOTHING;
+    IF cardinality(numbers) > 0 THEN
+        INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(numbers) u
+        WHERE named IS NULL OR u = ANY (was_free)
+        ON CONFLICT DO NOTHING;
+    END IF;
     IF verdict IN ('claimed', 'held', 'replayed') THEN
-        IF pool.hold_seconds IS NOT NULL THEN
-            ends := intake_private.hold_ends_at(made);
+        IF verdict = 'held' THEN
+            expires_at := at + make_interval(secs => pool.hold_seconds);
+        ELSIF pool.hold_seconds IS NOT NULL THEN
+            expires_at := intake_private.hold_ends_at(made);
         END IF;
-        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes, ends, NULL
+        RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes, claim_slots.expires_at, NULL
         FROM intake_private.seats_in(message) s ORDER BY s.n;
     ELSIF verdict = 'taken' THEN
         RETURN QUERY SELECT verdict, NULL::uuid, s.resource_id, s.slot_no, s.label, s.attributes, NULL::timestamptz, NULL
@@ -348,4 +357,5 @@ END $$;
 COMMENT ON FUNCTION intake_private.claim_slots IS
     'Claim `quantity` slots, all or none: the named slots, or the next ones, beginning with the numbers that the caller '
     'has drawn. Returns a row for each slot, a row for each named slot that is taken, or one row with the outcome that '
-    'says why not. The outcome different says in `differs` what a repeated request has changed.';
+    'says why not. A repeated request with other content raises IE009 with `refuse`; otherwise it has the outcome '
+    'different, and in `differs` what it has changed.';

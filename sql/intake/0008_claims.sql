@@ -55,7 +55,8 @@ BEGIN
     INTO in_pool, resource_prefix, capacity, number_seq, max_payload_bytes, hold_seconds, sold_out, by_name, open,
         first_key
     FROM intake.pools p WHERE p.pool_id = claim_resource.pool_id;
-    IF claim_resource.payload IS NOT NULL THEN
+    IF jsonb_typeof(claim_resource.payload) <> 'object'
+            OR octet_length(claim_resource.payload::text) > max_payload_bytes THEN
         PERFORM intake_private.check_payload('claim_resource', claim_resource.payload, max_payload_bytes);
     END IF;
 
@@ -139,7 +140,7 @@ CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int,
     payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN QUERY SELECT * FROM intake_private.claim_several('claim_resources', claim_resources.pool_id,
         claim_resources.user_id, claim_resources.quantity, NULL, claim_resources.request_id, claim_resources.payload,
@@ -153,14 +154,15 @@ CREATE FUNCTION intake.claim_seats(pool_id text, user_id text, seats text[], req
     payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL)
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     IF coalesce(cardinality(claim_seats.seats), 0) NOT BETWEEN 1 AND 100 OR array_ndims(claim_seats.seats) > 1 THEN
         RAISE EXCEPTION 'claim_seats takes 1 to 100 seats' USING ERRCODE = 'IE002',
             HINT = 'An array of labels or resource ids; split larger groups into several requests.';
     END IF;
     RETURN QUERY SELECT * FROM intake_private.claim_several('claim_seats', claim_seats.pool_id, claim_seats.user_id,
-        cardinality(claim_seats.seats), claim_seats.seats, claim_seats.request_id, claim_seats.payload, claim_seats.traceparent);
+        cardinality(claim_seats.seats), claim_seats.seats, claim_seats.request_id, claim_seats.payload,
+        claim_seats.traceparent);
 END $$;
 COMMENT ON FUNCTION intake.claim_seats IS
     'Claim 1 to 100 slots by label or resource id as one claim, all or none. Returns a row for each; or a row with the '
@@ -207,8 +209,7 @@ RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, la
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    named  bigint[];
-    answer record;
+    named bigint[];
 BEGIN
     IF NOT intake_private.can_claim(claim_several.user_id, claim_several.request_id) THEN
         PERFORM intake_private.refuse_claim(subject);
@@ -229,23 +230,16 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    FOR answer IN SELECT * FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id,
-            claim_several.request_id, quantity, claim_several.payload, clock_timestamp(), claim_several.traceparent,
-            named) LOOP
-        IF answer.outcome = 'different' THEN
-            PERFORM intake_private.refuse_repeat(answer.differs);
-        END IF;
-        RETURN QUERY SELECT answer.outcome, answer.claim_id, answer.resource_id, answer.slot_no, answer.label,
-            answer.attributes, answer.expires_at;
-    END LOOP;
+    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no, c.label, c.attributes, c.expires_at
+    FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id, claim_several.request_id, quantity,
+        claim_several.payload, clock_timestamp(), claim_several.traceparent, named, refuse => true) c;
 END $$;
 COMMENT ON FUNCTION intake_private.claim_several IS
     'claim_resources() and claim_seats(), whose name begins an error (`subject`). Raises what claim_resources() raises.';
 
-CREATE TYPE intake_private.batch_row AS (n int, claimed boolean, claim_id uuid, resource_id uuid, slot_no bigint,
-    label text, attributes jsonb);
-COMMENT ON TYPE intake_private.batch_row IS
-    'A slot that claim_batch() has drawn for the request n, and whether that claim got all its slots.';
+CREATE TYPE intake_private.batch_claim AS (n int, claimed boolean, claim_id uuid, slot_nos bigint[], seats jsonb);
+COMMENT ON TYPE intake_private.batch_claim IS
+    'The numbers that claim_batch() has drawn for the request n, and whether that claim got all of them.';
 
 CREATE FUNCTION intake_private.check_batch(user_ids text[], request_ids text[], quantities int[], payloads jsonb[],
     traceparents text[], max_payload_bytes int) RETURNS void
@@ -270,6 +264,9 @@ BEGIN
             USING ERRCODE = 'IE002', HINT = 'Split larger groups into several requests.';
     ELSIF bad.n IS NOT NULL THEN
         PERFORM intake_private.refuse_claim(format('request %s of the batch', bad.n));
+    ELSIF (SELECT sum(coalesce(q, 1)) FROM unnest(quantities) q) > 4000 THEN
+        RAISE EXCEPTION 'a batch is for at most 4000 slots' USING ERRCODE = 'IE002',
+            HINT = 'Split it into several batches. Its answer has a row for each slot, and is kept in memory.';
     END IF;
     IF payloads IS NOT NULL THEN
         SELECT min(g) AS n INTO bad FROM generate_series(1, requests) g
@@ -287,13 +284,15 @@ CREATE FUNCTION intake.claim_batch(pool_id text, user_ids text[], request_ids te
     quantities int[] DEFAULT NULL, payloads jsonb[] DEFAULT NULL, traceparents text[] DEFAULT NULL)
 RETURNS TABLE (n int, outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz, differs text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+-- No nested loop over the requests, whose number the planner cannot know: that is a million comparisons for a thousand.
+SET enable_nestloop = off AS $$
 #variable_conflict use_column
 DECLARE
     at      timestamptz := clock_timestamp();
     pool    intake.pools;
     answer  text;                       -- the outcome for all requests that cannot repeat one that got a claim
-    made    intake_private.batch_row[]; -- what was drawn for requests of users without a claim
+    made    intake_private.batch_claim[]; -- what was drawn for requests of users without a claim
     took    int[];                      -- positions of the requests that have their answer
     ends    timestamptz;
     request record;
@@ -318,8 +317,8 @@ BEGIN
                 THEN 'sold_out' END) AS answer
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
         CROSS JOIN unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
-        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100) AND (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = p.pool_no
-            AND cs.user_id = a.user_id
+        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100)
+            AND (SELECT cs.claim_id FROM intake.claimed_slots cs WHERE cs.pool_no = p.pool_no AND cs.user_id = a.user_id
             AND cs.unique_key = intake_private.unique_key_of(CASE WHEN p.claims_per_user IS NOT NULL THEN 1 END, 1,
             a.request_id)) IS NULL;
         RETURN QUERY SELECT t, answer, NULL::uuid, NULL::uuid, NULL::bigint, NULL, NULL::jsonb, NULL::timestamptz, NULL
@@ -328,7 +327,8 @@ BEGIN
         ends := at + make_interval(secs => pool.hold_seconds);
         -- Users without a claim, no two requests with the same unique key, while the sequence has numbers. Numbers are
         -- drawn in the order of the requests; rows are inserted in the order of their keys, so that two batches with
-        -- the same users do not deadlock.
+        -- the same users do not deadlock. Payloads are read from their array at the end: sorted with the rest they would
+        -- need temporary files, which a claimer may not have.
         WITH plain AS (
             SELECT DISTINCT ON (a.user_id, t.first_key, CASE WHEN t.first_key IS NULL THEN a.n END) a.*, t.first_key,
                 coalesce(a.quantity, 1) AS parts
@@ -339,62 +339,62 @@ BEGIN
                     AND cs.user_id = a.user_id AND cs.unique_key = t.first_key) IS NULL
                 AND coalesce(a.quantity, 1) <= coalesce(pool.claims_per_user, 100)
             ORDER BY a.user_id, t.first_key, CASE WHEN t.first_key IS NULL THEN a.n END, a.n),
-        numbered AS MATERIALIZED (
-            SELECT p.n, p.part_no, nextval(pool.number_seq) AS slot_no
-            FROM (SELECT x.n, g AS part_no FROM plain x CROSS JOIN generate_series(1, x.parts) g ORDER BY x.n, g) p),
         claim AS MATERIALIZED (
-            SELECT p.*, nextval('pgmq.q_intake_queue_msg_id_seq') AS msg_id,
-                intake_private.new_claim_id(d.slot_no) AS claim_id
-            FROM plain p JOIN numbered d ON d.n = p.n AND d.part_no = 1
-            -- If the sequence does not have enough numbers for all, every request is handled one by one: inserting
-            -- only some of them would break the order of keys.
-            WHERE (SELECT max(l.slot_no) FROM numbered l) <= pool.capacity),
+            SELECT d.*, intake_private.new_claim_id(d.slot_nos[1]) AS claim_id,
+                nextval('pgmq.q_intake_queue_msg_id_seq') AS msg_id
+            FROM (SELECT p.*, CASE p.parts WHEN 1 THEN ARRAY[nextval(pool.number_seq)]
+                    ELSE ARRAY(SELECT nextval(pool.number_seq) FROM generate_series(1, p.parts)) END AS slot_nos
+                FROM (SELECT * FROM plain ORDER BY n) p OFFSET 0) d),
         inserted AS (
             INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no, parts,
                 unique_key, status, locked_at)
-            SELECT pool.pool_no, d.slot_no, c.msg_id, c.claim_id, c.user_id, c.request_id, d.part_no, c.parts,
-                intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN d.part_no END, d.part_no,
-                    c.request_id), CASE WHEN pool.hold_seconds IS NULL THEN 'R' ELSE 'H' END, at
-            FROM claim c JOIN numbered d ON d.n = c.n
-            ORDER BY c.user_id, c.first_key, c.n, d.part_no
+            SELECT pool.pool_no, u.slot_no, c.msg_id, c.claim_id, c.user_id, c.request_id, u.part_no, c.parts,
+                intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN u.part_no END,
+                    u.part_no::int, c.request_id), CASE WHEN pool.hold_seconds IS NULL THEN 'R' ELSE 'H' END, at
+            -- If the sequence does not have enough numbers for all, every request is handled one by one: inserting
+            -- only some of them would break the order of keys.
+            FROM claim c CROSS JOIN LATERAL unnest(c.slot_nos) WITH ORDINALITY AS u (slot_no, part_no)
+            WHERE (SELECT max(l.slot_nos[l.parts]) FROM claim l) <= pool.capacity
+            ORDER BY c.user_id, c.first_key, c.n, u.part_no
             ON CONFLICT DO NOTHING
-            RETURNING claimed_slots.slot_no, claimed_slots.claim_id, claimed_slots.part_no),
-        complete AS MATERIALIZED ( -- claims that got all their slots
-            SELECT i.*, coalesce(intake_private.resource_of(pool.resource_prefix, i.slot_no), s.resource_id)
-                    AS resource_id, s.label, s.attributes
-            FROM (SELECT x.*, count(*) OVER (PARTITION BY x.claim_id) AS got FROM inserted x) i
-            JOIN claim c ON c.claim_id = i.claim_id AND c.parts = i.got
-            LEFT JOIN LATERAL (SELECT x.* FROM intake.slots x WHERE pool.resource_prefix IS NULL
-                AND x.pool_no = pool.pool_no AND x.slot_no = i.slot_no) s ON true),
-        message AS NOT MATERIALIZED ( -- one of the next two reads it; payloads are not sorted or stored before that
-            SELECT c.msg_id, c.claim_id, intake_private.headers_of(traceparents[c.n]) AS headers,
-                intake_private.intent(c.claim_id, pool.pool_id, c.user_id, c.request_id, s.seats, payloads[c.n], at)
-                    AS message
-            FROM claim c JOIN (SELECT x.claim_id, jsonb_agg(intake_private.seat(x.slot_no, x.resource_id, x.label,
-                    x.attributes) ORDER BY x.part_no) AS seats FROM complete x GROUP BY x.claim_id) s
-                ON s.claim_id = c.claim_id),
+            RETURNING claimed_slots.claim_id),
+        tried AS MATERIALIZED (
+            SELECT c.*, c.parts = i.got IS TRUE AS claimed, CASE WHEN c.parts = 1 AND pool.resource_prefix IS NOT NULL
+                THEN jsonb_build_array(intake_private.seat(c.slot_nos[1], intake_private.resource_of(
+                    pool.resource_prefix, c.slot_nos[1]), NULL, NULL))
+                ELSE intake_private.seats_of(pool, c.slot_nos) END AS seats
+            FROM claim c LEFT JOIN (SELECT x.claim_id, count(*) AS got FROM inserted x GROUP BY x.claim_id) i
+                ON i.claim_id = c.claim_id),
         queued AS (
             INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-            SELECT m.msg_id, at, m.message, m.headers FROM message m WHERE pool.hold_seconds IS NULL),
+            SELECT t.msg_id, at, intake_private.intent(t.claim_id, pool.pool_id, t.user_id, t.request_id, t.seats,
+                payloads[t.n], at), intake_private.headers_of(traceparents[t.n])
+            FROM tried t WHERE t.claimed AND pool.hold_seconds IS NULL),
         held AS (
             INSERT INTO intake.holds (claim_id, pool_no, msg_id, expires_at, message, headers)
-            SELECT m.claim_id, pool.pool_no, m.msg_id, ends, m.message, m.headers FROM message m
-            WHERE pool.hold_seconds IS NOT NULL)
-        SELECT array_agg(ROW(d.n, x.claim_id IS NOT NULL, c.claim_id, x.resource_id, d.slot_no, x.label, x.attributes)
-                ::intake_private.batch_row ORDER BY d.slot_no),
-            array_agg(d.n) FILTER (WHERE x.claim_id IS NOT NULL AND d.part_no = 1)
-        INTO made, took
-        FROM numbered d LEFT JOIN claim c ON c.n = d.n LEFT JOIN complete x ON x.slot_no = d.slot_no
-        WHERE d.slot_no <= pool.capacity;
+            SELECT t.claim_id, pool.pool_no, t.msg_id, ends, intake_private.intent(t.claim_id, pool.pool_id, t.user_id,
+                t.request_id, t.seats, payloads[t.n], at), intake_private.headers_of(traceparents[t.n])
+            FROM tried t WHERE t.claimed AND pool.hold_seconds IS NOT NULL)
+        SELECT array_agg(ROW(t.n, t.claimed, t.claim_id, t.slot_nos, t.seats)::intake_private.batch_claim),
+            array_agg(t.n) FILTER (WHERE t.claimed) INTO made, took FROM tried t;
         IF pool.by_name THEN
             PERFORM intake_private.drop_from_free_list(pool.pool_no,
-                ARRAY(SELECT m.slot_no FROM unnest(made) m WHERE m.claimed));
+                ARRAY(SELECT u FROM unnest(made) m CROSS JOIN LATERAL unnest(m.slot_nos) u WHERE m.claimed));
         END IF;
-        PERFORM intake_private.give_numbers_back(pool.pool_no,
-            ARRAY(SELECT m.slot_no FROM unnest(made) m WHERE NOT m.claimed),
-            ARRAY(SELECT m.claim_id FROM unnest(made) m WHERE NOT m.claimed));
-        RETURN QUERY SELECT m.n, CASE WHEN ends IS NULL THEN 'claimed' ELSE 'held' END, m.claim_id, m.resource_id,
-            m.slot_no, m.label, m.attributes, ends, NULL FROM unnest(made) m WHERE m.claimed;
+        IF cardinality(took) IS DISTINCT FROM cardinality(made) THEN
+            -- Another transaction used the same unique key, or a number is claimed already.
+            PERFORM intake_private.give_numbers_back(pool.pool_no, m.claim_id, m.slot_nos) FROM unnest(made) m
+            WHERE NOT m.claimed;
+        END IF;
+        RETURN QUERY SELECT m.n, CASE WHEN ends IS NULL THEN 'claimed' ELSE 'held' END, m.claim_id,
+            coalesce(intake_private.resource_of(pool.resource_prefix, u.slot_no),
+                (m.seats -> u.n ->> 'resource_id')::uuid), u.slot_no,
+            CASE WHEN pool.resource_prefix IS NULL THEN m.seats -> u.n ->> 'label' END,
+            CASE WHEN pool.resource_prefix IS NULL THEN nullif(m.seats -> u.n -> 'attributes', 'null') END, ends, NULL
+        FROM unnest(made) m
+        CROSS JOIN LATERAL (SELECT x.slot_no, (x.n - 1)::int AS n
+            FROM unnest(m.slot_nos) WITH ORDINALITY AS x (slot_no, n)) u
+        WHERE m.claimed;
     END IF;
 
     -- All other requests, one by one.
@@ -409,7 +409,8 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION intake.claim_batch IS
-    'Claim the next slots for each of 1 to 1000 requests, in one transaction. The other arrays are parallel to user_ids; '
+    'Claim the next slots for each of 1 to 1000 requests, at most 4000 slots, in one transaction. The other arrays are '
+    'parallel to user_ids; '
     'NULL, or a NULL in them, is what claim_resource() has as default (quantities: 1). Returns a row for each slot of '
     'each request, or one with the outcome that claim_resources() would have given; n is the position of the request, '
     'from 1. A repeated request with other content has the outcome different, and in `differs` quantity, seats or '

@@ -204,9 +204,9 @@ LANGUAGE sql AS $$
         DELETE FROM intake.quarantine l USING deleted g WHERE l.msg_id = g.msg_id),
     letters AS (
         INSERT INTO pgmq.q_intake_dlq (vt, message, headers)
-        SELECT clock_timestamp(), g.message || jsonb_build_object('reason', left(g.reason, 2000),
-            'dead_at', clock_timestamp(), 'queued_as', g.msg_id)
-            || CASE WHEN g.conflict THEN '{"conflict": true}' ELSE '{}' END::jsonb, g.headers
+        SELECT clock_timestamp(), g.message || CASE WHEN g.conflict THEN '{"conflict": true}' ELSE '{}' END::jsonb
+            || jsonb_build_object('reason', left(g.reason, 2000),
+            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
         FROM deleted g ORDER BY g.msg_id)
     SELECT g.msg_id FROM deleted g;
 $$;

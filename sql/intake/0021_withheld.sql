@@ -54,8 +54,8 @@ BEGIN
     LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     -- The barrier of seal(): no claim is running, and those that come later wait until this transaction ends, for some
     -- milliseconds. So every number that the sequence has passed is claimed, free or burnt, and none is in somebody's
-    -- hands. Nobody deadlocks with a claim of several slots. A session is ended no sooner than end_overdue() would.
-    PERFORM intake_private.lock_exclusively('intake.pools', '20 s', '30 s');
+    -- hands. Nobody deadlocks with a claim of several slots. No session is ended for it.
+    PERFORM intake_private.lock_exclusively('intake.pools', '1 h', '15 s');
     PERFORM intake_private.ready_config(stop_claims.pool_id);
     SELECT p.* INTO hot FROM intake.pools p WHERE p.pool_id = stop_claims.pool_id;
     RETURN hot;
@@ -63,7 +63,7 @@ END $$;
 COMMENT ON FUNCTION intake_private.stop_claims IS
     'Let no claim run until this transaction ends, and return the hot row. Raises IE001 for an unknown pool, IE002 for '
     'no slots, too many, or where synchronous_commit is off, IE007 while the pool is being (re)built, IE008 if other '
-    'sessions keep intake.pools locked for 30 s.';
+    'sessions keep intake.pools locked for 15 s.';
 
 CREATE FUNCTION intake.withhold_slots(pool_id text, slot_nos bigint[], actor text, reason text)
 RETURNS TABLE (slot_no bigint, outcome text)
@@ -76,8 +76,7 @@ BEGIN
     done := intake_private.withhold(hot.pool_no, ARRAY(SELECT u FROM unnest(slot_nos) u
         WHERE u BETWEEN 1 AND hot.capacity), withhold_slots.actor, withhold_slots.reason);
     PERFORM intake_private.record_audit(withhold_slots.pool_id, 'withhold', withhold_slots.actor,
-        withhold_slots.reason, jsonb_build_object('asked', cardinality(slot_nos),
-            'withheld', intake_private.slot_ranges(done)));
+        withhold_slots.reason, jsonb_build_object('withheld', intake_private.slot_ranges(done)));
     RETURN QUERY
     SELECT s.slot_no, CASE WHEN d.slot_no IS NOT NULL THEN 'withheld' WHEN cs.status = 'W' THEN 'already'
         WHEN cs.slot_no IS NOT NULL THEN 'claimed' ELSE 'unknown' END
@@ -91,7 +90,7 @@ COMMENT ON FUNCTION intake.withhold_slots IS
     'has been sold, or may be, and stays so) or unknown (the pool has no such slot). Claims wait meanwhile. Safe to '
     'repeat. Recorded in intake.audit. Raises IE001 for an unknown pool, IE002 for no slots or too many, without an '
     'actor and a reason, or where synchronous_commit is off, IE007 while the pool is being (re)built, IE008 if other '
-    'sessions keep intake.pools locked for 30 s.';
+    'sessions keep intake.pools locked for 15 s.';
 
 CREATE FUNCTION intake.return_slots(pool_id text, slot_nos bigint[], actor text, reason text)
 RETURNS TABLE (slot_no bigint, outcome text)
@@ -115,8 +114,7 @@ BEGIN
     WHERE d <= coalesce(pg_sequence_last_value(hot.number_seq), 0)
     ON CONFLICT DO NOTHING;
     PERFORM intake_private.record_audit(return_slots.pool_id, 'return', return_slots.actor, return_slots.reason,
-        jsonb_build_object('asked', cardinality(slot_nos),
-            'returned', intake_private.slot_ranges(done)));
+        jsonb_build_object('returned', intake_private.slot_ranges(done)));
     RETURN QUERY
     SELECT s.slot_no, CASE WHEN d.slot_no IS NOT NULL THEN 'returned'
         WHEN s.slot_no BETWEEN 1 AND hot.capacity THEN 'not_withheld' ELSE 'unknown' END

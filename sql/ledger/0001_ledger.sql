@@ -1,8 +1,8 @@
 -- The ledger: a reference for the database that keeps the sales (DB2).
 --
--- A claim has one fate, decided here, once: the first call that inserts its claim_id says committed or voided, and every
--- later call gets that answer, with the same receipt. So retries, lost replies and two workers with one message are
--- harmless. What is sold is a row for each slot. One call writes both, all rows of a claim or none.
+-- A claim has one fate, decided here, once: the first call that inserts its claim_id says committed or voided, and
+-- every later call gets that answer, with the same receipt. So retries, lost replies and two workers with one message
+-- are harmless. What is sold is a row for each slot. One call writes both, all rows of a claim or none.
 --
 -- For the bridge: finalize_transaction, finalize_transactions, void_claim. For the bridge and the operator:
 -- ledger_proof, ledger_claims. The functions in the schema ledger are internal.
@@ -84,11 +84,12 @@ LANGUAGE sql STABLE ROWS 1 AS $$
                 FROM jsonb_array_elements(claim -> 'seats') e ORDER BY 1)
             THEN 'conflict'
         ELSE c.state END AS outcome) k
-    WHERE c.claim_id = (claim ->> 'claim_id')::uuid;
+    WHERE c.claim_id = (claim ->> 'claim_id')::uuid
+    LIMIT 1; -- so that it is looked up by its key, whatever the statistics said when the plan was made
 $$;
 COMMENT ON FUNCTION ledger.outcome_of IS
-    'committed with its receipt, or voided; conflict if the claim with this id is another one, by its pool, its user or '
-    'its seats. No row if there is none.';
+    'committed with its receipt, or voided; conflict if the claim with this id is another one, by its pool, its user '
+    'or its seats. No row if there is none.';
 
 CREATE FUNCTION ledger.wait_for_standby() RETURNS void
 LANGUAGE plpgsql AS $$
@@ -103,17 +104,15 @@ COMMENT ON FUNCTION ledger.wait_for_standby IS
     'Call it before an answer that was decided earlier: the commit then waits until a synchronous standby has it too.';
 
 CREATE FUNCTION ledger.commit_all(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    fresh    uuid[];
+    inserted uuid[];
     receipts jsonb[];
-    refused  uuid[];
     total    bigint;
     seats    bigint;
     fewest   int;
     sold     bigint;
-    claim    jsonb;
 BEGIN
     -- First all claims in the order of their ids, then all slots in theirs (their sort begins when every claim is
     -- there): two calls that overlap wait for each other and never deadlock.
@@ -139,26 +138,41 @@ BEGIN
         ON CONFLICT DO NOTHING
         RETURNING slot_no)
     SELECT n.ids, n.receipts, i.claims, i.seats, i.fewest, (SELECT count(*) FROM new_slots)
-    INTO fresh, receipts, total, seats, fewest, sold
+    INTO inserted, receipts, total, seats, fewest, sold
     FROM (SELECT coalesce(array_agg(c.claim_id), '{}') AS ids, array_agg(c.receipt) AS receipts FROM new_claims c) n
     CROSS JOIN (SELECT count(*) AS claims, sum(jsonb_array_length(r.seats)) AS seats,
         min(coalesce(jsonb_array_length(r.seats), 0)) AS fewest FROM items r) i;
     IF fewest < 1 THEN
         RAISE EXCEPTION 'a claim has no seats' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF cardinality(fresh) = total AND sold = seats THEN
-        RETURN QUERY SELECT n.claim_id, 'committed', n.receipt FROM unnest(fresh, receipts) AS n (claim_id, receipt);
-        RETURN;
+    IF cardinality(inserted) = total AND sold = seats THEN
+        RETURN QUERY SELECT n.claim_id, 'committed', n.receipt
+            FROM unnest(inserted, receipts) AS n (claim_id, receipt);
+    ELSE
+        RETURN QUERY SELECT a.claim_id, a.outcome, a.receipt FROM ledger.undo_incomplete(claims, inserted) a;
     END IF;
-    IF total > (SELECT count(DISTINCT r.claim_id) FROM jsonb_to_recordset(claims) AS r (claim_id uuid)) THEN
+END $$;
+COMMENT ON FUNCTION ledger.commit_all IS
+    'finalize_transactions() where every claim is well formed and there once: a few statements for any number of them.';
+
+CREATE FUNCTION ledger.undo_incomplete(claims jsonb, inserted uuid[])
+RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    refused uuid[];
+    claim   jsonb;
+BEGIN
+    IF (SELECT count(r.claim_id) > count(DISTINCT r.claim_id) FROM jsonb_to_recordset(claims) AS r (claim_id uuid)) THEN
         RAISE EXCEPTION 'a claim is there twice' USING ERRCODE = 'unique_violation';
     END IF;
-    -- All slots of a claim or none: undo the claims of which another one has a slot.
     refused := ARRAY(SELECT r.claim_id FROM jsonb_to_recordset(claims) AS r (claim_id uuid, seats jsonb)
-        WHERE r.claim_id = ANY (fresh) AND jsonb_array_length(r.seats)
+        WHERE r.claim_id = ANY (inserted) AND jsonb_array_length(r.seats)
             > (SELECT count(*) FROM ledger.sold_slots s WHERE s.claim_id = r.claim_id));
-    DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);
-    DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    IF cardinality(refused) > 0 THEN
+        DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);
+        DELETE FROM ledger.claims c WHERE c.claim_id = ANY (refused);
+    END IF;
     IF cardinality(refused) > 1 THEN
         -- One of these may have had the slot of another. None of them waits now: what this call did not get is sold.
         FOR claim IN SELECT e FROM jsonb_array_elements(claims) e
@@ -168,17 +182,18 @@ BEGIN
         END LOOP;
     END IF;
     PERFORM ledger.wait_for_standby();
-    -- A new statement, to see what others committed while the statements above waited for them.
+    -- A new statement, to see what others committed while the insertion waited for them.
     RETURN QUERY
     SELECT i.claim_id, CASE WHEN k.outcome IS NULL THEN 'conflict'
         WHEN k.outcome = 'committed' AND n.claim_id IS NULL THEN 'duplicate' ELSE k.outcome END, k.receipt
     FROM (SELECT e, (e ->> 'claim_id')::uuid AS claim_id FROM jsonb_array_elements(claims) e) i
-    LEFT JOIN unnest(fresh) AS n (claim_id) USING (claim_id)
+    LEFT JOIN unnest(inserted) AS n (claim_id) USING (claim_id)
     LEFT JOIN LATERAL ledger.outcome_of(i.e) k ON true
     WHERE cardinality(refused) < 2 OR i.claim_id <> ALL (refused);
 END $$;
-COMMENT ON FUNCTION ledger.commit_all IS
-    'finalize_transactions() where every claim is well formed and there once: a few statements for any number of them.';
+COMMENT ON FUNCTION ledger.undo_incomplete IS
+    'The rest of commit_all() where not every claim was new, or not every slot free: all slots of a claim or none. '
+    'Deletes the inserted claims that did not get all of their slots, and answers for every claim.';
 
 CREATE FUNCTION public.finalize_transaction(claim jsonb) RETURNS jsonb
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -188,9 +203,9 @@ $$;
 COMMENT ON FUNCTION public.finalize_transaction IS
     'Commit one claim, all of its seats or none, given as a JSON object with claim_id, pool_id, user_id, request_id, '
     'claimed_at, seats (an array of objects with slot_no, resource_id, label), payload, validation. Returns an object '
-    'with outcome and receipt. The outcome is committed, duplicate (committed before, and the same: the receipt is that '
-    'of the first call), voided, or conflict (the claim_id or one of the slots belongs to another sale). Raises the '
-    'error of PostgreSQL for a claim that cannot be written.';
+    'with outcome and receipt. The outcome is committed, duplicate (committed before, and the same: the receipt is '
+    'that of the first call), voided, or conflict (the claim_id or one of the slots belongs to another sale). Raises '
+    'the error of PostgreSQL for a claim that cannot be written.';
 
 CREATE FUNCTION public.finalize_transactions(claims jsonb) RETURNS TABLE (claim_id uuid, outcome text, receipt jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -302,8 +317,8 @@ COMMENT ON FUNCTION public.ledger_claims IS
     'the first). slot_nos and resource_ids are parallel, and empty for a voided claim.';
 
 REVOKE ALL ON SCHEMA ledger FROM PUBLIC;
-REVOKE ALL ON FUNCTION ledger.outcome_of, ledger.wait_for_standby, ledger.commit_all, ledger.digest_of,
-    public.finalize_transaction, public.finalize_transactions, public.void_claim, public.ledger_proof,
+REVOKE ALL ON FUNCTION ledger.outcome_of, ledger.wait_for_standby, ledger.commit_all, ledger.undo_incomplete,
+    ledger.digest_of, public.finalize_transaction, public.finalize_transactions, public.void_claim, public.ledger_proof,
     public.ledger_claims FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION public.finalize_transaction, public.finalize_transactions, public.void_claim,
     public.ledger_proof, public.ledger_claims TO ledger_writer;

@@ -1,6 +1,7 @@
 """The account of a sale: the answers that the crowd recorded, compared with the rows of the ledger by account.sql."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,21 @@ def ledger_counts(kube: Kube, pool: str) -> tuple[int, int]:
     """Committed and voided rows of a pool, whether they were acknowledged or not."""
     states = sql.in_ledger(kube, f"SELECT state FROM ledger.claims WHERE pool_id = '{pool}'").splitlines()
     return states.count("committed"), states.count("voided")
+
+
+def order_of_several_seats(kube: Kube, pool: str) -> str:
+    """One claim as the ledger has it: its slots, what the validator added, and the order number."""
+    query = (
+        "SELECT format('slots %s, payment id %s, order number %s', string_agg(s.slot_no::text, ' '),"
+        " c.validation ->> 'payment_id', c.receipt ->> 'order_no')"
+        f" FROM ledger.claims c JOIN ledger.sold_slots s USING (claim_id) WHERE c.pool_id = '{pool}'"
+        " GROUP BY c.claim_id HAVING count(*) > 2 ORDER BY c.claim_id LIMIT 1"
+    )
+    found = sql.in_ledger(kube, query)
+    assert re.fullmatch(r"slots \d+( \d+)+, payment id pay-[0-9a-f]{8}, order number \d+", found), (
+        f"no order of several seats with payment id and order number: {found!r}"
+    )
+    return found
 
 
 def outcomes(answers: Answers) -> Counter[object]:

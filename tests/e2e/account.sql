@@ -3,26 +3,32 @@
 
 CREATE TEMP VIEW answer AS
 SELECT line->>'request_id' AS request_id, line->>'user_id' AS user_id, line->>'outcome' AS outcome,
-    (line->>'claim_id')::uuid AS claim_id, (line->>'slot_no')::bigint AS slot_no,
-    (line->>'resource_id')::uuid AS resource_id
+    (line->>'claim_id')::uuid AS claim_id, (SELECT array_agg((s->>'slot_no')::bigint ORDER BY (s->>'slot_no')::bigint)
+        FROM jsonb_array_elements(line->'seats') s) AS slot_nos,
+    (SELECT array_agg((s->>'resource_id')::uuid ORDER BY (s->>'slot_no')::bigint)
+        FROM jsonb_array_elements(line->'seats') s) AS resource_ids
 FROM record;
 
 -- A claim that a buyer was told of. `replayed` counts: it is the answer to a request whose first answer was lost.
 CREATE TEMP VIEW acknowledged AS
-SELECT DISTINCT claim_id, user_id, request_id, slot_no, resource_id FROM answer
-WHERE outcome IN ('claimed', 'replayed');
+SELECT DISTINCT claim_id, user_id, request_id, slot_nos, resource_ids FROM answer
+WHERE outcome IN ('claimed', 'held', 'replayed');
 
 -- Released before a bridge had read it. The ledger never has a row for it.
 CREATE TEMP VIEW released AS
 SELECT DISTINCT claim_id FROM answer WHERE outcome = 'released';
 
 CREATE TEMP VIEW sale AS
-SELECT c.claim_id, c.state, c.user_id, c.request_id, s.slot_no, s.resource_id
-FROM ledger.claims c LEFT JOIN ledger.sold_slots s USING (claim_id) WHERE c.pool_id = :'pool';
+SELECT c.claim_id, c.state, c.user_id, c.request_id, s.slot_nos, s.resource_ids
+FROM ledger.claims c
+CROSS JOIN LATERAL (SELECT array_agg(x.slot_no ORDER BY x.slot_no) AS slot_nos,
+        array_agg(x.resource_id ORDER BY x.slot_no) AS resource_ids
+    FROM ledger.sold_slots x WHERE x.claim_id = c.claim_id) s
+WHERE c.pool_id = :'pool';
 
 CREATE TEMP VIEW violation AS
 SELECT 'I1 oversell' AS invariant, format('slot %s is sold %s times', slot_no, count(*)) AS detail
-FROM sale WHERE state = 'committed' GROUP BY slot_no HAVING count(*) > 1
+FROM ledger.sold_slots WHERE pool_id = :'pool' GROUP BY slot_no HAVING count(*) > 1
 UNION ALL
 SELECT 'I2 lost', format('claim %s of %s is in the ledger %s times', a.claim_id, a.user_id, count(s.claim_id))
 FROM acknowledged a LEFT JOIN sale s USING (claim_id) WHERE a.claim_id NOT IN (SELECT claim_id FROM released)
@@ -37,7 +43,7 @@ UNION ALL
 SELECT 'I4 another claim than acknowledged', format('claim %s', a.claim_id)
 FROM acknowledged a JOIN sale s USING (claim_id)
 WHERE (a.user_id, a.request_id) IS DISTINCT FROM (s.user_id, s.request_id)
-    OR s.state = 'committed' AND (a.slot_no, a.resource_id) IS DISTINCT FROM (s.slot_no, s.resource_id)
+    OR s.state = 'committed' AND (a.slot_nos, a.resource_ids) IS DISTINCT FROM (s.slot_nos, s.resource_ids)
 UNION ALL
 -- A request without an answer may have a claim that was never acknowledged; no other request may.
 SELECT 'I4 claim without a request', format('claim %s of %s', s.claim_id, s.user_id)

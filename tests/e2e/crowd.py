@@ -9,7 +9,7 @@ from tests.patience import SLOWER
 
 @dataclass(frozen=True)
 class Plan:
-    """How many buyers come, how many a second (0: at once), and for how many seconds each tries."""
+    """How many buyers come, how many a second (0: at once), for how many seconds each tries, and seats each wants."""
 
     buyers: int
     rate: float = 0.0
@@ -18,6 +18,7 @@ class Plan:
     prefix: str = "buyer"
     twice_percent: float = 5.0
     hang_up_percent: float = 2.0
+    most_seats: int = 1
 
 
 def start(kube: Kube, event: str, pool: str, plan: Plan, pod: str = "crowd") -> None:
@@ -35,6 +36,7 @@ def start(kube: Kube, event: str, pool: str, plan: Plan, pod: str = "crowd") -> 
         "prefix": plan.prefix,
         "twice-percent": plan.twice_percent,
         "hang-up-percent": plan.hang_up_percent,
+        "most-seats": plan.most_seats,
     }
     kube.apply(_pod(pod, secret, [f"--{name}={value}" for name, value in arguments.items()]))
 

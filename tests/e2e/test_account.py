@@ -39,10 +39,15 @@ def psql(ledger: PostgresServer) -> account.Psql:
 
 
 def _answer(number: int, outcome: str = "claimed", **changed: Any) -> dict[str, Any]:
-    ids = {"claim_id": str(UUID(int=number)), "slot_no": number, "resource_id": str(UUID(int=number + 1000))}
-    granted = ids if outcome in {"claimed", "replayed"} else dict.fromkeys(ids)
+    granted: dict[str, Any] = {"claim_id": None, "seats": []}
+    if outcome in {"claimed", "replayed"}:
+        granted = {"claim_id": str(UUID(int=number)), "seats": [_seat(number)]}
     asked = {"request_id": f"request-{number}", "user_id": f"user-{number}", "outcome": outcome}
     return asked | granted | {"t_invoke": 1.0, "t_return": 2.0} | changed
+
+
+def _seat(slot_no: int) -> dict[str, Any]:
+    return {"slot_no": slot_no, "resource_id": str(UUID(int=slot_no + 1000))}
 
 
 def _sell(ledger: PostgresServer, answer: dict[str, Any], state: str = "committed") -> None:
@@ -53,11 +58,12 @@ def _sell(ledger: PostgresServer, answer: dict[str, Any], state: str = "committe
             answer | {"state": state, "pool": POOL},
         )
         if state == "committed":
-            connection.execute(
-                "INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)"
-                " VALUES (%(pool)s, %(slot_no)s, %(claim_id)s, %(resource_id)s)",
-                answer | {"pool": POOL},
-            )
+            for seat in answer["seats"]:
+                connection.execute(
+                    "INSERT INTO ledger.sold_slots (pool_id, slot_no, claim_id, resource_id)"
+                    " VALUES (%(pool)s, %(slot_no)s, %(claim_id)s, %(resource_id)s)",
+                    answer | seat | {"pool": POOL},
+                )
 
 
 def _broken(psql: account.Psql, answers: list[dict[str, Any]]) -> list[str]:
@@ -99,7 +105,7 @@ def test_a_dead_letter_is_not_lost(psql: account.Psql) -> None:
 
 
 def test_a_slot_sold_twice_is_duplicated(ledger: PostgresServer, psql: account.Psql) -> None:
-    answers = [_answer(1), _answer(2, slot_no=1)]
+    answers = [_answer(1), _answer(2, seats=[_seat(1)])]
     with psycopg.connect(ledger.uri()) as connection:
         connection.execute("ALTER TABLE ledger.sold_slots DROP CONSTRAINT sold_slots_pkey")
     for answer in answers:
@@ -121,6 +127,12 @@ def test_a_ledger_row_that_differs_from_the_acknowledged_claim_is_found(
 ) -> None:
     _sell(ledger, _answer(1, user_id="other-user"))
     assert _broken(psql, [_answer(1)]) == ["I4 another claim than acknowledged"]
+
+
+def test_a_claim_of_which_the_ledger_has_only_some_seats_is_found(ledger: PostgresServer, psql: account.Psql) -> None:
+    _sell(ledger, _answer(1, seats=[_seat(1), _seat(2)]))
+    assert _broken(psql, [_answer(1, seats=[_seat(2), _seat(1)])]) == []
+    assert _broken(psql, [_answer(1, seats=[_seat(1), _seat(2), _seat(3)])]) == ["I4 another claim than acknowledged"]
 
 
 def test_a_ledger_row_without_a_request_is_found(ledger: PostgresServer, psql: account.Psql) -> None:

@@ -15,6 +15,8 @@ from tests.e2e.kube import Kube, await_rollout, condition, eventually
 
 EVENT: Final = "letters"
 POOL: Final = "letters-pool"
+# What every buyer sends along. Nobody sees it who has not the right.
+MARKER: Final = "marker-letters@example.com"
 SEATS: Final = 8
 REFUSED: Final = 6
 
@@ -46,9 +48,9 @@ def kube(shared_namespace: Kube) -> Kube:
 
 @pytest.fixture(scope="module")
 def users(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> AdminUsers:
-    """An editor, a viewer, and a user without a role."""
+    """An administrator, an editor, a viewer, and a user without a role."""
     folder = tmp_path_factory.mktemp("tokens")
-    roles = {"editor": "edit", "viewer": "view", "no-role": ""}
+    roles = {"admin": "admin", "editor": "edit", "viewer": "view", "no-role": ""}
     return {name: create_admin_user(kube, folder, name, role) for name, role in roles.items()}
 
 
@@ -78,6 +80,9 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
     with admin_api(kube) as url, httpx.Client(base_url=url) as http:
         letters = http.get(f"{EVENT}/deadletters", headers=viewer.headers).json()["items"]
         assert [letter["state"] for letter in letters] == ["validated"] * REFUSED
+        slots = sorted(seat["slot_no"] for letter in letters for seat in letter["seats"])
+        assert slots == list(range(1, REFUSED + 1))
+        assert MARKER not in json.dumps(letters)
         assert http.get(f"{EVENT}/deadletters", headers=viewer.headers).json()["items"] == letters
         ids = [letter["id"] for letter in letters]
         page = http.get(f"{EVENT}/deadletters?limit=4&continue={ids[1]}", headers=viewer.headers).json()
@@ -91,6 +96,9 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
             (replay, no_role.headers, 403),
             (replay, viewer.headers, 403),
             (discard, viewer.headers, 403),
+            (f"{EVENT}/deadletters/payloads", viewer.headers, 403),
+            (f"{EVENT}/deadletters/payloads", editor.headers, 403),
+            (replay, viewer.headers, 403),
         ):
             refusal = http.post(path, headers=headers, json=one)
             assert (refusal.status_code, refusal.json()["kind"]) == (code, "Status"), refusal.text
@@ -117,9 +125,12 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
     assert (code, [line.split()[0] for line in output.splitlines()][:2]) == (0, ["COUNT", str(REFUSED - 1)]), output
     code, output = viewer.command("dead-letters", "list", EVENT, "--wide")
     assert (code, len(output.splitlines()), "LABEL" in output) == (0, REFUSED, True), output
+    payloads_are_for_administrators(users, ids[1])
     code, output = viewer.command("dead-letters", "discard", EVENT, str(ids[1]), "--reason=x")
     assert (code, "forbidden" in output) == (3, True), output
-    code, output = editor.command("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--reason=a bot")
+    # They are conflicts, whose slots would else be withheld.
+    discarding = ("dead-letters", "discard", EVENT, str(ids[1]), str(ids[0]), "--return-conflicts")
+    code, output = editor.command(*discarding, "--reason=a bot")
     assert (code, output.splitlines()) == (1, ["1 discarded", f"not dead letters (any more): {ids[0]}"])
     assert sql.in_ledger(kube, "SELECT claim_id FROM ledger.claims WHERE state = 'voided'") == letters[1]["claimId"]
     code, output = editor.command("dead-letters", "replay", EVENT, "--all", "--reason=ledger repaired")
@@ -129,11 +140,15 @@ def test_a_user_with_the_right_may_replay_and_discard_dead_letters(with_dead_let
     assert kube.get("intakeevent", EVENT)["status"]["inventory"]["available"] == SEATS - REFUSED + 1
 
     code, output = viewer.command("audit", EVENT, "-o", "json")
+    assert MARKER not in output + kube.kubectl(*OPERATOR, "logs", f"deploy/{release.RELEASE}")
     account = f"system:serviceaccount:{kube.namespace}:editor"
+    administrator = f"system:serviceaccount:{kube.namespace}:admin"
     audit = [(entry["action"], entry["actor"], entry["reason"]) for entry in json.loads(output)["items"]]
     assert audit == [
         ("replay", account, "ledger repaired"),
         ("discard", account, "a bot"),
+        ("show payloads", "intake-operator", f"sent to void_claim for {account}: a bot"),
+        ("show payloads", administrator, "a refund"),
         ("replay", account, "ledger repaired"),
         ("replay", account, "ledger repaired"),
     ]
@@ -170,7 +185,7 @@ def test_a_claim_that_is_deleted_from_the_ledger_is_reported_until_it_is_restore
     claim = sql.in_database(
         kube, "proven", f"SELECT message FROM intake.intents WHERE message->>'claim_id' = '{victim}'"
     )
-    assert sql.in_ledger(kube, f"SELECT finalize_transaction('{claim}')") == "committed"
+    assert sql.in_ledger(kube, f"SELECT finalize_transaction('{claim}') ->> 'outcome'") == "committed"
     done = events.await_phase(kube, "proven", "Completed", 60)
     assert (condition(done, LEDGER_CONSISTENT)["status"], condition(done, "Degraded")["reason"]) == (
         "True",
@@ -184,6 +199,14 @@ def test_a_claim_that_is_deleted_from_the_ledger_is_reported_until_it_is_restore
     assert (code, "in the report" in output) == (4, True), output
 
 
+def payloads_are_for_administrators(users: AdminUsers, letter: int) -> None:
+    """What came with a dead letter is shown to an administrator, and not to an editor."""
+    code, output = users["editor"].command("dead-letters", "payloads", EVENT, str(letter), "--reason=curious")
+    assert (code, "forbidden" in output, MARKER in output) == (3, True, False), output
+    code, output = users["admin"].command("dead-letters", "payloads", EVENT, str(letter), "--reason=a refund")
+    assert (code, output.split()[3:6]) == (0, [str(letter), '{"e-mail":', f'"{MARKER}"}}']), output
+
+
 def open_sale(kube: Kube, event: str) -> None:
     """A small open sale."""
     kube.apply(events.event(event, events.window(opens_in=0, lasts=3600), inventorySize=SEATS, batchSize=5))
@@ -194,7 +217,7 @@ def buy(kube: Kube, event: str, buyers: int) -> None:
     """Claim so many slots, each for another user."""
     claims = (
         f"SELECT count(*) FROM generate_series(1, {buyers}) n,"
-        f" intake.claim_resource('{event}-pool', 'buyer-' || n, 'r' || n)"
+        f" intake.claim_resource('{event}-pool', 'buyer-' || n, 'r' || n, '{{\"e-mail\": \"{MARKER}\"}}')"
     )
     sql.in_database(kube, event, claims)
 

@@ -53,6 +53,8 @@ def test_the_schema_sets_the_defaults(shared_namespace: Kube) -> None:
     assert spec["visibilityTimeoutSeconds"] == 45
     assert spec["maxRetries"] == 10
     assert spec["paused"] is False
+    assert spec["claims"] == {"maxPayloadBytes": 4096}
+    assert "checkout" not in spec
     assert spec["commitTarget"]["postgres"] == {
         "secretRef": {"name": "core-ledger", "key": "uri"},
         "function": "finalize_transaction",
@@ -75,8 +77,9 @@ def test_spec_and_status_are_written_separately(shared_namespace: Kube) -> None:
     shared_namespace.kubectl("delete", "intakeevent", "forger")
 
 
-def test_the_example_is_accepted(shared_namespace: Kube) -> None:
-    created(shared_namespace, REPOSITORY / "examples" / "taylor-drop.yaml")
+@pytest.mark.parametrize("example", ["taylor-drop", "seated", "checkout"])
+def test_an_example_is_accepted(shared_namespace: Kube, example: str) -> None:
+    created(shared_namespace, REPOSITORY / "examples" / f"{example}.yaml")
 
 
 def test_conditions_are_merged_by_type() -> None:

@@ -24,7 +24,7 @@ def kube(shared_namespace: Kube) -> Kube:
 def test_the_example_sells_seats_by_label_and_keeps_their_ids_after_a_crash_and_with_more_seats(kube: Kube) -> None:
     seats, event = yaml.safe_load_all((REPOSITORY / EXAMPLE).read_text())
     _, *lines = seats["data"]["seats.csv"].split()
-    wanted = {label: resource_id for resource_id, label in (line.split(",") for line in lines)}
+    wanted = {label: resource_id for resource_id, label, *_ in (line.split(",") for line in lines)}
     small = events.event("chamber", events.window(opens_in=2, lasts=3600))["spec"]
     event["spec"] |= {name: small[name] for name in ("window", "bridge", "database")}
     kube.apply(seats, event)
@@ -32,7 +32,10 @@ def test_the_example_sells_seats_by_label_and_keeps_their_ids_after_a_crash_and_
     assert _slots(kube, "chamber") == list(wanted.items())[:8]
 
     assert _claim_seat(kube, "ann", "A-3") == f"claimed|{wanted['A-3']}|3"
-    assert _claim_seat(kube, "bob", "A-3") == "taken||"
+    assert _claim_seat(kube, "bob", "A-3") == f"taken|{wanted['A-3']}|3"
+    attributes = "SELECT attributes ->> 'section', attributes ->> 'price'"
+    answer = sql.in_database(kube, "chamber", f"{attributes} FROM intake.claim_status('chamber-night-1', 'ann', 'r1')")
+    assert answer == "front|90"
     first = sql.in_database(
         kube, "chamber", "SELECT resource_id FROM intake.claim_resource('chamber-night-1', 'bob', 'r')"
     )
@@ -48,7 +51,7 @@ def test_the_example_sells_seats_by_label_and_keeps_their_ids_after_a_crash_and_
     eventually(lambda: kube.get("pod", "chamber-db-0")["metadata"]["uid"] != pod, 30, "DB1 has a new pod")
     eventually(lambda: _slots(kube, "chamber") == list(wanted.items())[:8], 60, "the same slots can be claimed")
     assert _claim_seat(kube, "ann", "A-3") == f"replayed|{wanted['A-3']}|3"
-    assert _claim_seat(kube, "cy", wanted["A-3"]) == "taken||"
+    assert _claim_seat(kube, "cy", wanted["A-3"]) == f"taken|{wanted['A-3']}|3"
 
     kube.apply(seats)
     kube.patch("intakeevent", "chamber", {"spec": {"inventorySize": 10}})
@@ -127,8 +130,8 @@ def _config_map(kube: Kube, rows: list[str]) -> None:
 
 
 def _claim_seat(kube: Kube, user: str, seat: str) -> str:
-    claim = f"SELECT outcome, resource_id, slot_no FROM intake.claim_seat('chamber-night-1', '{user}', '{seat}', 'r1')"
-    return sql.in_database(kube, "chamber", claim)
+    claimed = f"intake.claim_seats('chamber-night-1', '{user}', ARRAY['{seat}'], 'r1')"
+    return sql.in_database(kube, "chamber", f"SELECT outcome, resource_id, slot_no FROM {claimed}")
 
 
 def _slots(kube: Kube, event: str) -> list[tuple[Any, ...]]:

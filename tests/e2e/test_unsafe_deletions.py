@@ -44,7 +44,7 @@ class Sale:
         wanted = f"SELECT '{prefix}-' || g FROM generate_series(1, {claims}) g"
         script = (
             f"SELECT jsonb_build_object('user_id', u, 'request_id', u, 'outcome', c.outcome, 'claim_id', c.claim_id,"
-            f" 'slot_no', c.slot_no, 'resource_id', c.resource_id)"
+            f" 'seats', jsonb_build_array(jsonb_build_object('slot_no', c.slot_no, 'resource_id', c.resource_id)))"
             f" FROM (SELECT array_agg(w.u) AS users FROM ({wanted}) w (u)) a"
             f" CROSS JOIN LATERAL intake.claim_batch('{self.pool}', a.users, a.users) c"
             f" CROSS JOIN LATERAL (SELECT a.users[c.n] AS u) n"

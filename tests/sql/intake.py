@@ -45,7 +45,7 @@ class Request:
     user: str | None
     request: str | None = None
     quantity: int | None = None
-    payload: dict[str, Any] | None = None
+    payload: object = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,15 @@ def array_of[T](values: Iterable[T | None]) -> list[T | None] | None:
     """An array that may be left out if it has nothing in it."""
     found = list(values)
     return None if all(value is None for value in found) else found
+
+
+def error_of(call: Callable[[], object]) -> psycopg.Error:
+    """The error that a call must end with."""
+    try:
+        call()
+    except psycopg.Error as error:
+        return error
+    raise AssertionError("no error")
 
 
 def empty(uri: str) -> None:

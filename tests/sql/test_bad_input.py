@@ -85,6 +85,11 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         ("'{ann,bob}', NULL, '{1,0}'", BAD),
         ("'{ann,bob}', NULL, '{NULL,101}'", BAD),
         ("'{ann,bob}', NULL, '{{1},{1}}'", BAD),
+        (
+            "array_fill('u'::text, ARRAY[999]), NULL, array_fill(NULL::int, ARRAY[968]) || array_fill(98, ARRAY[31])",
+            BAD,
+        ),
+        ("array_fill('ann'::text, ARRAY[41]), NULL, array_fill(98, ARRAY[41])", BAD),
         ("'{ann,bob}', NULL, NULL, '{NULL}'", BAD),
         ("'{ann,bob}', NULL, NULL, '[0:1]={NULL,NULL}'", BAD),
         ("'{ann,bob}', NULL, NULL, NULL, '{NULL}'", BAD),

@@ -298,8 +298,8 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
         "claim_resource(%s, 'ann', traceparent => %s)",
         "claim_resources(%s, 'ann', 1, traceparent => %s)",
         "claim_batch(%s, '{ann}', traceparents => ARRAY[%s])",
-        "claim_seats(%s, 'ann', ARRAY(SELECT min(resource_id::text) FROM intake.allocations WHERE status = 'AVAILABLE'),"
-        " traceparent => %s)",
+        "claim_seats(%s, 'ann', ARRAY(SELECT min(s.resource_id::text) FROM intake.allocations s"
+        " WHERE s.status = 'AVAILABLE'), traceparent => %s)",
     ],
 )
 def test_a_trace_travels_with_its_claim_and_a_malformed_one_is_ignored(intake: Intake, call: LiteralString) -> None:

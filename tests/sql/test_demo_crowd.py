@@ -40,7 +40,7 @@ class Cutting:
         async def asked() -> None:
             nonlocal cut
             while data := await reader.read(65536):
-                if b"claim_resource" in data:
+                if b"claim_resources" in data:
                     self.presses += 1
                     cut = self.presses in self._cuts
                 back.write(data)

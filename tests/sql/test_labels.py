@@ -48,7 +48,7 @@ def found(hall: Intake, seat: str) -> int | str | None:
     """The slot that a claim of this seat gets; IE005 if there is none."""
     with hall.connection.transaction(force_rollback=True):
         try:
-            return hall.claim_seat("ann", seat).slot_no
+            return hall.claim_seats("ann", [seat])[0].slot_no
         except psycopg.Error as error:
             return error.sqlstate
 
@@ -58,9 +58,9 @@ def test_a_seat_is_found_however_its_letters_are_composed(hall: Intake) -> None:
     hall.seed()
     assert [found(hall, asked) for asked in (COMPOSED, APART)] == [1, 1]
     assert [found(hall, asked) for asked in ("Ctrl \u00e9 \u00c5", "Ctrl e\u0301 A\u030a")] == [3, 3]
-    claimed = hall.claim_seat("ann", APART, "r1")
+    claimed = hall.claim_seats("ann", [APART], "r1")[0]
     assert hall.claim_status(claimed.claim_id)["label"] == COMPOSED
-    assert hall.claim_seat("bob", COMPOSED).outcome == "taken"
+    assert hall.claim_seats("bob", [COMPOSED])[0].outcome == "taken"
 
 
 def test_the_same_rows_in_other_code_points_are_the_same_rows(hall: Intake) -> None:

@@ -231,20 +231,25 @@ class TestCallsThatMeet:
 
     @pytest.mark.parametrize("seed", range(12))
     def test_i1_any_claims_of_many_bridges(self, ledger: Ledger, ledger_uri: str, seed: int) -> None:
-        """Claims of one to four of thirty seats, each sent twice, in calls of any size; some are voided meanwhile."""
+        """Claims of one to four of thirty seats, each sent twice, in calls of any size; some are voided meanwhile.
+
+        Every third call has a bad claim, so that its claims are tried one by one.
+        """
         random = Random(seed)
         claims = [sale(n, *random.sample(range(1, 31), random.randint(1, 4))) for n in range(60)]
         bridges = [random.sample(claims, len(claims)) for _ in range(2)]
         voided = random.sample(claims, 8)
 
         def sell(call: list[Claim]) -> list[tuple[str, Any]]:
+            size = len(call) // 7
+            told = []
             with Ledger(ledger_uri) as other:
-                size = random.randint(1, 20)
-                return [
-                    answer
-                    for start in range(0, len(call), size)
-                    for answer in other.commit_all_with_receipts(*call[start : start + size])
-                ]
+                for start in range(0, len(call), size):
+                    bad = [sale(999, claimed_at="never")] * (start // size % 3 == 1)
+                    answers = other.commit_all_with_receipts(*bad, *call[start : start + size])
+                    assert answers[: len(bad)] == [("conflict", None)] * len(bad)
+                    told += answers[len(bad) :]
+            return told
 
         def give_up(call: list[Claim]) -> list[str]:
             with Ledger(ledger_uri) as other:

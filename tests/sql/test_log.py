@@ -1,5 +1,6 @@
-"""DB1's log, with the settings that the operator starts it with: whatever goes wrong, no user id gets there."""
+"""DB1's log, with the settings that the operator starts it with: no user id gets there, and nothing of a payload."""
 
+import json
 import os
 import re
 import signal
@@ -19,6 +20,24 @@ from tests.sql.intake import POOL, Intake
 
 USER = "telltale"
 ROLES = ("claimer", "bridge", "monitor")
+
+
+# Payloads that cannot be read, are none, or are too large: literals in a statement, as a careless client writes them.
+PAYLOADS = (
+    f"""'{{"card": {USER}}}'""",
+    f"""'{{"card": "{USER}\\u0000"}}'""",
+    f"""'{{"card": "{USER}\\ud800"}}'""",
+    f"""'["{USER}"]'""",
+    f"""jsonb_build_object('card', repeat('{USER}', 1000))""",
+    f"""'{{"card": "{USER}"}}' || 1""",
+)
+ORDERS = (
+    f"SELECT * FROM intake.claim_resource('{POOL}', 'ann', 'r1', {{}})",
+    f"SELECT * FROM intake.claim_resources('{POOL}', 'ann', 2, 'r1', {{}})",
+    f"SELECT * FROM intake.claim_seats('{POOL}', 'ann', '{{{{x}}}}', 'r1', {{}})",
+    f"SELECT * FROM intake.claim_batch('{POOL}', '{{{{ann}}}}', NULL, NULL, ARRAY[{{}}]::jsonb[])",
+    f"SELECT intake.confirm_claim('{POOL}', uuidv7(), 'ann', {{}})",
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +79,10 @@ def claim_of(user: str) -> str:
         f"SELECT '{{\"user_id\": {USER}}}'::jsonb",
         f"SELECT 1 / 0 WHERE '{USER}' <> ''",
         f"DO $$ BEGIN RAISE LOG '{USER}'; RAISE EXCEPTION '{USER}'; END $$",
+        *[call.format(payload) for call in ORDERS for payload in PAYLOADS],
+        f"SELECT intake.mark_validated('{POOL}', '{{1}}', '{{1}}', ARRAY['{{\"x\": {USER}}}'::jsonb])",
+        f"SELECT intake.acknowledge('{POOL}', '{{1}}', '{{1}}', '{{committed}}', ARRAY['{{\"x\": {USER}}}'::jsonb])",
+        f"COPY intake.holds FROM STDIN; {USER}",
     ],
 )
 def test_a_statement_that_fails(db1: PostgresServer, role: str, statement: str) -> None:
@@ -75,6 +98,33 @@ def test_a_statement_that_fails_with_parameters(db1: PostgresServer) -> None:
     with as_role(db1, "bridge") as session:
         errors = [f"the ledger says: {USER}"]
         assert fails(session, "SELECT intake.give_back(%s, '{1}', '{1}', '{}'::float8[], %s)", POOL, errors)
+    assert USER not in db1.log()
+
+
+def test_a_payload_in_a_statement_of_the_owner_that_fails(db1: PostgresServer) -> None:
+    """Whose errors are logged: without the statement, and without what they quote of it."""
+    with as_role(db1, "postgres") as owner:
+        for call in ORDERS:
+            for payload in PAYLOADS:
+                assert fails(owner, call.format(payload))
+    log = db1.log()
+    assert "invalid input syntax for type json" in log
+    assert "payload has" in log
+    assert USER not in log
+
+
+def test_a_payload_as_a_parameter(db1: PostgresServer) -> None:
+    """A refused size, a repeat with another, a batch with a bad one, a text that is no JSON."""
+    large, other = json.dumps({"card": USER * 1000}), json.dumps({"card": f"{USER}-2"})
+    for role in ("claimer", "postgres"):
+        with as_role(db1, role) as session:
+            session.rows("SELECT * FROM intake.claim_resource(%s, %s, 'p', %s)", POOL, f"{role}-1", '{"card": 1}')
+            claim = "SELECT * FROM intake.claim_resource(%s, %s, 'p', %s)"
+            for payload in (large, other, f"[{USER}]", f'"{USER}"', f'{{"{USER}": "\\u0000"}}'):
+                assert fails(session, claim, POOL, f"{role}-1", payload)
+                batch = "SELECT * FROM intake.claim_batch(%s, %s, NULL, NULL, ARRAY['{}', %s]::jsonb[])"
+                if payload != other:
+                    assert fails(session, batch, POOL, [f"{role}-2", f"{role}-3"], payload)
     assert USER not in db1.log()
 
 

@@ -1,6 +1,7 @@
 """What PostgreSQL lets PUBLIC do, and what is left of it: nothing that blocks claims or fills the disk."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from tests.postgres import PostgresServer
-from tests.sql.intake import Intake, claims, crowd, lose_unlogged, wait_until_blocked
+from tests.sql.intake import Intake, Request, claims, crowd, lose_unlogged, wait_until_blocked
 
 # VOLATILE functions that PUBLIC may call all the same, each with the reason.
 OWN_SESSION = "its own session, and nothing else"
@@ -247,6 +248,25 @@ def test_the_largest_calls_of_a_claimer_need_no_temporary_file(claimer: Intake, 
     assert {answer.outcome for answer in claimer.claim_batch(list(callers))} == {"claimed"}
     assert {answer.outcome for answer in claimer.claim_batch(list(callers))} == {"replayed"}
     assert len(claimer.claim_several("ann", 100, "x")) == 100
+    assert len(claimer.request_status("ann", "x")) == 100
+
+
+def test_the_largest_orders_of_a_claimer_need_no_temporary_file(claimer: Intake, intake: Intake) -> None:
+    """4000 slots with the longest labels and attributes, and payloads of the default limit; then of the hard one."""
+    intake.configure(4200, ownResources=True, maxPayloadBytes=65536)
+    rows = intake.rows("SELECT gen_random_uuid(), n || repeat(chr(127915), 190) FROM generate_series(1, 4200) n")
+    intake.stock(1, [(resource, label) for resource, label in rows])
+    intake.connection.execute("UPDATE intake.inventory SET attributes = jsonb_build_object('x', repeat('y', 1000))")
+    intake.seed()
+    users = [f"{n:04}" + "\U0001f3ab" * 196 for n in range(1000)]
+    requests = [Request(user, user, 4, {"x": "y" * 4000}) for user in users]
+    for outcome in ("claimed", "replayed"):
+        answers = claimer.claim_requests(requests)
+        assert Counter(answer.outcome for each in answers for answer in each) == {outcome: 4000}
+    large = [Request("zed", f"r{n}", 1, {"x": "y" * 65000}) for n in range(100)]
+    assert {each[0].outcome for each in claimer.claim_requests(large)} == {"claimed"}
+    assert {each[0].outcome for each in claimer.claim_requests(large)} == {"replayed"}
+    assert len(claimer.claim_several("ann", 100, "x", {"x": "y" * 65000})) == 100
     assert len(claimer.request_status("ann", "x")) == 100
 
 

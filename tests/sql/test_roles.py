@@ -89,7 +89,7 @@ def test_a_limit_that_a_claimer_took_off_its_role_comes_back(
         "log_min_messages": "fatal",
         "temp_file_limit": "1MB",
         "transaction_timeout": "15s",
-        "work_mem": "4MB",
+        "work_mem": "16MB",
     }
 
 

@@ -1,9 +1,11 @@
 """Hundreds of connections, every kind of claim against every other: nothing oversold, no wrong answer."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import batched, chain, count, zip_longest
+from random import Random
 
 import pytest
 
@@ -255,3 +257,74 @@ async def test_every_kind_at_once_until_nothing_is_left(intake: Intake, buyers: 
     assert history[-1].outcome == "sold_out"
     assert len(claimed(history)) == inventory
     check_history(intake, history)
+
+
+async def test_i1_seats_named_together_are_sold_together_and_once(intake: Intake, buyers: str) -> None:
+    """Groups of seats that overlap, named in any order, by many sessions: no deadlock, and nobody gets a part."""
+    inventory, chance = 60, Random(13)
+    stocked(intake, inventory, claimsPerUser=8)
+    groups = [chance.sample(range(1, inventory + 1), chance.randint(2, 5)) for _ in range(700)]
+    calls = [
+        (Wanted(f"u{n % 150}", f"r{n % 500}", seats=tuple(f"seat {k}" for k in group), payload=f"{n % 500}"),)
+        for n, group in enumerate(groups)
+    ]
+    history = await rush(buyers, BUYERS, calls)
+    assert outcomes_of(history).keys() <= {"claimed", "taken", "limit_reached", "different", "replayed"}, "no deadlock"
+    check_history(intake, history)
+    sold = {answer.slot_no for answer in claimed(history)}
+    for got in history:
+        if got.outcome == "taken":
+            taken = {answer.label for answer in got.answers}
+            assert taken <= set(got.wanted.seats), "those that were asked for"
+            assert {answer.slot_no for answer in got.answers} <= sold
+    # What nobody got as a part of a group is left, and free.
+    (left,) = await retry_until_answered(buyers, 1, [(Wanted("late", quantity=1),)])
+    assert left.outcome == ("claimed" if len(sold) < inventory else "sold_out")
+    check_history(intake, [*history, left])
+
+
+async def test_i1_every_kind_of_order_against_every_other(intake: Intake, buyers: str) -> None:
+    """Named groups, quantities and batches of quantities, by the same users. A deadlock is answered 40P01."""
+    inventory, chance = 500, Random(31)
+    stocked(intake, inventory, claimsPerUser=12)
+    kinds = (
+        [
+            (Wanted(f"u{n % 90}", f"s{n}", seats=tuple(f"seat {k}" for k in chance.sample(range(1, 501), 3))),)
+            for n in range(150)
+        ],
+        [(Wanted(f"u{n % 90}", f"q{n % 120}", quantity=1 + n % 120 % 4, payload=f"{n % 120}"),) for n in range(200)],
+        batches([Wanted(f"u{n % 90}", f"b{n % 200}", quantity=1 + n % 200 % 3, payload="b") for n in range(400)], 15),
+    )
+    history = await retry_until_answered(buyers, BUYERS, mixed(*kinds))
+    assert outcomes_of(history).keys() <= {"claimed", "replayed", "taken", "too_few", "sold_out", "limit_reached"}
+    check_history(intake, history)
+    history += await retry_until_answered(buyers, 16, singly(Wanted(f"late{n}", f"r{n}") for n in range(inventory)))
+    assert history[-1].outcome == "sold_out"
+    assert len(claimed(history)) == inventory
+    check_history(intake, history)
+
+
+async def test_i13_ten_thousand_callers_of_two_seats_in_batches(intake: Intake, buyers: str) -> None:
+    """Each request is sent twice, and by some callers with another payload. An odd seat is left over."""
+    callers, inventory = 10_000, 15_001
+    intake.open(inventory, claimsPerUser=2)
+    wanted_calls = [Wanted(f"u{n}", f"r{n}", 2, payload=f"order {n}") for n in range(callers)]
+    again = Random(10).sample(wanted_calls, callers)
+    other = [replace(wanted, payload="another") for wanted in again[:200]]
+    calls = mixed(batches(wanted_calls, 100), batches(again, 100)) + batches(other, 50)
+    history = await retry_until_answered(buyers, 40, calls)
+    outcomes = outcomes_of(history)
+    assert outcomes.keys() <= {"claimed", "replayed", "too_few", "different", "limit_reached"}
+    assert (outcomes["claimed"], outcomes["different"] > 0) == (inventory // 2, True)
+    places = check_history(intake, history)
+    assert set(places.values()) == {"queued"}
+    assert len(places) == inventory // 2
+    assert intake.value("SELECT count(*) FROM intake.claimed_slots") == 2 * len(places), "no claim with one seat"
+    assert intake.status()["inventory"]["available"] == 1
+    answers: dict[str, set[object]] = defaultdict(set)
+    for got in history:
+        if got.outcome in {"claimed", "replayed"}:
+            answers[got.wanted.user].add(got.answers[0].claim_id)
+    assert {len(made) for made in answers.values()} == {1}, "a repeat is answered with the first claim"
+    assert intake.claim("late").outcome == "claimed"
+    assert intake.reconcile() == []

@@ -115,3 +115,33 @@ def test_a_rebuild_gives_seats_of_ones_own_their_ids_and_labels(intake: Intake) 
     intake.seed()
     assert intake.claim_seat("bob", "seat 6").resource_id == rows[5][0]
     assert intake.reconcile() == []
+
+
+def test_seats_are_locked_in_one_order_however_they_are_named(intake: Intake, uri: str) -> None:
+    """A claim that waits for its first seat keeps no other: so claims of the same seats do not deadlock."""
+    intake.open(9)
+    last, two, one = intake.rows(
+        "SELECT resource_id::text FROM intake.slots WHERE slot_no IN (1, 2, 9) ORDER BY slot_no DESC"
+    )
+    intake.claim_seat("eve", last[0])  # the first named seat of a counted pool is noted in its hot row
+    with Intake(uri) as ann, Intake(uri) as bob, Intake(uri) as cid, ThreadPoolExecutor() as threads:
+        with ann.connection.transaction():
+            assert ann.claim_seat("ann", one[0]).outcome == "claimed"
+            bobs = threads.submit(bob.claim_seats, "bob", [two[0], one[0]])
+            wait_until_blocked(intake, bobs)
+            cids = threads.submit(cid.claim_seat, "cid", two[0])
+            wait_until_blocked(intake, bobs, cids)
+            waits = not cids.done()
+        assert (waits, cids.result().outcome) == (False, "claimed")
+        assert [(each.outcome, each.slot_no) for each in bobs.result()] == [("taken", 1), ("taken", 2)]
+    assert intake.reconcile() == []
+
+
+def test_the_keys_of_a_user_have_the_order_of_the_slots(intake: Intake) -> None:
+    """Two claims of one user insert their keys in one order, whatever they name: so they do not deadlock."""
+    intake.open(9, claimsPerUser=9)
+    seats = [str(row[0]) for row in intake.rows("SELECT resource_id FROM intake.slots ORDER BY slot_no")]
+    intake.claim_seats("ann", [seats[6], seats[1], seats[4]])
+    intake.claim_several("ann", 2)
+    keys = "SELECT unique_key::int, slot_no::int, part_no::int FROM intake.claimed_slots ORDER BY 1"
+    assert intake.rows(keys) == [(1, 2, 2), (2, 5, 3), (3, 7, 1), (4, 1, 1), (5, 3, 2)]

@@ -5,7 +5,10 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+from intake_bridge.domain.answers import TRUNCATED, Addition
+from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.outcomes import Outcome, Result
@@ -22,11 +25,14 @@ class LeasedBatch:
     worker has it, or it has ended. It leaves the batch without a further step.
     """
 
-    def __init__(self, queue: Queue, metrics: Metrics, lease: Lease, max_retries: int, messages: Messages) -> None:
+    def __init__(
+        self, queue: Queue, metrics: Metrics, lease: Lease, configuration: Configuration, messages: Messages
+    ) -> None:
         self._queue = queue
         self._metrics = metrics
+        self._max_payload_bytes = configuration.max_payload_bytes
         self.lease = lease
-        self.max_retries = max_retries
+        self.max_retries = configuration.max_retries
         self.open = {message.msg_id: message for message in messages}
         """What has not ended and is still ours, by msg_id."""
         self.ends: Counter[str] = Counter()
@@ -36,21 +42,48 @@ class LeasedBatch:
         """Whether this failure, if it counts, ends the claim."""
         return outcome.result is not Result.RETRY or message.failures + 1 > self.max_retries
 
-    async def mark_validated(self, messages: Messages) -> list[Message]:
-        """Those whose approval is durable now."""
-        return await self._mark(messages, self._queue.mark_validated)
+    async def mark_validated(self, messages: Messages, data: Mapping[int, Addition]) -> list[Message]:
+        """Those whose approval is durable now, with what the validator has added as a redelivery will bring it."""
+        bounded = {msg_id: each.bounded(self._max_payload_bytes) for msg_id, each in data.items()}
+        durable: dict[int, Addition] = {}
+
+        async def mark(ours: Messages) -> set[int]:
+            sent = [bounded[each.msg_id].text if each.msg_id in bounded else None for each in ours]
+            written = await self._queue.mark_validated(ours, sent)
+            for msg_id, text in written.items():
+                if text is not None:
+                    # A number with an exponent is longer in a jsonb: DB1 then has cut what was short enough here.
+                    durable[msg_id] = replace(bounded[msg_id], text=text).bounded(self._max_payload_bytes)
+            return set(written)
+
+        marked = await self._mark(messages, mark)
+        for message in marked:
+            if message.msg_id in durable and (flaw := durable[message.msg_id].flaw):
+                log.warning(
+                    "approved, but the validator's data is kept as %s: %s", TRUNCATED, flaw, extra=message.for_log()
+                )
+        return [
+            replace(message, validation=durable[message.msg_id].text) if message.msg_id in durable else message
+            for message in marked
+        ]
 
     async def mark_committing(self, messages: Messages) -> list[Message]:
         """Those of which it is durable now that a commit may have been sent."""
         return await self._mark(messages, self._queue.mark_committing)
 
-    async def acknowledge(self, ended: Sequence[tuple[Message, Result]]) -> None:
-        """Archive messages that the ledger has committed or voided, and move their slots."""
+    async def acknowledge(self, ended: Sequence[tuple[Message, Result]], receipts: Mapping[int, Addition]) -> None:
+        """Archive messages that the ledger has committed or voided, with its receipts, and move their slots."""
         results = {message.msg_id: result for message, result in ended}
+        texts = {msg_id: receipt.text for msg_id, receipt in receipts.items()}
+        for message, _ in ended if texts else ():
+            if message.msg_id in receipts and (flaw := receipts[message.msg_id].flaw):
+                log.warning("committed, but the receipt is kept as %s: %s", TRUNCATED, flaw, extra=message.for_log())
         with self._metrics.step("acknowledge"):
             await self._change(
                 [message for message, _ in ended],
-                lambda ours: self._queue.acknowledge(ours, [results[message.msg_id] for message in ours]),
+                lambda ours: self._queue.acknowledge(
+                    ours, [results[each.msg_id] for each in ours], [texts.get(each.msg_id) for each in ours]
+                ),
                 lambda message: results[message.msg_id].value,
             )
 
@@ -67,14 +100,16 @@ class LeasedBatch:
         """Return at once all that has not ended, without counting a failure."""
         await self.give_back([GiveBack(message, 0.0, None) for message in self.open.values()])
 
-    async def dead_letter(self, dead: Sequence[tuple[Message, str]]) -> None:
-        """Move messages to the dead letters, each with its reason."""
-        reasons = {message.msg_id: reason for message, reason in dead}
-        for message, reason in dead:
+    async def dead_letter(self, dead: Sequence[tuple[Message, str, bool]]) -> None:
+        """Move messages to the dead letters, each with its reason, and whether a slot of it belongs to another sale."""
+        known = {message.msg_id: (reason, conflict) for message, reason, conflict in dead}
+        for message, reason, _ in dead:
             log.error("dead letter: %s", reason, extra=message.for_log())
         await self._change(
-            [message for message, _ in dead],
-            lambda ours: self._queue.dead_letter(ours, [reasons[message.msg_id] for message in ours]),
+            [message for message, _, _ in dead],
+            lambda ours: self._queue.dead_letter(
+                ours, [known[message.msg_id][0] for message in ours], [known[message.msg_id][1] for message in ours]
+            ),
             lambda _: "dead",
         )
 

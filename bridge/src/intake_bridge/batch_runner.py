@@ -72,6 +72,7 @@ class BatchRunner:
     async def _run(self, what: str, batch: LeasedBatch, work: Coroutine[Any, Any, None]) -> None:
         clock = asyncio.get_running_loop().time
         started, size = clock(), len(batch.open)
+        slots = sum(message.slots for message in batch.open.values())
         self._metrics.batch.observe(size)
         self._metrics.in_flight.inc(size)
         try:
@@ -87,6 +88,8 @@ class BatchRunner:
             self._rate_limiter.batch_ended(size)
             self._metrics.in_flight.dec(size)
         seconds = round(clock() - started, 4)
-        log.info("%s ended", what, extra={"pool_id": self._pool_id, "read": size, **batch.ends, "seconds": seconds})
+        # Claims, each with one end; `slots` is how many slots they have.
+        counts = {"read": size, "slots": slots, **batch.ends}
+        log.info("%s ended", what, extra={"pool_id": self._pool_id, **counts, "seconds": seconds})
         if rest := self._rate_limiter.throttle.rest_seconds:
             await self._stop.pause(rest)

@@ -8,6 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from intake_bridge.batch import LeasedBatch, by_result
+from intake_bridge.domain.answers import Answers
 from intake_bridge.domain.backoff import Backoff, Uniform
 from intake_bridge.domain.common_failure import is_failure
 from intake_bridge.domain.dependency import Dependency
@@ -79,7 +80,8 @@ class Pipeline:
             # The batch before this one may have found that the validator is down: then no more is sent than a probe.
             asked = asked[: dependencies.validation.allowance(len(asked))]
             with self._metrics.step("validate"):
-                outcomes = await dependencies.validator.validate(asked, gate)
+                answers = await dependencies.validator.validate(asked, gate)
+            outcomes = answers.outcomes
             again = self._record_answers(batch, dependencies.validation, asked, outcomes)
         results = by_result(asked, outcomes)
         approved = [message for message, _ in results.get(Result.APPROVED, [])]
@@ -93,23 +95,24 @@ class Pipeline:
         await self._handle_failures(batch, dependencies.validation, failures, again)
         for message, outcome in declined:
             log.info("declined: %s", outcome.reason or "no reason given", extra=message.for_log())
-        return ready + await batch.mark_validated(approved), [message for message, _ in declined]
+        marked = await batch.mark_validated(approved, answers.additions)
+        return ready + marked, [message for message, _ in declined]
 
     async def _void(self, batch: LeasedBatch, dependencies: Dependencies, messages: Messages) -> list[Message]:
         """Void in the ledger first, and free the slot after it. Returns those that the ledger has committed instead."""
         outcomes: dict[int, Outcome] = {}
 
-        async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
+        async def send(portion: Messages, gate: Gate) -> Answers:
             with self._metrics.step("void"):
-                answer = await dependencies.ledger.void(portion, gate)
-            outcomes.update(answer)
-            return answer
+                answers = await dependencies.ledger.void(portion, gate)
+            outcomes.update(answers.outcomes)
+            return answers
 
         await self._send_in_portions(batch, dependencies.voiding, messages, send)
         return [message for message, _ in by_result(messages, outcomes).get(Result.COMMITTED, [])]
 
     async def _commit(self, batch: LeasedBatch, dependencies: Dependencies, approved: Messages) -> None:
-        async def send(portion: Messages, gate: Gate) -> Mapping[int, Outcome]:
+        async def send(portion: Messages, gate: Gate) -> Answers:
             if dependencies.ledger.needs_mark:
                 unmarked = [message for message in portion if message.state is not State.COMMITTING]
                 marked = [message for message in portion if message.state is State.COMMITTING]
@@ -117,7 +120,7 @@ class Pipeline:
                 unmarked = [message for message in unmarked if gate.may_start(message)]
                 portion = marked + await batch.mark_committing(unmarked)
             if not portion:
-                return {}
+                return Answers()
             with self._metrics.step("commit"):
                 return await dependencies.ledger.commit(portion, gate)
 
@@ -128,7 +131,7 @@ class Pipeline:
         batch: LeasedBatch,
         dependency: Dependency,
         messages: Messages,
-        send: Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]],
+        send: Callable[[Messages, Gate], Awaitable[Answers]],
     ) -> None:
         """Send messages to the ledger as permits allow. The results of a portion are in DB1 before the next is sent."""
         before = self._gate(batch, dependency)
@@ -145,10 +148,10 @@ class Pipeline:
                     return
                 portion, waiting = waiting[: permit.size], waiting[permit.size :]
                 async with permit:
-                    outcomes = await send(portion, self._gate(batch, dependency, permit))
-                    permit.record_answers(outcomes.values())
-                again = self._record_answers(batch, dependency, portion, outcomes)
-            await self._write_results(batch, dependency, by_result(portion, outcomes), again)
+                    answers = await send(portion, self._gate(batch, dependency, permit))
+                    permit.record_answers(answers.outcomes.values())
+                again = self._record_answers(batch, dependency, portion, answers.outcomes)
+            await self._write_results(batch, dependency, portion, answers, again)
             if not before.may_start_any(waiting):
                 return
 
@@ -184,13 +187,15 @@ class Pipeline:
         self,
         batch: LeasedBatch,
         dependency: Dependency,
-        results: Mapping[Result, list[tuple[Message, Outcome]]],
+        portion: Messages,
+        answers: Answers,
         again: Set[UUID],
     ) -> None:
         """Acknowledge what the ledger has ended, and handle the failures."""
+        results = by_result(portion, answers.outcomes)
         ended = [*results.get(Result.COMMITTED, []), *results.get(Result.VOIDED, [])]
         if ended:
-            await batch.acknowledge([(message, outcome.result) for message, outcome in ended])
+            await batch.acknowledge([(message, outcome.result) for message, outcome in ended], answers.additions)
         failures = [*results.get(Result.DEAD, []), *results.get(Result.RETRY, [])]
         await self._handle_failures(batch, dependency, failures, again)
 
@@ -207,20 +212,21 @@ class Pipeline:
         suspected of refusing every claim: then an outcome DEAD is a failure like others.
         """
         returns: list[GiveBack] = []
-        dead: list[tuple[Message, str]] = []
+        dead: list[tuple[Message, str, bool]] = []
         for message, outcome in failures:
             word = "failed" if outcome.result is Result.RETRY else "conflict" if outcome.needs_human else "refused"
             error = f"{dependency.step}: {outcome.reason or word}"
             uncounted = outcome.result is Result.RETRY and not outcome.counted
             if outcome.kind == DECIDED_BY_BRIDGE:
-                dead.append((message, error))
+                dead.append((message, error, False))
             elif uncounted or message.claim_id in again or dependency.is_to_blame(message, outcome):
                 returns.append(GiveBack(message, self._uncounted_delay(dependency, outcome), None))
             elif outcome.result is Result.DEAD and not dependency.common_failure.breaker.tripped:
-                dead.append((message, error))
+                dead.append((message, error, outcome.needs_human))
             elif message.failures + 1 > batch.max_retries:
                 plural = "s" if message.failures else ""
-                dead.append((message, f"{error} (after {message.failures + 1} failure{plural})"))
+                error = f"{error} (after {message.failures + 1} failure{plural})"
+                dead.append((message, error, outcome.needs_human))
             else:
                 jittered = self._backoff.delay(message.failures, self._uniform)
                 # Retry-After never shortens the back-off: maxRetries failures would pass while the first call lasts.

@@ -7,6 +7,7 @@ from ssl import SSLContext
 from typing import Protocol
 from uuid import UUID
 
+from intake_bridge.domain.answers import Answers
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.dependency import Dependency
 from intake_bridge.domain.health import Offer, WorkerHealth
@@ -84,18 +85,24 @@ class Queue(Protocol):
         """Lease one message of the quarantine, to sell or to void. Empty: there is none, or another bridge has one."""
         ...
 
-    async def mark_validated(self, messages: Messages) -> set[int]:
-        """Make the validator's approval durable (state `validated`)."""
+    async def mark_validated(self, messages: Messages, data: Sequence[str | None]) -> dict[int, str | None]:
+        """Make the validator's approval durable (state `validated`), with what it has added (JSON).
+
+        Returns the msg_ids that were changed, each with its data as a jsonb writes it: so it comes with a redelivery.
+        """
         ...
 
     async def mark_committing(self, messages: Messages) -> set[int]:
         """Make durable that a commit may have been sent (state `committing`)."""
         ...
 
-    async def acknowledge(self, messages: Messages, outcomes: Sequence[Result]) -> set[int]:
+    async def acknowledge(
+        self, messages: Messages, outcomes: Sequence[Result], receipts: Sequence[str | None]
+    ) -> set[int]:
         """Archive the messages and move their slots, in one transaction.
 
-        `outcomes`: Result.COMMITTED (the slot is consumed) or Result.VOIDED (the slot is free). No other is accepted.
+        `outcomes`: Result.COMMITTED (the slots are consumed) or Result.VOIDED (the slots are free). No other is
+        accepted. `receipts`: JSON, what the ledger has answered beside its outcome.
         """
         ...
 
@@ -103,8 +110,11 @@ class Queue(Protocol):
         """End the leases: each message is visible again after its delay (seconds, 0 is at once)."""
         ...
 
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
-        """Move messages to the dead letters. Their claims keep their slots."""
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str], conflicts: Sequence[bool]) -> set[int]:
+        """Move messages to the dead letters. Their claims keep their slots.
+
+        `conflicts` says whether the ledger has given a slot of the claim to another sale: then its slots stay off sale.
+        """
         ...
 
     async def extend(self, messages: Messages) -> set[int]:
@@ -169,8 +179,11 @@ class Validator(Protocol):
         """Raise DependencyDownError if it cannot be asked. Cheap when all is well: it is called before each batch."""
         ...
 
-    async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
-        """The outcomes by msg_id. A msg_id that is missing was not asked about. Never raises for an answer."""
+    async def validate(self, messages: Messages, gate: Gate) -> Answers:
+        """The answers, with the data of approvals. A message that is missing was not asked about.
+
+        Never raises for an answer.
+        """
         ...
 
 
@@ -191,11 +204,11 @@ class Ledger(Protocol):
         """Raise DependencyDownError if it cannot work. Cheap when all is well: it is called before each batch."""
         ...
 
-    async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
-        """Commit each claim once, by its claim_id. The outcomes by msg_id; a msg_id that is missing was not sent."""
+    async def commit(self, messages: Messages, gate: Gate) -> Answers:
+        """Commit each claim once, by its claim_id. The answers, with receipts; what is missing was not sent."""
         ...
 
-    async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+    async def void(self, messages: Messages, gate: Gate) -> Answers:
         """Promise never to commit these claims. As `commit`; Result.COMMITTED: it is too late, the claim is sold."""
         ...
 

@@ -54,7 +54,7 @@ class BatchReader:
         # From before the read: DB1 counts the lease from a later instant.
         lease = Lease(clock, clock(), configuration.visibility_timeout_seconds)
         messages = await read
-        return LeasedBatch(self._queue, self._metrics, lease, configuration.max_retries, messages) if messages else None
+        return LeasedBatch(self._queue, self._metrics, lease, configuration, messages) if messages else None
 
 
 class ReadLoop:

@@ -10,13 +10,13 @@ from intake_bridge.adapters.http import HttpClient
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.adapters.ledger_webhook import WebhookLedger
 from intake_bridge.adapters.validator_webhook import NoValidator, WebhookValidator
+from intake_bridge.domain.answers import Answers
 from intake_bridge.domain.breaker import Breaker, BreakerTuning, Circuit
 from intake_bridge.domain.common_failure import CommonFailure
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
 from intake_bridge.domain.dependency import Dependency
 from intake_bridge.domain.health import DependencyHealth, HealthState, WorkerHealth
-from intake_bridge.domain.outcomes import Outcome
 from intake_bridge.ports import Dependencies, DependencyDownError, Http, Ledger, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
 
@@ -32,11 +32,11 @@ class NoLedger:
     async def check(self) -> None:
         raise DependencyDownError("no commit target is configured")
 
-    async def commit(self, *_: object) -> dict[int, Outcome]:
-        return {}
+    async def commit(self, *_: object) -> Answers:
+        return Answers()
 
-    async def void(self, *_: object) -> dict[int, Outcome]:
-        return {}
+    async def void(self, *_: object) -> Answers:
+        return Answers()
 
     async def close(self) -> None:
         return

@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 from fault_points import Action, Fault, Position, Step, parse_faults
+from intake_bridge.domain.answers import Answers
 from intake_bridge.domain.health import Offer
 from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.outcomes import Outcome, Result, Transport, of_sqlstate, of_transport
@@ -108,20 +109,26 @@ class FaultyQueue:
     async def read_quarantined(self, worker: str) -> list[Message]:
         return await self._points.around(Step.READ_QUARANTINED, lambda: self._queue.read_quarantined(worker))
 
-    async def mark_validated(self, messages: Messages) -> set[int]:
-        return await self._points.around(Step.MARK_VALIDATED, lambda: self._queue.mark_validated(messages))
+    async def mark_validated(self, messages: Messages, data: Sequence[str | None]) -> dict[int, str | None]:
+        return await self._points.around(Step.MARK_VALIDATED, lambda: self._queue.mark_validated(messages, data))
 
     async def mark_committing(self, messages: Messages) -> set[int]:
         return await self._points.around(Step.MARK_COMMITTING, lambda: self._queue.mark_committing(messages))
 
-    async def acknowledge(self, messages: Messages, outcomes: Sequence[Result]) -> set[int]:
-        return await self._points.around(Step.ACKNOWLEDGE, lambda: self._queue.acknowledge(messages, outcomes))
+    async def acknowledge(
+        self, messages: Messages, outcomes: Sequence[Result], receipts: Sequence[str | None]
+    ) -> set[int]:
+        return await self._points.around(
+            Step.ACKNOWLEDGE, lambda: self._queue.acknowledge(messages, outcomes, receipts)
+        )
 
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
         return await self._points.around(Step.GIVE_BACK, lambda: self._queue.give_back(returns))
 
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
-        return await self._points.around(Step.DEAD_LETTER, lambda: self._queue.dead_letter(messages, reasons))
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str], conflicts: Sequence[bool]) -> set[int]:
+        return await self._points.around(
+            Step.DEAD_LETTER, lambda: self._queue.dead_letter(messages, reasons, conflicts)
+        )
 
     async def extend(self, messages: Messages) -> set[int]:
         return await self._points.around(Step.EXTEND, lambda: self._queue.extend(messages))
@@ -141,7 +148,7 @@ class FaultyTokenBucket:
         return await self._points.around(Step.RETURN_TOKENS, lambda: self._bucket.return_tokens(lease, finished))
 
 
-type _Call = Callable[[Messages, Gate], Awaitable[Mapping[int, Outcome]]]
+type _Call = Callable[[Messages, Gate], Awaitable[Answers]]
 
 
 class FaultyValidator:
@@ -154,7 +161,7 @@ class FaultyValidator:
     async def check(self) -> None:
         await self._validator.check()
 
-    async def validate(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+    async def validate(self, messages: Messages, gate: Gate) -> Answers:
         lost = of_transport(Transport.BROKEN, _LOST)
         return await _around(self._points, Step.VALIDATE, self._validator.validate, lost, messages, gate)
 
@@ -180,10 +187,10 @@ class FaultyLedger:
     async def close(self) -> None:
         await self._ledger.close()
 
-    async def commit(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+    async def commit(self, messages: Messages, gate: Gate) -> Answers:
         return await _around(self._points, Step.COMMIT, self._ledger.commit, self._lost, messages, gate)
 
-    async def void(self, messages: Messages, gate: Gate) -> Mapping[int, Outcome]:
+    async def void(self, messages: Messages, gate: Gate) -> Answers:
         return await _around(self._points, Step.VOID, self._ledger.void, self._lost, messages, gate)
 
     @property
@@ -203,19 +210,17 @@ class _SilentGate:
         return
 
 
-async def _around(
-    points: Points, step: Step, call: _Call, lost: Outcome, messages: Messages, gate: Gate
-) -> Mapping[int, Outcome]:
+async def _around(points: Points, step: Step, call: _Call, lost: Outcome, messages: Messages, gate: Gate) -> Answers:
     actions = points.enter(step)
     before, after = actions.get(Position.BEFORE), actions.get(Position.AFTER)
     if not points.loses(step, Position.BEFORE, before):
-        outcomes = await call(messages, _SilentGate(gate) if after is Action.LOSE else gate)
+        answers = await call(messages, _SilentGate(gate) if after is Action.LOSE else gate)
         if not points.loses(step, Position.AFTER, after):
-            return outcomes
-        messages = [message for message in messages if message.msg_id in outcomes]
+            return answers
+        messages = [message for message in messages if message.msg_id in answers.outcomes]
     for _ in messages:
         gate.record(lost)
-    return {message.msg_id: lost for message in messages}
+    return Answers({message.msg_id: lost for message in messages})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import signal
 from collections import Counter
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from fault_points import Action, Fault
 from psycopg.types.json import Jsonb
-from sale import Claim, Sale, open_sale, validation
+from sale import KEPT, Claim, Sale, open_sale, validation
 from webhook_server import Answer, Item, WebhookServer, status
 from worker_processes import WorkerProcess, WorkerProcesses
 
@@ -29,6 +30,10 @@ ENDS = {
     "contested": {"dead"},  # the ledger has another sale under its id
 }
 ROLES = (*ENDS, "plain 2", "plain 3")
+# Claims of several slots, of every fate.
+SLOTS = {"plain": 3, "flaky": 2, "declined": 2, "recalled": 3, "contested": 2}
+# In every payload, in the validator's data, in receipts, and in what the webhooks say of them. Never in a log.
+MARKER = "Zo\u00eb Sm\u00eft, 4111 1111 1111 1111"
 NUMBERS = itertools.count(1)
 
 _PLACES: LiteralString = """
@@ -52,6 +57,11 @@ class Kind(StrEnum):
     WEBHOOK = "webhook"
 
 
+def payload_of(role: str) -> dict[str, Any]:
+    """What the claimer has sent along."""
+    return {"name": MARKER, "role": role, "price": 12.5}
+
+
 def fate(role: str) -> str:
     """`plain 2` is one more `plain`."""
     return role.split(maxsplit=1)[0]
@@ -69,10 +79,13 @@ class InterruptedSale:
         self._validator = validator
         self._target = target
         self.by_role: dict[str, Claim] = {}
+        self.asked_again: list[str] = []
+        """Claims about which the validator was asked although its answer is in DB1."""
+        self._workers: list[WorkerProcess] = []
         self.answering = asyncio.Event()
         self.answering.set()
         self._claiming = asyncio.Lock()
-        self._sold: set[str] = set()  # at the webhook target: an effect for each new key
+        self._sold: dict[str, dict[str, Any]] = {}  # at the webhook target: an effect for each new key, its receipt
         self._violations: list[str] = []
         validator.behaviour = self._decide
         target.behaviour = self._sell
@@ -94,9 +107,9 @@ class InterruptedSale:
             [each for each in roles if fate(each) == "recalled"],
             [each for each in roles if fate(each) != "recalled"],
         ):
-            made = await sale.claim(len(some)) if some else []
-            self.by_role |= dict(zip(some, made, strict=True))
-            for role, claim in zip(some, made, strict=True):
+            for role in some:
+                (claim,) = await sale.claim(1, SLOTS.get(fate(role), 1), payload_of(role))
+                self.by_role[role] = claim
                 if fate(role) == "recalled":
                     await sale.rows("SELECT FROM intake.read_batch(%s, 'gone', 1)", sale.pool)
                     assert await sale.release(claim) == "releasing"
@@ -108,7 +121,7 @@ class InterruptedSale:
     async def claim(self, role: str) -> None:
         """One more claim while the workers are at work."""
         async with self._claiming:
-            (self.by_role[role],) = await self.sale.claim()
+            (self.by_role[role],) = await self.sale.claim(1, SLOTS.get(fate(role), 1), payload_of(role))
 
     # --- validator and ledger ---
 
@@ -121,22 +134,25 @@ class InterruptedSale:
 
     async def _decide(self, item: Item) -> Answer:
         await self.answering.wait()
+        nth = self._validator.asked()[item["claim_id"]]
+        if (await self.places())[UUID(item["claim_id"])]["state"] != "queued":
+            self.asked_again.append(item["claim_id"])
         match await self._fate_of(item["claim_id"]):
             case "declined":
-                return {"decision": "declined", "reason": "under age"}
-            case "flaky" if self._validator.asked()[item["claim_id"]] <= 2:
-                return status(500)
-        return {"decision": "approved"}
+                return {"decision": "declined", "reason": f"under age: {MARKER}"}
+            case "flaky" if nth <= 2:
+                return status(500, {"reason": f"cannot pay for {MARKER}"})
+        return {"decision": "approved", "data": {"payment_id": f"{item['claim_id']}-{nth}", "of": MARKER}}
 
     async def _sell(self, item: Item) -> Answer:
         places = await self.places()
         if (place := places[UUID(item["claim_id"])])["state"] != "committing":
             self._violations.append(f"I8: a commit is sent for a claim that is {place}")
         if await self._fate_of(item["claim_id"]) == "contested":
-            return {"outcome": "conflict"}
+            return {"outcome": "conflict", "reason": f"sold to {MARKER}"}
         known = item["claim_id"] in self._sold
-        self._sold.add(item["claim_id"])
-        return {"outcome": "duplicate" if known else "committed"}
+        receipt = self._sold.setdefault(item["claim_id"], {"order_no": len(self._sold) + 1, "for": MARKER})
+        return {"outcome": "duplicate" if known else "committed", "receipt": receipt}
 
     async def words(self) -> dict[UUID, str]:
         """What the ledger says about our claims, without the contested one: that entry is not ours."""
@@ -150,9 +166,11 @@ class InterruptedSale:
     async def worker(self, *faults: Fault, **environment: str) -> WorkerProcess:
         """A worker as a process of its own."""
         more = ({"FAULTS": ",".join(map(str, faults))} if faults else {}) | environment
-        return await self._processes.start(
+        worker = await self._processes.start(
             {"PATH": os.environ["PATH"], "INTAKE_HTTP_PORT": "0", **self.sale.environment(**more)}
         )
+        self._workers.append(worker)
+        return worker
 
     async def until_fault(self, process: WorkerProcess, fault: Fault) -> None:
         """Wait until its fault has happened to it."""
@@ -237,6 +255,7 @@ class InterruptedSale:
                 found.append(f"I8: {role} is acknowledged as voided, the ledger says {word}")
             if fate(role) == "declined" and (claim.claim_id in called or word == "committed"):
                 found.append(f"I5: {role} is sold")
+        found += [f"{MARKER!r} is in the log of a worker" for each in self._workers if _in_log(each)]
         return found + self._wrong_calls("validate", self._validator) + self._wrong_calls("commit", self._target)
 
     def _wrong_calls(self, step: str, server: WebhookServer) -> list[str]:
@@ -268,14 +287,16 @@ class InterruptedSale:
         assert {key for key, word in words.items() if word == "committed"} == {
             self.by_role[role].claim_id for role, end in ends.items() if end == "committed"
         }
+        assert await self._additions_in_the_ledger() == await self._additions_in_db1()
+        assert MARKER not in str([await self.sale.dead(), await self.sale.status()])
         if self.kind is Kind.RPC:
             # A voided claim has no slot in the ledger.
             claimed = {
-                claim.claim_id: (claim.user_id, claim.slot_no if words.get(claim.claim_id) == "committed" else None)
+                claim.claim_id: (claim.user_id, claim.slot_nos if words.get(claim.claim_id) == "committed" else ())
                 for claim in self.by_role.values()
             }
             sales = await self.sale.sales()
-            assert {key: (sales[key]["user_id"], sales[key]["slot_no"]) for key in words} == {
+            assert {key: (sales[key]["user_id"], tuple(sales[key]["slot_nos"])) for key in words} == {
                 key: claimed[key] for key in words
             }
             async with self.sale.ledger.transaction(force_rollback=True):
@@ -285,6 +306,34 @@ class InterruptedSale:
                 ledger = await cursor.fetchone()
             assert ledger is not None
             assert ledger["digest"] == proof["digest"]
+
+    async def _additions_in_db1(self) -> dict[UUID, list[Any]]:
+        """What DB1 keeps of each committed claim: payload, the validator's data, the ledger's receipt."""
+        rows = {key: row for key, row in (await self.sale.kept()).items() if row["outcome"] == "committed"}
+        for claim_id, row in rows.items():
+            assert row["validation"] is not None
+            assert row["receipt"] is not None
+            assert row["validation"]["payment_id"].startswith(f"{claim_id}-")
+            assert row["payload"]["name"] == row["validation"]["of"] == MARKER
+            assert row["receipt"]["order_no"] > 0
+        return {key: [row[word] for word in KEPT] for key, row in rows.items()}
+
+    async def _additions_in_the_ledger(self) -> dict[UUID, list[Any]]:
+        """The same as the ledger knows it. A webhook has one body for each claim (`_wrong_calls`)."""
+        if self.kind is Kind.RPC:
+            rows = {key: row for key, row in (await self.sale.sales()).items() if row["state"] == "committed"}
+            return {key: [row[word] for word in KEPT] for key, row in rows.items()}
+        return {
+            UUID(item["claim_id"]): [item["payload"], item["validation"], self._sold[item["claim_id"]]]
+            for item in self._target.calls
+            if item["claim_id"] in self._sold
+        }
+
+
+def _in_log(worker: WorkerProcess) -> bool:
+    """Whether the marker is in it, as it is or as JSON escapes it."""
+    text = worker.log.read_text()
+    return MARKER in text or json.dumps(MARKER)[1:-1] in text
 
 
 @asynccontextmanager
@@ -296,7 +345,7 @@ async def open_interrupted_sale(
     async with (
         WebhookServer() as validator,
         WebhookServer() as target,
-        open_sale(intake_uri, ledger_uri, 50, pool) as sale,
+        open_sale(intake_uri, ledger_uri, 200, pool) as sale,
     ):
         yield InterruptedSale(sale, kind, processes, validator, target)
 

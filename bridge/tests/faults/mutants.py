@@ -58,8 +58,8 @@ CLAIM_SPECIFIC = "test_an_answer_that_one_claim_alone_gets_ends_it"
 MUTANTS = {
     "validated mark not persisted": Mutant(
         "intake_bridge.pipeline",
-        "return ready + await batch.mark_validated(approved), [",
-        "return ready + approved, [",
+        "marked = await batch.mark_validated(approved, answers.additions)",
+        "marked = approved",
         MATRIX,
         "rpc-commit-1-killed-after",
     ),
@@ -83,6 +83,59 @@ MUTANTS = {
         "elif message.read_ct > batch.max_retries:",
         MATRIX,
         "rpc-validate-1-killed-before",
+    ),
+    "a receipt lost by a redelivery": Mutant(
+        "intake_bridge.adapters.ledger_postgres",
+        'if receipt is not None and receipt != "null" and outcome',
+        'if word == "committed" and receipt is not None and outcome',
+        MATRIX,
+        "rpc-commit-1-killed-after",
+    ),
+    "a receipt of a webhook lost by a redelivery": Mutant(
+        "intake_bridge.adapters.webhook",
+        "    return outcome, None if value is None else rules.read(value)",
+        '    return outcome, None if value is None or word == "duplicate" else rules.read(value)',
+        MATRIX,
+        "webhook-commit-1-killed-after",
+    ),
+    "the validator asked again although its data is stored": Mutant(
+        "intake_bridge.pipeline",
+        """if message.state is State.QUEUED]
+        ready = [message for message in batch.open.values() if message.state is not State.QUEUED]
+""",
+        """if message.state is not State.COMMITTING]
+        ready = [message for message in batch.open.values() if message.state is State.COMMITTING]
+""",
+        MATRIX,
+        "rpc-mark_validated-1-killed-after",
+    ),
+    "validation not sent to the ledger": Mutant(
+        "intake_bridge.domain.message",
+        "self.text_with(self.seats, self.payload, self.validation)",
+        "self.text_with(self.seats, self.payload, None)",
+        MATRIX,
+        "rpc-commit-1-killed-before",
+    ),
+    "validation sent as it came, and as it is stored": Mutant(
+        "intake_bridge.batch",
+        "durable[msg_id] = replace(bounded[msg_id], text=text)",
+        "durable[msg_id] = bounded[msg_id]",
+        "test_both_deliveries_send_the_same_body_whatever_the_validator_has_written",
+        file="test_bridge_additions.py",
+    ),
+    "a payload in a log line": Mutant(
+        "intake_bridge.domain.message",
+        '"claim_id": str(self.claim_id)}',
+        '"claim_id": str(self.claim_id), "payload": self.payload}',
+        MATRIX,
+        "rpc-validate-1-killed-before",
+    ),
+    "a payload in an error": Mutant(
+        "intake_bridge.domain.anonymous",
+        "    for found in _strings(messages, answers):",
+        "    for found in ():",
+        MATRIX,
+        "webhook-validate-1-killed-before",
     ),
     "unfenced acknowledgement": Mutant(
         "0011_outcomes.sql",
@@ -118,7 +171,9 @@ MUTANTS = {
         """            'dead_at', clock_timestamp(), 'queued_as', g.msg_id), g.headers
         FROM deleted g ORDER BY g.msg_id),
     freed AS (
-        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no, slot_no = -cs.msg_id FROM deleted g
+        UPDATE intake.claimed_slots cs SET status = 'V', was_slot_no = cs.slot_no,
+            slot_no = intake_private.voided_key(cs.msg_id, cs.part_no)
+        FROM deleted g
         WHERE cs.claim_id = (g.message ->> 'claim_id')::uuid)
 """,
         MATRIX,

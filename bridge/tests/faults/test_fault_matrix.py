@@ -124,6 +124,9 @@ async def run_case(interrupted: InterruptedSale, case: Case) -> None:
                 second = await interrupted.worker()
                 await interrupted.drained()
                 await interrupted.stop(second)
+    if case.fault.action is not Action.STOP:
+        # A frozen worker asks on, with what it knew: a webhook cannot be fenced.
+        assert interrupted.asked_again == [], "I5: the validator is asked although its data is stored"
     await interrupted.check()
 
 

@@ -52,7 +52,7 @@ class Slow:
         cursor = await self._connection.execute("SELECT * FROM intake.claim_resource(%s, %s)", (POOL, user))
         (row,) = await cursor.fetchall()
         assert row["outcome"] == "claimed"
-        self._scene.claims.append(Claim(row["claim_id"], user, row["slot_no"]))  # type: ignore[arg-type]
+        self._scene.claims.append(Claim(row["claim_id"], user, (row["slot_no"],)))  # type: ignore[arg-type]
         self.claim_id = row["claim_id"]  # type: ignore[assignment]
 
     async def commit(self) -> None:

@@ -58,7 +58,7 @@ async def fleet(sale: Sale, logs: Path, bridges: int, mutant: str | None = None)
 async def claim_of_the_killer(sale: Sale) -> Claim:
     """One claim among the others."""
     (row,) = await sale.rows("SELECT * FROM intake.claim_resource(%s, %s)", POOL, KILLER)
-    claim = Claim(row["claim_id"], KILLER, row["slot_no"])
+    claim = Claim(row["claim_id"], KILLER, (row["slot_no"],))
     sale.claims.append(claim)
     return claim
 

@@ -62,6 +62,7 @@ class Run:
     def __init__(self, interrupted: InterruptedSale) -> None:
         self._interrupted_sale = interrupted
         self._workers: list[WorkerProcess] = []
+        self._terminated: set[WorkerProcess] = set()
         self._interrupted = 0
         self._moved: tuple[int, ...] = ()
 
@@ -86,7 +87,7 @@ class Run:
             await self._while(self._something_is_queued)
         # A frozen worker goes on at the end, perhaps to the next point where it freezes.
         for process in self._workers:
-            process.signal(signal.SIGTERM)
+            self._terminate(process)
         await self._while(self._any_lives, one_must_work=False)
         assert {process.exit_code for process in self._workers} <= {0, -signal.SIGKILL}
         assert not sum(process.logged("a batch failed, its messages are given back") for process in self._workers)
@@ -154,7 +155,13 @@ class Run:
                 self._workers.append(await interrupted.worker())
             case "terminate":
                 for process in list(self._free())[:1]:
-                    process.signal(signal.SIGTERM)
+                    self._terminate(process)
+
+    def _terminate(self, process: WorkerProcess) -> None:
+        """Once: one that is about to exit handles no second signal, and would be ended by it."""
+        if process not in self._terminated:
+            self._terminated.add(process)
+            process.signal(signal.SIGTERM)
 
 
 def test_any_faults_in_any_order_leave_every_claim_where_it_must_be(

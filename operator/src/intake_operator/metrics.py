@@ -30,7 +30,8 @@ class Metrics:
         self._phase = Gauge(
             "intake_event_phase", "1 for the phase that an event is in", (*labels, "phase"), registry=self.registry
         )
-        self._counts = Gauge("intake_event_claims", "Claims by state", (*labels, "state"), registry=self.registry)
+        self._claims = Gauge("intake_event_claims", "Claims by state", (*labels, "state"), registry=self.registry)
+        self._slots = Gauge("intake_event_slots", "Slots by state", (*labels, "state"), registry=self.registry)
         self._phases: dict[Key, str] = {}
 
     @contextmanager
@@ -67,20 +68,17 @@ class Metrics:
             self._phase.remove(*key, before)
         self._phases[key] = phase
         self._phase.labels(*key, phase).set(1)
-        queue = status.get("queue") or {}
-        counts = {
-            "queued": queue.get("depth"),
-            "dead": queue.get("deadLetters"),
-            "committed": status.get("committed"),
-            "voided": status.get("voided"),
-            "released": status.get("released"),
-        }
-        for state, count in counts.items():
-            if count is not None:
-                self._counts.labels(*key, state).set(count)
+        queue, slots = status.get("queue") or {}, status.get("inventory") or {}
+        claims = {"queued": queue.get("depth"), "dead": queue.get("deadLetters")}
+        claims |= {state: status.get(state) for state in ("held", "committed", "voided", "released", "expired")}
+        for gauge, counts in ((self._claims, claims), (self._slots, slots)):
+            for state, count in counts.items():
+                if count is not None and state != "size":
+                    gauge.labels(*key, state).set(count)
 
     def forget(self, key: Key) -> None:
         """Remove the series of an event that is gone."""
         if phase := self._phases.pop(key, None):
             self._phase.remove(*key, phase)
-        self._counts.remove_by_labels({"namespace": key[0], "event": key[1]})
+        for gauge in (self._claims, self._slots):
+            gauge.remove_by_labels({"namespace": key[0], "event": key[1]})

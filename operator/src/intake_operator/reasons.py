@@ -73,6 +73,7 @@ class DrainReason(StrEnum):
 
     NOT_STARTED = "NotStarted"
     INTAKE_CLOSED = "IntakeClosed"
+    HOLDS_PENDING = "HoldsPending"
     QUEUE_DRAINING = "QueueDraining"
     VERIFYING = "Verifying"
     KEPT = "Kept"

@@ -37,11 +37,12 @@ class Ledger:
 
 @dataclass
 class Claim:
-    """A claim that was acknowledged."""
+    """A claim that was acknowledged. A hold has a time when it ends."""
 
     number: int
     slot: int
     state: str = "queued"
+    ends: datetime | None = None
 
 
 @dataclass
@@ -69,24 +70,54 @@ class Volume:
         """Claims in any of these states."""
         return sum(claim.state in states for claim in self.claims.values())
 
+    @property
+    def taken(self) -> set[int]:
+        """Slots that a claim has."""
+        return {claim.slot for claim in self.claims.values() if claim.state != "expired"}
+
     def sells(self, now: datetime) -> bool:
         """Whether a claim would be accepted."""
-        return self.hot and not self.sealed and self.window(now) == "open" and len(self.claims) < SLOTS
+        return self.hot and not self.sealed and self.window(now) == "open" and len(self.taken) < SLOTS
+
+    def claim(self, number: int, now: datetime) -> None:
+        """Take the first free slot. Where the event has a checkout, the claim is a hold."""
+        slot = next(each for each in range(1, SLOTS + 1) if each not in self.taken)
+        seconds = self.config.get("holdSeconds")
+        self.claims[number] = Claim(number, slot)
+        if seconds:
+            self.claims[number] = Claim(number, slot, "held", now + timedelta(seconds=seconds))
+
+    def confirm(self, count: int, now: datetime) -> None:
+        """The first holds that have not ended are put on the queue, also behind the seal."""
+        held = [claim for claim in self.claims.values() if claim.state == "held" and claim.ends and now < claim.ends]
+        for claim in held[: count if self.hot else 0]:
+            claim.state = "queued"
+
+    def end_holds(self, now: datetime) -> set[int]:
+        """A bridge's housekeeping: the holds whose time is over, which have ended now."""
+        over = {c.number for c in self.claims.values() if c.state == "held" and c.ends and c.ends <= now}
+        for number in over:
+            self.claims[number].state = "expired"
+        return over
 
     def status(self, now: datetime) -> EngineStatus:
         """intake.engine_status."""
-        queued, dead = self.count("queued"), self.count("dead")
-        free = SLOTS - len(self.claims) if self.hot else 0
-        consumed = self.count("committed")
+        queued, dead, held = self.count("queued"), self.count("dead"), self.count("held")
+        slots = {"held": held, "withheld": 0, "reserved": queued + dead, "consumed": self.count("committed")}
+        free = SLOTS - len(self.taken) if self.hot else 0
+        ends = max((c.ends for c in self.claims.values() if c.state == "held" and c.ends), default=now)
         return make_status(
             windowState=self.window(now),
             sealed=self.sealed,
             ready=self.hot,
             restored=self.restored,
-            inventory={"size": SLOTS, "available": free, "reserved": queued + dead, "consumed": consumed},
+            inventory={"size": SLOTS, "available": free, **slots},
             queue={"depth": queued, "inFlight": 0, "oldestSeconds": 0, "deadLetters": dead},
+            held=held,
+            ends=ends,
             claims=len(self.claims),
-            committed=consumed,
+            committed=slots["consumed"],
+            expired=self.count("expired"),
         )
 
 
@@ -143,7 +174,7 @@ class Databases:
         self._volume.config |= config
 
     async def seed(self, uid: str, pool: str) -> int:
-        """Slots, and the holds out of what is LOGGED."""
+        """Slots, and the claimed slots out of what is LOGGED."""
         found = self._volume
         assert found.config
         if not found.seeded:
@@ -194,7 +225,16 @@ class Databases:
         ours = {claim.number: claim.slot for claim in found.claims.values() if claim.state == "committed"}
         ledger = LedgerAnswer.AGREES if ours == self._ledger.sold else LedgerAnswer.DIFFERS
         ended = Account(committed=len(ours), voided=0, slots=len(ours), digest=0)
-        account = DatabaseAccount(len(found.claims), 0, found.count("queued"), found.count("dead"), ended, ())
+        account = DatabaseAccount(
+            claims=len(found.claims),
+            released=0,
+            expired=found.count("expired"),
+            held=found.count("held"),
+            queued=found.count("queued"),
+            dead_letters=found.count("dead"),
+            ended=ended,
+            violations=(),
+        )
         return Proof(account, ledger), ""
 
     def is_due(self, uid: str) -> bool:

@@ -42,6 +42,8 @@ AT_FIRST: Final[dict[str, Callable[["Machine"], None]]] = {
     "report forged": lambda m: m.somebody_makes_a_config_map_like_the_report(labelled=True),
     "over": lambda m: m.the_window_is_edited(None, 0),
     "ledger away": lambda m: m.the_ledger_goes_or_comes(away=True),
+    "confirmed": lambda m: m.buyers_confirm(2),
+    "holds end": lambda m: m.time_passes(20),
     "bridges read": lambda m: m.bridges_work(2, 1, answered=False),
     "DB1 restarts": lambda m: m.db1_restarts(),
     "half a pass": lambda m: m.the_operator_makes_a_pass(9),
@@ -63,12 +65,21 @@ class Machine(RuleBasedStateMachine):
         skew=st.sampled_from([0, -60, 60]),
         begins=st.sampled_from(["selling", "selling", "scheduled", "new"]),
         deleted=st.booleans(),
+        checkout=st.booleans(),
         first=st.lists(st.sampled_from(sorted(AT_FIRST)), max_size=5),
     )
     def begin(
-        self, protected: bool, ephemeral: bool, keep: int, skew: int, begins: str, deleted: bool, first: list[str]
+        self,
+        protected: bool,
+        ephemeral: bool,
+        keep: int,
+        skew: int,
+        begins: str,
+        deleted: bool,
+        checkout: bool,
+        first: list[str],
     ) -> None:
-        self.world = World(protected=protected, ephemeral=ephemeral, keep=keep, skew=skew)
+        self.world = World(protected=protected, ephemeral=ephemeral, keep=keep, skew=skew, checkout=checkout)
         self.ephemeral, self.ends_deleted = ephemeral, deleted
         self.given_up: set[str] = set()
         self.abandoned = self.recovers = self.wiped = self.reported = False
@@ -111,6 +122,10 @@ class Machine(RuleBasedStateMachine):
         if found and found.config and found.sells(self.world.db_now()) and not self.wiped:
             assert found.identity == self.world.remembered(), "sold from a DB1 that is not remembered"
         self.world.claims(count)
+
+    @rule(count=st.integers(1, 3))
+    def buyers_confirm(self, count: int) -> None:
+        self.world.buyers_confirm(count)
 
     @rule(read=st.integers(0, 2), commit=st.integers(0, 2), answered=st.booleans())
     def bridges_work(self, read: int, commit: int, answered: bool) -> None:
@@ -249,11 +264,11 @@ class Machine(RuleBasedStateMachine):
 
     @property
     def unsettled(self) -> list[int]:
-        """Acknowledged claims that are not in the ledger and that no user has given up."""
+        """Acknowledged claims that are not in the ledger, did not expire, and that no user has given up."""
         if self.abandoned:
             return []
-        claims = self.world.acknowledged.items()
-        return [n for n, identity in claims if n not in self.world.ledger.sold and identity not in self.given_up]
+        claims, settled = self.world.acknowledged.items(), self.world.ledger.sold.keys() | self.world.expired
+        return [n for n, identity in claims if n not in settled and identity not in self.given_up]
 
     # What must hold.
 
@@ -340,7 +355,7 @@ class Machine(RuleBasedStateMachine):
         if found is not None and found.identity != self.world.remembered():
             return True
         if api.terminating:
-            return found is None or bool(found.count("queued", "dead") and not any(self.world.bridges()))
+            return found is None or bool(found.count("held", "queued", "dead") and not any(self.world.bridges()))
         claim = api.find("PersistentVolumeClaim", CLAIM)
         return found is None and claim is not None and "deletionTimestamp" in claim["metadata"]
 

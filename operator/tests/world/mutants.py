@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
+from world.account_mutants import ACCOUNT
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -38,7 +40,7 @@ class Mutant:
 
 TEARDOWN, MEMORY, PLAN, CHILDREN = "test_plan_teardown.py", "test_memory.py", "test_plan.py", "test_children.py"
 VOLUME, UNSETTLED, MODEL = "test_volume_claim.py", "test_unsettled.py", "test_whoever_deletes_model.py"
-SCALING = "test_scaling.py"
+SCALING, CHECKOUT = "test_scaling.py", "test_checkout.py"
 ONE_OR_TWO = "test_i11_one_thing_or_two_in_the_midst_of_a_sale_lose_nothing"
 
 MUTANTS = {
@@ -111,6 +113,69 @@ MUTANTS = {
         "    if False:",
         "test_the_states_in_their_order",
         TEARDOWN,
+    ),
+    "held claim not counted as unsettled": Mutant(
+        "model.observed",
+        "        return self.status.holds.claims if self.status else 0",
+        "        return 0",
+        "test_i11_no_proof_is_made_while_a_claim_is_held",
+        CHECKOUT,
+    ),
+    "drain that does not wait for holds": Mutant(
+        "decide.teardown",
+        "    if database.held:\n",
+        "    if False:\n",
+        "test_i11_nothing_is_removed_while_a_claim_is_held",
+        CHECKOUT,
+    ),
+    "proof made while claims are held": Mutant(
+        "decide.needs",
+        "    unsettled = database.held or database.depth or database.dead_letters",
+        "    unsettled = database.depth or database.dead_letters",
+        "test_i11_no_proof_is_made_while_a_claim_is_held",
+        CHECKOUT,
+    ),
+    "no bridge for holds": Mutant(
+        "decide.scaling",
+        "    if not ends_holds or spec.bridge.min_replicas:",
+        "    if True:",
+        ONE_OR_TWO,
+        MODEL,
+    ),
+    "no bridge for holds behind the seal": Mutant(
+        "decide.scaling",
+        "    ends_holds = database.held or (spec.checkout is not None and not database.sealed)",
+        "    ends_holds = spec.checkout is not None and not database.sealed",
+        "test_it_is_there_as_long_as_the_window_is_open_and_stays_for_the_last_hold",
+        CHECKOUT,
+    ),
+    "holds counted as a slow drain": Mutant(
+        "decide.health",
+        "        overdue = min(now - since, now - hold_ends) > patience",
+        "        overdue = now - since > patience",
+        "test_a_drain_is_not_overdue_by_the_time_in_which_holds_may_be_confirmed",
+        CHECKOUT,
+    ),
+    "holds forgotten once they are over": Mutant(
+        "decide.health",
+        "        overdue = now - since > patience + (checkout.longest if checkout else timedelta(0))",
+        "        overdue = now - since > patience",
+        "test_a_drain_is_not_overdue_by_the_time_in_which_holds_may_be_confirmed",
+        CHECKOUT,
+    ),
+    "held slots taken for missing ones": Mutant(
+        "model.engine_status",
+        "        return self.available + self.held + self.withheld + self.reserved + self.consumed",
+        "        return self.available + self.reserved + self.consumed",
+        "test_held_and_withheld_slots_are_seeded_slots",
+        CHECKOUT,
+    ),
+    "lost holds in no count": Mutant(
+        "decide.memory",
+        'for name in ("held", "depth", "deadLetters", "committed", "voided"))',
+        'for name in ("depth", "deadLetters", "committed", "voided"))',
+        "test_a_rebuilt_db1_is_sold_from_and_the_missing_claims_are_counted",
+        MEMORY,
     ),
     "abandoned by any word": Mutant(
         "model.observed",
@@ -255,7 +320,7 @@ MUTANTS = {
     ),
     "label kept as it is written": Mutant(
         "model.inventory",
-        "    label = labels.composed(label)\n",
+        "    label = None if label is None else labels.composed(label)\n",
         "",
         "test_a_label_is_one_however_its_letters_are_composed",
         "test_inventory.py",
@@ -344,7 +409,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-}
+} | {name: Mutant(*mutant) for name, mutant in ACCOUNT.items()}
 
 
 class _Broken(SourceFileLoader):

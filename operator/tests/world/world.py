@@ -19,7 +19,7 @@ from intake_operator.reconcile import Reconciler
 
 from .api import PERSON, Api
 from .controllers import settle
-from .databases import SLOTS, Claim, Databases, Ledger, Volume, window
+from .databases import SLOTS, Databases, Ledger, Volume, window
 
 NAMESPACE, NAME = "tickets", "taylor-drop"
 DATABASE, CLAIM = names.database(NAME), names.volume_claim(NAME)
@@ -47,7 +47,7 @@ class KilledActor(Actor):
 class World:
     """The cluster, its databases, the operator and the clock."""
 
-    def __init__(self, *, protected: bool, ephemeral: bool, keep: int, skew: int) -> None:
+    def __init__(self, *, protected: bool, ephemeral: bool, keep: int, skew: int, checkout: bool) -> None:
         self.now, self.skew = START, timedelta(seconds=skew)
         self.api = Api(NAMESPACE, lambda: self.now, protected=protected)
         self.ledger = Ledger()
@@ -58,6 +58,8 @@ class World:
         """What each bridge's pod has read and not committed yet."""
         self.acknowledged: dict[int, str] = {}
         """Every claim that was ever accepted, and the identity of its DB1."""
+        self.expired: set[int] = set()
+        """Claims that were not confirmed in time."""
         self.runner = asyncio.Runner()
         self._operator = self._started()
         self._identities = 0
@@ -67,7 +69,10 @@ class World:
             "window": window(START + timedelta(minutes=30), 60),
             "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger"}}},
             "teardown": {"keepMinutes": keep},
-        } | ({"database": {"ephemeral": {}}} if ephemeral else {})
+        }
+        spec |= {"database": {"ephemeral": {}}} if ephemeral else {}
+        # A bridge ends holds, so one has to come without a queue.
+        spec |= {"checkout": {"holdSeconds": 10}, "bridge": {"minReplicas": 0}} if checkout else {}
         self.api.put({"kind": "Secret", "metadata": {"name": "core-ledger"}, "data": {"uri": "cG9zdGdyZXM6Ly9h"}})
         self.api.put({"kind": names.KIND, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": spec})
 
@@ -135,16 +140,24 @@ class World:
             assert found is not None
             if not found.sells(self.db_now()):
                 return
-            taken = {claim.slot for claim in found.claims.values()}
             number = len(self.acknowledged) + 1
-            slot = next(s for s in range(1, SLOTS + 1) if s not in taken)
-            found.claims[number] = Claim(number, slot)
+            found.claim(number, self.db_now())
             self.acknowledged[number] = found.identity
 
+    def buyers_confirm(self, count: int) -> None:
+        """Buyers confirm holds."""
+        if found := self.running():
+            found.confirm(count, self.db_now())
+
     def bridges_work(self, read: int, commit: int, *, answered: bool) -> None:
-        """Bridges read, and commit what they have read, even without DB1; if `answered`, DB1 is told the outcome."""
+        """Bridges end holds, read, and commit what they have read, even without DB1.
+
+        If `answered`, DB1 is told the outcome.
+        """
         found = self.running()
         for pod in self.bridges():
+            if found and "deletionTimestamp" not in pod["metadata"]:
+                self.expired |= found.end_holds(self.db_now())
             hand = self.in_hand.setdefault(pod["metadata"]["uid"], set())
             queued = [(c.number, c.slot) for c in found.claims.values() if c.state == "queued"] if found else []
             if "deletionTimestamp" not in pod["metadata"]:

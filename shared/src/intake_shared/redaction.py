@@ -25,11 +25,16 @@ def writable(text: str) -> str:
     return redacted(text.encode(errors="replace").decode().replace("\0", "\ufffd"))
 
 
-def one_line(error: BaseException, most: int = 500) -> str:
-    """An error for a condition or a log: one line, at most so many characters, redacted.
+def message_of(error: BaseException) -> str:
+    """What an error says, as it says it: redact it before it is shown.
 
     Of a server's error its primary message alone: DETAIL quotes the row and CONTEXT the statement, with the user's id.
     """
     message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     kind = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return redacted(" ".join(message.split()) or kind)[:most]
+    return message if message.strip() else kind
+
+
+def one_line(error: BaseException, most: int = 500) -> str:
+    """An error for a condition or a log: one line, at most so many characters, redacted."""
+    return redacted(" ".join(message_of(error).split()))[:most]

@@ -18,7 +18,8 @@ _REFUSED_BATCH = """        SELECT min(p.answer), array_agg(a.n) INTO answer, to
                 THEN 'sold_out' END) AS answer
             FROM intake.pools p WHERE p.pool_id = claim_batch.pool_id OFFSET 0) p
         CROSS JOIN unnest(user_ids, request_ids, quantities) WITH ORDINALITY AS a (user_id, request_id, quantity, n)
-        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100) AND """
+        WHERE p.answer IS NOT NULL AND coalesce(a.quantity, 1) <= coalesce(p.claims_per_user, 100)
+            AND """
 
 MUTANTS = {
     "a retry overtakes the standby": Mutant(
@@ -90,11 +91,11 @@ LANGUAGE sql VOLATILE""",
     "batch by position without a check": Mutant(
         CLAIMS,
         """            ON CONFLICT DO NOTHING
-            RETURNING claimed_slots.slot_no, claimed_slots.claim_id, claimed_slots.part_no),""",
+            RETURNING claimed_slots.claim_id),""",
         "            "
         + OVERWRITE
         + """
-            RETURNING claimed_slots.slot_no, claimed_slots.claim_id, claimed_slots.part_no),""",
+            RETURNING claimed_slots.claim_id),""",
         "test_a_batch_skips_numbers_that_are_claimed_already",
     ),
     # And for seats by name, where all users want the same position.
@@ -132,9 +133,9 @@ LANGUAGE sql VOLATILE""",
     ),
     "batch ignores a duplicate request": Mutant(
         CLAIMS,
-        """                intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN d.part_no END, d.part_no,
-                    c.request_id), CASE""",
-        "                NULL, CASE",
+        """intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN u.part_no END,
+                    u.part_no::int, c.request_id), CASE""",
+        "NULL, CASE",
         "test_i7_a_batch_answers_a_request_as_it_did_before",
     ),
     "released request forgotten": Mutant(
@@ -217,5 +218,95 @@ END $$;
         "s.label = normalize(seat, NFC);",
         "s.label = seat;",
         "test_a_seat_is_found_however_its_letters_are_composed",
+    ),
+    "a repeated key with another payload is answered replayed": Mutant(
+        CLAIM_STEPS,
+        "<> coalesce(payload, 'null') THEN 'payload' END;",
+        "<> coalesce(payload, 'null') THEN NULL END;",
+        "test_i13_payloads_differ_by_what_they_say",
+    ),
+    "payloads are compared as texts": Mutant(
+        CLAIM_STEPS,
+        "message -> 'payload') <> coalesce(payload, 'null') THEN",
+        "message -> 'payload')::text <> coalesce(payload, 'null')::text THEN",
+        "test_i13_payloads_are_the_same_by_what_they_say",
+    ),
+    "no payload is any payload": Mutant(
+        CLAIM_STEPS,
+        "message -> 'payload') <> coalesce(payload, 'null') THEN",
+        "message -> 'payload') <> payload THEN",
+        "test_i13_payloads_differ_by_what_they_say",
+    ),
+    "a repeat is compared with the payload that was confirmed": Mutant(
+        CLAIM_STEPS,
+        "coalesce(message -> 'first_payload', message -> 'payload')",
+        "(message -> 'payload')",
+        "test_i13_a_claim_is_repeated_with_its_own_payload_after_another_was_confirmed",
+    ),
+    "a repeat may name other seats": Mutant(
+        CLAIM_STEPS,
+        "            <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN 'seats'",
+        "            <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN NULL",
+        "test_i13_a_repeat_with_other_content_is_refused_whatever_became_of_the_claim",
+    ),
+    "a different request in a batch is answered replayed": Mutant(
+        CLAIM_STEPS,
+        "                verdict := CASE WHEN differs IS NULL THEN 'replayed' ELSE 'different' END;",
+        "                verdict := 'replayed';",
+        "test_i13_in_a_batch_only_the_caller_with_other_content_is_told",
+    ),
+    "a claim in a batch keeps the slots it got": Mutant(
+        CLAIMS,
+        "c.parts = i.got IS TRUE AS claimed",
+        "i.got > 0 IS TRUE AS claimed",
+        "test_a_claim_in_a_batch_has_all_its_slots_or_leaves_none",
+    ),
+    "what a claim in a batch got is not given back": Mutant(
+        NUMBERS,
+        "        AND cs.claim_id = give_numbers_back.claim_id;\n",
+        "        AND false;\n",
+        "test_a_claim_in_a_batch_has_all_its_slots_or_leaves_none",
+    ),
+    "the limit counts claims": Mutant(
+        CLAIM_STEPS,
+        "        IF live + quantity > pool.claims_per_user THEN",
+        "        IF live >= pool.claims_per_user THEN",
+        "test_the_limit_counts_slots",
+    ),
+    "a batch overlooks the limit": Mutant(
+        CLAIMS,
+        "                AND coalesce(a.quantity, 1) <= coalesce(pool.claims_per_user, 100)\n",
+        "",
+        "test_the_limit_counts_slots",
+    ),
+    "only the first taken seat is told": Mutant(
+        CLAIM_STEPS,
+        "            SELECT array_agg(u ORDER BY u) INTO took FROM unnest(named) u",
+        "            SELECT nullif(ARRAY[min(u)], ARRAY[NULL]::bigint[]) INTO took FROM unnest(named) u",
+        "test_seats_are_taken_all_or_none_and_those_that_are_taken_are_named",
+    ),
+    "any JSON is a payload": Mutant(
+        CLAIM_STEPS,
+        "    IF kind <> 'object' THEN",
+        "    IF false THEN",
+        "test_a_payload_is_an_object_or_nothing",
+    ),
+    "seats are locked in the order of their names": Mutant(
+        CLAIM_STEPS,
+        "SELECT pool.pool_no, u FROM unnest(named) u ORDER BY u\n",
+        "SELECT pool.pool_no, u FROM unnest(named) u\n",
+        "test_seats_are_locked_in_one_order_however_they_are_named",
+    ),
+    "the keys of a user follow the names": Mutant(
+        CLAIM_STEPS,
+        "unique_key_of(last_key + u.n, u.n::int,",
+        "unique_key_of(last_key + coalesce(array_position(named, u.slot_no), u.n), u.n::int,",
+        "test_the_keys_of_a_user_have_the_order_of_the_slots",
+    ),
+    "a payload of any size": Mutant(
+        CLAIM_STEPS,
+        "    ELSIF bytes > most_bytes THEN",
+        "    ELSIF false THEN",
+        "test_a_payload_has_a_limit_that_can_be_changed",
     ),
 }

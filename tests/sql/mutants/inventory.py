@@ -79,7 +79,7 @@ MUTANTS = {
     ),
     "slots returned beside running claims": Mutant(
         WITHHELD,
-        "    PERFORM intake_private.lock_exclusively('intake.pools', '20 s', '30 s');\n",
+        "    PERFORM intake_private.lock_exclusively('intake.pools', '1 h', '15 s');\n",
         "",
         "test_the_sequence_does_not_pass_a_slot_that_is_being_returned",
     ),

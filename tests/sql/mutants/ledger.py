@@ -13,7 +13,7 @@ MUTANTS = {
     ),
     "a refused claim keeps its other seats": Mutant(
         LEDGER,
-        "    DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);\n",
+        "        DELETE FROM ledger.sold_slots s WHERE s.claim_id = ANY (refused);\n",
         "",
         "test_its_fate_is_open",
     ),

@@ -1,6 +1,7 @@
 """DB1: the functions of schema intake, by name."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -31,9 +32,17 @@ _WAIT_FOR_CONNECTION_SECONDS = 5.0
 # No call of the bridge takes so long in a DB1 that is well, and a statement that hangs would outlive its lease.
 _STATEMENT_TIMEOUT = "-c statement_timeout=20s -c idle_in_transaction_session_timeout=20s"
 
+# JSON as text: it is handed on, and never parsed here.
 _READ: Final = (
-    "SELECT msg_id, read_ct, claim_id, user_id, slot_no, resource_id, request_id, claimed_at, state, failures, "
-    "release, headers ->> 'traceparent' AS traceparent "
+    "SELECT msg_id, read_ct, claim_id, user_id, request_id, claimed_at, jsonb_array_length(seats) AS slots, "
+    "seats::text AS seats, payload::text AS payload, validation::text AS validation, state, failures, release, "
+    "headers ->> 'traceparent' AS traceparent "
+)
+_BARE_SEAT: Final = re.compile(r'\{("slot_no": \d+), ("resource_id": (?:null|"[0-9a-f-]{36}"))\}')
+_WHOLE_SEAT: Final = r'{"label": null, \1, "attributes": null, \2}'
+_MARK_VALIDATED: Final = (
+    "SELECT m.msg_id, g.data::text FROM intake.mark_validated(%s, %s::bigint[], %s::int[], %s::jsonb[]) m (msg_id)"
+    " JOIN unnest(%s::bigint[], %s::jsonb[]) g (msg_id, data) USING (msg_id)"
 )
 
 # Besides every OperationalError: connection lost, shutting down, starting up, read-only after a failover.
@@ -42,13 +51,25 @@ _TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, psy
 
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
-    """Raise DatabaseUnavailableError or DatabaseRefusedError for psycopg's errors."""
+    """Raise DatabaseUnavailableError or DatabaseRefusedError for psycopg's errors.
+
+    Without their cause: a traceback would show its DETAIL and CONTEXT, which quote what was sent.
+    """
     try:
         yield
     except _TRANSIENT as error:
-        raise DatabaseUnavailableError(one_line(error)) from error
+        raise DatabaseUnavailableError(one_line(error)) from None
     except psycopg.Error as error:
-        raise DatabaseRefusedError(one_line(error)) from error
+        raise DatabaseRefusedError(one_line(error)) from None
+
+
+def whole_seats(seats: str) -> str:
+    """The seats with label and attributes, which DB1 leaves out of a seat that has neither, as the contract has them.
+
+    `seats` is the text of a jsonb, so the order of keys and the spaces are known, and a quote inside a string is
+    escaped. Parsing would cost ten times as much, and digits of numbers in attributes.
+    """
+    return _BARE_SEAT.sub(_WHOLE_SEAT, seats)
 
 
 class DatabaseSession:
@@ -118,20 +139,24 @@ class Database:
         rows = await self._rows(_READ + "FROM intake.read_quarantined(%s, %s)", (self._pool_id, worker))
         return [self._message(row) for row in rows]
 
-    async def mark_validated(self, messages: Messages) -> set[int]:
+    async def mark_validated(self, messages: Messages, data: Sequence[str | None]) -> dict[int, str | None]:
         """`intake.mark_validated`."""
-        return await self._change("SELECT * FROM intake.mark_validated(%s, %s::bigint[], %s::int[])", messages)
+        added, ids = list(data), [each.msg_id for each in messages]
+        return dict(await self._fenced(_MARK_VALIDATED, messages, added, ids, added))
 
     async def mark_committing(self, messages: Messages) -> set[int]:
         """`intake.mark_committing`."""
         return await self._change("SELECT * FROM intake.mark_committing(%s, %s::bigint[], %s::int[])", messages)
 
-    async def acknowledge(self, messages: Messages, outcomes: Sequence[Result]) -> set[int]:
+    async def acknowledge(
+        self, messages: Messages, outcomes: Sequence[Result], receipts: Sequence[str | None]
+    ) -> set[int]:
         """`intake.acknowledge`."""
         return await self._change(
-            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[])",
+            "SELECT * FROM intake.acknowledge(%s, %s::bigint[], %s::int[], %s::text[], %s::jsonb[])",
             messages,
             [outcome.value for outcome in outcomes],
+            list(receipts),
         )
 
     async def give_back(self, returns: Sequence[GiveBack]) -> set[int]:
@@ -143,10 +168,13 @@ class Database:
             [each.error for each in returns],
         )
 
-    async def dead_letter(self, messages: Messages, reasons: Sequence[str]) -> set[int]:
+    async def dead_letter(self, messages: Messages, reasons: Sequence[str], conflicts: Sequence[bool]) -> set[int]:
         """`intake.dead_letter`."""
         return await self._change(
-            "SELECT * FROM intake.dead_letter(%s, %s::bigint[], %s::int[], %s::text[])", messages, list(reasons)
+            "SELECT * FROM intake.dead_letter(%s, %s::bigint[], %s::int[], %s::text[], %s::boolean[])",
+            messages,
+            list(reasons),
+            list(conflicts),
         )
 
     async def extend(self, messages: Messages) -> set[int]:
@@ -199,14 +227,18 @@ class Database:
         rows = await self._rows(statement, (self._pool_id, worker, limit))
         return [self._message(row) for row in rows]
 
-    def _message(self, row: Mapping[str, Any]) -> Message:
-        return Message(pool_id=self._pool_id, **{**row, "state": State(row["state"])})
+    def _message(self, row: dict[str, Any]) -> Message:
+        row["state"], row["seats"] = State(row["state"]), whole_seats(row["seats"])
+        return Message(pool_id=self._pool_id, **row)
 
     async def _change(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> set[int]:
+        return {row[0] for row in await self._fenced(statement, messages, *arrays)}
+
+    async def _fenced(self, statement: LiteralString, messages: Messages, *arrays: list[Any]) -> list[tuple[Any, ...]]:
         fence = ([each.msg_id for each in messages], [each.read_ct for each in messages])
         async with self._translated(), self._pool.connection() as connection:
             cursor = await connection.execute(statement, (self._pool_id, *fence, *arrays))
-            return {row[0] for row in await cursor.fetchall()}
+            return await cursor.fetchall()
 
     async def _rows(self, statement: LiteralString, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
         async with self._translated(), self._pool.connection() as connection:

@@ -94,6 +94,9 @@ def _translate(error: Exception, seconds: float) -> HttpError:
         # ValueError: a host or a token that cannot be written into a request. It is raised before anything is sent.
         case aiohttp.ClientConnectorError() | aiohttp.NonHttpUrlClientError() | ValueError():
             return HttpError(Transport.UNREACHABLE, f"cannot be reached: {_why(error)}")
+        # Its text quotes what was sent, which may be anything: a payload that came back, for one.
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return HttpError(Transport.BROKEN, "broke off the connection, or sent what is no HTTP")
         case TimeoutError():
             return HttpError(Transport.TIMEOUT, f"gave no answer within {seconds:g} s")
         case _:

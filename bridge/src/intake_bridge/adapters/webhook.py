@@ -2,28 +2,29 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
-
-from intake_shared.redaction import writable
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from intake_bridge.adapters.credentials import Credentials
+from intake_bridge.domain.anonymous import reported
+from intake_bridge.domain.answers import Addition, Answers
 from intake_bridge.domain.claim_specific import ClaimSpecificFailures
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
-from intake_bridge.domain.message import Message, Messages, anonymous
-from intake_bridge.domain.outcomes import Blame, Outcome, Transport, of_status, of_transport
+from intake_bridge.domain.message import Message, Messages
+from intake_bridge.domain.outcomes import Blame, Outcome, Result, Transport, of_status, of_transport
 from intake_bridge.ports import Gate, Http, HttpError, HttpReply
 
+log = logging.getLogger(__name__)
+
+_GOOD: Final = frozenset({Result.APPROVED, Result.COMMITTED})
 # Bounds of a Retry-After. A longer pause is asked for again; with none, or one in the past, calls would never pause.
 _SHORTEST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 300.0
-
-# json.dumps would make an encoder at each call with separators.
-compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 type Words = Mapping[str, Outcome]
 type Statuses = Mapping[int, Outcome]
@@ -39,6 +40,8 @@ class CallRules:
     field: str  # the field of the answer with the word
     words: Words
     statuses: Statuses
+    addition: str  # the field of a good answer with what is kept
+    read: Callable[[object], Addition]
 
 
 class WebhookCalls:
@@ -51,9 +54,10 @@ class WebhookCalls:
         self._limit = limit
         self._claim_specific = ClaimSpecificFailures()
 
-    async def call_each(self, messages: Messages, gate: Gate) -> dict[int, Outcome]:
-        """The outcomes by msg_id, with as many calls under way as the limit allows. What the gate stops is left out."""
-        outcomes: dict[int, Outcome] = {}
+    async def call_each(self, messages: Messages, gate: Gate) -> Answers:
+        """The answers, with as many calls under way as the limit allows. What the gate stops is left out."""
+        answers = Answers()
+        outcomes = answers.outcomes
         waiting = iter(messages)
         clock = asyncio.get_running_loop().time
         callers = 0
@@ -63,10 +67,11 @@ class WebhookCalls:
             for message in waiting:
                 if gate.may_start(message):
                     began = clock()
-                    outcome = await self._call(message)
+                    outcome, addition = await self._call(message)
                     ended = clock()
-                    reason = anonymous(outcome.reason or "", [message]) or None
-                    outcome = replace(outcome, reason=reason, at=ended)
+                    outcome = replace(outcome, at=ended)
+                    if addition is not None:
+                        answers.additions[message.msg_id] = addition
                     # A failure that is specific to this claim does not say that the server is overloaded.
                     failed = outcome.blame is Blame.SUSPECT or outcome.pauses_dependency
                     self._limit.record(began, ended, overloaded=failed and not outcome.claim_specific)
@@ -86,28 +91,37 @@ class WebhookCalls:
                     group.create_task(caller())
 
             call_more()
-        return outcomes
+        return answers
 
-    async def _call(self, message: Message) -> Outcome:
-        rules = self._rules
-        body = compact(message.payload()).encode()
+    async def _call(self, message: Message) -> tuple[Outcome, Addition | None]:
+        rules, addition = self._rules, None
+        body = message.as_text().encode()
         headers = self._credentials.headers(f"{message.claim_id}:{rules.step}", body) | message.trace_headers()
         try:
             reply = await self._http.post(rules.url, body, headers, rules.timeout_seconds, self._credentials.tls)
         except HttpError as error:
-            outcome = of_transport(error.kind, str(error))
+            outcome = reported(of_transport(error.kind, str(error)), [message])
             if error.kind is Transport.UNREACHABLE:
-                return outcome  # nothing was sent, so it is not about the claim
+                return outcome, None  # nothing was sent, so it is not about the claim
         else:
-            outcome = understood(reply, rules)
-        return self._claim_specific.classify(message.claim_id, outcome, asyncio.get_running_loop().time())
+            outcome, addition = understood(reply, parse(reply), rules, message)
+        now = asyncio.get_running_loop().time()
+        return self._claim_specific.classify(message.claim_id, outcome, now), addition
 
 
-def understood(reply: HttpReply, rules: CallRules) -> Outcome:
-    """What an answer for one claim means."""
-    answer = parse(reply)
-    outcome = of_status(reply.status, answer.get(rules.field), rules.words, rules.statuses)
-    return finish(outcome, reply, answer)
+def understood(
+    reply: HttpReply, answer: Mapping[str, Any], rules: CallRules, message: Message
+) -> tuple[Outcome, Addition | None]:
+    """The outcome for one claim as it may be shown, and what a good answer adds. `answer` is the one for this claim."""
+    word, value = answer.get(rules.field), answer.get(rules.addition)
+    outcome = finish(of_status(reply.status, word, rules.words, rules.statuses), reply, answer)
+    if outcome.reason is not None:
+        outcome = reported(outcome, [message], json.dumps(value))
+    if outcome.result not in _GOOD:
+        return outcome, None
+    if value is None and word == "duplicate":
+        log.debug("committed before, and no receipt comes with it", extra=message.for_log())
+    return outcome, None if value is None else rules.read(value)
 
 
 def parse(reply: HttpReply) -> dict[str, Any]:
@@ -121,13 +135,13 @@ def parse(reply: HttpReply) -> dict[str, Any]:
 
 
 def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Outcome:
-    """Add what the answer says beside its word: its Location, its reason, its Retry-After."""
+    """Add what the answer says beside its word: its Location, its reason, its Retry-After. Texts are as they came."""
     location = reply.headers.get("Location") if 300 <= reply.status < 400 else None
     parts = [
         outcome.reason,
         None if location is None else f"its Location is {_place(location)}",
         reply.unread,
-        writable(answer["reason"][:300]) if isinstance(answer.get("reason"), str) else None,
+        answer["reason"] if isinstance(answer.get("reason"), str) else None,
     ]
     reason = ": ".join(each for each in parts if each) or None
     if reason != outcome.reason:
@@ -144,7 +158,8 @@ def _place(location: str) -> str:
     except ValueError:
         return "no URL"
     host = parts.netloc.rpartition("@")[2]
-    return repr(writable(urlunsplit((parts.scheme, host, parts.path, "", "")))[:200])
+    place = urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return f"'{unquote(place)}'"  # as a payload has it, so that it is found
 
 
 def _retry_after(value: str | None) -> float | None:

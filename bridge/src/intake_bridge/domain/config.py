@@ -56,6 +56,7 @@ class Configuration(_Model):
     max_retries: int = Field(ge=0)
     paused: bool = False
     max_per_second: float | None = None
+    max_payload_bytes: int = Field(default=4096, ge=1)
     latency_budget_milliseconds: float = Field(default=1000, gt=0)
     validation: Webhook | None = None
     commit_target: CommitTarget | None = None

@@ -11,6 +11,7 @@ class Offer(StrEnum):
     BATCH = "batch"  # one call takes a whole batch
     OUTCOMES = "outcomes"  # it tells committed, duplicate, voided and conflict apart
     VOID = "void"  # it can promise that a claim will never be committed
+    RECEIPTS = "receipts"  # it answers a commit with a receipt
 
 
 class HealthState(StrEnum):

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from intake_shared.claims import Claim
+from intake_shared.claims import ClaimHead
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -20,17 +20,31 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message(Claim):
-    """One leased message. (msg_id, read_ct) is the lease; claim_id is the identity."""
+class Message(ClaimHead):
+    """One leased message. (msg_id, read_ct) is the lease; claim_id is the identity.
+
+    Its JSON is not parsed: nothing here depends on it, every digit of a number stays, and it is quick. Not in its repr,
+    because it may be about people.
+    """
 
     msg_id: int
     read_ct: int
+    slots: int
+    """How many slots the claim has."""
+    seats: str = field(repr=False)
+    payload: str | None = field(default=None, repr=False)
+    validation: str | None = field(default=None, repr=False)
+    """What the validator has added, as DB1 keeps it."""
     state: State
     failures: int
     release: bool = False
     """To be voided, not sold."""
     traceparent: str | None = None
     """The W3C trace context of the caller who made the claim."""
+
+    def as_text(self) -> str:
+        """The claim as JSON, for the ledger and the webhooks."""
+        return self.text_with(self.seats, self.payload, self.validation)
 
     def for_log(self) -> dict[str, Any]:
         """The fields of a log line about this claim. No user: logs are copied to where user data must not be."""
@@ -44,11 +58,3 @@ class Message(Claim):
 
 
 type Messages = Sequence[Message]
-
-
-def anonymous(text: str, messages: Messages) -> str:
-    """A dependency's text about these claims without user and request ids, for logs and conditions."""
-    for name in (each for message in messages for each in (message.user_id, message.request_id)):
-        if name and name in text:
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\N{HORIZONTAL ELLIPSIS}", text)
-    return text

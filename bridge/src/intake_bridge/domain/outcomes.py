@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from intake_shared.redaction import redacted
 from intake_shared.sqlstates import QUERY_CANCELED, Subject, subject
 
 
@@ -58,6 +57,7 @@ class Outcome:
     needs_human: bool = False
     # The SQLSTATE or the bare status of the answer; None where the answer was a word of the contract.
     kind: str | None = None
+    # Of what a dependency says only what `anonymous.told` lets through.
     reason: str | None = None
     retry_after: float | None = None
     # When the answer came, in seconds of the worker's monotonic clock: a dependency may break in the middle of a batch.
@@ -146,7 +146,7 @@ def of_status(status: int, word: object, words: Mapping[str, Outcome], statuses:
         return known
     if known is not None and has_word and known.result not in _SUCCESSES:
         return known
-    answer = f"answers {status} with {redacted(word[:100])!r}" if isinstance(word, str) else f"answers {status}"
+    answer = f"answers {status} with {_quoted(word)}" if isinstance(word, str) else f"answers {status}"
     if good:
         got = answer if isinstance(word, str) else f"{answer} without a decision"
         return replace(_MISCONFIGURED, reason=f"{got}, expected one of {', '.join(words)}")
@@ -173,8 +173,13 @@ def of_word(word: object, words: Mapping[str, Outcome]) -> Outcome:
     """The outcome for one claim, by the word that a function of the ledger returned."""
     if isinstance(word, str) and word in words:
         return words[word]
-    got = word[:100] if isinstance(word, str) else word
-    return replace(_MISCONFIGURED, reason=f"returns {got!r}, expected one of {', '.join(words)}")
+    got = _quoted(word) if isinstance(word, str) else "no outcome"
+    return replace(_MISCONFIGURED, reason=f"returns {got}, expected one of {', '.join(words)}")
+
+
+def _quoted(word: str) -> str:
+    """A word of theirs. A long one is not cut: a part of a payload would no longer be found (`anonymous.py`)."""
+    return f"'{word}'" if len(word) <= 100 else f"a text of {len(word)} characters"
 
 
 def left_out(by: str) -> Outcome:

@@ -104,7 +104,7 @@ class _TracedHttp:
                 reply = await self._http.post(url, body, sent, seconds, tls)
             except HttpError as error:
                 span.set_attribute("error.type", error.kind.value)
-                span.set_status(trace.StatusCode.ERROR, str(error))
+                span.set_status(trace.StatusCode.ERROR)
                 raise
             span.set_attribute("http.response.status_code", reply.status)
             if reply.status >= 400:

@@ -58,7 +58,7 @@ class Authorizer:
                 "Forbidden",
                 f"{names.PLURAL}.{names.GROUP} {event!r} is forbidden: user {user.name!r} cannot {verb} resource "
                 f"{names.PLURAL}/{subresource} in the namespace {namespace!r}. The role view may list; edit may also "
-                "replay, discard and reconcile.",
+                "replay, discard, withhold and reconcile; admin may also see payloads.",
             )
         return user
 

@@ -10,6 +10,8 @@ from intake_operator.admin.answers import RefusedError
 
 # Discarding calls the ledger once for each id, and a request should end within seconds.
 MOST_IDS: Final = 500
+# Payload and validation of a claim have at most 64 KiB each.
+MOST_PAYLOADS: Final = 100
 LONGEST_PAGE: Final = 1000
 LARGEST_ID: Final = 2**63 - 1
 
@@ -25,11 +27,16 @@ def _one_line(text: str) -> str:
 type Identity = Annotated[int, Field(strict=True, ge=1, le=LARGEST_ID)]
 
 
-class _Request(BaseModel):
+class Reasoned(BaseModel):
+    """A change, and why."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel)
 
-    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_IDS)]
     reason: Annotated[str, Field(strict=True, max_length=1000), AfterValidator(_one_line)]
+
+
+class _Request(Reasoned):
+    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_IDS)]
 
 
 class Replay(_Request):
@@ -41,6 +48,14 @@ class Discard(_Request):
 
     ledger_checked: Annotated[bool, Field(strict=True)] = False
     """The caller has checked that the ledger does not hold these sales. Only for a ledger that cannot void a claim."""
+    return_conflicts: Annotated[bool, Field(strict=True)] = False
+    """Put the slots of conflicts on sale again, too. Otherwise they are withheld: another sale has one of them."""
+
+
+class Payloads(_Request):
+    """Show what callers and the validator have sent along with these claims."""
+
+    ids: Annotated[list[Identity], Field(min_length=1, max_length=MOST_PAYLOADS)]
 
 
 class Page(BaseModel):
@@ -59,7 +74,7 @@ async def body[Model: BaseModel](request: web.Request, model: type[Model]) -> Mo
     try:
         content = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
-        raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids at a time") from error
+        raise RefusedError(413, "RequestEntityTooLarge", f"send at most {MOST_IDS} ids or seats at a time") from error
     except web.RequestPayloadError as error:
         raise RefusedError(
             400, "BadRequest", "the body does not match its Content-Encoding or Content-Length"

@@ -15,9 +15,10 @@ from typing import Final
 from aiohttp import ClientError, web
 from intake_shared.redaction import one_line
 
+from intake_operator.admin import withheld
 from intake_operator.admin.answers import RefusedError, answer
 from intake_operator.admin.authorizer import Authorizer, User
-from intake_operator.admin.requests import Discard, Replay, body, page
+from intake_operator.admin.requests import Discard, Payloads, Replay, body, page
 from intake_operator.admin.service import AdminService
 from intake_operator.kube.client import ApiError
 from intake_operator.model.observed import Event
@@ -33,6 +34,7 @@ EVENT: Final = "/v1alpha1/namespaces/{namespace}/intakeevents/{event}"
 ROUTE: Final = EVENT.replace("}", ":[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?}")
 
 DEAD_LETTERS: Final = "deadletters"
+PAYLOADS: Final = "payloads"
 
 type Action = Callable[[web.Request, Event, User], Awaitable[web.Response]]
 
@@ -75,6 +77,12 @@ def application(authorizer: Authorizer, service: AdminService, wake: Callable[[K
         wake((event.namespace, event.name))
         return answer("Discard", **done)
 
+    async def payloads(request: web.Request, event: Event, user: User) -> web.Response:
+        found = await service.payloads(event, await body(request, Payloads), user.name)
+        response = answer("DeadLetterPayloadList", **found)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
     async def audit(request: web.Request, event: Event, _: User) -> web.Response:
         wanted = page(request)
         found = await service.audit(event, wanted)
@@ -90,10 +98,13 @@ def application(authorizer: Authorizer, service: AdminService, wake: Callable[[K
             web.get(f"{ROUTE}/deadletters", authorized("get", DEAD_LETTERS, list_dead_letters)),
             web.post(f"{ROUTE}/deadletters/replay", authorized("update", DEAD_LETTERS, replay)),
             web.post(f"{ROUTE}/deadletters/discard", authorized("update", DEAD_LETTERS, discard)),
+            # Not `get`: a role that may read everything does not have `create`, and is not meant for personal data.
+            web.post(f"{ROUTE}/deadletters/payloads", authorized("create", PAYLOADS, payloads)),
             web.post(f"{ROUTE}/reconcile", authorized("create", "reconcile", reconcile)),
             web.get(f"{ROUTE}/audit", authorized("get", DEAD_LETTERS, audit)),
         ]
     )
+    app.add_routes(withheld.routes(ROUTE, service, authorized, wake))
     return app
 
 

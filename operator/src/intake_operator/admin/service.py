@@ -3,7 +3,8 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import batched
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg import AsyncConnection
 
 from intake_operator import names
 from intake_operator.admin.answers import RefusedError
-from intake_operator.admin.requests import Discard, Page, Replay
+from intake_operator.admin.requests import MOST_PAYLOADS, Discard, Page, Payloads, Replay
 from intake_operator.children import access
 from intake_operator.database import connection as db1
 from intake_operator.database import dead_letters
@@ -22,8 +23,8 @@ from intake_operator.kube.client import Cluster
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
-from intake_operator.ledger.voiding import is_claim_error, void
-from intake_operator.model.dead_letters import DeadLetter, Evidence, Refusal
+from intake_operator.ledger.voiding import error_of, is_claim_error, void
+from intake_operator.model.dead_letters import Content, DeadLetter, Discarding, Evidence, Refusal
 from intake_operator.model.observed import Event, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
@@ -65,6 +66,13 @@ class AdminService:
         async with self.database(event, "monitor") as connection:
             return await dead_letters.page(connection, event.pool, page.limit, page.continue_ or 0)
 
+    async def payloads(self, event: Event, request: Payloads, actor: str) -> dict[str, Any]:
+        """What came with the claims of dead letters. It is recorded in the audit; the log gets only their number."""
+        found = await self._contents(event, request.ids, actor, request.reason)
+        _log(event, actor, request.reason, f"showed the payloads of {len(found)} dead letters")
+        items = [found[number].shown() for number in sorted(found)]
+        return {"items": items, "gone": _without(request.ids, set(found))}
+
     async def audit(self, event: Event, page: Page) -> list[dict[str, Any]]:
         """One page of the audit, latest first."""
         async with self.database(event, "monitor") as connection:
@@ -79,17 +87,18 @@ class AdminService:
         return {"replayed": sorted(done), "gone": _without(request.ids, done)}
 
     async def discard(self, event: Event, request: Discard, actor: str) -> dict[str, Any]:
-        """Void claims in the ledger, then free their slots. What may be committed is `refused` and stays."""
+        """Void claims in the ledger, then free all their slots. What may be committed is `refused` and stays."""
         async with self.database(event, "bridge") as connection:
             found = await dead_letters.with_ids(connection, event.pool, request.ids)
-            decided = await self._decide(event, found, ledger_checked=request.ledger_checked)
+            decided = await self._decide(event, found, request, actor)
             by_evidence: dict[str, list[int]] = {}
             for number, decision in decided.items():
                 if isinstance(decision, Evidence):
                     by_evidence.setdefault(decision.words, []).append(number)
             done: set[int] = set()
+            discarding = Discarding(actor, request.reason, request.return_conflicts)
             for words, ids in by_evidence.items():
-                done |= await dead_letters.discard(connection, event.pool, ids, actor, request.reason, words)
+                done |= await dead_letters.discard(connection, event.pool, ids, discarding, words)
         refusals = {number: decision for number, decision in decided.items() if isinstance(decision, Refusal)}
         summary = f"discarded {len(done)} of {len(request.ids)} dead letters, {len(refusals)} refused"
         _log(event, actor, request.reason, summary)
@@ -157,7 +166,25 @@ class AdminService:
             )
         return uri, postgres.function
 
-    async def _decide(self, event: Event, found: Sequence[DeadLetter], *, ledger_checked: bool) -> Decisions:
+    async def _contents(self, event: Event, ids: Sequence[int], actor: str, reason: str) -> dict[int, Content]:
+        async with self.database(event, names.SUPERUSER) as connection:
+            found = await dead_letters.contents(connection, event.pool, ids, actor, reason)
+        return {each.id: each for each in found}
+
+    async def _whole(
+        self, event: Event, letters: Sequence[DeadLetter], actor: str, reason: str
+    ) -> AsyncIterator[DeadLetter]:
+        """The letters with payload and validation, as the ledger gets them; those that are none any more left out."""
+        for part in batched(letters, MOST_PAYLOADS):
+            found = await self._contents(
+                event, [each.id for each in part], names.FIELD_MANAGER, f"sent to void_claim for {actor}: {reason}"
+            )
+            for letter in part:
+                if content := found.get(letter.id):
+                    yield replace(letter, payload=content.payload, validation=content.validation)
+
+    async def _decide(self, event: Event, found: Sequence[DeadLetter], request: Discard, actor: str) -> Decisions:
+        ledger_checked = request.ledger_checked
         uri, function = await self.target(event)
         if not uri:
             return _without_ledger(found, LedgerKind.WEBHOOK, ledger_checked=ledger_checked)
@@ -167,13 +194,13 @@ class AdminService:
                 void_claim = await void_function(connection, function)
                 if void_claim is None:
                     return _without_ledger(found, LedgerKind.POSTGRES, ledger_checked=ledger_checked)
-                for letter in found:
+                async for letter in self._whole(event, found, actor, request.reason):
                     try:
-                        word = await void(connection, void_claim, letter.payload())
+                        word = await void(connection, void_claim, letter.as_json())
                     except psycopg.Error as error:
                         if not is_claim_error(error):
                             raise
-                        decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {one_line(error)}")
+                        decided[letter.id] = Refusal("LedgerRefused", f"void_claim failed: {error_of(error, letter)}")
                     else:
                         decided[letter.id] = answered(word)
         except (psycopg.Error, OSError) as error:

@@ -23,6 +23,7 @@ def config_map(event: Event, final: Report) -> Manifest:
         "verified": "true" if final.verified else "false",
         "ledger": final.ledger,
         **final.counts,
+        **{f"inventory.{name}": count for name, count in final.inventory.items() if name != "size"},
         "countedAt": final.counted_at or None,
         "audit": "\n".join(final.audit) or None,
     }

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from intake_operator.command import tables
+from intake_operator.command import seats, tables
 from intake_operator.command.client import Answer, Client
 from intake_operator.command.kubectl import TOKEN_VARIABLE, Kubectl, find_token
 from intake_operator.command.problem import Exit, ProblemError
@@ -80,14 +80,19 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(action=action)
         return made
 
-    dead_letters = commands.add_parser("dead-letters", help="list, replay or discard claims that gave up")
+    dead_letters = commands.add_parser("dead-letters", help="list, show, replay or discard claims that gave up")
     group = dead_letters.add_subparsers(required=True, metavar="COMMAND")
     listing = command(group, "list", list_dead_letters, "how many claims gave up and keep their slots, by reason")
     replaying = command(group, "replay", replay, "put dead letters back on the queue, in the state they were in")
     discarding = command(group, "discard", discard, "void claims in the ledger, then free their slots")
+    showing = command(
+        group, "payloads", payloads, "show what came with claims: payload and validation; needs its own right"
+    )
+    showing.add_argument("shown", nargs="+", type=number, metavar="ID", help="as `list --wide` shows them")
     for made in (replaying, discarding):
         made.add_argument("ids", nargs="*", type=number, metavar="ID", help="as `list --wide` shows them")
         made.add_argument("--all", action="store_true", help="every dead letter that there is now")
+    for made in (replaying, discarding, showing):
         made.add_argument("--reason", required=True, help="why you do it; kept in the audit with your name")
     for made in (listing, replaying, discarding):
         made.add_argument(
@@ -103,9 +108,19 @@ def parser() -> argparse.ArgumentParser:
         help="you have checked that the ledger does not hold these sales; for one that cannot void a claim (a webhook, "
         "a ledger without void_claim)",
     )
-    auditing = command(commands, "audit", audit, "who replayed, discarded or sealed, when and why; the latest first")
+    discarding.add_argument(
+        "--return-conflicts",
+        action="store_true",
+        help="put the seats of conflicts on sale again, too; otherwise they are withheld, because the ledger says that "
+        "one of them belongs to another sale",
+    )
+    auditing = command(
+        commands, "audit", audit, "who replayed, discarded, sealed or saw payloads, when and why; the latest first"
+    )
     listing.add_argument("--limit", type=number, default=100, help="of --wide and -o json; default: %(default)s")
     auditing.add_argument("--limit", type=number, default=100, help="at most so many entries; default: %(default)s")
+    of_seats = commands.add_parser("seats", help="withhold seats from sale, return and list them")
+    seats.add(of_seats.add_subparsers(required=True, metavar="COMMAND"), command, number)
     command(commands, "reconcile", reconcile, "compare DB1 with the ledger, now, claim by claim")
     return top
 
@@ -135,8 +150,28 @@ def replay(client: Client, options: argparse.Namespace) -> Exit:
 
 def discard(client: Client, options: argparse.Namespace) -> Exit:
     """Void the claims of dead letters in the ledger and free their slots; print which, and which were refused."""
-    request = {"reason": options.reason, "ledgerChecked": options.ledger_checked}
+    request = {
+        "reason": options.reason,
+        "ledgerChecked": options.ledger_checked,
+        "returnConflicts": options.return_conflicts,
+    }
     return _act(client, options, "discard", "discarded", request)
+
+
+def payloads(client: Client, options: argparse.Namespace) -> Exit:
+    """Print payload and validation of these dead letters. They may hold personal data."""
+    items: list[Answer] = []
+    gone: list[int] = []
+    for answer in client.act("payloads", options.shown, {"reason": options.reason}):
+        items += answer["items"]
+        gone += answer["gone"]
+    if options.output == "json":
+        _print_json({"items": items, "gone": gone})
+    else:
+        if items:
+            print(tables.payloads(items))
+        _print_gone(gone)
+    return Exit.NOT_ALL if gone else Exit.DONE
 
 
 def audit(client: Client, options: argparse.Namespace) -> Exit:
@@ -162,7 +197,7 @@ def reconcile(client: Client, options: argparse.Namespace) -> Exit:
 
 
 def number(text: str) -> int:
-    """1 or more. A limit of 0 would look as if there were no dead letters."""
+    """1 or more. A limit of 0 would look as if there were none."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("give a number of 1 or more")
     return value
@@ -234,11 +269,14 @@ def _dead_letters(client: Client, reason_like: str | None, most: int | None = No
 
 def _print_outcome(answer: Answer, done: str) -> None:
     print(f"{len(answer[done])} {done}")
-    if answer["gone"]:
-        ids = ", ".join(map(str, answer["gone"]))
-        print(f"not dead letters (any more): {ids}")
+    _print_gone(answer["gone"])
     for each in answer.get("refused", ()):
         print(f"{each['id']} stays a dead letter ({each['reason']}): {each['message']}")
+
+
+def _print_gone(ids: Sequence[int]) -> None:
+    if ids:
+        print(f"not dead letters (any more): {', '.join(map(str, ids))}")
 
 
 def _print_json(found: object) -> None:

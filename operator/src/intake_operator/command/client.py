@@ -11,6 +11,7 @@ from intake_operator.command.problem import Exit, ProblemError
 
 # The server's limits.
 IDS_A_REQUEST: Final = 500
+PAYLOADS_A_REQUEST: Final = 100
 ENTRIES_A_PAGE: Final = 1000
 # By HTTP status; any other status is a failure. The server refuses with 422 what the command line said.
 EXITS: Final = {401: Exit.DENIED, 403: Exit.DENIED, 422: Exit.USAGE}
@@ -40,10 +41,14 @@ class Client:
             left = None if left is None else left - limit
 
     def act(self, action: str, ids: Sequence[int], request: Mapping[str, object]) -> Iterator[Answer]:
-        """`replay` or `discard` these ids, in parts of IDS_A_REQUEST; yields the answer to each part."""
-        for first in range(0, len(ids), IDS_A_REQUEST):
-            part = list(ids[first : first + IDS_A_REQUEST])
-            yield self._call("POST", f"deadletters/{action}", json={"ids": part, **request})
+        """`replay`, `discard` or show the `payloads` of these ids, in parts; yields the answer to each part."""
+        most = PAYLOADS_A_REQUEST if action == "payloads" else IDS_A_REQUEST
+        for first in range(0, len(ids), most):
+            yield self._call("POST", f"deadletters/{action}", json={"ids": list(ids[first : first + most]), **request})
+
+    def post(self, path: str, content: Mapping[str, object]) -> Answer:
+        """Ask for a change."""
+        return self._call("POST", path, json=content)
 
     def reconcile(self) -> Answer:
         """Compare DB1 with the ledger, now."""

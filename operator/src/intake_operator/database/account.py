@@ -18,12 +18,13 @@ async def read_account(connection: AsyncConnection, pool: str) -> Account:
 async def read_database_account(connection: AsyncConnection, pool: str) -> DatabaseAccount:
     """Where every claim of a sealed pool is. Raises psycopg.Error."""
     found = await connection.execute(
-        "SELECT claims, released, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)", (pool,)
+        "SELECT claims, released, expired, held, queued, dead, committed, voided, slots, digest FROM intake.proof(%s)",
+        (pool,),
     )
     row = await found.fetchone()
     assert row is not None
-    claims, released, queued, dead_letters, *ended = row
+    claims, released, expired, held, queued, dead_letters, *ended = row
     async with connection.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute("SELECT invariant || ': ' || detail FROM intake.reconcile(%s) LIMIT 20", (pool,))
         violations = tuple(await cursor.fetchall())
-    return DatabaseAccount(claims, released, queued, dead_letters, Account(*ended), violations)
+    return DatabaseAccount(claims, released, expired, held, queued, dead_letters, Account(*ended), violations)

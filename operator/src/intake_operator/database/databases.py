@@ -185,7 +185,9 @@ class Databases:
         found = await self._connections[uid].execute(
             "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
             " 'evidence', detail -> 'evidence',"
-            " 'claims', jsonb_array_length(coalesce(detail -> 'moved', detail -> 'discarded')))::text"
+            " 'claims', CASE WHEN action IN ('replay', 'discard', 'show payloads') THEN jsonb_array_length("
+            "coalesce(detail -> 'moved', detail -> 'discarded', detail -> 'asked')) END,"
+            " 'slots', coalesce(detail -> 'withheld', detail -> 'returned'))::text"
             " FROM intake.audit_log(%s, 100)",
             (pool,),
         )

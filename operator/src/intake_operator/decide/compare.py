@@ -1,4 +1,4 @@
-"""Compares DB1 with the ledger claim by claim. The memory is one bit for each claim, not its row.
+"""Compares DB1 with the ledger claim by claim. The memory is a bit for each claim and slot, and no row.
 
 The order of the reads makes sure that a claim in progress is never reported as a mistake:
 
@@ -8,7 +8,11 @@ The order of the reads makes sure that a claim in progress is never reported as 
    ledger.
 """
 
+from array import array
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress, zip_longest
 from uuid import UUID
 
 from intake_operator.model.consistency import DatabaseClaim, LedgerClaim, Violation
@@ -17,6 +21,11 @@ from intake_operator.model.consistency import DatabaseClaim, LedgerClaim, Violat
 NAMED = 100
 # The largest spec.inventorySize: larger slot numbers in a ledger were written by hand, and are kept in a set.
 LARGEST_SLOT = 10_000_000
+# The most slots of one claim: a ledger with more was written by hand, and they are not all named.
+MOST_SLOTS = 100
+# States of a claim that no bridge has read, so that no ledger has it.
+NEVER_SENT = frozenset({"held", "released", "expired"})
+GIVEN_UP = frozenset({"voided", "released", "expired"})
 
 
 class Bits:
@@ -48,13 +57,36 @@ class Bits:
                 yield from (index * 8 + bit for bit in range(8) if byte >> bit & 1)
 
 
+class Keys:
+    """Numbers that are added in ascending order, with 9 bytes for each, however far apart they are."""
+
+    def __init__(self) -> None:
+        self._keys = array("q")
+        self._left = bytearray()
+
+    def add(self, key: int) -> None:
+        """Add a number that is larger than all before."""
+        self._keys.append(key)
+        self._left.append(1)
+
+    def discard(self, key: int) -> None:
+        """Remove a number, if it is there."""
+        index = bisect_left(self._keys, key)
+        if index < len(self._keys) and self._keys[index] == key:
+            self._left[index] = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers in ascending order."""
+        return compress(self._keys, self._left)
+
+
 class Comparison:
     """One comparison of one pool. `voids`: the ledger has `void_claim`, so it has the voided claims as well."""
 
     def __init__(self, *, voids: bool) -> None:
         self._voids = voids
-        # By key: the slot of a committed claim, the message of a voided one.
-        self._committed, self._voided = Bits(), Bits()
+        # By key. That of a committed claim is one of its slots; those of voided ones are negative and far apart.
+        self._committed, self._voided = Bits(), Keys()
         self._slots = Bits()
         self._odd_slots: set[int] = set()
         self.committed = 0
@@ -75,7 +107,7 @@ class Comparison:
             if claim.state == "committed":
                 self._committed.add(claim.key)
             elif claim.state == "voided" and self._voids:
-                self._voided.add(-claim.key)
+                self._voided.add(claim.key)
 
     def page(self, sales: Sequence[LedgerClaim], claims: Mapping[UUID, DatabaseClaim]) -> None:
         """Compare a page of the ledger with the same claims in DB1, which were read after it."""
@@ -92,13 +124,11 @@ class Comparison:
     def missing(self) -> Iterator[int]:
         """Keys of the claims that are settled in DB1 and missing in the ledger."""
         yield from self._committed
-        yield from (-message for message in self._voided)
+        yield from self._voided
 
     def absent(self, claim: DatabaseClaim) -> None:
         """Record the claim of one of these keys."""
-        self.broken(
-            "I2", f"claim {claim.claim_id} of slot {claim.slot_no} is {claim.state} in DB1, and not in the ledger"
-        )
+        self.broken("I2", f"{_name(claim)} is {claim.state} in DB1, and not in the ledger")
 
     def _sold(self, sale: LedgerClaim, claim: DatabaseClaim | None) -> None:
         self.committed += 1
@@ -106,16 +136,20 @@ class Comparison:
             if not self._first_of(slot):
                 self.broken("I1", f"slot {slot} is sold more than once in the ledger, to claim {sale.claim_id} too")
         if claim is None:
-            slots = ", ".join(map(str, sale.slot_nos)) or "none"
-            self.broken("I2", f"claim {sale.claim_id} of slot {slots} is in the ledger, and not in DB1")
+            self.broken("I2", f"{_name(sale)} is in the ledger, and not in DB1")
             return
-        if claim.state in {"voided", "released"}:
-            self.broken("I3", f"claim {claim.claim_id} is {claim.state} in DB1, and committed in the ledger")
+        if claim.state in GIVEN_UP:
+            self.broken("I3", f"{_name(claim)} is {claim.state} in DB1, and committed in the ledger")
+        elif claim.state in NEVER_SENT:
+            self._never_sent(claim)
         if differ := _differ(sale, claim):
-            self.broken("I4", f"claim {claim.claim_id} has another {differ} in the ledger")
+            self.broken("I4", f"{_name(claim)} has {differ} in the ledger")
         if claim.state == "committed":
             self._committed.discard(claim.key)
-        else:
+        elif claim.state == "voided":
+            # Reported once: it is not missing in the ledger as well.
+            self._voided.discard(claim.key)
+        elif claim.state not in NEVER_SENT:
             self.on_their_way += 1
 
     def _first_of(self, slot: int | None) -> bool:
@@ -133,22 +167,42 @@ class Comparison:
         elif claim.state == "committed":
             # Reported once: it is not missing in the ledger as well.
             self._committed.discard(claim.key)
-            self.broken(
-                "I3", f"claim {claim.claim_id} of slot {claim.slot_no} is committed in DB1, and voided in the ledger"
-            )
+            self.broken("I3", f"{_name(claim)} is committed in DB1, and voided in the ledger")
         elif claim.state == "voided":
-            self._voided.discard(-claim.key)
-        elif claim.state == "released":
-            self.broken("I2", f"claim {claim.claim_id} was released before a bridge read it, and is in the ledger")
+            self._voided.discard(claim.key)
+        elif claim.state in NEVER_SENT:
+            self._never_sent(claim)
         else:
             self.on_their_way += 1
 
+    def _never_sent(self, claim: DatabaseClaim) -> None:
+        self.broken("I2", f"{_name(claim)} is {claim.state} in DB1, where no bridge has read it, and is in the ledger")
+
 
 def _differ(sale: LedgerClaim, claim: DatabaseClaim) -> str:
-    """The names of the fields that differ; never their values."""
-    pairs = {
-        "user": (sale.user_id, claim.user_id),
-        "slot": (sale.slot_nos, (claim.slot_no,)),
-        "resource": (sale.resource_ids, (claim.resource_id,)),
-    }
-    return " and ".join(name for name, (there, here) in pairs.items() if there != here)
+    """What differs, in words: never the user, and no resource id."""
+    found = ["another user"] if sale.user_id != claim.user_id else []
+    # All slots of a claim or none, in any order. The same order is the usual one, and compared first.
+    if tuple(claim.slot_nos) == sale.slot_nos and tuple(claim.resource_ids or ()) == sale.resource_ids:
+        return " and ".join(found)
+    if Counter(sale.slot_nos) != Counter(claim.slot_nos):
+        found.append(f"other slots ({_numbers(sale.slot_nos)})")
+    elif _seats(sale) != _seats(claim):
+        found.append("other resources")
+    return " and ".join(found)
+
+
+def _seats(claim: LedgerClaim | DatabaseClaim) -> Counter[tuple[int | None, UUID | None]]:
+    return Counter(zip_longest(claim.slot_nos, claim.resource_ids or ()))
+
+
+def _name(claim: LedgerClaim | DatabaseClaim) -> str:
+    slots = claim.slot_nos
+    if not slots:
+        return f"claim {claim.claim_id} of no slots"
+    return f"claim {claim.claim_id} of {'slot' if len(slots) == 1 else 'slots'} {_numbers(slots)}"
+
+
+def _numbers(slots: Sequence[int | None]) -> str:
+    named = ", ".join("NULL" if slot is None else str(slot) for slot in slots[:MOST_SLOTS])
+    return f"{named} and {len(slots) - MOST_SLOTS} more" if len(slots) > MOST_SLOTS else named or "none"

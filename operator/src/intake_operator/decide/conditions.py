@@ -167,7 +167,9 @@ def _intake_open(facts: Facts) -> Condition:
     if facts.now < spec.window.opens_at:
         return intake(False, IntakeReason.NOT_YET_OPEN, f"the window opens at {spec.window.opens_at.isoformat()}")
     if spec.paused:
-        return intake(False, IntakeReason.PAUSED, "spec.paused stops claims and commits; set it to false to go on")
+        holds = "; holds may still be confirmed, and still end" if spec.checkout else ""
+        stops = f"spec.paused stops claims and commits{holds}; set it to false to go on"
+        return intake(False, IntakeReason.PAUSED, stops)
     return intake(True, IntakeReason.WINDOW_OPEN, f"claims are accepted until {spec.window.closes_at.isoformat()}")
 
 
@@ -195,6 +197,7 @@ def _drain_message(facts: Facts) -> str:
     messages = {
         DrainReason.NOT_STARTED: "the sale has not ended",
         DrainReason.INTAKE_CLOSED: f"DB1 is being sealed{away}{_collecting(facts)}",
+        DrainReason.HOLDS_PENDING: f"{_held(facts)}{notes if database.depth else _collecting(facts)}",
         DrainReason.QUEUE_DRAINING: f"{database.depth} intents are not committed yet{notes}",
         DrainReason.VERIFYING: facts.observed.proof_error or counting,
         DrainReason.DEAD_LETTERS_BLOCK: (
@@ -209,6 +212,19 @@ def _drain_message(facts: Facts) -> str:
         DrainReason.COMPLETED: "everything is removed" + (" but the report" if memory.report(event) else ""),
     }
     return messages[facts.drain]
+
+
+def _held(facts: Facts) -> str:
+    """How many holds the drain waits for, and until when."""
+    database = facts.observed.database
+    held, ends, queued = database.held, database.last_hold_ends, database.depth
+    count = "1 claim is held" if held == 1 else f"{held} claims are held"
+    until = f"the last until {ends.isoformat(timespec='seconds')}" if ends else ""
+    if ends and ends <= facts.now:
+        message = f"{count}, {until}, which is over: a bridge ends them as soon as one runs"
+    else:
+        message = f"{count} and may still be confirmed, {until}"
+    return f"{message}; {queued} intents are not committed yet" if queued else message
 
 
 def _kept_until(facts: Facts) -> str:

@@ -173,7 +173,8 @@ def bridges(facts: Facts, installation: Installation) -> tuple[Decision, list[st
     stamp = annotations.get(names.SCALE_IN_AFTER_ANNOTATION)
     not_before = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
     queue = scaling.Queue(observed.database.depth, observed.database.peak_depth)
-    decision = scaling.decide(queue, current, event.spec.bridge, not_before, facts.now)
+    policy = scaling.policy_for(event.spec, observed.database)
+    decision = scaling.decide(queue, current, policy, not_before, facts.now)
     if anchor is None or (existing is None and decision.replicas == 0):
         return decision, []
     manifest = bridge.deployment(event, event.spec, installation, observed.input_fingerprints)

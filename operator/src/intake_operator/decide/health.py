@@ -47,8 +47,9 @@ def findings(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
         return ()
     found = [*_spec(event), *_pods(observed, now), *_database(event, observed, now), *_ledger(observed)]
     found += [*_volume_claim(event, observed), *_namespace(event, observed), *_pool(observed)]
-    found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed), *_overdue(event, stage, now)]
+    found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed)]
     found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now), *_connections(event, observed)]
+    found += _overdue(event, observed, stage, now)
     order = list(Problem)
     return tuple(sorted(found, key=lambda finding: order.index(finding.reason)))
 
@@ -220,7 +221,7 @@ def _workers(observed: Observed) -> Iterator[Finding]:
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Finding]:
     if count := observed.database.dead_letters:
-        subject = "1 dead letter keeps its slot" if count == 1 else f"{count} dead letters keep their slots"
+        subject = "1 dead letter keeps its slots" if count == 1 else f"{count} dead letters keep their slots"
         yield Finding(
             Problem.DEAD_LETTERS,
             f"{subject}. `intake-admin dead-letters list {event.name}` shows their errors; "
@@ -238,17 +239,27 @@ def _consistency(event: Event, observed: Observed, stage: Stage) -> Iterator[Fin
         )
 
 
-def _overdue(event: Event, stage: Stage, now: datetime) -> Iterator[Finding]:
+def _overdue(event: Event, observed: Observed, stage: Stage, now: datetime) -> Iterator[Finding]:
+    """The time in which holds may still be confirmed does not count.
+
+    Once the last hold is gone, DB1 cannot tell when it ended: it is taken to have lasted as long as a hold can.
+    """
     if stage is not Stage.DRAIN or event.spec is None:
         return
     since = min(filter(None, (event.deleted_at, event.namespace_deleted_at, event.spec.window.closes_at)))
     patience = timedelta(seconds=event.spec.teardown.drain_timeout_seconds)
-    if now - since > patience:
+    checkout, hold_ends = event.spec.checkout, observed.database.last_hold_ends
+    # Compared as differences: nothing can be added to the last second of the calendar.
+    if hold_ends is not None:
+        overdue = min(now - since, now - hold_ends) > patience
+    else:
+        overdue = now - since > patience + (checkout.longest if checkout else timedelta(0))
+    if overdue:
+        limit = "spec.teardown.drainTimeoutSeconds" + (" after the last hold" if checkout else "")
         yield Finding(
             Problem.DRAIN_OVERDUE,
-            f"draining since {since.isoformat(timespec='seconds')}, longer than spec.teardown.drainTimeoutSeconds. The "
-            "drain goes on; to give up the claims that are left, set the annotation "
-            f"{names.ABANDON_ANNOTATION}: {event.name}.",
+            f"draining since {since.isoformat(timespec='seconds')}, longer than {limit}. The drain goes on; to give up "
+            f"the claims that are left, set the annotation {names.ABANDON_ANNOTATION}: {event.name}.",
         )
 
 

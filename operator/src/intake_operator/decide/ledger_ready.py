@@ -23,6 +23,7 @@ _MISSING: Final = {
     "batch": "no {function}s(jsonb): a batch is committed row by row, which is slower",
     "outcomes": "{function}(jsonb) returns void: duplicates and conflicts are not reported",
     "void": "no void_claim(jsonb): a claim that is given up leaves no record in the ledger",
+    "receipts": "no receipts: claim_status says that a claim is committed, and no order number of the ledger",
 }
 _WEBHOOK: Final = (
     "a webhook: one call for each claim, and no claim can be voided, so a claim that was sent once ends committed or "
@@ -50,5 +51,5 @@ def ledger_ready(
     return (
         True,
         LedgerReadyReason.FULL,
-        "the ledger takes whole batches, reports duplicates and conflicts, and voids claims",
+        "the ledger takes whole batches, reports duplicates and conflicts, voids claims, and gives receipts",
     )

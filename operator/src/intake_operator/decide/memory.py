@@ -12,7 +12,9 @@ from intake_operator import names
 from intake_operator.model.observed import Event, Observed
 
 # The counts of a status. `countedAt` is the time when DB1 last gave them.
-COUNTS: Final = ("inventory", "queue", "committed", "voided", "released")
+COUNTS: Final = ("inventory", "queue", "held", "committed", "voided", "released", "expired")
+# Those of claims that ended.
+ENDS: Final = ("committed", "voided", "released", "expired")
 # Counts that do not change get a new time this often, so that a waiting event writes one status a minute.
 COUNTED_AGAIN: Final = timedelta(seconds=60)
 # A pod has two minutes to end. Until then DB1 might still open on time.
@@ -108,10 +110,9 @@ def recovery(event: Event, observed: Observed) -> dict[str, Any] | None:
     restored = observed.database.restored
     if restored is None or not rebuilt(event, observed) or (known and known["at"] == restored.at):
         return known
-    inventory = event.status.get("inventory") or {}
-    acknowledged = sum(
-        (int(inventory.get("reserved", 0)), int(event.status.get("committed", 0)), int(event.status.get("voided", 0)))
-    )
+    # Not those that were released or expired: the ledger never knew them.
+    last = {**(event.status.get("queue") or {}), **event.status}
+    acknowledged = sum(int(last.get(name, 0)) for name in ("held", "depth", "deadLetters", "committed", "voided"))
     found = restored.committed + restored.voided
     lost = max(acknowledged - found, 0) + int((known or {}).get("unaccounted", 0))
     found_again = {**restored.model_dump(), "unaccounted": lost}

@@ -42,7 +42,8 @@ def pool(event: Event, observed: Observed, now: datetime) -> bool:
 
 
 def proof(event: Event, observed: Observed, now: datetime) -> bool:
-    """Whether the proof is made: DB1 is sealed, and its queue and its dead letters are empty."""
+    """Whether the proof is made: DB1 is sealed, and no claim is held, queued or a dead letter."""
     database = observed.database
-    drained = database.sealed and database.ready and database.depth == 0 and not database.dead_letters
+    unsettled = database.held or database.depth or database.dead_letters
+    drained = database.sealed and database.ready and not unsettled
     return inputs(event) and drained and stage_of(event, observed, now) is Stage.DRAIN

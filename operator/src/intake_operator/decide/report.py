@@ -11,12 +11,14 @@ def proven(facts: Facts) -> Report:
     assert proof is not None
     account, ended = proof.account, proof.account.ended
     counts = {"claims": account.claims, "committed": ended.committed, "voided": ended.voided}
-    counts["released"] = account.released
+    counts |= {"released": account.released, "expired": account.expired}
+    status = facts.observed.database.status
+    slots = status.counts(["inventory"])["inventory"] | {"consumed": ended.slots} if status else {}
     recovery = memory.recovery(facts.event, facts.observed)
     if recovery:
         counts["unaccounted"] = int(recovery["unaccounted"])
     counted = str(recovery.get("countedAt", "")) if recovery else ""
-    return Report(True, proof.ledger_message, _now(facts), counts, counted, proof.audit)
+    return Report(True, proof.ledger_message, _now(facts), counts, slots, counted, proof.audit)
 
 
 def abandoned(facts: Facts) -> Report:
@@ -25,11 +27,13 @@ def abandoned(facts: Facts) -> Report:
     last = memory.counts(event, observed, facts.now)
     counts: dict[str, int] = {}
     if queue := last.get("queue"):
-        ends = {name: int(last.get(name, 0)) for name in ("committed", "voided", "released")}
-        open_claims = {"queued": int(queue["depth"]), "deadLetters": int(queue["deadLetters"])}
-        counts = {"claims": sum(ends.values()) + sum(open_claims.values()), **ends, **open_claims}
+        ends = {name: int(last.get(name, 0)) for name in memory.ENDS}
+        unsettled = {"queued": int(queue["depth"]), "deadLetters": int(queue["deadLetters"])}
+        unsettled["held"] = int(last.get("held", 0))
+        counts = {"claims": sum(ends.values()) + sum(unsettled.values()), **ends, **unsettled}
     unasked = "not asked: the event was abandoned by annotation"
-    return Report(False, unasked, _now(facts), counts, str(last.get("countedAt", "")), observed.database.audit)
+    counted, slots = str(last.get("countedAt", "")), last.get("inventory") or {}
+    return Report(False, unasked, _now(facts), counts, slots, counted, observed.database.audit)
 
 
 def _now(facts: Facts) -> str:

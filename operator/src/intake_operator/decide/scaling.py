@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from intake_operator.model.observed import Manifest
-from intake_operator.model.spec import Bridge
+from intake_operator.model.observed import DatabaseState, Manifest
+from intake_operator.model.spec import Bridge, IntakeEventSpec
 from intake_operator.reasons import ScalingReason
 
 # Bridges are removed down to the largest number that was wanted in the last five minutes, as Kubernetes' own autoscaler
@@ -42,6 +42,17 @@ class Queue:
     depth: int | None
     peak: int | None
     """The largest depth within LOOK_BACK, by the rows that DB1 has: they outlive the operator."""
+
+
+def policy_for(spec: IntakeEventSpec, database: DatabaseState) -> Bridge:
+    """The bounds of the spec; where there may be holds, one bridge at least: only a bridge ends them.
+
+    There may be holds until DB1 is sealed, and afterwards as long as it has some, whether or not the event is paused.
+    """
+    ends_holds = database.held or (spec.checkout is not None and not database.sealed)
+    if not ends_holds or spec.bridge.min_replicas:
+        return spec.bridge
+    return spec.bridge.model_copy(update={"min_replicas": 1})
 
 
 def decide(queue: Queue, current: int, policy: Bridge, not_before: datetime | None, now: datetime) -> Decision:

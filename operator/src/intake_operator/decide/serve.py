@@ -30,7 +30,8 @@ def serve(facts: Facts, installation: Installation) -> Plan:
     facts = replace(facts, claimable=desired.claimable(event, event.spec, observed))
     todo = [*comparison(event, observed), *desired.children(facts, installation), *desired.database_steps(facts)]
     # Added to now: some users write Go's zero time, 0001-01-01, for `at once`, and nothing can be subtracted from it.
-    warm = now + WARM_UP >= event.spec.window.opens_at or bool(observed.database.depth)
+    near = now + WARM_UP >= event.spec.window.opens_at
+    warm = near or bool(observed.database.depth or observed.database.held)
     if observed.database.ready and warm:
         decision, bridges = desired.bridges(facts, installation)
         facts = replace(facts, scaling=decision)

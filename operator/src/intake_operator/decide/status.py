@@ -7,6 +7,7 @@ from intake_operator.children import access
 from intake_operator.decide import conditions, memory
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.stage import Stage, keep_until
+from intake_operator.reasons import DrainReason
 
 
 def build(facts: Facts) -> dict[str, Any]:
@@ -50,17 +51,13 @@ def _counts(facts: Facts) -> dict[str, Any]:
 def _final_counts(facts: Facts) -> dict[str, Any]:
     """With the report: its counts."""
     report, spec = memory.report(facts.event) or {}, facts.event.spec
-    ends = {name: report[name] for name in ("committed", "voided", "released") if name in report}
+    ends = {name: report[name] for name in ("inventory", "held", *memory.ENDS) if name in report}
     counts: dict[str, Any] = {"bridge": {"desired": 0, "ready": 0}, "connection": _connection(facts), **ends}
     if facts.stage is Stage.KEEP and spec:
         counts["nextTransitionTime"] = keep_until(spec).isoformat(timespec="seconds")
     if "claims" in report:
         queued, dead = int(report.get("queued", 0)), int(report.get("deadLetters", 0))
         counts["queue"] = {"depth": queued, "inFlight": 0, "oldestSeconds": 0, "deadLetters": dead}
-        if spec:
-            size, sold, reserved = spec.inventory_size, int(report["committed"]), queued + dead
-            left = {"available": size - sold - reserved, "reserved": reserved, "consumed": sold}
-            counts["inventory"] = {"size": size, **left}
     return counts
 
 
@@ -72,7 +69,9 @@ def _connection(facts: Facts) -> dict[str, Any] | None:
 
 
 def _next_transition(facts: Facts) -> str | None:
-    spec = facts.event.spec
+    spec, hold_ends = facts.event.spec, facts.observed.database.last_hold_ends
+    if facts.drain is DrainReason.HOLDS_PENDING:
+        return hold_ends.isoformat(timespec="seconds") if hold_ends and hold_ends > facts.now else None
     if spec is None or facts.stage is not Stage.SERVE:
         return None
     moments = (spec.window.opens_at, spec.window.closes_at)

@@ -25,6 +25,7 @@ WHILE_BLOCKED: Final = timedelta(seconds=2)
 WHILE_KEPT: Final = timedelta(seconds=5)
 
 PACE: Final[Mapping[DrainReason, timedelta]] = {
+    DrainReason.HOLDS_PENDING: WHILE_BLOCKED,
     DrainReason.DEAD_LETTERS_BLOCK: WHILE_BLOCKED,
     DrainReason.PROOF_FAILED: WHILE_BLOCKED,
 }
@@ -63,6 +64,8 @@ def drain_state(facts: Facts) -> DrainReason:
     database, proof = facts.observed.database, facts.observed.proof
     if not database.sealed or memory.volume_lost(facts.event, facts.observed):
         return DrainReason.INTAKE_CLOSED
+    if database.held:
+        return DrainReason.HOLDS_PENDING
     if database.depth:
         return DrainReason.QUEUE_DRAINING
     if database.dead_letters:

@@ -47,7 +47,7 @@ ROWS: Final = sql.SQL("""
     ) AS seats
     ORDER BY seats.label, seats.resource_id
 """)
-OURS: Final = sql.SQL("""resource_id::uuid AS resource_id, nullif(label::text, '') COLLATE "C" AS label""")
+ID_AND_LABEL: Final = sql.SQL("""resource_id::uuid AS resource_id, nullif(label::text, '') COLLATE "C" AS label""")
 ATTRIBUTES: Final = sql.SQL("left((to_jsonb(seats.*) - '{{resource_id,label}}'::text[])::text, {longest})").format(
     longest=sql.Literal(MAX_BYTES + 1)
 )
@@ -99,11 +99,9 @@ class Table:
         names = [str(name) for (name,) in await found.fetchall()]
         for name in names:
             if wrong := name_flaw(name):
-                raise invalid(
-                    f"its column {quoted(name)} {wrong}; name a view without it, or with another name for it"
-                )
+                raise invalid(f"its column {quoted(name)} {wrong}; name a view without it, or with another name for it")
         return ROWS.format(
-            columns=sql.SQL(", ").join([OURS, *map(sql.Identifier, names)]),
+            columns=sql.SQL(", ").join([ID_AND_LABEL, *map(sql.Identifier, names)]),
             attributes=ATTRIBUTES if names else NO_ATTRIBUTES,
             longest_label=sql.Literal(LONGEST_READ + 1),
             table=self._identifier(),

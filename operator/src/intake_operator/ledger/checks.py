@@ -10,7 +10,7 @@ from intake_shared.redaction import one_line
 
 from intake_operator.addresses import qualified_uri
 from intake_operator.ledger.connection import connect
-from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, void_function
+from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, unusable, void_function
 from intake_operator.model.observed import LedgerState
 from intake_operator.reasons import Problem
 from intake_operator.remembered import Remembered
@@ -67,5 +67,10 @@ class LedgerChecks:
                 Problem.LEDGER_FUNCTION_MISSING,
                 f"the ledger has no function {function}(jsonb). Create it (sql/ledger is the reference), or correct "
                 "spec.commitTarget.postgres.function.",
+            )
+        if wrong := unusable(one, many):
+            return LedgerState(
+                Problem.LEDGER_FUNCTION_MISSING,
+                f"the ledger has no function that bridges can call: {wrong}. Correct it as docs/ledger.md says.",
             )
         return LedgerState()

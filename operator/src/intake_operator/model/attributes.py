@@ -12,7 +12,7 @@ from intake_operator.model import label as labels
 MAX_BYTES: Final = 1024
 """Of the attributes of a slot as JSON text in UTF-8, as `octet_length` of the jsonb counts them."""
 
-# A column of such a name could be taken for the field of a claim or of a seat, as validator, ledger and claimers get it.
+# A column of such a name could be taken for the field of a claim or a seat, as validator, ledger and claimers get it.
 FIELDS: Final = frozenset({
     "attributes", "claim_id", "claimed_at", "label", "payload", "pool_id", "receipt", "request_id", "resource_id",
     "seats", "slot_no", "user_id", "validation",
@@ -39,7 +39,7 @@ def flaw(attributes: str) -> str:
     """What is wrong with the attributes of a row, given as JSON text, and how to correct it; empty if nothing is."""
     if len(attributes.encode()) > MAX_BYTES:
         return (
-            f"the columns beside resource_id and label have more than {MAX_BYTES} bytes as JSON, which is the most that "
-            "a slot keeps; shorten them, or leave out columns that the sale does not need"
+            f"the columns beside resource_id and label have more than {MAX_BYTES} bytes as JSON, the most that a "
+            "slot keeps; shorten them, or leave out columns that the sale does not need"
         )
     return ""

@@ -15,7 +15,7 @@ class AuditEntry:
     actor: str
     reason: str
     detail: dict[str, Any]
-    """The ids that were replayed or discarded, and the evidence for it."""
+    """The ids that were replayed, discarded or shown, and the evidence for it. Never a payload."""
 
     def shown(self) -> dict[str, Any]:
         """As the admin API shows it."""

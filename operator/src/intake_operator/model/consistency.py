@@ -1,5 +1,6 @@
 """What DB1 and the ledger have of the same claims, and the result of comparing them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,12 +14,13 @@ class DatabaseClaim:
     """A claim in DB1: the row type `intake.compared_claim`."""
 
     key: int
-    """The slot number of a claim that is committed, or the negative message id of one that is voided or released."""
+    """Its place among the settled claims: a slot of one that is committed, a negative number of any other."""
     claim_id: UUID
     state: str
     user_id: str
-    slot_no: int
-    resource_id: UUID | None
+    slot_nos: Sequence[int]
+    resource_ids: Sequence[UUID | None] | None
+    """Parallel to `slot_nos`; None where they were not read."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ pydantic.ValidationError; the health of a worker does not, because DB1 takes any
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
 
@@ -17,29 +24,43 @@ class _Model(BaseModel):
 
 
 class SlotCounts(_Model):
-    """Slots of the pool, by what became of them."""
+    """Slots of the pool, by where they are."""
 
     size: int
     """The configured inventory; slots are seeded up to it."""
     available: int
     """0 while the pool is not ready."""
+    held: int
+    """Of claims that wait to be confirmed."""
+    withheld: int
+    """Taken off sale by hand."""
     reserved: int
+    """Of claims that are queued or dead letters."""
     consumed: int
+    """Sold."""
 
     @property
     def seeded(self) -> int:
         """Slots that are there."""
-        return self.available + self.reserved + self.consumed
+        return self.available + self.held + self.withheld + self.reserved + self.consumed
 
 
 class QueueCounts(_Model):
-    """Intents of the pool."""
+    """Intents of the pool. Counts are claims."""
 
     depth: int
     """Visible and in flight."""
     in_flight: int
     oldest_seconds: float
     dead_letters: int
+
+
+class Holds(_Model):
+    """Claims that wait to be confirmed."""
+
+    claims: int
+    last_ends_at: AwareDatetime | None
+    """When the last of them ends; None without one."""
 
 
 class DependencyHealth(_Model):
@@ -91,7 +112,7 @@ class Restore(_Model):
 
 
 class EngineStatus(_Model):
-    """The state of a pool in DB1. Counts without another unit are claims."""
+    """The state of a pool in DB1. Counts are claims; only those of `inventory` are slots."""
 
     window_state: Literal["scheduled", "open", "closed"]
     """By DB1's own clock."""
@@ -100,10 +121,13 @@ class EngineStatus(_Model):
     """The hot row is there, so claims can be answered."""
     inventory: SlotCounts
     queue: QueueCounts
+    holds: Holds
     claims: int
+    held: int
     committed: int
     voided: int
     released: int
+    expired: int
     claims_per_second: float
     commits_per_second: float
     peak_depth: int | None
@@ -113,9 +137,9 @@ class EngineStatus(_Model):
     workers: tuple[Worker, ...]
 
     @property
-    def ends(self) -> tuple[int, int, int, int]:
-        """Claims, and how many of them are committed, voided and released."""
-        return self.claims, self.committed, self.voided, self.released
+    def ends(self) -> tuple[int, ...]:
+        """Claims, and how many of them are committed, voided, released and expired."""
+        return self.claims, self.committed, self.voided, self.released, self.expired
 
     def counts(self, names: Sequence[str]) -> dict[str, Any]:
         """Some of the fields under their names in JSON, as `status` of an event has them."""

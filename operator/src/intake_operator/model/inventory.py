@@ -103,7 +103,7 @@ class _Known:
         self._labels_as_ids: dict[UUID, int] = {}
 
     def add(self, line: int, row: Row, written: str) -> None:
-        """Add a row, whose label was `written` so. Raises InventoryError if claim_seats could mean another row by it."""
+        """Add a row, whose label was `written` so. Raises InventoryError if it could mean another row, too."""
         resource_id, label, _ = row
         if (other := self._ids.setdefault(resource_id, line)) != line:
             raise invalid(f"line {line}: '{resource_id}' is on line {other} already; one slot has it alone")

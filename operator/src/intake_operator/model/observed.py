@@ -133,8 +133,18 @@ class DatabaseState:
 
     @property
     def dead_letters(self) -> int:
-        """Intents that gave up and still hold their slot."""
+        """Claims that gave up and keep their slots."""
         return self.status.queue.dead_letters if self.status else 0
+
+    @property
+    def held(self) -> int:
+        """Claims that wait to be confirmed. No bridge reads them, and they have slots: they are not settled."""
+        return self.status.holds.claims if self.status else 0
+
+    @property
+    def last_hold_ends(self) -> datetime | None:
+        """When the last hold ends, if nobody confirms or extends it; None without holds."""
+        return self.status.holds.last_ends_at if self.status else None
 
     @property
     def window_closed(self) -> bool:

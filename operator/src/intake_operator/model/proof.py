@@ -36,17 +36,21 @@ class Account:
     voided: int
     """Claims."""
     slots: int
-    """Slots that are sold."""
+    """Slots that are sold: all those of the committed claims."""
     digest: int
-    """Over the claims and their slots, in no order."""
+    """Over one text for each sold slot and each voided claim, in no order."""
 
 
 @dataclass(frozen=True)
 class DatabaseAccount:
-    """Where every claim of a sealed pool is: `intake.proof` and `intake.reconcile`. Counts are claims."""
+    """Where every claim of a sealed pool is: `intake.proof` and `intake.reconcile`. Counts are claims, not slots."""
 
     claims: int
     released: int
+    expired: int
+    """Holds that nobody confirmed in time."""
+    held: int
+    """Holds that may still be confirmed."""
     queued: int
     dead_letters: int
     ended: Account
@@ -76,11 +80,12 @@ class Proof:
         """Why this is not a proof; empty when it is one."""
         account, ended = self.account, self.account.ended
         found = list(account.violations)
-        if account.queued or account.dead_letters:
-            found.append(f"{account.queued} intents are still queued and {account.dead_letters} are dead letters")
-        if account.claims != ended.committed + ended.voided + account.released:
-            ends = f"{ended.committed} committed, {ended.voided} voided and {account.released} released"
-            found.append(f"{account.claims} claims but {ends}")
+        if account.held or account.queued or account.dead_letters:
+            unsettled = f"{account.held} claims are still held, {account.queued} queued"
+            found.append(f"{unsettled} and {account.dead_letters} are dead letters")
+        if account.claims != ended.committed + ended.voided + account.released + account.expired:
+            ends = f"{ended.committed} committed, {ended.voided} voided, {account.released} released"
+            found.append(f"{account.claims} claims but {ends} and {account.expired} expired")
         if not self.ledger.accepted:
             found.append(self.ledger_message)
         return tuple(found)

@@ -1,7 +1,7 @@
 """The report: the final counts of an event."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -15,7 +15,12 @@ class Report:
     """`status.report.ledgerVerified`: the text of a LedgerAnswer, or why the ledger was not asked."""
     written_at: str
     counts: Mapping[str, int]
-    """claims, committed, voided, released, queued, deadLetters, unaccounted; a count that is not known is left out."""
+    """Claims: claims, committed, voided, released, expired, held, queued, deadLetters, unaccounted.
+
+    A count that is not known is left out.
+    """
+    inventory: Mapping[str, int] = field(default_factory=dict)
+    """Slots, as in `status.inventory`; empty where they are not known."""
     counted_at: str = ""
     """When DB1 gave these counts, if it was earlier: DB1 could not be asked at the end, or was rebuilt since."""
     audit: Sequence[str] = ()
@@ -24,4 +29,5 @@ class Report:
     def as_status(self) -> dict[str, Any]:
         """The value of `status.report`."""
         report = {"verified": self.verified, "ledgerVerified": self.ledger, "writtenAt": self.written_at, **self.counts}
-        return report | ({"countedAt": self.counted_at} if self.counted_at else {})
+        optional = {"inventory": dict(self.inventory), "countedAt": self.counted_at}
+        return report | {name: value for name, value in optional.items() if value}

@@ -1,6 +1,6 @@
 """The specification of an IntakeEvent. The CRD is the contract; this mirrors it, defaults included (tested)."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
@@ -103,6 +103,24 @@ class Inventory(_Model):
     table: InventoryTable | None = None
 
 
+class Claims(_Model):
+    """What a claim may bring along."""
+
+    max_payload_bytes: int = 4096
+
+
+class Checkout(_Model):
+    """A claim is a hold until it is confirmed: how long it waits, and by how much that may be extended once."""
+
+    hold_seconds: int
+    extend_seconds: int | None = None
+
+    @property
+    def longest(self) -> timedelta:
+        """How long a hold can last."""
+        return timedelta(seconds=self.hold_seconds + (self.extend_seconds or 0))
+
+
 class Bridge(_Model):
     """How many bridges, and how large each may be."""
 
@@ -164,6 +182,8 @@ class IntakeEventSpec(_Model):
     paused: bool = False
     claims_per_user: int | None = None
     claim_timeout_seconds: int | None = None
+    claims: Claims = Claims()
+    checkout: Checkout | None = None
     validation: Validation = Validation()
     commit_target: CommitTarget
     inventory: Inventory | None = None
@@ -181,12 +201,15 @@ class IntakeEventSpec(_Model):
             "visibilityTimeoutSeconds": self.visibility_timeout_seconds,
             "maxRetries": self.max_retries,
             "paused": self.paused,
+            "maxPayloadBytes": self.claims.max_payload_bytes,
             "latencyBudgetMilliseconds": self.commit_target.latency_budget_milliseconds,
         }
         optional = {
             "claimsPerUser": self.claims_per_user,
             "claimTimeoutSeconds": self.claim_timeout_seconds,
             "maxPerSecond": self.commit_target.max_per_second,
+            "holdSeconds": self.checkout and self.checkout.hold_seconds,
+            "extendSeconds": self.checkout and self.checkout.extend_seconds,
         }
         config |= {name: value for name, value in optional.items() if value is not None}
         if self.inventory is not None:

@@ -1,0 +1,1 @@
+"""Orders: payload, several slots, holds."""
