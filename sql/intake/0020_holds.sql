@@ -19,7 +19,7 @@ BEGIN
     WITH done AS (
         UPDATE intake.holds h SET ended = end_holds.ended, ended_at = clock_timestamp(),
             message = h.message || end_holds.remark
-        WHERE h.claim_id = ANY (end_holds.claim_ids) AND h.ended IS NULL
+        WHERE h.claim_id = ANY (end_holds.claim_ids)
         RETURNING h.claim_id, h.message -> 'seats' AS seats)
     SELECT count(*) FILTER (WHERE s.n = 1), array_agg((s.seat ->> 'slot_no')::bigint), array_agg(d.claim_id)
     INTO holds, slot_nos, claimed
@@ -29,7 +29,7 @@ BEGIN
     RETURN holds;
 END $$;
 COMMENT ON FUNCTION intake_private.end_holds IS
-    'End holds that the caller has locked, as expired or released, and free their slots. Returns how many.';
+    'End holds that the caller has found and locked, as expired or released, and free their slots. Returns how many.';
 
 CREATE FUNCTION intake_private.release_hold(config intake.engine_config, claim_id uuid, reason text) RETURNS boolean
 LANGUAGE plpgsql AS $$
@@ -37,8 +37,9 @@ DECLARE
     hold intake.holds;
 BEGIN
     SELECT h.* INTO hold FROM intake.holds h
-    WHERE h.claim_id = release_hold.claim_id AND h.pool_no = config.pool_no AND h.ended IS NULL FOR UPDATE;
-    IF NOT FOUND OR hold.expires_at <= clock_timestamp() THEN
+    WHERE h.claim_id = release_hold.claim_id FOR UPDATE;
+    IF NOT FOUND OR hold.pool_no <> config.pool_no OR hold.ended IS NOT NULL
+            OR hold.expires_at <= clock_timestamp() THEN
         RETURN false;
     END IF;
     PERFORM intake_private.end_holds(config, ARRAY[release_hold.claim_id], 'released', jsonb_build_object('release',
@@ -140,13 +141,17 @@ DECLARE
     queue_id CONSTANT bigint := nextval('pgmq.q_intake_queue_msg_id_seq');
     message  jsonb := hold.message || jsonb_build_object('confirmed_at', at);
     slot_nos CONSTANT bigint[] := ARRAY(SELECT s.slot_no FROM intake_private.seats_in(hold.message) s);
+    number   bigint;
 BEGIN
     IF payload IS NOT NULL THEN
         -- The first one stays for the comparison with a repeated claim.
         message := message || jsonb_build_object('payload', payload, 'first_payload', message -> 'payload');
     END IF;
-    UPDATE intake.claimed_slots cs SET status = 'R', msg_id = queue_id
-    WHERE cs.pool_no = hold.pool_no AND cs.slot_no = ANY (slot_nos) AND cs.claim_id = hold.claim_id;
+    -- One by one: for several, a plan made without statistics reads all claimed slots of the pool.
+    FOREACH number IN ARRAY slot_nos LOOP
+        UPDATE intake.claimed_slots cs SET status = 'R', msg_id = queue_id
+        WHERE cs.pool_no = hold.pool_no AND cs.slot_no = number AND cs.claim_id = hold.claim_id;
+    END LOOP;
     INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
     VALUES (queue_id, at, message, hold.headers);
 END $$;
@@ -180,8 +185,10 @@ BEGIN
         RETURN 'not_ready';
     END IF;
     LOOP
-        DELETE FROM intake.holds h WHERE h.claim_id = confirm_claim.claim_id AND h.pool_no = in_pool
-            AND h.ended IS NULL AND h.expires_at > clock_timestamp() AND h.message ->> 'user_id' = confirm_claim.user_id
+        -- CASE, so that no other index than that of the claim fits: those on pool_no would read all holds.
+        DELETE FROM intake.holds h WHERE h.claim_id = confirm_claim.claim_id AND CASE WHEN h.pool_no = in_pool
+            AND h.ended IS NULL AND h.expires_at > clock_timestamp()
+            AND h.message ->> 'user_id' = confirm_claim.user_id THEN true END
         RETURNING h.* INTO hold;
         IF FOUND THEN
             PERFORM intake_private.queue_hold(hold, confirm_claim.payload, at);
@@ -228,8 +235,9 @@ BEGIN
         RETURN;
     END IF;
     UPDATE intake.holds h SET extended = true, expires_at = h.expires_at + make_interval(secs => config.extend_seconds)
-    WHERE h.claim_id = extend_hold.claim_id AND h.pool_no = config.pool_no AND h.ended IS NULL AND NOT h.extended
-        AND h.expires_at > clock_timestamp() AND h.message ->> 'user_id' = extend_hold.user_id
+    WHERE h.claim_id = extend_hold.claim_id AND CASE WHEN h.pool_no = config.pool_no -- as in confirm_claim()
+        AND h.ended IS NULL AND NOT h.extended AND h.expires_at > clock_timestamp()
+        AND h.message ->> 'user_id' = extend_hold.user_id THEN true END
     RETURNING h.expires_at INTO expires_at;
     IF FOUND THEN
         outcome := 'extended';

@@ -369,3 +369,28 @@ def test_a_hold_is_confirmed_after_the_window_has_closed(pool: Intake) -> None:
     pool.acknowledge(pool.read(), "committed")
     assert proof(pool) == {"claims": 3, "committed": 2, "expired": 1}
     assert pool.reconcile() == []
+
+
+# Speed.
+
+
+def test_a_hold_is_found_by_its_claim_among_many(intake: Intake) -> None:
+    """Also in a session whose plans are from the first minute, without statistics: they do not read all holds."""
+    many = 400
+    intake.open(many + 20, holdSeconds=HOLD, extendSeconds=EXTEND)
+    requests = [Request(f"u{n}", "r1") for n in range(many)]
+    held = [answers[0] for answers in intake.claim_requests(requests)]
+
+    def rows_read() -> int:
+        intake.value("SELECT pg_stat_force_next_flush()")
+        return int(
+            intake.value(
+                "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname IN ('holds', 'claimed_slots')"
+            )
+        )
+
+    before = rows_read()
+    for n in range(8):
+        assert intake.extend_hold(held[n].claim_id, f"u{n}")[0] == "extended"
+        assert intake.confirm(held[n].claim_id, f"u{n}") == "confirmed"
+    assert rows_read() - before < many
