@@ -28,17 +28,19 @@ COMMENT ON FUNCTION intake_private.state_of IS
 
 CREATE FUNCTION intake_private.claimed_slot_of(pool_no int, claim_id uuid) RETURNS intake.claimed_slots
 LANGUAGE sql STABLE SET enable_seqscan = off -- by key, whatever the statistics say of a growing table
-RETURN (SELECT cs FROM intake.claimed_slots cs
-    WHERE cs.pool_no = claimed_slot_of.pool_no AND cs.claim_id = claimed_slot_of.claim_id AND cs.part_no = 1
-        AND cs.slot_no IN (
-        SELECT intake_private.first_slot_of(claimed_slot_of.claim_id)
+RETURN (SELECT f.found FROM (
+        SELECT intake_private.first_slot_of(claimed_slot_of.claim_id) AS slot_no
         -- A voided claim has another key: its slots may belong to other claims by now.
         UNION ALL SELECT intake_private.voided_key(a.msg_id, 1) FROM pgmq.a_intake_queue a
         WHERE a.message ->> 'claim_id' = claimed_slot_of.claim_id::text AND a.message ->> 'outcome' <> 'committed'
         UNION ALL SELECT intake_private.voided_key((d.message ->> 'queued_as')::bigint, 1) FROM pgmq.a_intake_dlq d
         WHERE d.message ->> 'claim_id' = claimed_slot_of.claim_id::text
         UNION ALL SELECT intake_private.voided_key(h.msg_id, 1) FROM intake.holds h
-        WHERE h.claim_id = claimed_slot_of.claim_id));
+        WHERE h.claim_id = claimed_slot_of.claim_id) k
+    -- One key after the other: a join could read all claimed slots of the pool.
+    CROSS JOIN LATERAL (SELECT cs AS found, cs.claim_id, cs.part_no FROM intake.claimed_slots cs
+        WHERE cs.pool_no = claimed_slot_of.pool_no AND cs.slot_no = k.slot_no OFFSET 0) f
+    WHERE f.claim_id = claimed_slot_of.claim_id AND f.part_no = 1);
 COMMENT ON FUNCTION intake_private.claimed_slot_of IS
     'The first claimed slot of a claim by its id; NULL if the pool has no such claim.';
 
