@@ -27,8 +27,8 @@ LANGUAGE sql STABLE AS $$
     FROM intake.withheld w WHERE w.pool_no = config.pool_no
 $$;
 COMMENT ON FUNCTION intake_private.claimed_slots_of IS
-    'The claimed and withheld slots of a pool, derived from the holds, the queue, the dead letters, the archives and the '
-    'withheld slots, which are all LOGGED.';
+    'The claimed and withheld slots of a pool, derived from the holds, the queue, the dead letters, the archives and '
+    'the withheld slots, which are all LOGGED.';
 
 CREATE FUNCTION intake_private.rebuild_claimed_slots(config intake.engine_config) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -113,7 +113,8 @@ BEGIN
         INSERT INTO intake.pools (pool_id, pool_no, epoch, capacity, claims_per_user, max_payload_bytes, hold_seconds,
             opens_at, closes_at, paused, sealed, by_name, resource_prefix, number_seq)
         VALUES (config.pool_id, config.pool_no, config.epoch, config.inventory_size, config.claims_per_user,
-            config.max_payload_bytes, config.hold_seconds, config.opens_at, config.closes_at, config.paused, config.sealed_at IS NOT NULL,
+            config.max_payload_bytes, config.hold_seconds, config.opens_at, config.closes_at, config.paused,
+            config.sealed_at IS NOT NULL,
             -- Before the crash some slots may have been claimed by name.
             config.own_resources OR config.epoch > 1, resource_prefix, number_seq);
         PERFORM intake_private.recycle_numbers(config.pool_no);

@@ -129,6 +129,11 @@ RETURN coalesce((SELECT q.message FROM pgmq.q_intake_queue q WHERE q.msg_id = cl
     (SELECT d.message FROM pgmq.a_intake_dlq d WHERE d.message ->> 'claim_id' = claimed.claim_id::text LIMIT 1));
 COMMENT ON FUNCTION intake_private.message_of IS 'The message of the claim that has this slot, wherever it is.';
 
+CREATE FUNCTION intake_private.hold_ends_at(claim_id uuid) RETURNS timestamptz
+LANGUAGE sql STABLE SET enable_seqscan = off -- by key: a session keeps the plan that it made for an empty table
+RETURN (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = hold_ends_at.claim_id AND h.ended IS NULL);
+COMMENT ON FUNCTION intake_private.hold_ends_at IS 'When the hold of a claim ends; NULL if the claim is not held.';
+
 CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
@@ -337,7 +342,7 @@ BEGIN
         IF verdict = 'held' THEN
             expires_at := at + make_interval(secs => pool.hold_seconds);
         ELSIF verdict = 'replayed' THEN
-            SELECT h.expires_at INTO expires_at FROM intake.holds h WHERE h.claim_id = made AND h.ended IS NULL;
+            expires_at := intake_private.hold_ends_at(made);
         END IF;
         RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes, claim_slots.expires_at, NULL
         FROM intake_private.seats_in(message) s ORDER BY s.n;

@@ -2,6 +2,9 @@
 --
 -- For claimer: claim_status (by claim id, or by user and request id) and release_claim. For monitor: claim_status.
 
+-- Functions here use indexes, whatever the statistics say (enable_seqscan is off): a session keeps the plans that it
+-- made for small tables.
+
 -- Few claims are voided or released. These indexes find them without reading the others.
 CREATE INDEX a_intake_queue_void ON pgmq.a_intake_queue ((message ->> 'claim_id'))
 WHERE message ->> 'outcome' <> 'committed';
@@ -56,7 +59,7 @@ COMMENT ON FUNCTION intake_private.status_of IS
 CREATE FUNCTION intake.claim_status(pool_id text, claim_id uuid)
 RETURNS TABLE (state text, slot_no bigint, resource_id uuid, label text, attributes jsonb, receipt jsonb,
     expires_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     config intake.engine_config := intake_private.config_of(claim_status.pool_id);
@@ -80,15 +83,15 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION intake.claim_status(text, uuid) IS
-    'One claim by its id, a row for each of its slots. state: held, queued, validated, committing, releasing, committed, '
-    'voided, released, expired, dead, unknown (no such claim in this pool), or not_ready while the pool is being '
-    'rebuilt. receipt is what the ledger answered, expires_at is when a hold ends. Raises IE001 for an unknown pool, '
-    'IE002 beside a synchronous standby where synchronous_commit is off or local.';
+    'One claim by its id, a row for each of its slots. state: held, queued, validated, committing, releasing, '
+    'committed, voided, released, expired, dead, unknown (no such claim in this pool), or not_ready while the pool is '
+    'being rebuilt. receipt is what the ledger answered, expires_at is when a hold ends. Raises IE001 for an unknown '
+    'pool, IE002 beside a synchronous standby where synchronous_commit is off or local.';
 
 CREATE FUNCTION intake.claim_status(pool_id text, user_id text, request_id text)
 RETURNS TABLE (claim_id uuid, state text, slot_no bigint, resource_id uuid, label text, attributes jsonb, receipt jsonb,
     expires_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     config intake.engine_config := intake_private.config_of(claim_status.pool_id);
@@ -113,7 +116,7 @@ COMMENT ON FUNCTION intake.claim_status(text, text, text) IS
     'unknown pool, IE002 beside a synchronous standby where synchronous_commit is off or local.';
 
 CREATE FUNCTION intake.release_claim(pool_id text, claim_id uuid, reason text) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     config  intake.engine_config := intake_private.config_of(release_claim.pool_id);
@@ -166,7 +169,8 @@ END $$;
 COMMENT ON FUNCTION intake.release_claim IS
     'Give a claim up. Safe to repeat. released: the slot is free. releasing: the slot is free when the ledger has '
     'voided the claim. committing, committed, voided, expired, dead, unknown, not_ready: nothing was changed. Raises '
-    'IE001 for an unknown pool, IE002 without a claim or a reason of 1 to 200 characters, or where synchronous_commit is off.';
+    'IE001 for an unknown pool, IE002 without a claim or a reason of 1 to 200 characters, or where synchronous_commit '
+    'is off.';
 
 GRANT EXECUTE ON FUNCTION intake.release_claim TO claimer;
 GRANT EXECUTE ON FUNCTION intake.claim_status(text, uuid), intake.claim_status(text, text, text) TO claimer, monitor;

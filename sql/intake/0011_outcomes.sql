@@ -7,8 +7,8 @@ CREATE FUNCTION intake_private.bounded(what jsonb, max_bytes int) RETURNS jsonb
 LANGUAGE sql STABLE STRICT
 RETURN CASE WHEN octet_length(what::text) <= max_bytes THEN what ELSE '{"truncated": true}' END;
 COMMENT ON FUNCTION intake_private.bounded IS
-    'What a validator or a ledger added to a claim, or {"truncated": true} if its text has more bytes than this: neither '
-    'an approval nor a sale fails for it.';
+    'What a validator or a ledger added to a claim, or {"truncated": true} if its text has more bytes than this: '
+    'neither an approval nor a sale fails for it.';
 
 CREATE FUNCTION intake.mark_validated(pool_id text, msg_ids bigint[], read_cts int[], validations jsonb[] DEFAULT NULL)
 RETURNS SETOF bigint
@@ -36,10 +36,10 @@ BEGIN
     RETURNING q.msg_id;
 END $$;
 COMMENT ON FUNCTION intake.mark_validated IS
-    'Record that the validator approved these messages, and what it added (validations, parallel to msg_ids, or NULL), '
-    'before any commit is tried. What is no object, or larger than the maxPayloadBytes of the pool, is kept as '
-    '{"truncated": true}. A message that is validated stays as it is. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 for arrays '
-    'that are not parallel or where synchronous_commit is off.';
+    'Record that the validator approved these messages, and what it added (validations, parallel to msg_ids, or '
+    'NULL), before any commit is tried. What is no object, or larger than the maxPayloadBytes of the pool, is kept as '
+    '{"truncated": true}. A message that is validated stays as it is. Returns the msg_ids whose lease was valid. '
+    'Raises IE001 for an unknown pool, IE002 for arrays that are not parallel or where synchronous_commit is off.';
 
 CREATE FUNCTION intake.mark_committing(pool_id text, msg_ids bigint[], read_cts int[]) RETURNS SETOF bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -156,8 +156,8 @@ BEGIN
     RETURN ended;
 END $$;
 COMMENT ON FUNCTION intake_private.archive IS
-    'Archive messages that the caller has locked, each with its outcome, its receipt (at most 2048 bytes) and the remark '
-    'added, and record the outcomes in their slots. Returns the msg_ids that it archived.';
+    'Archive messages that the caller has locked, each with its outcome, its receipt (at most 2048 bytes) and the '
+    'remark added, and record the outcomes in their slots. Returns the msg_ids that it archived.';
 
 CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[],
     receipts jsonb[] DEFAULT NULL) RETURNS SETOF bigint
@@ -184,10 +184,11 @@ BEGIN
     RETURN QUERY SELECT unnest(intake_private.archive(acknowledge.pool_id, leased, given, added));
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS
-    'Record the answers of the ledger (committed or voided), with its receipts (parallel to msg_ids, or NULL): archive '
-    'the messages, and consume or free the slots of their claims, in one transaction. Only a committed claim has a '
-    'receipt, and one of more than 2048 bytes is kept as {"truncated": true}. Returns the msg_ids whose lease was valid. Raises IE001 for an unknown pool, IE002 '
-    'for another outcome, for arrays that are not parallel, or where synchronous_commit is off.';
+    'Record the answers of the ledger (committed or voided), with its receipts (parallel to msg_ids, or NULL): '
+    'archive the messages, and consume or free the slots of their claims, in one transaction. Only a committed claim '
+    'has a receipt, and one of more than 2048 bytes is kept as {"truncated": true}. Returns the msg_ids whose lease '
+    'was valid. Raises IE001 for an unknown pool, IE002 for another outcome, for arrays that are not parallel, or '
+    'where synchronous_commit is off.';
 
 CREATE FUNCTION intake_private.move_to_dead_letters(msg_ids bigint[], reasons text[],
     conflicts boolean[] DEFAULT NULL) RETURNS SETOF bigint
@@ -210,8 +211,8 @@ LANGUAGE sql AS $$
     SELECT g.msg_id FROM deleted g;
 $$;
 COMMENT ON FUNCTION intake_private.move_to_dead_letters IS
-    'Move messages that the caller has locked to the dead letters, each with its reason, and with whether the ledger has '
-    'given a slot of the claim to another sale. Returns their msg_ids.';
+    'Move messages that the caller has locked to the dead letters, each with its reason, and with whether the ledger '
+    'has given a slot of the claim to another sale. Returns their msg_ids.';
 
 CREATE FUNCTION intake.dead_letter(pool_id text, msg_ids bigint[], read_cts int[], reasons text[],
     conflicts boolean[] DEFAULT NULL) RETURNS SETOF bigint
@@ -237,7 +238,8 @@ COMMENT ON FUNCTION intake.dead_letter IS
     'Give messages up, each for a reason (cut at 2000 characters). A claim keeps its slot until its dead letter is '
     'replayed or discarded. conflicts (parallel to msg_ids, or NULL) says which of them the ledger answered with '
     'conflict: a slot belongs to another sale, so discard() keeps it off sale. Returns the msg_ids whose lease was '
-    'valid. Raises IE001 for an unknown pool, IE002 for arrays that are not parallel or where synchronous_commit is off.';
+    'valid. Raises IE001 for an unknown pool, IE002 for arrays that are not parallel or where synchronous_commit is '
+    'off.';
 
 GRANT EXECUTE ON FUNCTION intake.mark_validated, intake.mark_committing, intake.extend, intake.give_back,
     intake.acknowledge, intake.dead_letter TO bridge;

@@ -54,12 +54,12 @@ BEGIN
     ORDER BY d.msg_id;
 END $$;
 COMMENT ON FUNCTION intake.dead_letter_payloads IS
-    'What the caller and the validator have sent for the claims of these dead letters. It may be personal data, so only '
-    'the owner may call this, and intake.audit records it. Raises IE001 for an unknown pool, IE002 without an actor and '
-    'a reason.';
+    'What the caller and the validator have sent for the claims of these dead letters. It may be personal data, so '
+    'only the owner may call this, and intake.audit records it. Raises IE001 for an unknown pool, IE002 without an '
+    'actor and a reason.';
 
 CREATE FUNCTION intake.replay(pool_id text, msg_ids bigint[], actor text, reason text) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     moved bigint[];
@@ -97,7 +97,7 @@ COMMENT ON FUNCTION intake.replay IS
 
 CREATE FUNCTION intake.discard(pool_id text, msg_ids bigint[], actor text, reason text,
     evidence text DEFAULT 'none was given', return_conflicts boolean DEFAULT false) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     ended     bigint[];
@@ -137,10 +137,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION intake.discard IS
     'Archive dead letters that will never be committed as voided, and free their slots; evidence (such as: void_claim '
-    'answered voided) goes to intake.audit. The slots of a conflict are withheld from sale, because the ledger has given '
-    'one of them to another sale; with return_conflicts they are freed, too. It does not ask the ledger: the caller has '
-    'to. Returns the ids that were there; a second call finds none. Raises IE001 for an unknown pool, IE002 without an '
-    'actor and a reason.';
+    'answered voided) goes to intake.audit. The slots of a conflict are withheld from sale, because the ledger has '
+    'given one of them to another sale; with return_conflicts they are freed, too. It does not ask the ledger: the '
+    'caller has to. Returns the ids that were there; a second call finds none. Raises IE001 for an unknown pool, '
+    'IE002 without an actor and a reason.';
 
 CREATE FUNCTION intake.audit_log(pool_id text, max_entries int DEFAULT 100, before bigint DEFAULT NULL)
 RETURNS TABLE (id bigint, at timestamptz, action text, actor text, reason text, detail jsonb)

@@ -143,8 +143,8 @@ BEGIN
     claims := held + reserved_claims + committed + voided + released + expired;
 END $$;
 COMMENT ON FUNCTION intake_private.counts IS
-    'The numbers of a pool, now. available, held_slots, withheld, reserved and consumed count slots, the others claims. '
-    'available is 0 while the pool is not ready.';
+    'The numbers of a pool, now. available, held_slots, withheld, reserved and consumed count slots, the others '
+    'claims. available is 0 while the pool is not ready.';
 
 CREATE FUNCTION intake.record_metrics(pool_id text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -46,9 +46,9 @@ BEGIN
     FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id;
 END $$;
 COMMENT ON FUNCTION intake.proof IS
-    'How every claim of a pool was settled, in claims but for `slots`, which are sold. Complete when claims = committed + '
-    'voided + released + expired and ledger_proof() has the same committed, voided, slots and digest. Raises IE001 for '
-    'an unknown pool.';
+    'How every claim of a pool was settled, in claims but for `slots`, which are sold. Complete when claims = '
+    'committed + voided + released + expired and ledger_proof() has the same committed, voided, slots and digest. '
+    'Raises IE001 for an unknown pool.';
 
 -- One query, however long: all invariants are judged by one snapshot.
 CREATE FUNCTION intake.reconcile(pool_id text) RETURNS TABLE (invariant text, detail text)
@@ -64,8 +64,8 @@ BEGIN
             CASE jsonb_typeof(i.message -> 'seats') WHEN 'array' THEN i.message -> 'seats' ELSE '[]' END AS seats
         FROM intake.intents i WHERE i.message ->> 'pool_id' = config.pool_id),
     slot AS MATERIALIZED (
-        SELECT s.place, s.msg_id, s.claim_id, s.user_id, s.request_id, s.has_slots, jsonb_array_length(s.seats) AS parts,
-            s.part_no, (s.seats -> s.part_no - 1 ->> 'slot_no')::bigint AS slot_no
+        SELECT s.place, s.msg_id, s.claim_id, s.user_id, s.request_id, s.has_slots,
+            jsonb_array_length(s.seats) AS parts, s.part_no, (s.seats -> s.part_no - 1 ->> 'slot_no')::bigint AS slot_no
         FROM (SELECT i.*, generate_series(1, jsonb_array_length(i.seats)) AS part_no FROM intent i) s),
     claimed AS MATERIALIZED (
         SELECT cs.*, cs.claim_id::text AS claim, cs.status <> 'V' AS has_slots,
@@ -167,7 +167,7 @@ RETURN CASE WHEN claimed.parts = 1 THEN ARRAY[coalesce(claimed.was_slot_no, clai
 COMMENT ON FUNCTION intake_private.slots_of IS 'All slots of the claim that has this one, in their order.';
 
 CREATE FUNCTION intake.settled_claims(pool_id text, after bigint, max_claims int) RETURNS SETOF intake.compared_claim
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     config intake.engine_config := intake_private.ready_config(settled_claims.pool_id);
 BEGIN
@@ -180,11 +180,11 @@ BEGIN
     ORDER BY cs.slot_no LIMIT settled_claims.max_claims;
 END $$;
 COMMENT ON FUNCTION intake.settled_claims IS
-    'Settled claims (committed, voided, released or expired), page by page after the key `after` (NULL: from the first), '
-    'without resource ids. Raises IE001 for an unknown pool, IE007 while it is being (re)built.';
+    'Settled claims (committed, voided, released or expired), page by page after the key `after` (NULL: from the '
+    'first), without resource ids. Raises IE001 for an unknown pool, IE007 while it is being (re)built.';
 
 CREATE FUNCTION intake.claims_at(pool_id text, claim_ids uuid[]) RETURNS SETOF intake.compared_claim
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     config          intake.engine_config := intake_private.ready_config(claims_at.pool_id);
     resource_prefix text := CASE WHEN NOT config.own_resources

@@ -66,8 +66,8 @@ LANGUAGE sql STABLE AS $$
             LEFT JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = u.slot_no) r) s
 $$;
 COMMENT ON FUNCTION intake_private.ledger_page IS
-    'A page of ledger_claims(): each claim with its slots, the resource ids that the ledger has (NULL: voided) and those '
-    'that the pool gives its slots.';
+    'A page of ledger_claims(): each claim with its slots, the resource ids that the ledger has (NULL: voided) and '
+    'those that the pool gives its slots.';
 
 CREATE FUNCTION intake_private.check_ledger_page(config intake.engine_config, claims jsonb) RETURNS void
 LANGUAGE plpgsql AS $$

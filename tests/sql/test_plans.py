@@ -80,9 +80,11 @@ def test_a_claim_reads_by_index_only(planned: Planned, statistics: str, limit: i
         assert [scan for scan in scans if "Seq Scan" in scan or scan.endswith(" slots")] == [], (user, request, scans)
 
 
-def test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one(planned: Planned) -> None:
+@pytest.mark.parametrize("settings", [{}, {"holdSeconds": 600}])
+def test_a_plan_made_for_an_empty_pool_is_good_for_a_full_one(planned: Planned, settings: dict[str, object]) -> None:
     # The session that serves the first claim keeps its plans while the pool fills.
-    fill(planned.intake, 600, claimsPerUser=1)
+    planned.intake.connection.execute("VACUUM ANALYZE intake.holds")
+    fill(planned.intake, 600, claimsPerUser=1, **settings)
     planned.watch()
     planned.intake.claim("late", "late")
     scans = planned.scans()
