@@ -167,7 +167,8 @@ END $$;
 COMMENT ON FUNCTION intake.claim_seats IS
     'Claim 1 to 100 slots by label or resource id as one claim, all or none. Returns a row for each; or a row with the '
     'outcome taken for each that is claimed; or one row with another outcome of claim_resource(). Raises IE002 for no '
-    'seats, too many, or one twice, IE005 if the pool has no such seat, and what claim_resource() raises.';
+    'seats, too many, or one twice, IE005 if the pool has no such seat, 40P01 (deadlock) beside batches: nothing was '
+    'claimed then, send it again; and what claim_resource() raises.';
 
 CREATE FUNCTION intake_private.slots_named(pool_id text, seats text[]) RETURNS bigint[]
 LANGUAGE plpgsql STABLE AS $$
