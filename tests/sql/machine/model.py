@@ -279,8 +279,9 @@ class Model:
 
     def expire(self) -> None:
         """What housekeeping does to claims past the claim timeout."""
-        for claim in self.unleased():
-            if self.claim_timeout and claim.old and claim.state != "committing" and not claim.voiding:
+        for claim in [] if self.paused else self.at("queued"):
+            has_bridge = claim.leased and claim.named  # a claim that was given back only waits
+            if self.claim_timeout and claim.old and claim.state != "committing" and not (claim.voiding or has_bridge):
                 self.revoke(claim)
 
     def crash(self) -> None:
