@@ -137,6 +137,8 @@ COMMENT ON FUNCTION intake_private.hold_ends_at IS 'When the hold of a claim end
 CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
+    -- The ledger has no slots of a claim that it has voided.
+    WHEN message ? 'restored' AND message ->> 'outcome' = 'voided' THEN NULL
     WHEN jsonb_array_length(message -> 'seats') <> quantity THEN 'quantity'
     -- In whatever order they are named.
     WHEN named IS NOT NULL
