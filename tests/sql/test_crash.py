@@ -130,7 +130,7 @@ def nothing_is_answered_before_the_rebuild(intake: Intake) -> None:
     not_ready = Answer("not_ready", None, None, None)
     assert intake.claim("early bird") == not_ready
     assert intake.claim_several("early bird", 2) == [not_ready]
-    assert intake.claim_seat("early bird", "seat 1") == not_ready
+    assert intake.claim_named("early bird", "seat 1") == not_ready
     assert intake.claim_batch([("early bird", None), ("another", None)]) == [not_ready] * 2
 
 

@@ -44,7 +44,7 @@ class Sale:
     def claim(self, user: str, request: str, quantity: int = 1, seat: str | None = None) -> list[Answer]:
         """What a buyer is answered; asked again, the same."""
         if seat:
-            told = [self.engine.claim_seat(user, seat, request)]
+            told = [self.engine.claim_named(user, seat, request)]
         else:
             told = self.engine.claim_several(user, quantity, request)
         if {each.outcome for each in told} == {"claimed"}:

@@ -75,7 +75,7 @@ def ended(pair: Pair, threads: ThreadPoolExecutor) -> Answer:
 def begun(pair: Pair, threads: ThreadPoolExecutor, seat: str | None = None) -> Answer:
     """A claim that was never answered."""
     pair.deafen()
-    unheard(pair, threads, lambda buyer: buyer.claim_seat("ann", seat, "r1") if seat else buyer.claim("ann", "r1"))
+    unheard(pair, threads, lambda buyer: buyer.claim_named("ann", seat, "r1") if seat else buyer.claim("ann", "r1"))
     with Intake(pair.uri()) as owner:
         (row,) = owner.rows("SELECT 'claimed', claim_id, NULL::uuid, slot_no FROM intake.claimed_slots")
     return Answer(*row)
@@ -84,7 +84,7 @@ def begun(pair: Pair, threads: ThreadPoolExecutor, seat: str | None = None) -> A
 RETRIES: dict[str, Tell] = {
     "claim_resource": lambda buyer, _: buyer.claim("ann", "r1").outcome,
     "claim_resources": lambda buyer, _: buyer.claim_several("ann", 1, "r1")[0].outcome,
-    "claim_seats": lambda buyer, _: buyer.claim_seat("ann", "seat 2", "r1").outcome,
+    "claim_seats": lambda buyer, _: buyer.claim_named("ann", "seat 2", "r1").outcome,
     "claim_batch": lambda buyer, _: buyer.claim_batch([("ann", "r1")])[0].outcome,
 }
 LOOKS: dict[str, tuple[Callable[[Pair, ThreadPoolExecutor], Answer], Tell, Any]] = {
@@ -139,7 +139,7 @@ def test_a_refusal_waits_for_nobody(pair: Pair) -> None:
             assert buyer.claim("bob", "r0").outcome == "sold_out"
             assert [answer.outcome for answer in buyer.claim_batch([("bob", "r1"), ("cid", "r1")])] == ["sold_out"] * 2
             assert buyer.claim("ann", "r2").outcome == "limit_reached"
-            assert buyer.claim_seat("bob", "seat 1").outcome == "taken"
+            assert buyer.claim_named("bob", "seat 1").outcome == "taken"
             assert buyer.request_status("bob", "r1") == []
             assert buyer.claim_status(owner.value("SELECT uuidv7()"))["state"] == "unknown"
             assert buyer.release(owner.value("SELECT uuidv7()")) == "unknown"
@@ -155,7 +155,7 @@ def test_i2_nothing_is_answered_where_a_commit_does_not_wait_for_the_standby(pai
             lambda: owner.claim("bob", "r1"),
             lambda: owner.claim("ann", "r1"),
             lambda: owner.claim_several("bob", 2),
-            lambda: owner.claim_seat("bob", "seat 2"),
+            lambda: owner.claim_named("bob", "seat 2"),
             lambda: owner.claim_batch([("bob", "r1")]),
             lambda: owner.claim_status(claim.claim_id),
             lambda: owner.request_status("ann", "r1"),
