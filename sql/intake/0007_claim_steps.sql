@@ -342,7 +342,7 @@ BEGIN
     IF verdict IN ('claimed', 'held', 'replayed') THEN
         IF verdict = 'held' THEN
             expires_at := at + make_interval(secs => pool.hold_seconds);
-        ELSIF verdict = 'replayed' THEN
+        ELSIF pool.hold_seconds IS NOT NULL THEN
             expires_at := intake_private.hold_ends_at(made);
         END IF;
         RETURN QUERY SELECT verdict, made, s.resource_id, s.slot_no, s.label, s.attributes, claim_slots.expires_at, NULL
