@@ -40,8 +40,19 @@ class Result:
     answers: Counter[str] = field(default_factory=Counter)
     across: Counter[str] = field(default_factory=Counter)
     """The answers of transactions that began before the end of their hold and ended after it."""
+    lead: float = 0.02
+    """At most so many seconds before the end of its hold a confirmation begins."""
     wrong: list[str] = field(default_factory=list)
     """Confirmed and expired, or neither; and what reconcile() finds. Must stay empty."""
+
+    @property
+    def was_a_race(self) -> bool:
+        """Whether each side has won, and some transactions were under way when their hold ended."""
+        return bool(self.across["confirmed"] and self.answers["expired"])
+
+    def adapt(self, confirmed: int) -> None:
+        """Let the next round aim as fast as this machine confirms: otherwise one side wins all of them."""
+        self.lead = min(0.2, self.lead * 1.5) if confirmed < HOLDS_A_ROUND / 2 else self.lead / 1.5
 
     def __str__(self) -> str:
         said, across = (
@@ -52,7 +63,7 @@ class Result:
 
 
 async def confirm(
-    connection: psycopg.AsyncConnection, holds: list[Hold], said: dict[UUID, str], across: set[UUID]
+    connection: psycopg.AsyncConnection, holds: list[Hold], lead: float, said: dict[UUID, str], across: set[UUID]
 ) -> None:
     """Confirm holds until none is left, each in a transaction of some milliseconds; one in ten is rolled back."""
     cursor = connection.cursor(row_factory=tuple_row)
@@ -60,7 +71,7 @@ async def confirm(
         hold = holds.pop()
         undo = random.random() < 0.1
         # Aim at the end of the hold: the transaction begins shortly before it, and some end after it.
-        aim = hold.expires_at - timedelta(milliseconds=10 * random.random())
+        aim = hold.expires_at - timedelta(seconds=lead * random.random())
         await asyncio.sleep((aim - datetime.now(UTC)).total_seconds())
         begun = datetime.now(UTC)
         async with connection.transaction(force_rollback=undo):
@@ -82,20 +93,20 @@ def end_soon(intake: Intake) -> list[Hold]:
     return sorted(cursor.fetchall(), key=lambda hold: hold.expires_at, reverse=True)
 
 
-async def race_once(uri: str, intake: Intake, count: int, result: Result) -> None:
+async def race_once(uri: str, intake: Intake, result: Result) -> None:
     """One round: every hold is confirmed at about the moment when it ends, while housekeeping runs without a pause."""
-    intake.claim_requests([Request(f"u{n}") for n in range(count)])
+    intake.claim_requests([Request(f"u{n}") for n in range(HOLDS_A_ROUND)])
     said: dict[UUID, str] = {}
     across: set[UUID] = set()
     async with connections(uri, BUYERS + 1) as made:
 
         async def expire() -> None:
-            while len(said) < count:
+            while len(said) < HOLDS_A_ROUND:
                 await made[0].execute("SELECT intake.housekeep(%s)", (POOL,))
 
         holds = end_soon(intake)
-        assert len(holds) == count
-        await asyncio.gather(expire(), *(confirm(each, holds, said, across) for each in made[1:]))
+        assert len(holds) == HOLDS_A_ROUND
+        await asyncio.gather(expire(), *(confirm(each, holds, result.lead, said, across) for each in made[1:]))
     intake.expire_holds()  # those whose confirmation was rolled back
     intake.housekeep()
     places = dict(intake.rows("SELECT (message ->> 'claim_id')::uuid, place FROM intake.intents"))
@@ -104,16 +115,17 @@ async def race_once(uri: str, intake: Intake, count: int, result: Result) -> Non
             result.wrong.append(f"{claim_id}: {answer}, and it is {places[claim_id]}")
     result.wrong += [f"{invariant}: {detail}" for invariant, detail in intake.reconcile()]
     result.answers.update(said.values())
+    result.adapt(list(said.values()).count("confirmed"))
     result.across.update(said[claim_id] for claim_id in across)
 
 
 async def race(uri: str, holds: int) -> Result:
-    """Race for so many holds, some at a time, each time in a pool as if it were new."""
+    """Race for so many holds, some at a time; for more of them, if that was no race yet."""
     result = Result()
     with Intake(uri) as intake:
-        intake.open(10 * HOLDS_A_ROUND, holdSeconds=60)
-        for start in range(0, holds, HOLDS_A_ROUND):
-            await race_once(uri, intake, min(HOLDS_A_ROUND, holds - start), result)
+        intake.open(2 * HOLDS_A_ROUND, holdSeconds=60)
+        while result.answers.total() < holds or not (result.was_a_race or result.wrong):
+            await race_once(uri, intake, result)
             intake.acknowledge(intake.read(10_000), "voided")
     return result
 
