@@ -416,7 +416,8 @@ COMMENT ON FUNCTION intake.claim_batch IS
     'each request, or one with the outcome that claim_resources() would have given; n is the position of the request, '
     'from 1. A repeated request with other content has the outcome different, and in `differs` quantity, seats or '
     'payload. The rows have no order. Raises IE002 for what cannot be taken, 40P01 (deadlock) where batches claim for '
-    'the same users again: nothing was claimed then, send it again; and what claim_resource() raises.';
+    'the same users again, or beside claim_seats(): nothing was claimed then, send it again; and what claim_resource() '
+    'raises.';
 
 GRANT EXECUTE ON FUNCTION intake.claim_resource, intake.claim_resources, intake.claim_seats,
     intake.claim_batch TO claimer;

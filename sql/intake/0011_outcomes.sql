@@ -25,7 +25,7 @@ BEGIN
     WITH approved AS MATERIALIZED (
         SELECT l AS msg_id, nullif(v.validation, 'null') AS validation
         FROM intake_private.lock_leased(mark_validated.pool_id, mark_validated.msg_ids, mark_validated.read_cts) l
-        JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l)
+        LEFT JOIN unnest(mark_validated.msg_ids, validations) AS v (msg_id, validation) ON v.msg_id = l)
     UPDATE pgmq.q_intake_queue q SET message = q.message || '{"state": "validated"}' || CASE
         -- The first approval counts: its data may have been sent to the ledger already.
         WHEN a.validation IS NULL OR q.message ->> 'state' = 'validated' THEN '{}'

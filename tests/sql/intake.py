@@ -128,7 +128,7 @@ class Intake:
         """Named seats, all or none, as one claim."""
         return self.answers(SEATS, self.pool, user, list(seats), request, as_jsonb(payload))
 
-    def claim_seat(self, user: str, seat: str | None, request: str | None = None) -> Answer:
+    def claim_named(self, user: str, seat: str | None, request: str | None = None) -> Answer:
         """One named seat."""
         return self.claim_seats(user, [seat], request)[0]
 

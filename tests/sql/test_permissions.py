@@ -58,13 +58,17 @@ FUNCTIONS: dict[str, set[str]] = {
     "end_overdue": set(),
     "end_restore": set(),
     "known_logins": set(),
+    "find_slots": set(),
     "limit_claimers": set(),
     "reset_role": set(),
     "restore": set(),
+    "return_slots": set(),
     "seal": set(),
     "seed": set(),
     "set_login": set(),
     "stock": set(),
+    "withheld_slots": set(),
+    "withhold_slots": set(),
 }
 # Tables and views of intake, and who may read them. No role writes, or uses a sequence or anything of pgmq.
 RELATIONS: dict[str, set[str]] = {

@@ -233,7 +233,7 @@ def test_no_role_connects_to_another_database(server: PostgresServer, role: str,
 @pytest.mark.parametrize(
     "statement",
     [
-        "DECLARE c CURSOR WITH HOLD FOR SELECT repeat('x', 1000) FROM generate_series(1, 10000)",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT repeat('x', 1000) FROM generate_series(1, 100000)",
         "SELECT count(*) FROM (SELECT n FROM generate_series(1, 1000000) n ORDER BY md5(n::text) OFFSET 0) x",
     ],
 )

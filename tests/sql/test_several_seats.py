@@ -52,7 +52,7 @@ def test_a_named_seat_leaves_the_free_list(intake: Intake) -> None:
     first = intake.claim("ann")
     intake.release(first.claim_id)
     assert intake.column("SELECT slot_no FROM intake.free_numbers") == [1]
-    assert intake.claim_seat("bob", str(first.resource_id)).slot_no == 1
+    assert intake.claim_named("bob", str(first.resource_id)).slot_no == 1
     assert intake.column("SELECT slot_no FROM intake.free_numbers") == []
     assert [intake.claim(f"u{n}").slot_no for n in range(2)] == [2, None]
     assert intake.reconcile() == []
@@ -62,7 +62,7 @@ def test_i6_a_seat_given_back_before_the_sequence_reached_it_is_free_once(intake
     intake.open(9)
     for slot_no in (2, 5, 8):
         seat = intake.value("SELECT resource_id::text FROM intake.slots WHERE slot_no = %s", slot_no)
-        intake.release(intake.claim_seat("ann", seat).claim_id)
+        intake.release(intake.claim_named("ann", seat).claim_id)
     assert intake.column("SELECT slot_no FROM intake.free_numbers") == [2, 5, 8]
     assert [intake.claim(f"u{n}").slot_no for n in range(2)] == [1, 2]
     assert intake.reconcile() == []
@@ -86,14 +86,14 @@ def test_a_named_seat_in_a_running_claim_is_waited_for(intake: Intake, uri: str)
     seat = str(intake.value("SELECT resource_id FROM intake.slots WHERE slot_no = 2"))
     with Intake(uri) as one, Intake(uri) as other, ThreadPoolExecutor() as threads:
         with one.connection.transaction(force_rollback=True):
-            assert one.claim_seat("ann", seat).outcome == "claimed"
-            second = threads.submit(other.claim_seat, "bob", seat)
+            assert one.claim_named("ann", seat).outcome == "claimed"
+            second = threads.submit(other.claim_named, "bob", seat)
             wait_until_blocked(intake, second)
         assert second.result().outcome == "claimed", "the first was rolled back"
         intake.release(second.result().claim_id)
         with one.connection.transaction():
-            assert one.claim_seat("ann", seat).outcome == "claimed"
-            second = threads.submit(other.claim_seat, "bob", seat)
+            assert one.claim_named("ann", seat).outcome == "claimed"
+            second = threads.submit(other.claim_named, "bob", seat)
             wait_until_blocked(intake, second)
         assert second.result().outcome == "taken"
     assert intake.inventory() == (1, 1, 0)
@@ -105,15 +105,15 @@ def test_a_rebuild_gives_seats_of_ones_own_their_ids_and_labels(intake: Intake) 
     rows = intake.rows("SELECT gen_random_uuid(), 'seat ' || n FROM generate_series(1, 6) n")
     assert intake.stock(1, [(resource, label) for resource, label in rows]) == 6
     intake.seed()
-    claim = intake.claim_seat("ann", "seat 3", "r1")
+    claim = intake.claim_named("ann", "seat 3", "r1")
     assert (claim.slot_no, claim.resource_id) == (3, rows[2][0])
     lose_unlogged(intake.connection)
     intake.seed()
     assert intake.rows("SELECT resource_id, label FROM intake.allocations ORDER BY slot_no") == rows[:4]
-    assert intake.claim_seat("ann", "seat 3", "r1") == replace(claim, outcome="replayed")
+    assert intake.claim_named("ann", "seat 3", "r1") == replace(claim, outcome="replayed")
     intake.configure(6, ownResources=True)
     intake.seed()
-    assert intake.claim_seat("bob", "seat 6").resource_id == rows[5][0]
+    assert intake.claim_named("bob", "seat 6").resource_id == rows[5][0]
     assert intake.reconcile() == []
 
 
@@ -123,13 +123,13 @@ def test_seats_are_locked_in_one_order_however_they_are_named(intake: Intake, ur
     last, two, one = intake.rows(
         "SELECT resource_id::text FROM intake.slots WHERE slot_no IN (1, 2, 9) ORDER BY slot_no DESC"
     )
-    intake.claim_seat("eve", last[0])  # the first named seat of a counted pool is noted in its hot row
+    intake.claim_named("eve", last[0])  # the first named seat of a counted pool is noted in its hot row
     with Intake(uri) as ann, Intake(uri) as bob, Intake(uri) as cid, ThreadPoolExecutor() as threads:
         with ann.connection.transaction():
-            assert ann.claim_seat("ann", one[0]).outcome == "claimed"
+            assert ann.claim_named("ann", one[0]).outcome == "claimed"
             bobs = threads.submit(bob.claim_seats, "bob", [two[0], one[0]])
             wait_until_blocked(intake, bobs)
-            cids = threads.submit(cid.claim_seat, "cid", two[0])
+            cids = threads.submit(cid.claim_named, "cid", two[0])
             wait_until_blocked(intake, bobs, cids)
             waits = not cids.done()
         assert (waits, cids.result().outcome) == (False, "claimed")

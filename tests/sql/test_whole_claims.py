@@ -130,8 +130,8 @@ def test_a_claim_that_times_out_is_voided_as_a_whole(intake: Intake) -> None:
 @pytest.mark.parametrize("limit", [None, 1000])
 def test_a_hundred_voided_slots_have_keys_of_their_own(intake: Intake, limit: int | None) -> None:
     """-(128 * msg_id + part_no): the claims of two messages that follow each other never meet."""
-    every_key = "SELECT intake_private.voided_key(m, p) FROM generate_series(1, 5) m, generate_series(1, 100) p"
-    assert len({*intake.column(every_key)}) == 500
+    query = "SELECT intake_private.voided_key(m, p) FROM generate_series(1, 5) m, generate_series(1, 100) p"
+    assert len({*intake.column(query)}) == 500
     intake.open(100, claimsPerUser=limit)
     keys: list[int] = []
     for n in range(4):
