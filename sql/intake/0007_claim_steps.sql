@@ -137,13 +137,14 @@ COMMENT ON FUNCTION intake_private.hold_ends_at IS 'When the hold of a claim end
 CREATE FUNCTION intake_private.difference(message jsonb, quantity int, named bigint[], payload jsonb) RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE
+    -- Of a claim that it has voided the ledger keeps no slots, and of no claim the payload.
+    WHEN message IS NULL OR message ? 'restored' AND message ->> 'outcome' <> 'committed' THEN NULL
     WHEN jsonb_array_length(message -> 'seats') <> quantity THEN 'quantity'
     -- In whatever order they are named.
     WHEN named IS NOT NULL
         AND ARRAY(SELECT (s ->> 'slot_no')::bigint FROM jsonb_array_elements(message -> 'seats') s ORDER BY 1)
             <> ARRAY(SELECT n FROM unnest(named) n ORDER BY 1) THEN 'seats'
-    -- The ledger does not keep the rest.
-    WHEN message IS NULL OR message ? 'restored' THEN NULL
+    WHEN message ? 'restored' THEN NULL
     WHEN (named IS NOT NULL) <> (message ? 'named') THEN 'seats'
     -- confirm_claim() may have replaced the payload.
     WHEN coalesce(message -> 'first_payload', message -> 'payload') <> coalesce(payload, 'null') THEN 'payload' END;

@@ -215,7 +215,7 @@ def test_i13_of_two_different_orders_sent_at_once_under_one_key_one_is_refused(i
 
 
 def test_i13_a_restored_claim_is_compared_by_what_the_ledger_kept(intake: Intake) -> None:
-    """Quantity and seats; the ledger's pages have no payload."""
+    """Quantity and seats; the ledger's pages have no payload, and no slots of a voided claim."""
     intake.configure(9)
     claim = {
         "claim_id": "01900000-0000-7000-8000-000000000003",
@@ -225,10 +225,19 @@ def test_i13_a_restored_claim_is_compared_by_what_the_ledger_kept(intake: Intake
         "claimed_at": "2026-01-01T00:00:00Z",
         "slot_nos": [3, 4],
     }
+    voided = claim | {
+        "claim_id": "01900000-0000-7000-8000-000000000007",
+        "state": "voided",
+        "user_id": "bob",
+        "slot_nos": [],
+        "resource_ids": [],
+    }
     prefix = intake.value("SELECT intake_private.resource_prefix_of(%s)", POOL)
     ids: list[Any] = intake.column("SELECT intake_private.resource_of(%s, n) FROM generate_series(3, 4) n", prefix)
     with intake.connection.transaction():
-        intake.value("SELECT intake.restore(%s, %s)", POOL, Jsonb([claim | {"resource_ids": [str(x) for x in ids]}]))
+        intake.value(
+            "SELECT intake.restore(%s, %s)", POOL, Jsonb([claim | {"resource_ids": [str(x) for x in ids]}, voided])
+        )
         intake.value("SELECT intake.end_restore(%s)", POOL)
     intake.seed()
     for payload in (None, PAYLOAD):
@@ -237,3 +246,5 @@ def test_i13_a_restored_claim_is_compared_by_what_the_ledger_kept(intake: Intake
     assert {each.outcome for each in intake.claim_seats("ann", [str(x) for x in ids], "r1")} == {"replayed"}
     other = str(intake.value("SELECT intake_private.resource_of(%s, 5)", prefix))
     refused(intake, lambda: intake.claim_seats("ann", [str(ids[0]), other], "r1"), "seats")
+    for quantity in (1, 3):
+        assert {each.outcome for each in intake.claim_several("bob", quantity, "r1")} == {"replayed"}
