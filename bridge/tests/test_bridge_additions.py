@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from intake_bridge.adapters.database import whole_seats
+from intake_bridge.adapters.webhook import parse
 from intake_bridge.batch import LeasedBatch
 from intake_bridge.domain.answers import MAX_RECEIPT_BYTES, TRUNCATED, Addition, data_of, receipt_of
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, Messages
 from intake_bridge.domain.portions import MOST_BYTES, in_portions
 from intake_bridge.observability.metrics import Metrics
-from intake_bridge.ports import NoTracing, Queue
+from intake_bridge.ports import HttpReply, NoTracing, Queue
 from unserved_webhook import CONFIGURATION, message
 
 MARKER = "Zoë Smït"
@@ -62,6 +63,26 @@ def test_data_that_is_nested_too_deep_is_not_kept() -> None:
     kept = data_of({"a": value})
     assert kept.text == TRUNCATED
     assert "nesting" in (kept.flaw or "")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["7" * 5000, "-" + "7" * 5000, "[" * 100_000 + "]" * 100_000, '{"]\\"": ' * 20_000 + '"}"' + "}" * 20_000],
+    ids=["digits", "negative", "arrays", "objects"],
+)
+def test_what_cannot_be_kept_costs_an_answer_neither_its_word_nor_those_of_other_claims(value: str) -> None:
+    body = f'{{"items": [{{"decision": "approved", "data": {{"a": {value}, "b": 1}}}}, {{"decision": "declined"}}]}}'
+    first, second = parse(HttpReply(200, body.encode(), {}))["items"]
+    assert (first["decision"], first["data"]["b"], second) == ("approved", 1, {"decision": "declined"})
+    assert data_of(first["data"]).text == TRUNCATED
+    assert receipt_of(first["data"]["a"]).text == TRUNCATED
+
+
+@pytest.mark.parametrize(
+    "body", ["[" * 100_000, '{"a": ' * 100_000 + '"\\', '{"a": 1', "]" * 9, "[" * 20_000 + "}" * 20_000]
+)
+def test_a_body_that_is_no_json_is_empty(body: str) -> None:
+    assert parse(HttpReply(200, body.encode(), {})) == {}
 
 
 @pytest.mark.parametrize(

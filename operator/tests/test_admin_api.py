@@ -147,7 +147,9 @@ async def scene(
         await AsyncConnection.connect(ledger_uri, autocommit=True) as books,
         TestClient(TestServer(app)) as http,
     ):
-        await db1.execute("SELECT intake.configure(%s, %s)", (made.pool, Jsonb({"inventorySize": SEATS, **window})))
+        # With a validator: without one a bridge reads what is approved already, and its first approval stands.
+        config = {"inventorySize": SEATS, "validation": {"url": "http://validator"}, **window}
+        await db1.execute("SELECT intake.configure(%s, %s)", (made.pool, Jsonb(config)))
         await db1.execute("SELECT intake.seed(%s)", (made.pool,))
         await books.execute(VOIDING.encode())
         yield Scene(http, path, db1, books)
@@ -244,3 +246,21 @@ async def test_the_slots_of_a_conflict_stay_off_sale_unless_they_are_asked_for(
     assert answer["discarded"] == [letter]
     (inventory,) = await scene.values(scene.db1, "SELECT intake.engine_status(%s) -> 'inventory'", pool)
     assert (inventory["withheld"], inventory["available"]) == ((0, SEATS) if returned else (2, SEATS - 2))
+
+
+@pytest.mark.parametrize(
+    "value", ["1" * 400 + ".5", "1e5000", "[" * 12_000 + "]" * 12_000], ids=["float", "int", "deep"]
+)
+async def test_no_payload_keeps_a_claim_from_being_shown_and_discarded(
+    scene: Scene, event: Callable[..., Event], value: str
+) -> None:
+    letter = await scene.die(event().pool, "ann", 1)
+    await scene.db1.execute(
+        "UPDATE pgmq.q_intake_dlq SET message = message || jsonb_build_object('payload', %s::jsonb)",
+        (f'{{"n": {value}, "a": 1.5}}',),
+    )
+    code, shown = await scene.post("admin", "deadletters/payloads", ids=[letter], reason="a refund")
+    assert code == 200
+    json.dumps(shown, allow_nan=False)
+    code, done = await scene.post("admin", "deadletters/discard", ids=[letter], reason="a refund")
+    assert (code, done["discarded"]) == (200, [letter])

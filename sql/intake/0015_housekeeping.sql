@@ -67,6 +67,9 @@ BEGIN
         PERFORM intake.seed(housekeep.pool_id);
     END IF;
     IF config.hold_seconds IS NOT NULL THEN -- also while the pool is paused: people may still confirm
+        -- First, because recycle_numbers() reads this table. Whoever has all of it (stop_claims(), configure()) may wait
+        -- for a slot that expire_holds() frees here, and would never get it.
+        LOCK TABLE intake.pools IN ACCESS SHARE MODE;
         -- Before recycle_numbers(), because no claim can recycle numbers from then on until this transaction ends.
         PERFORM intake_private.expire_holds(config);
         PERFORM intake_private.forget_ended_holds(config);

@@ -534,3 +534,33 @@ def test_a_batch_passes_a_run_too(intake: Intake) -> None:
     assert not set(sold) & set(range(11, 5_011))
     intake.housekeep()
     assert intake.reconcile() == []
+
+
+def test_withholding_and_the_end_of_holds_wait_for_each_other_and_do_not_deadlock(intake: Intake, uri: str) -> None:
+    intake.open(5, holdSeconds=60)
+    slot = intake.claim("ann").slot_no
+    intake.expire_holds()
+
+    def housekeep() -> int:
+        with Intake(uri) as bridge:
+            return bridge.housekeep()
+
+    def keep_off_sale() -> dict[int, str]:
+        with Intake(uri) as admin:
+            return withhold(admin, [slot])
+
+    with ThreadPoolExecutor() as threads, Intake(uri) as other:
+        with other.connection.transaction(force_rollback=True):
+            # The end of the hold waits at this key, when its slot has been freed and not everything is done yet.
+            pool_no = other.value("SELECT pool_no FROM intake.engine_config")
+            other.connection.execute(
+                "INSERT INTO intake.free_numbers (pool_no, slot_no) VALUES (%s, %s)", (pool_no, slot)
+            )
+            keeping = threads.submit(housekeep)
+            wait_until_blocked(intake, keeping)
+            withholding = threads.submit(keep_off_sale)
+            wait_until_blocked(intake, keeping, withholding)
+        assert withholding.exception() is None
+        assert keeping.exception() is None
+    assert withholding.result() == {slot: "withheld"}
+    assert intake.reconcile() == []

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +27,11 @@ _GOOD: Final = frozenset({Result.APPROVED, Result.COMMITTED})
 # Bounds of a Retry-After. A longer pause is asked for again; with none, or one in the past, calls would never pause.
 _SHORTEST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 300.0
+# More digits than this, or a deeper nesting than json.loads follows, are no reason to lose the word of an answer.
+_MOST_DIGITS: Final = 4000
+_DEEPEST: Final = 1000
+# A string, also one that does not end, or a bracket.
+_NESTING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 type Words = Mapping[str, Outcome]
 type Statuses = Mapping[int, Outcome]
@@ -126,12 +133,37 @@ def understood(
 
 def parse(reply: HttpReply) -> dict[str, Any]:
     """The body as a JSON object; anything else counts as empty."""
+    # A byte outside of the encoding can only be in a reason: the words of the contract are ASCII.
+    text = reply.body.decode(json.detect_encoding(reply.body), "replace")
     try:
-        # A byte outside of the encoding can only be in a reason: the words of the contract are ASCII.
-        answer = json.loads(reply.body.decode(json.detect_encoding(reply.body), "replace"))
-    except (ValueError, RecursionError):
+        try:
+            answer = json.loads(text, parse_int=_integer)
+        except RecursionError:
+            answer = json.loads(_flattened(text), parse_int=_integer)
+    except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}
+
+
+def _integer(digits: str) -> float:
+    """The integer; of one with too many digits infinity, which is kept nowhere (`Addition.of`)."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
+
+
+def _flattened(text: str) -> str:
+    """The text with NaN, which is kept nowhere (`Addition.of`), in place of what is nested deeper than _DEEPEST."""
+    kept: list[str] = []
+    depth = start = 0
+    for token in _NESTING.finditer(text):
+        if token[0] in {"[", "{"}:
+            depth += 1
+            if depth == _DEEPEST:
+                kept += text[start : token.start()], "NaN"
+        elif token[0] in {"]", "}"}:
+            if depth == _DEEPEST:
+                start = token.end()
+            depth -= 1
+    return "".join(kept) + (text[start:] if depth < _DEEPEST else "")
 
 
 def finish(outcome: Outcome, reply: HttpReply, answer: Mapping[str, Any]) -> Outcome:

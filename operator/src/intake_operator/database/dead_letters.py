@@ -4,6 +4,8 @@ A connection must have the rights of `bridge`, to read also of `monitor`, to rea
 raises psycopg.Error, or TimeoutError after CALL_TIMEOUT.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, LiteralString
 
@@ -11,12 +13,15 @@ from intake_shared.claims import Seat
 from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, kwargs_row, scalar_row
+from psycopg.types.json import set_json_loads
 
 from intake_operator.model.audit import AuditEntry
 from intake_operator.model.dead_letters import Content, DeadLetter, Discarding
 
 # Seconds. A frozen DB1 does not keep to its own limit.
 CALL_TIMEOUT: Final = 25.0
+# Python converts no longer ones.
+_MOST_DIGITS: Final = 4000
 
 _LIST: Final = (
     "SELECT %s::text AS pool_id, msg_id AS id, claim_id, user_id, seats, request_id, state, failures, reason,"
@@ -40,7 +45,25 @@ async def contents(
     """Payload and validation of those of these ids that are dead letters. The audit has who reads them, and why."""
     query = "SELECT msg_id AS id, payload, validation FROM intake.dead_letter_payloads(%s, %s, %s, %s)"
     async with bounded(CALL_TIMEOUT), connection.cursor(row_factory=class_row(Content)) as cursor:
+        set_json_loads(_loads, cursor)
         return await (await cursor.execute(query, (pool, list(ids), actor, reason))).fetchall()
+
+
+def _loads(text: str | bytes) -> Any:  # noqa: ANN401 - JSON
+    """What a jsonb holds and Python does not is no reason to keep a claim: a number as a text, a deep nesting not."""
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_float)
+    except RecursionError:
+        return {"truncated": True}
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
+def _float(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
 
 
 async def replay(connection: AsyncConnection, pool: str, ids: Sequence[int], actor: str, reason: str) -> set[int]:
