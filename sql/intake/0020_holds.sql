@@ -200,7 +200,8 @@ BEGIN
     IF now = 'expired' OR now = 'released' AND NOT message ? 'confirmed_at' THEN
         RETURN now;
     ELSIF confirm_claim.payload <> message -> 'payload' AND NOT message ? 'restored' THEN
-        PERFORM intake_private.refuse_repeat('payload');
+        RAISE EXCEPTION 'this claim was confirmed before with another payload' USING ERRCODE = 'IE009',
+            HINT = 'The first one stays. Repeat a confirmation with the same payload, or with NULL.';
     END IF;
     RETURN 'replayed';
 END $$;
