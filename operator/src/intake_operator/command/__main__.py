@@ -80,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(action=action)
         return made
 
-    dead_letters = commands.add_parser("dead-letters", help="list, replay or discard claims that gave up, or show what came with them")
+    dead_letters = commands.add_parser(
+        "dead-letters", help="list, replay or discard claims that gave up; show their payloads"
+    )
     group = dead_letters.add_subparsers(required=True, metavar="COMMAND")
     listing = command(group, "list", list_dead_letters, "how many claims gave up and keep their slots, by reason")
     replaying = command(group, "replay", replay, "put dead letters back on the queue, in the state they were in")
