@@ -80,7 +80,7 @@ CREATE TABLE intake.audit (
     reason  text        NOT NULL,
     detail  jsonb       NOT NULL
 );
-COMMENT ON TABLE intake.audit IS 'What people did by hand, or the operator for them: seal, replay, discard, restore.';
+COMMENT ON TABLE intake.audit IS 'What people did by hand, or the operator for them: seal, replay, discard, show payloads, withhold, return, restore.';
 
 CREATE FUNCTION intake_private.config_of(pool_id text) RETURNS intake.engine_config
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -262,7 +262,8 @@ COMMENT ON FUNCTION intake.configure IS
     'Insert or update the configuration of a pool, given as a JSON object with the keys of the IntakeEvent. Returns '
     'the generation, which grows by 1 with each change. Raises IE002 for a bad or missing value, IE003 if the pool is '
     'sealed and its window or inventory would change, IE004 if the inventory would shrink, ownResources would '
-    'change, or holds would begin or end in a pool that was seeded, IE008 if other sessions keep the lock for 60 s that a change of claimsPerUser needs.';
+    'change, or holds would begin or end in a pool that was seeded, IE008 if other sessions keep the lock for 60 s '
+    'that a change of claimsPerUser needs.';
 
 CREATE FUNCTION intake_private.window_state(opens_at timestamptz, closes_at timestamptz) RETURNS text
 LANGUAGE sql VOLATILE

@@ -235,7 +235,7 @@ BEGIN
     RETURN QUERY SELECT * FROM intake_private.move_to_dead_letters(leased, why, theirs);
 END $$;
 COMMENT ON FUNCTION intake.dead_letter IS
-    'Give messages up, each for a reason (cut at 2000 characters). A claim keeps its slot until its dead letter is '
+    'Give messages up, each for a reason (cut at 2000 characters). A claim keeps its slots until its dead letter is '
     'replayed or discarded. conflicts (parallel to msg_ids, or NULL) says which of them the ledger answered with '
     'conflict: a slot belongs to another sale, so discard() keeps it off sale. Returns the msg_ids whose lease was '
     'valid. Raises IE001 for an unknown pool, IE002 for arrays that are not parallel or where synchronous_commit is '

@@ -70,7 +70,7 @@ BEGIN
         WHERE d.msg_id = ANY (replay.msg_ids) AND d.message ->> 'pool_id' = replay.pool_id
         RETURNING d.msg_id, d.message, d.headers, nextval('pgmq.q_intake_queue_msg_id_seq') AS queue_id),
     queued AS (
-        -- read_ct 1: a bridge has read it, so release_claim() must not free its slot by itself.
+        -- read_ct 1: a bridge has read it, so release_claim() must not free its slots by itself.
         INSERT INTO pgmq.q_intake_queue (msg_id, vt, read_ct, message, headers) OVERRIDING SYSTEM VALUE
         SELECT r.queue_id, clock_timestamp(), 1,
             (r.message - ARRAY['reason', 'dead_at', 'queued_as', 'conflict']) || '{"failures": 0}',

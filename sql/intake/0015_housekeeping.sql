@@ -5,7 +5,7 @@
 
 CREATE FUNCTION intake_private.expire_claims(config intake.engine_config) RETURNS bigint
 LANGUAGE plpgsql AS $$
--- The timeout alone frees no slot: an old claim is sent to the ledger, and its slot is free when the ledger has
+-- The timeout alone frees no slot: an old claim is sent to the ledger, and its slots are free when the ledger has
 -- voided it. A claim that a bridge has leased is left alone until the lease ends; one that may have been committed at
 -- a ledger that cannot be fenced is never touched.
 DECLARE

@@ -207,8 +207,8 @@ BEGIN
     IF now = 'expired' OR now = 'released' AND NOT message ? 'confirmed_at' THEN
         RETURN now;
     ELSIF confirm_claim.payload <> message -> 'payload' AND NOT message ? 'restored' THEN
-        RAISE EXCEPTION 'this claim was confirmed before, with another payload' USING ERRCODE = 'IE009',
-            HINT = 'It is on its way with the first one. Repeat a confirmation with the same payload.';
+        RAISE EXCEPTION 'this claim is on its way with another payload' USING ERRCODE = 'IE009',
+            HINT = 'That one stays. Repeat a confirmation with the same payload, or with NULL.';
     END IF;
     RETURN 'replayed';
 END $$;

@@ -59,5 +59,5 @@ def test_the_page_sells_two_seats_and_shows_the_order_number(
 def test_the_page_names_every_state_and_outcome(intake: Intake) -> None:
     text = PAGE.read_text(encoding="utf-8")
     states = "held queued validated committing releasing committed voided released expired dead unknown not_ready"
-    outcomes = "held replayed taken limit_reached sold_out closed not_open paused busy not_ready confirmed"
+    outcomes = "held claimed replayed taken too_few limit_reached sold_out closed not_open paused busy confirmed"
     assert [word for word in f"{states} {outcomes}".split() if f"`{word}`" not in text] == []

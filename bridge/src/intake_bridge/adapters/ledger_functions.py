@@ -3,43 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from intake_shared.ledger_functions import FORMS, LOOK_UP, LedgerFunction
 from psycopg import AsyncConnection, sql
 
 from intake_bridge.domain.answers import MAX_RECEIPT_BYTES
 from intake_bridge.domain.health import Offer
 from intake_bridge.ports import DependencyDownError
 
-# The functions that a call with one jsonb could mean, as PostgreSQL resolves the name where no schema is given. The
-# columns of a set are the function's own (RETURNS TABLE, OUT) or those of a row type.
-_LOOK_UP: Final = """
-SELECT p.oid::pg_catalog.regprocedure::text AS form, p.proretset AS set_based,
-       -- What the session may quote is compared by its oid.
-       CASE p.prorettype WHEN 'pg_catalog.text'::pg_catalog.regtype THEN 'text'
-           WHEN 'pg_catalog.jsonb'::pg_catalog.regtype THEN 'jsonb'
-           WHEN 'pg_catalog.void'::pg_catalog.regtype THEN 'void'
-           ELSE pg_catalog.format_type(p.prorettype, NULL) END AS returns,
-       CASE r.type WHEN 'pg_catalog.jsonb'::pg_catalog.regtype THEN 'jsonb'
-           ELSE pg_catalog.format_type(r.type, NULL) END AS receipt,
-       pg_catalog.has_function_privilege(p.oid, 'EXECUTE') AS allowed
-FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-CROSS JOIN LATERAL (SELECT coalesce(
-    (SELECT o.type
-    FROM ROWS FROM (pg_catalog.unnest(p.proargnames), pg_catalog.unnest(p.proargmodes),
-        pg_catalog.unnest(p.proallargtypes)) AS o (name, mode, type)
-    WHERE o.name = 'receipt' AND o.mode IN ('t', 'o', 'b')),
-    (SELECT a.atttypid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid
-    WHERE t.oid = p.prorettype AND a.attname = 'receipt' AND a.attnum > 0 AND NOT a.attisdropped)
-    ) AS type) r
-WHERE p.proname = %(name)s AND p.prokind = 'f'
-    AND (n.nspname = %(schema)s OR (%(schema)s = '' AND pg_catalog.pg_function_is_visible(p.oid)))
-    AND p.pronargs >= 1 AND p.pronargs - p.pronargdefaults <= 1
-    AND p.proargtypes[0] = 'pg_catalog.jsonb'::pg_catalog.regtype
-ORDER BY 1
-"""
 # Asked with a function, because a pooler need not pass on the parameters that the server reports.
 _ENCODING: Final = "SELECT pg_catalog.getdatabaseencoding()"
-# What a function that commits one claim may return: nothing, an outcome, or an outcome with a receipt.
-_FORMS: Final = ("void", "text", "jsonb")
 
 # Each gives (claim_id, word, receipt). Of a receipt no more comes than shows that it is too large.
 _SET: Final = sql.SQL("SELECT claim_id::pg_catalog.text, outcome, NULL FROM {function}(%s)")
@@ -96,17 +68,6 @@ class Signature:
         return None if self.void_function is None else _SCALAR.format(function=self.void_function)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A function as the catalog has it."""
-
-    form: str
-    set_based: bool
-    returns: str
-    receipt: str | None
-    allowed: bool
-
-
 async def find_functions(connection: AsyncConnection[Any], function: str) -> Signature:
     """The best form that the ledger has. Raises psycopg.Error, or DependencyDownError where none can be called."""
     *schema, name = function.split(".")
@@ -115,14 +76,14 @@ async def find_functions(connection: AsyncConnection[Any], function: str) -> Sig
     signature = f"{function}(claim jsonb)"
     if one and not one.allowed:
         raise DependencyDownError(f"no permission to execute {signature}")
-    if one and (one.set_based or one.returns not in _FORMS):
-        raise DependencyDownError(f"{signature} must return {', '.join(_FORMS[:-1])} or {_FORMS[-1]}: {_returned(one)}")
+    if one and (one.set_based or one.returns not in FORMS):
+        raise DependencyDownError(f"{signature} must return {', '.join(FORMS[:-1])} or {FORMS[-1]}: {_returned(one)}")
     many = await _look_up(connection, schema, f"{name}s")
     set_based = bool(many and many.set_based and many.allowed)
     if not one and not set_based:
         raise DependencyDownError(f"function {signature} does not exist or is not on the search_path")
     if set_based and many and many.receipt not in {None, "jsonb"}:
-        raise DependencyDownError(f"the column receipt of {many.form} is {many.receipt}, and must be jsonb")
+        raise DependencyDownError(f"the column receipt of {many.signature} is {many.receipt}, and must be jsonb")
     void = await _look_up(connection, schema, "void_claim")
     if void and not void.allowed:
         raise DependencyDownError("no permission to execute void_claim(claim jsonb)")
@@ -138,16 +99,16 @@ async def find_functions(connection: AsyncConnection[Any], function: str) -> Sig
     )
 
 
-def _returned(found: _Found) -> str:
+def _returned(found: LedgerFunction) -> str:
     return f"it returns {'a set of ' if found.set_based else ''}{found.returns}"
 
 
-async def _look_up(connection: AsyncConnection[Any], schema: list[str], name: str) -> _Found | None:
-    cursor = await connection.execute(_LOOK_UP, {"name": name, "schema": "".join(schema)})
-    found = [_Found(*row) for row in await cursor.fetchall()]
+async def _look_up(connection: AsyncConnection[Any], schema: list[str], name: str) -> LedgerFunction | None:
+    cursor = await connection.execute(LOOK_UP, {"name": name, "schema": "".join(schema)})
+    found = [LedgerFunction(*row) for row in await cursor.fetchall()]
     if len(found) > 1:
         raise DependencyDownError(
             f"ambiguous: {len(found)} functions {name} can be called with one jsonb, and there must be one: "
-            + ", ".join(each.form for each in found)
+            + ", ".join(each.signature for each in found)
         )
     return found[0] if found else None

@@ -78,7 +78,7 @@ _MISCONFIGURED = Outcome(Result.RETRY, Blame.DEPENDENCY)
 # Another call with this key has not ended yet at the dependency: the same key again. Counted from the first, so that a
 # call that never ends is a dead letter after maxRetries back-offs (by default two minutes and a half on average). It is
 # not excused for some minutes first: a dependency that forgets to free a lock would delay the drain by as much for each
-# claim, and a dead letter loses nothing. It keeps its slot and its state, and a replay asks again with the same key.
+# claim, and a dead letter loses nothing. It keeps its slots and its state, and a replay asks again with the same key.
 _IN_PROGRESS = Outcome(Result.RETRY, counted=True)
 # Not counted, because a rate limit hits any claim. Reported where nothing else is answered for a while
 # (`Breaker.message`).

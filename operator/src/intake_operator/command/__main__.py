@@ -1,4 +1,4 @@
-"""The console script `intake-admin`: dead letters, the audit, and the comparison with the ledger."""
+"""The console script `intake-admin`: dead letters, seats off sale, the audit, and the comparison with the ledger."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ type Group = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
 EXIT_CODES: Final = """exit codes:
   0  done
-  1  done, but something was refused or is not a dead letter any more; or the ledger does not agree
+  1  done, but not for all: refused, no dead letter any more, a claimed or unknown seat; or the ledger does not agree
   2  the command line is wrong
   3  there is no token, or it lacks the rights
   4  the admin API does not answer, or cannot do it now; the message says what to do"""
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top = argparse.ArgumentParser(
         prog="intake-admin",
-        description="Dead letters of an IntakeEvent, the audit, and the comparison with the ledger.",
+        description="Dead letters of an IntakeEvent, seats off sale, the audit, and the comparison with the ledger.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(action=action)
         return made
 
-    dead_letters = commands.add_parser("dead-letters", help="list, show, replay or discard claims that gave up")
+    dead_letters = commands.add_parser(
+        "dead-letters", help="list, replay or discard claims that gave up; show their payloads"
+    )
     group = dead_letters.add_subparsers(required=True, metavar="COMMAND")
     listing = command(group, "list", list_dead_letters, "how many claims gave up and keep their slots, by reason")
     replaying = command(group, "replay", replay, "put dead letters back on the queue, in the state they were in")
@@ -115,7 +117,10 @@ def parser() -> argparse.ArgumentParser:
         "one of them belongs to another sale",
     )
     auditing = command(
-        commands, "audit", audit, "who replayed, discarded, sealed or saw payloads, when and why; the latest first"
+        commands,
+        "audit",
+        audit,
+        "who replayed, discarded, withheld, returned, sealed or saw payloads, when and why; the latest first",
     )
     listing.add_argument("--limit", type=number, default=100, help="of --wide and -o json; default: %(default)s")
     auditing.add_argument("--limit", type=number, default=100, help="at most so many entries; default: %(default)s")

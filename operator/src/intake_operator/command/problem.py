@@ -8,7 +8,7 @@ class Exit(IntEnum):
 
     DONE = 0
     NOT_ALL = 1
-    """The command worked, but something was refused or is not a dead letter, or the ledger does not agree."""
+    """The command worked, but not for all: something was refused or was not there, or the ledger does not agree."""
     USAGE = 2
     DENIED = 3
     """There is no token, or it lacks the rights."""
