@@ -42,8 +42,8 @@ LANGUAGE sql AS $$
         SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = drop_from_free_list.pool_no
             AND x.slot_no = ANY (drop_from_free_list.slot_nos)
         FOR UPDATE SKIP LOCKED)
-    DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = drop_from_free_list.pool_no
-        AND f.slot_no = x.slot_no;
+    DELETE FROM intake.free_numbers f WHERE f.pool_no = drop_from_free_list.pool_no
+        AND f.slot_no = ANY (ARRAY(SELECT x.slot_no FROM found x));
 $$;
 COMMENT ON FUNCTION intake_private.drop_from_free_list IS
     'Remove numbers that are now claimed from the free list. Skips those that another claim has locked: that claim '
@@ -177,7 +177,9 @@ BEGIN
             SELECT x.slot_no FROM intake.free_numbers x WHERE x.pool_no = pool.pool_no
             LIMIT quantity - cardinality(numbers) FOR UPDATE SKIP LOCKED),
         taken AS (
-            DELETE FROM intake.free_numbers f USING found x WHERE f.pool_no = pool.pool_no AND f.slot_no = x.slot_no
+            -- No join: where claim_batch() allows no nested loop it would read the whole free list for each claim.
+            DELETE FROM intake.free_numbers f
+            WHERE f.pool_no = pool.pool_no AND f.slot_no = ANY (ARRAY(SELECT x.slot_no FROM found x))
             RETURNING f.slot_no)
         SELECT numbers || coalesce(array_agg(t.slot_no), '{}') INTO numbers FROM taken t;
         numbers := ARRAY(SELECT u FROM unnest(numbers) u ORDER BY u);

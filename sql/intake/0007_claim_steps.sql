@@ -173,11 +173,12 @@ COMMENT ON FUNCTION intake_private.seats_in IS 'The seats of a message, numbered
 CREATE FUNCTION intake_private.seats_of(pool intake.pools, slot_nos bigint[]) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_agg(intake_private.seat(u.slot_no,
-        coalesce(intake_private.resource_of(pool.resource_prefix, u.slot_no), s.resource_id), s.label, s.attributes)
-        ORDER BY u.n)
-    FROM unnest(seats_of.slot_nos) WITH ORDINALITY AS u (slot_no, n)
-    LEFT JOIN LATERAL (SELECT x.* FROM intake.slots x
-        WHERE pool.resource_prefix IS NULL AND x.pool_no = pool.pool_no AND x.slot_no = u.slot_no) s ON true
+        coalesce(intake_private.resource_of(pool.resource_prefix, u.slot_no), (u.slot).resource_id), (u.slot).label,
+        (u.slot).attributes) ORDER BY u.n)
+    -- A scalar subquery: claim_batch() allows no nested loop, and any other join would read all slots for each claim.
+    FROM (SELECT w.slot_no, w.n, CASE WHEN pool.resource_prefix IS NULL THEN (SELECT x FROM intake.slots x
+            WHERE x.pool_no = pool.pool_no AND x.slot_no = w.slot_no) END AS slot
+        FROM unnest(seats_of.slot_nos) WITH ORDINALITY AS w (slot_no, n) OFFSET 0) u
 $$;
 COMMENT ON FUNCTION intake_private.seats_of IS 'The seats of these slots as a message has them, in this order.';
 

@@ -408,3 +408,39 @@ def test_a_proof_uses_parallel_workers(
         planned.watch()
         reader.connection.execute(f"SELECT * FROM {proof}('{POOL}')".encode())
         assert any(re.search(r"Workers Launched: [1-9]", plan) for plan in planned.plans), planned.plans
+
+
+def rows_read(intake: Intake, table: str) -> int:
+    """How many rows all statements of this session have read of a table."""
+    intake.connection.execute("SELECT pg_stat_force_next_flush()")
+    return int(
+        intake.value(
+            "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = %s",
+            table,
+        )
+    )
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_batch_reads_of_all_slots_only_those_that_it_claims(intake: Intake, own: bool) -> None:
+    intake.configure(20_000, ownResources=own)
+    if own:
+        rows = intake.rows("SELECT gen_random_uuid(), 'seat ' || n FROM generate_series(1, 20000) n")
+        intake.stock(1, [(resource, label) for resource, label in rows])
+    intake.seed()
+    before = rows_read(intake, "slots")
+    answers = intake.claim_requests([Request(f"u{n}", f"r{n}", 2) for n in range(50)])
+    assert [each[0].outcome for each in answers] == ["claimed"] * 50
+    assert rows_read(intake, "slots") - before <= 200
+
+
+def test_a_batch_does_not_read_the_whole_free_list_for_each_claim(intake: Intake) -> None:
+    intake.open(8_000, holdSeconds=60)
+    for n in range(0, 80, 20):
+        intake.claim_requests([Request(f"u{n + k}", f"r{n + k}", 100) for k in range(20)])
+    intake.expire_holds()
+    intake.housekeep()
+    before = rows_read(intake, "free_numbers")
+    answers = intake.claim_requests([Request(f"late{n}", f"r{n}", 2) for n in range(50)])
+    assert [each[0].outcome for each in answers] == ["held"] * 50
+    assert rows_read(intake, "free_numbers") - before <= 50_000
