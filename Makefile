@@ -57,6 +57,10 @@ bench-claims: sync ## compare claims with what else there is, about 20 minutes, 
 	@CACHE=$(CACHE) bench/claims/setup
 	@CACHE=$(CACHE) $(VENV)/python -m bench.claims $(if $(QUICK),--quick)
 
+.PHONY: bench-orders
+bench-orders: sync ## measure payloads, claims of several slots and holds, about 4 minutes, into docs/benchmarks-orders.md; QUICK=1 only tries it out
+	@$(VENV)/python -m bench.orders $(if $(QUICK),--quick)
+
 .PHONY: bench-bridge
 bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 4 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
 	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)

@@ -1,6 +1,5 @@
 """The admin API on a real DB1 and a real ledger: who sees what came with a claim, and what a discard does."""
 
-import base64
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,9 +15,9 @@ from intake_operator.admin import server as admin_server
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
 from intake_operator.children import access
-from intake_operator.kube.client import Cluster
 from intake_operator.ledger.consistency import ConsistencyChecks
-from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.observed import Event
+from one_event import OneEvent
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
@@ -51,35 +50,6 @@ VOIDING: Final = """
         RETURN 'voided';
     END $$;
 """
-
-
-class Kubernetes(Cluster):
-    """A cluster with one event and its DB1. A token is the name of its user."""
-
-    def __init__(self, event: Event, ledger_uri: str) -> None:
-        self._event = event
-        self._ledger_uri = ledger_uri
-
-    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        if kind == names.KIND:
-            spec = {
-                "pool": self._event.pool,
-                "inventorySize": SEATS,
-                "batchSize": 5,
-                "window": {"opensAt": "2026-12-01T18:00:00Z", "closesAt": "2026-12-01T20:00:00Z"},
-                "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger", "key": "uri"}}},
-            }
-            metadata = {"name": name, "namespace": namespace, "uid": self._event.uid, "generation": 1}
-            return {"metadata": metadata | {"creationTimestamp": "2026-11-01T00:00:00Z"}, "spec": spec}
-        labels = {names.EVENT_UID_LABEL: self._event.uid}
-        data = {"password": "", "uri": base64.b64encode(self._ledger_uri.encode()).decode()}
-        return {"metadata": {"name": name, "labels": labels}, "data": data}
-
-    async def review(self, kind: str, spec: Manifest) -> Manifest:
-        if kind == "TokenReview":
-            return {"authenticated": True, "audiences": spec.get("audiences"), "user": {"username": spec["token"]}}
-        asked = spec["resourceAttributes"]
-        return {"allowed": (asked["verb"], asked["subresource"]) in RIGHTS[spec["user"]]}
 
 
 class Scene:
@@ -138,7 +108,7 @@ async def scene(
     monkeypatch.setattr(access, "host", lambda _: socket)
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
-    cluster = Kubernetes(made, ledger_uri)
+    cluster = OneEvent(made, SEATS, RIGHTS, ledger_uri)
     service = AdminService(cluster, ConsistencyChecks(lambda: 0.0, lambda _: None))
     app = admin_server.application(Authorizer(cluster), service, lambda _: None)
     path = f"/v1alpha1/namespaces/{made.namespace}/intakeevents/{made.name}"

@@ -12,16 +12,15 @@ from uuid import UUID
 
 import pytest
 from aiohttp.test_utils import TestServer
-from intake_operator import names
 from intake_operator.admin import server as admin_server
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
 from intake_operator.admin.withheld import Slots
 from intake_operator.children import access
 from intake_operator.command.__main__ import main
-from intake_operator.kube.client import Cluster
 from intake_operator.ledger.consistency import ConsistencyChecks
-from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.observed import Event
+from one_event import OneEvent
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from pydantic import ValidationError
@@ -29,37 +28,8 @@ from pydantic import ValidationError
 from tests.postgres import PostgresServer, install_intake
 
 SEATS: Final = 12
-RIGHTS: Final = {"viewer": {"get"}, "editor": {"get", "update"}}
+RIGHTS: Final = {"viewer": {("get", "withheld")}, "editor": {("get", "withheld"), ("update", "withheld")}}
 COMMAND: Final = Path(sys.executable).with_name("intake-admin")
-
-
-class Kubernetes(Cluster):
-    """A cluster with one event and its DB1. A token is the name of its user."""
-
-    def __init__(self, event: Event) -> None:
-        self._event = event
-
-    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        if kind == names.KIND:
-            spec = {
-                "pool": self._event.pool,
-                "inventorySize": SEATS,
-                "batchSize": 5,
-                "window": {"opensAt": "2026-12-01T18:00:00Z", "closesAt": "2026-12-01T20:00:00Z"},
-                "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger", "key": "uri"}}},
-            }
-            metadata = {"name": name, "namespace": namespace, "uid": self._event.uid, "generation": 1}
-            return {"metadata": metadata | {"creationTimestamp": "2026-11-01T00:00:00Z"}, "spec": spec}
-        return {
-            "metadata": {"name": name, "labels": {names.EVENT_UID_LABEL: self._event.uid}},
-            "data": {"password": ""},
-        }
-
-    async def review(self, kind: str, spec: Manifest) -> Manifest:
-        if kind == "TokenReview":
-            return {"authenticated": True, "audiences": spec.get("audiences"), "user": {"username": spec["token"]}}
-        asked = spec["resourceAttributes"]
-        return {"allowed": asked["subresource"] == "withheld" and asked["verb"] in RIGHTS[spec["user"]]}
 
 
 class Scene:
@@ -109,7 +79,7 @@ async def scene(
     monkeypatch.setattr(access, "host", lambda _: socket)
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
-    cluster = Kubernetes(made)
+    cluster = OneEvent(made, SEATS, RIGHTS)
     service = AdminService(cluster, ConsistencyChecks(lambda: 0.0, lambda _: None))
     woken: list[tuple[str, str]] = []
     app = admin_server.application(Authorizer(cluster), service, woken.append)
