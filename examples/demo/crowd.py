@@ -43,7 +43,7 @@ MAX_BUYERS = 20_000  # their record stays below the 10 MiB at which the kubelet 
 
 @dataclass(frozen=True)
 class Buyer:
-    """One user who wants one ticket or several, next to nobody in particular."""
+    """One user who wants one ticket or several, in any slots."""
 
     user_id: str
     request_id: str

@@ -253,8 +253,8 @@ BEGIN
                 verdict := 'taken';
                 EXIT;
             END IF;
-            -- Lock their keys on the free list first, whether they are there or not: recycle_numbers(), and whoever
-            -- gives such a number back, then wait for this transaction. In the order of the numbers, so that claims
+            -- Lock their keys on the free list first, whether they are there or not: recycle_numbers(), and a release
+            -- that gives such a number back, then wait for this transaction. In the order of the numbers, so that claims
             -- of the same seats wait for each other and do not deadlock.
             WITH locked AS (
                 INSERT INTO intake.free_numbers (pool_no, slot_no) SELECT pool.pool_no, u FROM unnest(named) u ORDER BY u

@@ -43,7 +43,6 @@ DECLARE
     by_name           boolean;
     first_key         text; -- unique key of the user's first claim, which each user with claims has
     msg_id            bigint;
-    differs           text;
 BEGIN
     IF NOT intake_private.can_claim(claim_resource.user_id, claim_resource.request_id) THEN
         PERFORM intake_private.refuse_claim('claim_resource');
@@ -121,13 +120,11 @@ BEGIN
     END IF;
 
     -- Everything else: a retry, a user with claims, a closed pool, a number that is claimed already, the last slots.
-    SELECT c.* INTO outcome, claim_id, resource_id, slot_no, label, attributes, expires_at, differs
+    SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no, c.label, c.attributes, c.expires_at
+    INTO outcome, claim_id, resource_id, slot_no, label, attributes, expires_at
     FROM intake_private.claim_slots(claim_resource.pool_id, claim_resource.user_id, claim_resource.request_id, 1,
         claim_resource.payload, at, claim_resource.traceparent,
-        numbers => array_remove(ARRAY[claim_resource.slot_no], NULL)) c;
-    IF outcome = 'different' THEN
-        PERFORM intake_private.refuse_repeat(differs);
-    END IF;
+        numbers => array_remove(ARRAY[claim_resource.slot_no], NULL), refuse => true) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_resource IS
     'Claim the next slot. outcome: claimed, held, replayed, sold_out, limit_reached, not_open, closed, paused, busy or '

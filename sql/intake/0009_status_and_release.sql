@@ -50,7 +50,7 @@ RETURNS TABLE (state text, slot_no bigint, resource_id uuid, label text, attribu
 LANGUAGE sql STABLE ROWS 2 AS $$
     SELECT intake_private.state_of(claimed), s.slot_no, s.resource_id, s.label, s.attributes,
         nullif(m.message -> 'receipt', 'null'),
-        (SELECT h.expires_at FROM intake.holds h WHERE h.claim_id = claimed.claim_id AND h.ended IS NULL)
+        intake_private.hold_ends_at(claimed.claim_id)
     FROM (SELECT intake_private.message_of(claimed) AS message OFFSET 0) m
     CROSS JOIN LATERAL intake_private.seats_in(m.message) s
     ORDER BY s.n

@@ -110,7 +110,7 @@ BEGIN
     FROM pool JOIN intake.withheld w USING (pool_no)
     WHERE NOT EXISTS (SELECT FROM claimed cs WHERE cs.slot_no = w.slot_no AND cs.status = 'W')
     UNION ALL
-    SELECT 'I6', format('slot %s is WITHHELD, and nobody has withheld it', cs.slot_no)
+    SELECT 'I6', format('slot %s is WITHHELD, and intake.withheld does not have it', cs.slot_no)
     FROM pool CROSS JOIN claimed cs
     WHERE cs.status = 'W' AND NOT EXISTS (SELECT FROM intake.withheld w
         WHERE w.pool_no = config.pool_no AND w.slot_no = cs.slot_no)

@@ -27,8 +27,8 @@ BEGIN
     RETURN done;
 END $$;
 COMMENT ON FUNCTION intake_private.withhold IS
-    'Withhold those of the slots that nobody has. Returns them. Only for slots that no running claim can be about to '
-    'take.';
+    'Withhold those of the slots that are neither claimed nor withheld. Returns them. Only for slots that no running '
+    'claim can be about to take.';
 
 CREATE FUNCTION intake_private.slot_ranges(slot_nos bigint[]) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -53,8 +53,8 @@ BEGIN
     -- Before the first snapshot: while seed() rebuilds the claimed slots this waits, and then sees all of them.
     LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
     -- The barrier of seal(): no claim is running, and those that come later wait until this transaction ends, for some
-    -- milliseconds. So every number that the sequence has passed is claimed, free or burnt, and none is in somebody's
-    -- hands. Nobody deadlocks with a claim of several slots. No session is ended for it.
+    -- milliseconds. So every number that the sequence has passed is claimed, free or burnt, and no running
+    -- claim has drawn one. A claim of several slots cannot deadlock with this. No session is ended for it.
     PERFORM intake_private.lock_exclusively('intake.pools', '1 h', '15 s');
     PERFORM intake_private.ready_config(stop_claims.pool_id);
     SELECT p.* INTO hot FROM intake.pools p WHERE p.pool_id = stop_claims.pool_id;

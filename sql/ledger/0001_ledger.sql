@@ -36,7 +36,7 @@ CREATE TABLE ledger.claims (
     state       text        NOT NULL CHECK (state IN ('committed', 'voided')),
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- What the caller sent along, what the validator added, what this ledger answered. A voided claim has none of them:
-    -- nothing was sold, so nobody needs what they say about a person.
+    -- nothing was sold, so what they say about a person is not kept.
     payload     jsonb,
     validation  jsonb,
     receipt     jsonb

@@ -15,7 +15,7 @@ from tests.e2e.kube import Kube, await_rollout, condition, eventually
 
 EVENT: Final = "letters"
 POOL: Final = "letters-pool"
-# What every buyer sends along. Nobody sees it who has not the right.
+# What every buyer sends along. Only users with the right to payloads may see it.
 MARKER: Final = "marker-letters@example.com"
 SEATS: Final = 8
 REFUSED: Final = 6

@@ -120,7 +120,11 @@ SECOND = "claim_id::text = (" + OF + ") AND part_no = 2"
             "slot 39 is withheld, and nothing keeps it off sale",
             "DELETE FROM intake.claimed_slots WHERE slot_no = 39",
         ),
-        ("I6", "slot 39 is WITHHELD, and nobody has withheld it", "DELETE FROM intake.withheld WHERE slot_no = 39"),
+        (
+            "I6",
+            "slot 39 is WITHHELD, and intake.withheld does not have it",
+            "DELETE FROM intake.withheld WHERE slot_no = 39",
+        ),
         ("I6", "withholding has it", "INSERT INTO intake.free_numbers VALUES (1, 39)"),
         (
             "I1",

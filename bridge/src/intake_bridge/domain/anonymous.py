@@ -21,9 +21,9 @@ _STRING: Final = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
 _LONG_NUMBER: Final = re.compile(r"\d{6,}")
 # JSON inside of a text, as most programs write it: a letter may be an escape.
 _ESCAPES: Final = re.compile(r"(?:\\u[0-9a-fA-F]{4})+")
-# Shorter ones are found as whole words only: an "a" is in every text, and says nothing about anybody.
+# Shorter ones are found as whole words only: an "a" is in every text, and does not tell one buyer from another.
 _SHORT: Final = 4
-# More than this of a text is not looked at: nobody reads it, and each string is looked for in it.
+# Characters of a text that are searched, once for each string; only _MOST_TOLD of them are shown.
 _LONGEST: Final = 20_000
 _MOST_TOLD: Final = 350
 
@@ -53,7 +53,7 @@ def anonymous(text: str, messages: Messages, *answers: str) -> str:
 def told(text: str, messages: Messages, *answers: str, most: int = _MOST_TOLD) -> str:
     """What a dependency says about these claims, as it may be shown: anonymous, without credentials, one line.
 
-    It is cut last: of a string that is cut nobody could tell whose it is.
+    It is cut last, because the rest of a string that was cut in two would not be found.
     """
     shown = anonymous(text[:_LONGEST], messages, *answers)
     if len(text) > _LONGEST:

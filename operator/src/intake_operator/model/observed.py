@@ -143,7 +143,7 @@ class DatabaseState:
 
     @property
     def last_hold_ends(self) -> datetime | None:
-        """When the last hold ends, if nobody confirms or extends it; None without holds."""
+        """When the last hold ends, if it is neither confirmed nor extended; None without holds."""
         return self.status.holds.last_ends_at if self.status else None
 
     @property

@@ -48,7 +48,7 @@ class DatabaseAccount:
     claims: int
     released: int
     expired: int
-    """Holds that nobody confirmed in time."""
+    """Holds that were not confirmed in time."""
     held: int
     """Holds that may still be confirmed."""
     queued: int
