@@ -20,9 +20,25 @@
 -- small, and stays with its session, then still goes by index when the table is large. NOT EXISTS would become a join
 -- that reads all of it.
 --
--- claim_resource() and claim_batch() serve the plain case themselves: the pool is open, the user has no claim, the
--- sequence has numbers. Everything else goes to claim_slots() in 0007_claim_steps.sql. Both are longer than 60 lines:
--- each call of another function would cost a plan lookup and an executor start for every claim.
+-- claim_resource(), claim_resources() and claim_batch() serve the plain case themselves: the pool is open, the user has
+-- no claim, the sequence has numbers. Everything else goes to claim_slots() in 0007_claim_steps.sql. They are longer
+-- than 60 lines: each call of another function would cost a plan lookup and an executor start for every claim.
+
+CREATE FUNCTION intake_private.check_claim(subject text, user_id text, request_id text, quantity int, payload jsonb,
+    max_payload_bytes int) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT intake_private.can_claim(check_claim.user_id, check_claim.request_id) THEN
+        PERFORM intake_private.refuse_claim(subject);
+    ELSIF coalesce(quantity, 0) NOT BETWEEN 1 AND 100 THEN
+        RAISE EXCEPTION 'quantity is 1 to 100, not %', coalesce(quantity::text, 'NULL') USING ERRCODE = 'IE002',
+            HINT = 'Split larger groups into several requests.';
+    ELSIF payload IS NOT NULL THEN
+        PERFORM intake_private.check_payload(subject, check_claim.payload, check_claim.max_payload_bytes);
+    END IF;
+END $$;
+COMMENT ON FUNCTION intake_private.check_claim IS
+    'Raises IE002 for a claim that no pool could take. `subject`, the name of the function, begins the message.';
 
 CREATE FUNCTION intake.claim_resource(pool_id text, user_id text, request_id text DEFAULT NULL,
     payload jsonb DEFAULT NULL, traceparent text DEFAULT NULL, OUT outcome text, OUT claim_id uuid,
@@ -138,10 +154,85 @@ CREATE FUNCTION intake.claim_resources(pool_id text, user_id text, quantity int,
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    at        timestamptz := clock_timestamp();
+    pool      intake.pools;
+    first_key text;
+    numbers   bigint[] := '{}';
+    made      uuid;
+    msg_id    bigint;
+    message   jsonb;
+    took      int;
 BEGIN
-    RETURN QUERY SELECT * FROM intake_private.claim_several('claim_resources', claim_resources.pool_id,
-        claim_resources.user_id, claim_resources.quantity, NULL, claim_resources.request_id, claim_resources.payload,
-        claim_resources.traceparent);
+    SELECT p.* INTO pool FROM intake.pools p WHERE p.pool_id = claim_resources.pool_id;
+    PERFORM intake_private.check_claim('claim_resources', claim_resources.user_id, claim_resources.request_id,
+        quantity, claim_resources.payload, pool.max_payload_bytes);
+    IF NOT pool.sold_out AND quantity <= coalesce(pool.claims_per_user, 100)
+            AND intake_private.closed_reason(pool, at) IS NULL THEN
+        first_key := intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN 1 END, 1,
+            claim_resources.request_id);
+        PERFORM FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.user_id = claim_resources.user_id
+            AND cs.unique_key = first_key;
+        IF NOT FOUND THEN
+            numbers := ARRAY(SELECT nextval(pool.number_seq) FROM generate_series(1, quantity));
+            IF numbers[quantity] > pool.capacity THEN
+                numbers := ARRAY(SELECT u FROM unnest(numbers) u WHERE u <= pool.capacity);
+            ELSE
+                made := intake_private.new_claim_id(numbers[1]);
+                msg_id := nextval('pgmq.q_intake_queue_msg_id_seq');
+                INSERT INTO intake.claimed_slots (pool_no, slot_no, msg_id, claim_id, user_id, request_id, part_no,
+                    parts, unique_key, status, locked_at)
+                SELECT pool.pool_no, numbers[g], msg_id, made, claim_resources.user_id, claim_resources.request_id, g,
+                    quantity, intake_private.unique_key_of(CASE WHEN pool.claims_per_user IS NOT NULL THEN g END, g,
+                    claim_resources.request_id), CASE WHEN pool.hold_seconds IS NULL THEN 'R' ELSE 'H' END, at
+                FROM generate_series(1, quantity) g
+                ON CONFLICT DO NOTHING;
+                GET DIAGNOSTICS took = ROW_COUNT;
+                IF took = quantity THEN
+                    IF pool.by_name THEN
+                        PERFORM intake_private.drop_from_free_list(pool.pool_no, numbers);
+                    END IF;
+                    message := intake_private.intent(made, pool.pool_id, claim_resources.user_id,
+                        claim_resources.request_id, CASE WHEN pool.resource_prefix IS NULL
+                            THEN intake_private.seats_of(pool, numbers)
+                            ELSE (SELECT jsonb_agg(intake_private.seat(u, intake_private.resource_of(
+                                pool.resource_prefix, u), NULL, NULL)) FROM unnest(numbers) u) END,
+                        claim_resources.payload, at);
+                    IF pool.hold_seconds IS NULL THEN
+                        outcome := 'claimed';
+                        INSERT INTO pgmq.q_intake_queue (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
+                        VALUES (msg_id, at, message, intake_private.headers_of(claim_resources.traceparent));
+                    ELSE
+                        outcome := 'held';
+                        expires_at := at + make_interval(secs => pool.hold_seconds);
+                        INSERT INTO intake.holds (claim_id, pool_no, msg_id, expires_at, message, headers)
+                        VALUES (made, pool.pool_no, msg_id, claim_resources.expires_at, message,
+                            intake_private.headers_of(claim_resources.traceparent));
+                    END IF;
+                    IF pool.resource_prefix IS NULL THEN
+                        RETURN QUERY SELECT claim_resources.outcome, made, s.resource_id, s.slot_no, s.label,
+                            s.attributes, claim_resources.expires_at FROM intake_private.seats_in(message) s;
+                    ELSE
+                        RETURN QUERY SELECT claim_resources.outcome, made, intake_private.resource_of(
+                            pool.resource_prefix, u), u, NULL, NULL::jsonb, claim_resources.expires_at
+                        FROM unnest(numbers) u;
+                    END IF;
+                    RETURN;
+                END IF;
+                -- Another claim of this user was faster, or a number is claimed already. claim_slots() goes on with
+                -- the others.
+                DELETE FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.slot_no = ANY (numbers)
+                    AND cs.claim_id = made;
+                numbers := ARRAY(SELECT u FROM unnest(numbers) u WHERE (SELECT cs.claim_id
+                    FROM intake.claimed_slots cs WHERE cs.pool_no = pool.pool_no AND cs.slot_no = u) IS NULL);
+            END IF;
+        END IF;
+    END IF;
+
+    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no, c.label, c.attributes, c.expires_at
+    FROM intake_private.claim_slots(claim_resources.pool_id, claim_resources.user_id, claim_resources.request_id,
+        quantity, claim_resources.payload, at, claim_resources.traceparent, numbers => numbers, refuse => true) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_resources IS
     'Claim 1 to 100 slots as one claim, all or none. Returns a row for each, or one row with an outcome of '
@@ -152,14 +243,29 @@ CREATE FUNCTION intake.claim_seats(pool_id text, user_id text, seats text[], req
 RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
     expires_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    named bigint[];
 BEGIN
     IF coalesce(cardinality(claim_seats.seats), 0) NOT BETWEEN 1 AND 100 OR array_ndims(claim_seats.seats) > 1 THEN
         RAISE EXCEPTION 'claim_seats takes 1 to 100 seats' USING ERRCODE = 'IE002',
             HINT = 'An array of labels or resource ids; split larger groups into several requests.';
     END IF;
-    RETURN QUERY SELECT * FROM intake_private.claim_several('claim_seats', claim_seats.pool_id, claim_seats.user_id,
-        cardinality(claim_seats.seats), claim_seats.seats, claim_seats.request_id, claim_seats.payload,
-        claim_seats.traceparent);
+    PERFORM intake_private.check_claim('claim_seats', claim_seats.user_id, claim_seats.request_id,
+        cardinality(claim_seats.seats), claim_seats.payload,
+        (SELECT p.max_payload_bytes FROM intake.pools p WHERE p.pool_id = claim_seats.pool_id));
+    named := intake_private.slots_named(claim_seats.pool_id, claim_seats.seats);
+    IF named IS NULL THEN
+        PERFORM intake_private.config_of(claim_seats.pool_id);
+        -- And not from claim_slots(): the pool may be ready by now, and would give the next slots instead.
+        outcome := 'not_ready';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no, c.label, c.attributes, c.expires_at
+    FROM intake_private.claim_slots(claim_seats.pool_id, claim_seats.user_id, claim_seats.request_id,
+        cardinality(claim_seats.seats), claim_seats.payload, clock_timestamp(), claim_seats.traceparent, named,
+        refuse => true) c;
 END $$;
 COMMENT ON FUNCTION intake.claim_seats IS
     'Claim 1 to 100 slots by label or resource id as one claim, all or none. Returns a row for each; or a row with the '
@@ -199,41 +305,6 @@ END $$;
 COMMENT ON FUNCTION intake_private.slots_named IS
     'The slot numbers of seats that are named by label or resource id, in this order; NULL while the pool is not ready. '
     'Raises IE005 for a seat that the pool does not have, IE002 for one that is named twice.';
-
-CREATE FUNCTION intake_private.claim_several(subject text, pool_id text, user_id text, quantity int, seats text[],
-    request_id text, payload jsonb, traceparent text)
-RETURNS TABLE (outcome text, claim_id uuid, resource_id uuid, slot_no bigint, label text, attributes jsonb,
-    expires_at timestamptz)
-LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    named bigint[];
-BEGIN
-    IF NOT intake_private.can_claim(claim_several.user_id, claim_several.request_id) THEN
-        PERFORM intake_private.refuse_claim(subject);
-    END IF;
-    IF coalesce(quantity, 0) NOT BETWEEN 1 AND 100 THEN
-        RAISE EXCEPTION 'quantity is 1 to 100, not %', coalesce(quantity::text, 'NULL') USING ERRCODE = 'IE002',
-            HINT = 'Split larger groups into several requests.';
-    END IF;
-    PERFORM intake_private.check_payload(subject, claim_several.payload,
-        (SELECT p.max_payload_bytes FROM intake.pools p WHERE p.pool_id = claim_several.pool_id));
-    IF claim_several.seats IS NOT NULL THEN
-        named := intake_private.slots_named(claim_several.pool_id, claim_several.seats);
-        IF named IS NULL THEN
-            PERFORM intake_private.config_of(claim_several.pool_id);
-            -- And not from claim_slots(): the pool may be ready by now, and would give the next slots instead.
-            outcome := 'not_ready';
-            RETURN NEXT;
-            RETURN;
-        END IF;
-    END IF;
-    RETURN QUERY SELECT c.outcome, c.claim_id, c.resource_id, c.slot_no, c.label, c.attributes, c.expires_at
-    FROM intake_private.claim_slots(claim_several.pool_id, claim_several.user_id, claim_several.request_id, quantity,
-        claim_several.payload, clock_timestamp(), claim_several.traceparent, named, refuse => true) c;
-END $$;
-COMMENT ON FUNCTION intake_private.claim_several IS
-    'claim_resources() and claim_seats(), whose name begins an error (`subject`). Raises what claim_resources() raises.';
 
 CREATE TYPE intake_private.batch_claim AS (n int, claimed boolean, claim_id uuid, slot_nos bigint[], seats jsonb);
 COMMENT ON TYPE intake_private.batch_claim IS
