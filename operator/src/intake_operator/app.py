@@ -22,6 +22,7 @@ from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
+from intake_operator.long_reads import LongReads
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
 from intake_operator.reconcile import Reconciler
@@ -35,9 +36,11 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
-    inventories = Inventories(cluster, databases, monotonic)
-    queue = WorkQueue(monotonic)
+    queue = WorkQueue(monotonic, workers=settings.workers)
+    reads = LongReads(queue.add)
+    inventories = Inventories(cluster, databases, monotonic, reads)
     metrics = Metrics()
+    metrics.expose_load(queue.load, reads.load)
 
     def drop(key: Key) -> None:
         queue.forget(key)
@@ -52,8 +55,8 @@ async def run(settings: Settings) -> None:
             LedgerChecks(monotonic),
             inventories,
             consistencies,
-            Proofs(databases, monotonic),
-            Pools(cluster, monotonic, settings.namespaces),
+            Proofs(databases, monotonic, reads),
+            Pools(cluster, monotonic, reads, settings.namespaces),
         ),
         actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
         installation=Installation(
@@ -63,12 +66,13 @@ async def run(settings: Settings) -> None:
         metrics=metrics,
         drop=drop,
     )
-    server = await probes.serve(settings.http_port, metrics, monotonic, queue.busy)
+    server = await probes.serve(settings.http_port, metrics, monotonic, queue.load)
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
     logger.info("intake-operator %s started; %s", version("intake-operator"), settings.summary())
-    workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
+    tasks = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(queue.workers)]
+    tasks.append(asyncio.create_task(probes.warn_of_starvation(queue.load)))
     try:
         await kopf.operator(
             registry=watch.registry(queue, reconciler.forget),
@@ -80,10 +84,11 @@ async def run(settings: Settings) -> None:
             namespaces=settings.namespaces,
         )
     finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await admin_server.cleanup()
+        await reads.close()
         await consistencies.close()
         await databases.close_all()
         await cluster.close()

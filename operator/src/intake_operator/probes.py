@@ -1,5 +1,7 @@
-"""/livez, /readyz and /metrics. Live means that passes end while there is work, not only that the process answers."""
+"""/livez, /readyz and /metrics. Live means that passes end while there is work, and that no namespace waits for ever."""
 
+import asyncio
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
@@ -9,19 +11,60 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from intake_operator.metrics import Metrics
+from intake_operator.workqueue import Load
+
+logger = logging.getLogger(__name__)
 
 # The calls of a pass have time limits of their own (Kubernetes 30 s, seeding up to five minutes), and several workers
 # run passes.
 DEAD_AFTER: Final = timedelta(seconds=400)
+# A namespace that holds no worker has the next one that is free, so it waits for less than the longest pass.
+STARVED_AFTER: Final = timedelta(seconds=400)
+# Before a restart, a person reads in the log who holds the workers.
+WARN_AFTER: Final = timedelta(seconds=30)
+WARN_EVERY: Final = timedelta(seconds=60)
 
 
-async def serve(port: int, metrics: Metrics, clock: Callable[[], float], busy: Callable[[], bool]) -> web.AppRunner:
-    """Start the HTTP server. `clock` is in seconds; `busy` says whether a pass is due or running."""
+def flaw(silent: float, load: Load, *, long_steps: int) -> str:
+    """Why the operator should be restarted; empty if it should not. `silent`: seconds since a pass has ended.
+
+    A namespace may have to wait for recoveries of DB1s, of which each has a time limit of hours: a restart would begin
+    them anew.
+    """
+    if (load.waiting or load.busy) and silent > DEAD_AFTER.total_seconds():
+        return f"no pass has ended for {silent:.0f} s"
+    if load.starved > STARVED_AFTER.total_seconds() and not long_steps:
+        return f"passes end, and one is due for {load.starved:.0f} s: {holders(load)}"
+    return ""
+
+
+def holders(load: Load) -> str:
+    """The namespaces that hold the workers, the greediest first, as a part of a sentence."""
+    counts = sorted(load.held.items(), key=lambda each: (-each[1], each[0]))
+    held = ", ".join(f"{namespace} {count}" for namespace, count in counts) or "nobody"
+    return f"{load.busy} of {load.workers} workers are busy; by namespace: {held}"
+
+
+async def warn_of_starvation(load: Callable[[], Load]) -> None:
+    """Log who holds the workers while a namespace waits for one, until cancelled."""
+    while True:
+        await asyncio.sleep(WARN_EVERY.total_seconds())
+        if (now := load()).starved > WARN_AFTER.total_seconds():
+            logger.warning(
+                "a namespace has waited for a worker for %.0f s; %d passes are due, %s. Look for databases of these "
+                "namespaces that do not answer",
+                now.starved,
+                now.waiting,
+                holders(now),
+            )
+
+
+async def serve(port: int, metrics: Metrics, clock: Callable[[], float], load: Callable[[], Load]) -> web.AppRunner:
+    """Start the HTTP server. `clock` is in seconds; `load` says how busy the work queue is."""
 
     async def livez(_: web.Request) -> web.Response:
-        silent = clock() - metrics.heartbeat
-        if busy() and silent > DEAD_AFTER.total_seconds():
-            return web.Response(status=503, text=f"no pass has ended for {silent:.0f} s\n")
+        if wrong := flaw(clock() - metrics.heartbeat, load(), long_steps=metrics.long_steps):
+            return web.Response(status=503, text=f"{wrong}\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
