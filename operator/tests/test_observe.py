@@ -13,6 +13,7 @@ from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
 
@@ -45,15 +46,15 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_
     secret["data"] = data
     running = pod(e, "database") | {"kind": "Pod"}
     cluster: Any = Objects(secret, running)
-    databases = Databases(())
+    databases, long_reads = Databases(()), LongReads(lambda _: None)
     observer = Observer(
         cluster,
         databases,
         LedgerChecks(lambda: 0.0),
-        Inventories(cluster, databases, lambda: 0.0),
-        ConsistencyChecks(lambda: 0.0, lambda _: None),
-        Proofs(databases, lambda: 0.0),
-        Pools(cluster, lambda: 0.0),
+        Inventories(cluster, databases, lambda: 0.0, long_reads),
+        ConsistencyChecks(lambda: 0.0, long_reads),
+        Proofs(databases, lambda: 0.0, long_reads),
+        Pools(cluster, lambda: 0.0, long_reads),
     )
     seen = await observer.observe(e, opens)
     assert not seen.database.reachable

@@ -41,7 +41,7 @@ def test_who_holds_the_workers_is_named_the_greediest_first() -> None:
 
 async def test_livez_answers_503_with_the_reason_and_metrics_have_the_queue() -> None:
     metrics, now = Metrics(), [load(starved=12.5)]
-    metrics.expose_load(lambda: now[0], lambda: {"running": 2, "waiting": 7})
+    metrics.expose_load(lambda: now[0], {"ledger": lambda: {"running": 2, "waiting": 7}})
     runner = await serve(0, metrics, lambda: metrics.heartbeat, lambda: now[0])
     port = next(address[1] for address in runner.addresses if len(address) == 2)  # IPv4 has a port of its own here
     async with ClientSession(f"http://127.0.0.1:{port}") as session:
@@ -59,6 +59,6 @@ async def test_livez_answers_503_with_the_reason_and_metrics_have_the_queue() ->
         "intake_operator_queue_depth 1.0",
         "intake_operator_queue_starved_seconds 401.0",
         'intake_operator_workers_busy{namespace="south"} 5.0',
-        'intake_operator_long_reads{state="waiting"} 7.0',
+        'intake_operator_long_reads{kind="ledger",state="waiting"} 7.0',
     ):
         assert line in text

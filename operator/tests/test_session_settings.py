@@ -19,6 +19,7 @@ from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
 from intake_operator.ledger.voiding import void
+from intake_operator.long_reads import LongReads
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.observed import Event, LedgerState
 from psycopg.types.json import Jsonb
@@ -102,7 +103,7 @@ class Reading:
             await read_account(uri, "tickets", POOL),
             # Here what cannot be read came as an exception that no caller expects.
             *await asyncio.gather(
-                ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(self.sides), return_exceptions=True
+                ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)).check_now(self.sides), return_exceptions=True
             ),
             [
                 [row async for chunk in Table(hall, "tickets", table).chunks(9) for row in chunk]
@@ -160,7 +161,9 @@ async def test_a_pooler_takes_every_connection_and_gets_it_back_unchanged(readin
         uri = f"postgresql://postgres@127.0.0.1:{pooler.port}/books"
         assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
         assert await read_account(uri, "tickets", POOL) == await read_account(reading.sides.uri, "tickets", POOL)
-        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(replace(reading.sides, uri=uri))
+        verdict = await ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)).check_now(
+            replace(reading.sides, uri=uri)
+        )
         assert verdict.agrees is True
         hall = f"postgresql://postgres@127.0.0.1:{pooler.port}/hall"
         assert await Table(hall, "tickets", "days").count(9) == 3

@@ -37,16 +37,21 @@ async def run(settings: Settings) -> None:
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
     queue = WorkQueue(monotonic, workers=settings.workers)
-    reads = LongReads(queue.add)
-    inventories = Inventories(cluster, databases, monotonic, reads)
+    # Each kind has places of its own: what decides about a removal does not wait for a table that does not answer.
+    long_reads = {
+        "inventory": LongReads(queue.add),
+        "ledger": LongReads(queue.add),
+        "comparison": LongReads(queue.add, most=4, most_of_a_namespace=1),
+    }
+    inventories = Inventories(cluster, databases, monotonic, long_reads["inventory"])
     metrics = Metrics()
-    metrics.expose_load(queue.load, reads.load)
+    metrics.expose_load(queue.load, {kind: reads.load for kind, reads in long_reads.items()})
 
     def drop(key: Key) -> None:
         queue.forget(key)
         metrics.forget(key)
 
-    consistencies = ConsistencyChecks(monotonic, queue.add)
+    consistencies = ConsistencyChecks(monotonic, long_reads["comparison"])
     reconciler = Reconciler(
         cluster=cluster,
         observer=Observer(
@@ -55,8 +60,8 @@ async def run(settings: Settings) -> None:
             LedgerChecks(monotonic),
             inventories,
             consistencies,
-            Proofs(databases, monotonic, reads),
-            Pools(cluster, monotonic, reads, settings.namespaces),
+            Proofs(databases, monotonic, long_reads["ledger"]),
+            Pools(cluster, monotonic, long_reads["ledger"], settings.namespaces),
         ),
         actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
         installation=Installation(
@@ -88,8 +93,8 @@ async def run(settings: Settings) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await admin_server.cleanup()
-        await reads.close()
-        await consistencies.close()
+        for reads in long_reads.values():
+            await reads.close()
         await databases.close_all()
         await cluster.close()
         await server.cleanup()

@@ -36,7 +36,7 @@ class LongReads:
     def __init__(
         self, wake: Callable[[Key], None], most: int = MOST, most_of_a_namespace: int = MOST_OF_A_NAMESPACE
     ) -> None:
-        self._wake = wake
+        self.wake = wake
         self._all = asyncio.Semaphore(most)
         self._most_of_a_namespace = most_of_a_namespace
         self._namespaces: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -89,7 +89,7 @@ class LongReads:
             finally:
                 self._reading.discard(key)
         self._tasks.pop(key, None)  # before the pass that this wakes
-        self._wake(event)
+        self.wake(event)
 
     def _turn(self, namespace: str) -> asyncio.Semaphore:
         """Kept for as long as a read needs it."""

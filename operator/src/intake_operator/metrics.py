@@ -38,8 +38,8 @@ class Metrics:
         self.long_steps = 0
         """Steps under way that may take longer than any other pass."""
 
-    def expose_load(self, load: Callable[[], Load], long_reads: Callable[[], Mapping[str, int]]) -> None:
-        """Series of the work queue and of the reads outside of passes, as they are when they are asked for."""
+    def expose_load(self, load: Callable[[], Load], long_reads: Mapping[str, Callable[[], Mapping[str, int]]]) -> None:
+        """Series of the work queue and of the long reads of each kind, as they are when they are asked for."""
         self.registry.register(_LoadCollector(load, long_reads))
 
     @contextmanager
@@ -97,7 +97,7 @@ class Metrics:
 class _LoadCollector(Collector):
     """By namespace only for the namespaces that hold a worker: there are no more of them than workers."""
 
-    def __init__(self, load: Callable[[], Load], long_reads: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, load: Callable[[], Load], long_reads: Mapping[str, Callable[[], Mapping[str, int]]]) -> None:
         self._load = load
         self._long_reads = long_reads
 
@@ -117,7 +117,10 @@ class _LoadCollector(Collector):
         for namespace, count in now.held.items():
             held.add_metric((namespace,), count)
         yield held
-        reads = GaugeMetricFamily("intake_operator_long_reads", "Long reads outside of passes", labels=("state",))
-        for state, count in self._long_reads().items():
-            reads.add_metric((state,), count)
+        reads = GaugeMetricFamily(
+            "intake_operator_long_reads", "Long reads outside of passes", labels=("kind", "state")
+        )
+        for kind, states in self._long_reads.items():
+            for state, count in states().items():
+                reads.add_metric((kind, state), count)
         yield reads

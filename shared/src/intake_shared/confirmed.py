@@ -7,6 +7,8 @@ from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.errors import Diagnostic
 
+from intake_shared.measured import AnswerTooLongError, measured
+
 # The function of the server that warns. Its name is the same in every language of the server's messages.
 _WARNS: Final = "SyncRepWaitForLSN"
 
@@ -21,6 +23,9 @@ class ConfirmedConnection(AsyncConnection[Any]):
     The session must let warnings through: `connections.PINNED` does, because a role or database may not.
     """
 
+    longest_answer: int | None = None
+    """Bytes. What is longer is not read, the connection is closed, and the call fails; None: any answer is read."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unconfirmed = False
@@ -28,7 +33,13 @@ class ConfirmedConnection(AsyncConnection[Any]):
 
     async def wait[T](self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Every exchange with the server goes through here, so no caller can forget the check."""
-        result = await super().wait(gen, *args, **kwargs)
+        if self.longest_answer is not None:
+            gen = measured(gen, self.pgconn.socket, self.longest_answer)
+        try:
+            result = await super().wait(gen, *args, **kwargs)
+        except AnswerTooLongError:
+            await self.close()
+            raise
         if self._unconfirmed:
             await self.close()
             raise psycopg.OperationalError(

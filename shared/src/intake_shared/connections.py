@@ -50,8 +50,12 @@ async def bounded(seconds: float) -> AsyncIterator[None]:
         yield
 
 
-async def connect(uri: str, seconds: float = CONNECT_TIMEOUT, **more: Any) -> ConfirmedConnection:
+async def connect(
+    uri: str, seconds: float = CONNECT_TIMEOUT, longest_answer: int | None = None, **more: Any
+) -> ConfirmedConnection:
     """Connect to the first address of a user's URI that accepts us. `more` are further parameters of psycopg.
+
+    `longest_answer` bounds each answer of the server, in bytes.
 
     Each address gets an equal share of the time that is left: of three hosts two may be frozen. psycopg itself gives
     each address all of the time. Raises psycopg.Error or OSError, with the name of each address and what it answered.
@@ -67,7 +71,9 @@ async def connect(uri: str, seconds: float = CONNECT_TIMEOUT, **more: Any) -> Co
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):
-                return await ConfirmedConnection.connect(**(attempt | SETTINGS | more))
+                connection = await ConfirmedConnection.connect(**(attempt | SETTINGS | more))
+            connection.longest_answer = longest_answer
+            return connection  # noqa: TRY300 -- the loop goes on after a failure
         except TimeoutError:
             host, port = attempt.get("host") or attempt.get("hostaddr"), attempt.get("port") or 5432
             failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))

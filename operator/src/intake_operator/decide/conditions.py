@@ -134,6 +134,8 @@ def _database_ready(facts: Facts) -> Condition:
         return ready(False, DatabaseReason.STARTING, database.error or f"waiting for pod {name}-0 to become ready")
     if not database.migrated:
         return ready(False, DatabaseReason.MIGRATING, "the operator is installing pgmq and the schema intake")
+    if not database.ready and facts.observed.inventory.checking:
+        return ready(False, DatabaseReason.SEEDING, "the rows of spec.inventory are being checked, or copied into DB1")
     if not database.ready:
         return ready(False, DatabaseReason.SEEDING, "slots are being seeded; after a crash of DB1, its claims as well")
     if (known := database.connections) and known.claimers_at_limit:

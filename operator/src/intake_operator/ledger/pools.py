@@ -1,6 +1,7 @@
 """Whether a pool was sold before: asks the ledger and the other events, until the first slot is seeded."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -11,14 +12,17 @@ from intake_operator import names
 from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
 from intake_operator.reasons import PoolReason
 from intake_operator.remembered import Remembered
 
-# A check reads all events, and the ledger's account of the pool.
+# A check reads all events.
 LASTS: Final = timedelta(seconds=3)
+# The ledger's account of the pool: for the passes until the verdict is announced and the first slot seeded.
+ACCOUNT_LASTS: Final = timedelta(seconds=30)
 
 
 class Objects(Protocol):
@@ -32,12 +36,20 @@ class Objects(Protocol):
 
 
 class Pools:
-    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
+    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all.
 
-    def __init__(self, cluster: Objects, clock: Callable[[], float], namespaces: Sequence[str] = ()) -> None:
+    The ledger's account of a pool is a long read: its end wakes the event, and until then the check is WAITING.
+    """
+
+    def __init__(
+        self, cluster: Objects, clock: Callable[[], float], long_reads: LongReads, namespaces: Sequence[str] = ()
+    ) -> None:
         self._cluster = cluster
+        self._long_reads = long_reads
         self._namespaces = namespaces
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
+        self._accounts: Remembered[object, PoolCheck] = Remembered(clock)
+        """What the ledger says, by itself."""
 
     async def check(self, event: Event, uri: str) -> PoolCheck:
         """Whether the pool may be sold. `uri` is the Postgres ledger's; empty for a webhook, or while it is unusable.
@@ -46,17 +58,35 @@ class Pools:
         at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        question = (uri, unchecked, event.generation, announced(event))
+        account = self._account(event, uri) if uri and not unchecked else None
+        question = (uri, unchecked, event.generation, announced(event), account)
         if known := self._checks.fresh(event.uid, question):
             return known
-        check = _unchecked() if unchecked else await self._check(event, uri)
+        check = _unchecked() if unchecked else await self._check(event, uri, account)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
+        self._long_reads.stop(uid)
         self._checks.forget(uid)
+        self._accounts.forget(uid)
 
-    async def _check(self, event: Event, uri: str) -> PoolCheck:
+    def _account(self, event: Event, uri: str) -> PoolCheck | None:
+        """What the ledger says of the pool; while it is being asked anew its last answer, None before the first."""
+        question = (uri, event.generation)
+        if known := self._accounts.fresh(event.uid, question):
+            return known
+
+        async def ask() -> None:
+            check = await _ask(event, uri)
+            lasts = LASTS if check.reason is PoolReason.WAITING else ACCOUNT_LASTS
+            self._accounts.keep(event.uid, question, check, lasts)
+
+        self._long_reads.start("pool", event.uid, (event.namespace, event.name), ask)
+        known = self._accounts.latest_to(event.uid, question)
+        return replace(known, asking=True) if known else None
+
+    async def _check(self, event: Event, uri: str, account: PoolCheck | None) -> PoolCheck:
         mine = await self._ledger(event)
         if found := in_use(event, mine, await self._rivals(event)):
             return found
@@ -66,23 +96,8 @@ class Pools:
                 PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
             )
         if not uri:
-            return PoolCheck(
-                PoolReason.WAITING,
-                f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
-            )
-        try:
-            account = await read_account(uri, event.namespace, event.pool)
-        except (psycopg.Error, OSError) as error:
-            return PoolCheck(
-                PoolReason.WAITING,
-                f"the ledger does not say whether the pool was sold before: {one_line(error)}. Slots are seeded when "
-                f"it does; {without(event)}",
-            )
-        if account is None:
-            return PoolCheck(
-                PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
-            )
-        return used_before(event, account.committed, account.voided)
+            return _waiting(event, "slots are seeded when the ledger has said that the pool was not sold before")
+        return account or _waiting(event, "the ledger is being asked whether the pool was sold before")
 
     async def _rivals(self, event: Event) -> list[Rival]:
         found = await self._cluster.list_everywhere(names.KIND, self._namespaces)
@@ -107,6 +122,23 @@ class Pools:
         secret = await self._cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
         return ledger_key(uri, event.namespace, target.postgres.function) if uri else None
+
+
+async def _ask(event: Event, uri: str) -> PoolCheck:
+    try:
+        account = await read_account(uri, event.namespace, event.pool)
+    except (psycopg.Error, OSError) as error:
+        silent = f"the ledger does not say whether the pool was sold before: {one_line(error)}"
+        return _waiting(event, f"{silent}. Slots are seeded when it does")
+    if account is None:
+        return PoolCheck(
+            PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
+        )
+    return used_before(event, account.committed, account.voided)
+
+
+def _waiting(event: Event, what: str) -> PoolCheck:
+    return PoolCheck(PoolReason.WAITING, f"{what}; {without(event)}")
 
 
 def _unchecked() -> PoolCheck:
