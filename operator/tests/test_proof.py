@@ -13,7 +13,6 @@ from intake_operator.ledger.proof import REST, WHILE_BAD, Proofs
 from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.proof import LedgerAnswer, Proof
-from intake_operator.workqueue import Key
 from planning import make_proof
 
 from tests.postgres import INTAKE_SQL, PostgresServer, install_ledger
@@ -33,7 +32,7 @@ class Drained:
         self.ledger_uri = ledger_uri
         self.seconds = 0.0
         self.costs = 0.0
-        self.woken: list[Key] = []
+        self.woken: list[tuple[str, str]] = []
         self.reads = LongReads(self.woken.append)
         self.proofs = Proofs(databases, self.clock, self.reads)
         self._engines = databases

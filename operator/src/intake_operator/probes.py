@@ -1,4 +1,4 @@
-"""/livez, /readyz and /metrics. Live means that passes end while there is work, and that no namespace waits for ever."""
+"""/livez, /readyz and /metrics. Live: passes end while there is work, and each namespace gets a worker."""
 
 import asyncio
 import logging

@@ -118,14 +118,14 @@ class Databases:
 
     async def limit_claimers(self, uid: str, others: int) -> None:
         """Limit claimers to the connections that bridges and operator, with `others` connections, leave."""
-        async with self._step(uid) as connection:
+        async with self._step(uid, STEP_TIMEOUT) as connection:
             known = await self._connections_of(connection)
             if known.limit != (most := claimer_limit(known, others)):
                 await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, logins: Mapping[str, Login]) -> None:
         """Set the passwords of `logins`, by role. DB1 gets a SCRAM verifier, never the password itself."""
-        async with self._step(uid) as connection, connection.transaction():
+        async with self._step(uid, STEP_TIMEOUT) as connection, connection.transaction():
             for role, login in logins.items():
                 verifier = connection.pgconn.encrypt_password(
                     login.password.encode(), role.encode(), b"scram-sha-256"
@@ -138,7 +138,7 @@ class Databases:
         Ends the sessions that may have begun with other settings, and returns how many it ended.
         """
         query = "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r"
-        async with self._step(uid) as connection:
+        async with self._step(uid, STEP_TIMEOUT) as connection:
             found = await connection.execute(query, (self._unaltered_at.get(uid), list(roles)))
             row = await found.fetchone()
         assert row is not None
@@ -146,7 +146,7 @@ class Databases:
 
     async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
         """Write the live configuration, as `IntakeEventSpec.engine_config` returns it. Bridges read it within 2 s."""
-        async with self._step(uid) as connection:
+        async with self._step(uid, STEP_TIMEOUT) as connection:
             await connection.execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
 
     async def stock(self, uid: str, pool: str, chunks: AsyncIterator[Sequence[Row]]) -> None:
@@ -182,13 +182,13 @@ class Databases:
 
     async def seal(self, uid: str, pool: str, reason: str) -> None:
         """End claiming for good; `reason` goes to the audit. Returns when no claim is under way any more."""
-        async with self._step(uid) as connection:
+        async with self._step(uid, STEP_TIMEOUT) as connection:
             await connection.execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
     async def account(self, uid: str, pool: str) -> tuple[DatabaseAccount, tuple[str, ...]]:
-        """Counts the claims of a sealed pool by where they are, with the digest to compare with the ledger's; the audit.
+        """Counts the claims of a sealed pool by where they are, with the digest to compare with the ledger's.
 
-        It reads every claim, so it has a connection of its own.
+        Returns the audit as well. It reads every claim, so it has a connection of its own.
         """
         async with bounded(ACCOUNT_TIMEOUT), self._apart(uid) as connection:
             return await read_database_account(connection, pool), await self._audit(connection, pool)
@@ -233,7 +233,7 @@ class Databases:
         return self._connections[uid]
 
     @asynccontextmanager
-    async def _step(self, uid: str, seconds: float = STEP_TIMEOUT) -> AsyncIterator[AsyncConnection]:
+    async def _step(self, uid: str, seconds: float) -> AsyncIterator[AsyncConnection]:
         """The connection that is kept, for calls that take at most `seconds` together."""
         connection = self._connections[uid]
         try:

@@ -134,10 +134,10 @@ def _database_ready(facts: Facts) -> Condition:
         return ready(False, DatabaseReason.STARTING, database.error or f"waiting for pod {name}-0 to become ready")
     if not database.migrated:
         return ready(False, DatabaseReason.MIGRATING, "the operator is installing pgmq and the schema intake")
-    if not database.ready and facts.observed.inventory.checking:
-        return ready(False, DatabaseReason.SEEDING, "the rows of spec.inventory are being checked, or copied into DB1")
     if not database.ready:
-        return ready(False, DatabaseReason.SEEDING, "slots are being seeded; after a crash of DB1, its claims as well")
+        copying = "the rows of spec.inventory are being checked, or copied into DB1"
+        seeding = "slots are being seeded; after a crash of DB1, its claims as well"
+        return ready(False, DatabaseReason.SEEDING, copying if facts.observed.inventory.checking else seeding)
     if (known := database.connections) and known.claimers_at_limit:
         full = f"claimers have all {known.limit} connections that they may have, and more are refused"
         return ready(True, DatabaseReason.SEEDED, f"DB1 answers claims; {full}: see docs/tuning.md")
