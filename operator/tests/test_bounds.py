@@ -4,17 +4,18 @@ docs/tenancy.md lists the calls with their bounds.
 """
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
 from intake_operator.database import databases as db1
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
+from intake_operator.inventory.inventories import Inventories
 from intake_operator.inventory.table import Table
 from intake_operator.kube import client as kube
 from intake_operator.ledger import account, connection
@@ -24,8 +25,11 @@ from intake_operator.ledger.claims import ledger_claims
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import find_function
 from intake_operator.ledger.voiding import void
+from intake_operator.long_reads import LongReads
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import Event
+from intake_operator.model.spec import Inventory
+from intake_operator.workqueue import Key, WorkQueue
 from kubernetes.aio.client import ApiClient, Configuration
 from psycopg import sql
 
@@ -38,11 +42,6 @@ UID, POOL = "uid", "taylor-la-night-1"
 BROKEN = (psycopg.Error, OSError, InventoryError)
 
 pytestmark = pytest.mark.parametrize("answers", [Answers.NEVER, Answers.BYTE_BY_BYTE], ids=lambda each: each.value)
-
-
-def socket_of(server: PostgresServer) -> str:
-    """The directory of its socket."""
-    return unquote(urlparse(server.uri()).query.removeprefix("host="))
 
 
 async def ends_badly(call: Awaitable[Any]) -> None:
@@ -96,7 +95,7 @@ async def test_calls_to_a_user_s_postgres_end(
 ) -> None:
     monkeypatch.setattr(account, "TIMEOUT", SHORT)
     monkeypatch.setattr(connection, "CALL_TIMEOUT", SHORT)
-    async with Relay(socket_of(server), answers, after_login=after_login) as relay:
+    async with Relay(server.directory / "socket", answers, after_login=after_login) as relay:
         uri = f"postgresql://postgres@127.0.0.1:{relay.port}/books?sslmode=disable&gssencmode=disable"
         calls: list[Callable[[str], Awaitable[Any]]] = [
             lambda uri: Table(uri, "tickets", "seats", call_timeout=SHORT).count(1),
@@ -144,7 +143,7 @@ async def test_calls_to_db1_end(
         "account": lambda databases: databases.account(UID, POOL),
         "audit": lambda databases: databases.audit(UID, POOL),
     }
-    async with Relay(socket_of(server)) as relay:
+    async with Relay(server.directory / "socket") as relay:
         monkeypatch.setenv("PGPORT", str(relay.port))
         opened = [Databases(load(INTAKE_SQL)) for _ in calls]
         await opened[0].observe(UID, POOL, "127.0.0.1", "")
@@ -185,3 +184,41 @@ async def test_requests_to_kubernetes_end(monkeypatch: pytest.MonkeyPatch, answe
         await ends_badly(call)
     await cluster.close()
     listening.close()
+
+
+async def test_eight_events_whose_table_hangs_hold_no_worker(
+    server: PostgresServer, event: Callable[..., Event], answers: Answers
+) -> None:
+    """Their passes end, the reads go on outside of them, and the event of another namespace has its pass."""
+    table = Inventory.model_validate({"table": {"secretRef": {"name": "hall"}}})
+    async with Relay(server.directory / "socket", answers) as relay:
+        uri = f"postgresql://postgres@127.0.0.1:{relay.port}/books?sslmode=disable&gssencmode=disable"
+
+        class Objects:
+            async def get(self, *_: str) -> dict[str, Any]:
+                return {"data": {"uri": base64.b64encode(uri.encode()).decode()}}
+
+        queue = WorkQueue(monotonic)
+        reads = LongReads(queue.add)
+        inventories = Inventories(Objects(), Databases(()), monotonic, reads)
+        passed: list[Key] = []
+        eight = asyncio.Event()
+
+        async def reconcile(key: Key) -> timedelta | None:
+            assert key[0] == "other" or (await inventories.check(event(uid=key[1]), table, 5, 0)).checking
+            passed.append(key)
+            if len(passed) == 9:
+                eight.set()
+            return None
+
+        for number in range(8):
+            queue.add(("greedy", f"event-{number}"))
+        queue.add(("other", "event"))
+        workers = [asyncio.create_task(queue.work(reconcile)) for _ in range(queue.workers)]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await eight.wait()
+        assert queue.load().busy == 0
+        assert reads.load()["running"] == 2
+        for worker in workers:
+            worker.cancel()
+        await reads.close()

@@ -1,7 +1,12 @@
 """Addresses of a user's PostgreSQL, as the operator has to write them: it runs in another namespace than the event."""
 
+from typing import Final
+
 from intake_shared import uris
 from psycopg.conninfo import make_conninfo
+
+# Bytes that a user's server may send as one answer. A chunk of the longest rows, or a page of claims, has less.
+LONGEST_ANSWER: Final = 8 * 1024 * 1024
 
 
 def qualified_uri(uri: str, namespace: str) -> str:

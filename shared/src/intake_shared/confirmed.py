@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.errors import Diagnostic
 
-from intake_shared.measured import AnswerTooLongError, measured
+from intake_shared.measured import MeasuredRelay
 
 # The function of the server that warns. Its name is the same in every language of the server's messages.
 _WARNS: Final = "SyncRepWaitForLSN"
@@ -23,8 +23,8 @@ class ConfirmedConnection(AsyncConnection[Any]):
     The session must let warnings through: `connections.PINNED` does, because a role or database may not.
     """
 
-    longest_answer: int | None = None
-    """Bytes. What is longer is not read, the connection is closed, and the call fails; None: any answer is read."""
+    relay: MeasuredRelay | None = None
+    """Between the connection and its server, where answers are bounded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,12 +33,11 @@ class ConfirmedConnection(AsyncConnection[Any]):
 
     async def wait[T](self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Every exchange with the server goes through here, so no caller can forget the check."""
-        if self.longest_answer is not None:
-            gen = measured(gen, self.pgconn.socket, self.longest_answer)
         try:
             result = await super().wait(gen, *args, **kwargs)
-        except AnswerTooLongError:
-            await self.close()
+        except psycopg.OperationalError as error:
+            if self.relay is not None and (known := self.relay.failure):
+                raise known from error
             raise
         if self._unconfirmed:
             await self.close()
@@ -46,6 +45,12 @@ class ConfirmedConnection(AsyncConnection[Any]):
                 "the wait for the synchronous standby was cancelled: the standby may not have the commit"
             )
         return result
+
+    async def close(self) -> None:
+        """Close the connection, and its relay."""
+        await super().close()
+        if self.relay is not None:
+            self.relay.close()
 
     def _observe(self, notice: Diagnostic) -> None:
         if notice.sqlstate == "01000" and notice.source_function == _WARNS:

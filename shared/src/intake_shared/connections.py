@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_attempts_async
 
 from intake_shared import uris
 from intake_shared.confirmed import ConfirmedConnection
+from intake_shared.measured import MeasuredRelay
 
 # Seconds for one address.
 ADDRESS_TIMEOUT: Final = 5
@@ -71,9 +72,7 @@ async def connect(
     for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
         try:
             async with asyncio.timeout((deadline - clock()) / left):
-                connection = await ConfirmedConnection.connect(**(attempt | SETTINGS | more))
-            connection.longest_answer = longest_answer
-            return connection  # noqa: TRY300 -- the loop goes on after a failure
+                return await _connect(attempt | SETTINGS | more, longest_answer)
         except TimeoutError:
             host, port = attempt.get("host") or attempt.get("hostaddr"), attempt.get("port") or 5432
             failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))
@@ -83,3 +82,21 @@ async def connect(
         raise failures[0]
     answers = "; ".join(str(each).strip().partition("\n")[0] for each in failures)
     raise psycopg.OperationalError(f"none of {len(failures)} addresses accepts the connection: {answers}")
+
+
+async def _connect(parameters: dict[str, Any], longest_answer: int | None) -> ConfirmedConnection:
+    address = parameters.get("hostaddr") or parameters.get("host") or ""
+    # A socket is not the operator's to reach, and libpq's TLS is not for sockets.
+    if longest_answer is None or not address or address.startswith("/"):
+        return await ConfirmedConnection.connect(**parameters)
+    relay = await MeasuredRelay(address, int(parameters.get("port") or 5432), longest_answer).open()
+    try:
+        connection = await ConfirmedConnection.connect(**(parameters | {"hostaddr": "127.0.0.1", "port": relay.port}))
+    except psycopg.Error as error:
+        relay.close()
+        raise relay.explained(error) from None
+    except BaseException:
+        relay.close()
+        raise
+    connection.relay = relay
+    return connection

@@ -13,7 +13,7 @@ from intake_shared.redaction import one_line
 from psycopg import AsyncConnection, AsyncServerCursor, sql
 
 from intake_operator import names
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import LONGEST_ANSWER, qualified_uri
 from intake_operator.model.attributes import MAX_BYTES, name_flaw
 from intake_operator.model.inventory import HEADER, InventoryError, Row, check, invalid, quoted
 from intake_operator.model.label import LONGEST_READ
@@ -22,8 +22,6 @@ from intake_operator.reasons import Problem
 # Rows in one call of intake.stock, and in memory at a time: of the longest rows that are fetched four megabytes. More
 # of them make it hardly faster.
 CHUNK: Final = 500
-# Bytes of one answer. No query bounds an error that quotes what a view could not read.
-LONGEST_ANSWER: Final = 8 * 1024 * 1024
 # Sorting ten million rows takes a while.
 STATEMENT_TIMEOUT: Final = "60s"
 # Seconds of one call, counted here: what stands behind the URI may keep to no limit.

@@ -11,7 +11,7 @@ from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 
 from intake_operator import names
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import LONGEST_ANSWER, qualified_uri
 from intake_operator.decide.pool import LedgerKey
 
 # Seconds of one call. Counted here: the URI may bring settings of its own, and a pooler may not take ours.
@@ -26,7 +26,11 @@ async def connect(uri: str, namespace: str) -> AsyncIterator[AsyncConnection]:
     """
     # Never prepared, and nothing set for the session: a transaction pooler may stand before the ledger.
     async with await connections.connect(
-        qualified_uri(uri, namespace), application_name=names.FIELD_MANAGER, autocommit=True, prepare_threshold=None
+        qualified_uri(uri, namespace),
+        longest_answer=LONGEST_ANSWER,
+        application_name=names.FIELD_MANAGER,
+        autocommit=True,
+        prepare_threshold=None,
     ) as connection:
         yield connection
 
