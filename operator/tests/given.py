@@ -14,7 +14,7 @@ from uuid import UUID
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
-from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Plan
 from intake_operator.model.dead_letters import DeadLetter
@@ -160,7 +160,7 @@ def make_observed(event: Event, **changes: Any) -> Observed:
         *access.services(event),
         protection.disruption_budget(event, keep_pod=True),
         database.volume_claim(event, event.spec.database, identity="7251", unsettled=True),
-        database.stateful_set(event, event.spec.database, identity="7251", guard=guard),
+        database.stateful_set(event, event.spec.database, INSTALLATION, identity="7251"),
         *(access.secret(event, name(event.name)) for name in SECRETS),
     ]
     made = [anchor, *(kinship.as_child(m, event, anchor, guard) for m in wanted if m)]

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from intake_operator import names
 from intake_operator.children import access, scale
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
@@ -30,6 +31,7 @@ class Actor:
     inventories: Inventories
     consistencies: ConsistencyChecks
     applier: Applier
+    cluster_domain: str = CLUSTER_DOMAIN
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
         """Carry out one step. Raises ApiError, NotOursError, psycopg.Error or OSError where it fails."""
@@ -108,7 +110,7 @@ class Actor:
 
     async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
         # 32 random bytes, in characters that need no quoting in SQL, shell or URI.
-        manifest = access.credentials(event, secret, role, secrets.token_hex(32))
+        manifest = access.credentials(event, secret, role, secrets.token_hex(32), self.cluster_domain)
         try:
             await self.cluster.create(manifest, names.FIELD_MANAGER)
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""Addresses of a user's PostgreSQL, as the operator has to write them: it runs in another namespace than the event."""
+"""Names of hosts, as the operator has to write them: it runs in another namespace than the event."""
 
 from intake_shared import uris
 from psycopg.conninfo import make_conninfo
@@ -14,6 +14,15 @@ def qualified_uri(uri: str, namespace: str) -> str:
     if "hostaddr" not in parameters and (hosts := parameters.get("host")):
         parameters["host"] = ",".join(_qualified(host, namespace) for host in hosts.split(","))
     return make_conninfo(**parameters)
+
+
+def domain_of(resolv_conf: str) -> str:
+    """The cluster's domain, from what the kubelet writes into a pod's resolv.conf; empty where it does not tell."""
+    for line in reversed(resolv_conf.splitlines()):
+        word, *domains = line.split() or [""]
+        if word == "search":  # the last one counts
+            return next((d.removeprefix("svc.").rstrip(".") for d in domains if d.startswith("svc.")), "")
+    return ""
 
 
 def _qualified(host: str, namespace: str) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import connections, database_pod, memory, pool, scaling, steps
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.scaling import Decision
@@ -55,7 +55,7 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
         # Without a volume its pod is the data.
         protection.disruption_budget(event, keep_pod=serves or (unsettled and event.spec.database.volume is None)),
         database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
-        database.stateful_set(event, event.spec.database, identity=identity, guard=installation.guard),
+        database.stateful_set(event, event.spec.database, installation, identity=identity),
     ]
     if memory.volume_lost(event, observed) and event.says(names.RECOVER_ANNOTATION):
         # A bridge that still runs might commit a claim that the new DB1 does not know yet.

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import status
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.health import findings

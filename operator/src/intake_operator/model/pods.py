@@ -28,6 +28,12 @@ def is_ready(pod: Manifest) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions(pod))
 
 
+def has_started(pod: Manifest) -> bool:
+    """Whether each of its containers has passed its startup probe since it was last started."""
+    states = containers(pod)
+    return bool(states) and all(state.get("started") for state in states)
+
+
 def ready_since(pod: Manifest) -> datetime:
     """When its condition Ready last changed. Only for a pod that has this condition."""
     return datetime.fromisoformat(next(c for c in conditions(pod) if c["type"] == "Ready")["lastTransitionTime"])
