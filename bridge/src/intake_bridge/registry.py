@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from intake_bridge.adapters.credentials import Credentials
+from intake_bridge.adapters.credentials import Credentials, Source, ledger_certificates
 from intake_bridge.adapters.http import HttpClient
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.adapters.ledger_webhook import WebhookLedger
@@ -151,11 +151,17 @@ class DependencyRegistry:
             return WebhookLedger(self._client(), target.webhook, self._credentials("INTAKE_COMMIT"), limit)
         assert target.postgres is not None
         return PostgresLedger(
-            target.postgres.function, lambda: self._secrets.required("INTAKE_LEDGER_URI"), self._application_name
+            target.postgres.function,
+            lambda: self._secrets.required("INTAKE_LEDGER_URI"),
+            self._application_name,
+            certificates=lambda: ledger_certificates(self._source("INTAKE_LEDGER")),
         )
 
     def _credentials(self, prefix: str) -> Credentials:
-        return Credentials(lambda part: self._secrets.optional(f"{prefix}_{part}"), time.time)
+        return Credentials(self._source(prefix), time.time)
+
+    def _source(self, prefix: str) -> Source:
+        return lambda part: self._secrets.optional(f"{prefix}_{part}")
 
     def _client(self) -> Http:
         client = HttpClient()

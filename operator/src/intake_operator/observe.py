@@ -11,6 +11,7 @@ from typing import Final
 import psycopg
 
 from intake_operator import names
+from intake_operator.addresses import Address, address_of
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
@@ -22,7 +23,7 @@ from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model import pods
-from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
+from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
 
@@ -58,14 +59,15 @@ class Observer:
             observed = replace(observed, database=await self._with_audit(event, observed.database))
         if event.spec is None or not needs.inputs(event):
             return observed
-        uri, observed = await self._inputs(event, event.spec, observed)
+        ledger, observed = await self._inputs(event, event.spec, observed)
         if event.spec.inventory and needs.inventory(event, observed, now):
             wanted, size, stocked = event.spec.inventory, event.spec.inventory_size, observed.database.stocked
             observed = replace(observed, inventory=await self.inventories.check(event, wanted, size, stocked))
         if needs.pool(event, observed, now):
-            observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else uri))
+            usable = None if observed.ledger.problem else ledger
+            observed = replace(observed, pool=await self.pools.check(event, usable))
         if needs.proof(event, observed, now):
-            proof, error = await self.proofs.prove(event, observed, uri)
+            proof, error = await self.proofs.prove(event, observed, ledger)
             observed = replace(observed, proof=proof, proof_error=error)
         known, due = self.consistencies.latest(event.uid), self.consistencies.is_due(event.uid)
         return replace(observed, consistency=known, comparison_due=due)
@@ -117,17 +119,17 @@ class Observer:
         except MigrationChangedError as error:
             return DatabaseState(error=str(error))
 
-    async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
-        """The user's Secrets and the ledger behind them. Returns the ledger's URI as well, empty without one."""
-        ledger, uri, state = spec.commit_target.postgres, "", LedgerState()
-        fingerprints = dict(observed.secret_fingerprints)
-        for needed in inputs.of_spec(spec):
-            secret = await self.cluster.get("Secret", event.namespace, needed.ref.name)
-            if secret is not None:
-                fingerprints[needed.ref.name] = fingerprint(secret)
-            state = state if state.problem else inputs.check(needed, secret)
-            if secret is not None and ledger and needed.ref is ledger.secret_ref:
-                uri = text(secret, needed.ref.key)
-        if ledger and uri and not state.problem:
-            state = await self.ledgers.check(event.uid, uri, event.namespace, ledger.function)
-        return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
+    async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[Address | None, Observed]:
+        """The user's Secrets and the ledger behind them. Returns the ledger's address as well; None without one."""
+        needed, wanted = inputs.of_spec(spec), spec.commit_target.postgres
+        secrets: dict[str, Manifest | None] = {}
+        for name in dict.fromkeys(each.ref.name for each in needed):
+            secrets[name] = await self.cluster.get("Secret", event.namespace, name)
+        found = {name: fingerprint(secret) for name, secret in secrets.items() if secret is not None}
+        address = address_of(wanted, event.namespace, secrets) if wanted else None
+        ledger = address if isinstance(address, Address) else None
+        state = inputs.check_all(needed, secrets)
+        if wanted and ledger and not state.problem:
+            state = await self.ledgers.check(event.uid, ledger, wanted.function)
+        fingerprints = {**observed.secret_fingerprints, **found}
+        return ledger, replace(observed, input_fingerprints=fingerprints, ledger=state)

@@ -153,7 +153,7 @@ def _recovered(spec: IntakeEventSpec, known: DatabaseState) -> list[steps.Step]:
     if not _stocked(spec, known):
         assert spec.inventory is not None
         return [steps.Stock(spec.inventory, spec.inventory_size)]
-    return [steps.Recover(spec.commit_target.postgres.secret_ref)]
+    return [steps.Recover(spec.commit_target.postgres)]
 
 
 def _may_recover(event: Event, spec: IntakeEventSpec, observed: Observed) -> bool:

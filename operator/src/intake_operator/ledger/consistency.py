@@ -17,6 +17,7 @@ import psycopg
 from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
+from intake_operator.addresses import Address
 from intake_operator.database import account as database_account
 from intake_operator.database import connection as db1
 from intake_operator.decide.consistency import NO_QUESTION
@@ -55,8 +56,8 @@ class Sides:
     """Of DB1."""
     password: str = field(repr=False)
     """Of DB1's superuser."""
-    uri: str = field(repr=False)
-    """Of the ledger; empty for a webhook."""
+    ledger: Address | None
+    """None for a webhook."""
     function: str = ""
     """The ledger's commit function."""
 
@@ -131,9 +132,10 @@ class ConsistencyChecks:
     async def _compare_accounts(self, sides: Sides) -> Verdict | None:
         """By counts and digest, then claim by claim. None when claims ended in DB1 in the meantime."""
         try:
+            assert sides.ledger is not None
             async with asyncio.timeout(self._timeout), self._database(sides) as database:
                 before = await database_account.read_account(database, sides.event.pool)
-                ledger = await read_account(sides.uri, sides.event.namespace, sides.event.pool)
+                ledger = await read_account(sides.ledger, sides.event.pool)
                 if ledger == before:
                     return agreed(before.committed, before.voided)
                 if before != await database_account.read_account(database, sides.event.pool):
@@ -150,13 +152,13 @@ class ConsistencyChecks:
         return verdict
 
     async def _compare_claims(self, sides: Sides) -> Verdict:
-        if not sides.uri:
+        if sides.ledger is None:
             return cannot_be_asked(NO_QUESTION)
         try:
             async with (
                 asyncio.timeout(self._timeout),
                 self._database(sides) as database,
-                connect(sides.uri, sides.event.namespace) as ledger,
+                connect(sides.ledger) as ledger,
             ):
                 if not await offers(ledger, "ledger_claims"):
                     return cannot_be_asked(f"{NOT_OFFERED} ledger_claims (docs/ledger.md)")
