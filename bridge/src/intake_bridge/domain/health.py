@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from intake_bridge.domain.last_minute import LastMinute
+
 
 class Offer(StrEnum):
     """What a ledger can do beyond the least that the contract asks for."""
@@ -31,10 +33,35 @@ class DependencyHealth(BaseModel):
     offers: tuple[Offer, ...] | None = None
 
 
+class Failures(BaseModel):
+    """Failures of the last minute among so many tries, and the error of the last one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tried: int
+    failed: int
+    error: str
+
+
 class WorkerHealth(BaseModel):
-    """The `health` of `intake.report_worker`. Empty until both dependencies have been checked once."""
+    """The `health` of `intake.report_worker`. Without the dependencies until both have been checked once."""
 
     model_config = ConfigDict(frozen=True)
 
     validator: DependencyHealth | None = None
     ledger: DependencyHealth | None = None
+    validations: Failures | None = None
+    """Claims that the validator was asked about; None where none has failed in the last minute. The next two alike."""
+    commits: Failures | None = None
+    voids: Failures | None = None
+    defects: Failures | None = None
+    """Reads and batches that ended by an error of the bridge's own code."""
+    refusal: str | None = None
+    """Why DB1 has refused a read or a change in the last seconds; None where it has not."""
+
+
+def failures(last_minute: LastMinute) -> Failures | None:
+    """What failed in the last minute, as it is reported."""
+    if not (failed := last_minute.failed):
+        return None
+    return Failures(tried=last_minute.tried, failed=failed, error=last_minute.error)
