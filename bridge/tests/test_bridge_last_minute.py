@@ -79,12 +79,12 @@ def test_good_answers_beside_bad_ones_count_as_tries() -> None:
 
 
 async def _reported(sale: Sale, what: str) -> Row:
-    """What the worker says under this name, as soon as it says something."""
+    """What the worker says under this name, as soon as something has failed."""
     found: Row = {}
 
     async def told() -> bool:
         found.update((await sale.health()).get(what) or {})
-        return bool(found)
+        return bool(found.get("failed"))
 
     await sale.until(told, f"{what} is reported")
     assert "user-" not in json.dumps(await sale.health())
@@ -100,6 +100,16 @@ async def test_a_ledger_that_refuses_every_claim_for_another_reason_is_reported(
             assert "no more of user" in commits["error"]
             assert (await sale.health())["ledger"]["state"] == "ok"
             assert "validations" not in await sale.health()
+
+
+async def test_claims_that_were_committed_are_tries_without_an_error(sale: Sale) -> None:
+    await sale.claim(20)
+    async with sale.worker():
+
+        async def told() -> bool:
+            return (await sale.health()).get("commits") == {"tried": 20, "failed": 0}
+
+        await sale.until(told, "20 commits are reported")
 
 
 async def test_a_validator_that_fails_for_a_claim_is_reported(sale: Sale, webhook: WebhookServer) -> None:

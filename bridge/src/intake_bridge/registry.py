@@ -16,7 +16,7 @@ from intake_bridge.domain.common_failure import CommonFailure
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
 from intake_bridge.domain.dependency import Dependency
-from intake_bridge.domain.health import DependencyHealth, HealthState, WorkerHealth, failures
+from intake_bridge.domain.health import DependencyHealth, HealthState, WorkerHealth, attempts
 from intake_bridge.domain.last_minute import LastMinute
 from intake_bridge.ports import Dependencies, DependencyDownError, Http, Ledger, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
@@ -112,9 +112,9 @@ class DependencyRegistry:
         return WorkerHealth(
             validator=_health(known.validation),
             ledger=ledger,
-            validations=failures(known.validation.last_minute),
-            commits=failures(known.commitment.last_minute),
-            voids=failures(known.voiding.last_minute),
+            validations=attempts(known.validation.last_minute),
+            commits=attempts(known.commitment.last_minute),
+            voids=attempts(known.voiding.last_minute),
         )
 
     async def close(self) -> None:

@@ -33,14 +33,14 @@ class DependencyHealth(BaseModel):
     offers: tuple[Offer, ...] | None = None
 
 
-class Failures(BaseModel):
-    """Failures of the last minute among so many tries, and the error of the last one."""
+class Attempts(BaseModel):
+    """How often something was tried in the last minute, how often it failed, and the error of the last failure."""
 
     model_config = ConfigDict(frozen=True)
 
     tried: int
     failed: int
-    error: str
+    error: str | None = None
 
 
 class WorkerHealth(BaseModel):
@@ -50,18 +50,19 @@ class WorkerHealth(BaseModel):
 
     validator: DependencyHealth | None = None
     ledger: DependencyHealth | None = None
-    validations: Failures | None = None
-    """Claims that the validator was asked about; None where none has failed in the last minute. The next two alike."""
-    commits: Failures | None = None
-    voids: Failures | None = None
-    defects: Failures | None = None
-    """Reads and batches that ended by an error of the bridge's own code."""
+    validations: Attempts | None = None
+    """Claims that the validator was asked about; None where there was none. The next two alike."""
+    commits: Attempts | None = None
+    voids: Attempts | None = None
+    defects: Attempts | None = None
+    """Reads and batches that ended by an error of the bridge's own code; None where there was none."""
     refusal: str | None = None
     """Why DB1 has refused a read or a change in the last seconds; None where it has not."""
 
 
-def failures(last_minute: LastMinute) -> Failures | None:
-    """What failed in the last minute, as it is reported."""
-    if not (failed := last_minute.failed):
+def attempts(last_minute: LastMinute) -> Attempts | None:
+    """What was tried in the last minute, as it is reported."""
+    if not (tried := last_minute.tried):
         return None
-    return Failures(tried=last_minute.tried, failed=failed, error=last_minute.error)
+    failed = last_minute.failed
+    return Attempts(tried=tried, failed=failed, error=last_minute.error if failed else None)
