@@ -5,7 +5,7 @@ An error of a database is a value of what was observed: the decision goes on wit
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import psycopg
@@ -15,9 +15,10 @@ from intake_operator.addresses import Address, address_of
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
-from intake_operator.decide import inputs, needs
+from intake_operator.decide import inputs, memory, needs
 from intake_operator.inventory.inventories import Inventories
-from intake_operator.kube.client import Cluster
+from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.events import last_seen
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
@@ -35,6 +36,9 @@ LISTED: Final = (
     "NetworkPolicy",
     "PodDisruptionBudget",
 )
+
+# An Event is older than the status that it explains: the status is written after the pod was seen to be missing.
+SAID_BEFORE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Observer:
         observed, superuser = await self._objects(event)
         if not needs.database(event, observed, now):
             return observed
+        if needs.refusals(event, observed):
+            observed = replace(observed, refusal=await self._refusal(event, observed))
         observed = replace(observed, database=await self._database(event, observed, superuser))
         if needs.audit(event, observed):
             observed = replace(observed, database=await self._with_audit(event, observed.database))
@@ -98,6 +104,20 @@ class Observer:
         )
         superuser = read[0] if read[0] in secrets else None
         return observed, superuser
+
+    async def _refusal(self, event: Event, observed: Observed) -> str:
+        """Why DB1's pod cannot be created: only Events of its StatefulSet say so."""
+        name, since = names.database(event.name), memory.without_database_since(event, observed)
+        try:
+            found = await self.cluster.events_about("StatefulSet", event.namespace, name, "FailedCreate")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return "the operator may not list Events, which say why"
+        uid = observed.children["StatefulSet", name]["metadata"]["uid"]
+        said = {last_seen(each): str(each.get("message", "")) for each in found if each["involvedObject"]["uid"] == uid}
+        latest = max(said, default=None)
+        return said[latest] if latest and (since is None or latest > since - SAID_BEFORE) else ""
 
     async def _with_audit(self, event: Event, database: DatabaseState) -> DatabaseState:
         """The state of DB1 with its audit, as far as DB1 can still be asked."""
