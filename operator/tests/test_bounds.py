@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.database import databases as db1
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
@@ -62,29 +63,29 @@ def books(server: PostgresServer) -> Iterator[None]:
     server.drop_database("books")
 
 
-async def rows(uri: str) -> None:
-    async for _ in Table(uri, "tickets", "seats", call_timeout=SHORT).chunks(1):
+async def rows(uri: Address) -> None:
+    async for _ in Table(uri, "seats", call_timeout=SHORT).chunks(1):
         pass
 
 
-async def claims(uri: str) -> None:
-    async with connect(uri, "tickets") as ledger:
+async def claims(uri: Address) -> None:
+    async with connect(uri) as ledger:
         async for _ in ledger_claims(ledger, POOL, monotonic):
             pass
 
 
-async def voided(uri: str) -> None:
-    async with connect(uri, "tickets") as ledger:
+async def voided(uri: Address) -> None:
+    async with connect(uri) as ledger:
         await void(ledger, sql.Identifier("void_claim"), {"claim_id": "x"})
 
 
-async def found(uri: str) -> None:
-    async with connect(uri, "tickets") as ledger:
+async def found(uri: Address) -> None:
+    async with connect(uri) as ledger:
         await find_function(ledger, "finalize_transaction")
 
 
-async def checked(uri: str) -> None:
-    state = await LedgerChecks(monotonic, timeout=SHORT).check(UID, uri, "tickets", "finalize_transaction")
+async def checked(uri: Address) -> None:
+    state = await LedgerChecks(monotonic, timeout=SHORT).check(UID, uri, "finalize_transaction")
     assert state.problem, "it is told, and not raised"
     raise OSError(state.message)
 
@@ -97,16 +98,17 @@ async def test_calls_to_a_user_s_postgres_end(
     monkeypatch.setattr(connection, "CALL_TIMEOUT", SHORT)
     async with Relay(server.directory / "socket", answers, after_login=after_login) as relay:
         uri = f"postgresql://postgres@127.0.0.1:{relay.port}/books?sslmode=disable&gssencmode=disable"
-        calls: list[Callable[[str], Awaitable[Any]]] = [
-            lambda uri: Table(uri, "tickets", "seats", call_timeout=SHORT).count(1),
+        address = Address(uri, "tickets")
+        calls: list[Callable[[Address], Awaitable[Any]]] = [
+            lambda uri: Table(uri, "seats", call_timeout=SHORT).count(1),
             rows,
             claims,
             voided,
             found,
             checked,
-            lambda uri: read_account(uri, "tickets", POOL),
+            lambda uri: read_account(uri, POOL),
         ]
-        await asyncio.gather(*(ends_badly(call(uri)) for call in calls))
+        await asyncio.gather(*(ends_badly(call(address)) for call in calls))
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ async def test_calls_to_db1_end(
         "configure": lambda databases: databases.configure(UID, POOL, config),
         "stock": lambda databases: databases.stock(UID, POOL, no_rows()),
         "seed": lambda databases: databases.seed(UID, POOL),
-        "recover": lambda databases: databases.recover(UID, "tickets", POOL, "postgresql:///nowhere"),
+        "recover": lambda databases: databases.recover(UID, POOL, Address("postgresql:///nowhere", "tickets")),
         "seal": lambda databases: databases.seal(UID, POOL, "test"),
         "account": lambda databases: databases.account(UID, POOL),
         "audit": lambda databases: databases.audit(UID, POOL),

@@ -19,6 +19,7 @@ MOST_MIB = 48
 
 READ = """
 import asyncio, gc, sys
+from intake_operator.addresses import Address
 from intake_operator.inventory.table import Table
 from intake_operator.model.inventory import InventoryError
 
@@ -26,7 +27,7 @@ def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) // 1024
 
 async def read():
-    table = Table(sys.argv[1], "tickets", sys.argv[2])
+    table = Table(Address(sys.argv[1], "tickets"), sys.argv[2])
     assert await table.count(10) > 0
     async for _ in table.chunks(10):
         pass

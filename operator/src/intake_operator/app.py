@@ -3,16 +3,19 @@
 import asyncio
 import logging
 from importlib.metadata import version
+from pathlib import Path
 from time import monotonic
+from typing import Final
 
 import kopf
 
 from intake_operator import names, probes, watch
 from intake_operator.act import Actor
+from intake_operator.addresses import domain_of
 from intake_operator.admin import server as admin
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
-from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.children.installation import CLUSTER_DOMAIN, BridgeImage, Installation
 from intake_operator.database import migrate
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
@@ -29,6 +32,9 @@ from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
+# The kubelet writes it. It says how the names of Services end.
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,6 +42,7 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
+    cluster_domain = settings.cluster_domain or domain_of(RESOLV_CONF.read_text()) or CLUSTER_DOMAIN
     queue = WorkQueue(monotonic, workers=settings.workers)
     # Each kind has places of its own: what decides about a removal does not wait for a table that does not answer.
     long_reads = {
@@ -61,12 +68,14 @@ async def run(settings: Settings) -> None:
             inventories,
             consistencies,
             Proofs(databases, monotonic, long_reads["ledger"]),
-            Pools(cluster, monotonic, long_reads["ledger"], settings.namespaces),
+            Pools(cluster, monotonic, long_reads["ledger"], settings.namespaces, cluster_domain),
         ),
-        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
+        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster), cluster_domain),
         installation=Installation(
             BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
             settings.guard,
+            settings.defaults,
+            settings.fixed_ids,
         ),
         metrics=metrics,
         drop=drop,
@@ -75,7 +84,12 @@ async def run(settings: Settings) -> None:
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
-    logger.info("intake-operator %s started; %s", version("intake-operator"), settings.summary())
+    logger.info(
+        "intake-operator %s started; %s; cluster domain: %s",
+        version("intake-operator"),
+        settings.summary(),
+        cluster_domain,
+    )
     tasks = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(queue.workers)]
     tasks.append(asyncio.create_task(probes.warn_of_starvation(queue.load)))
     try:

@@ -40,8 +40,9 @@ class MeasuredRelay:
 
     def close(self) -> None:
         """End everything. Safe to repeat."""
-        if self._server is not None:
-            self._server.close()
+        if self._server is None or self._server.get_loop().is_closed():
+            return
+        self._server.close()
         for link in self._links:
             link.cancel()
 

@@ -15,6 +15,7 @@ from psycopg.rows import class_row
 from pydantic import ValidationError
 
 from intake_operator import names
+from intake_operator.addresses import Address
 from intake_operator.database.account import read_database_account
 from intake_operator.database.connection import connect, no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
@@ -172,13 +173,13 @@ class Databases:
             row = await (await connection.execute("SELECT intake.seed(%s)", (pool,))).fetchone()
         return int(row[0]) if row else 0
 
-    async def recover(self, uid: str, event_namespace: str, pool: str, uri: str) -> Restored:
+    async def recover(self, uid: str, pool: str, ledger: Address) -> Restored:
         """Rebuild a lost DB1 from the ledger: all of it, or nothing. Call after `configure` and `stock`, before `seed`.
 
         Raises also RecoveryError and PageOrderError.
         """
         async with self._step(uid, RECOVERY_TIMEOUT) as connection:
-            return await recover(connection, uri, event_namespace, pool, time.monotonic)
+            return await recover(connection, ledger, pool, time.monotonic)
 
     async def seal(self, uid: str, pool: str, reason: str) -> None:
         """End claiming for good; `reason` goes to the audit. Returns when no claim is under way any more."""

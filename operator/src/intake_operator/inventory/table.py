@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
-from intake_shared import connections
 from intake_shared.connections import bounded
 from intake_shared.measured import AnswerTooLongError
 from intake_shared.redaction import one_line
 from psycopg import AsyncConnection, AsyncServerCursor, sql
 
-from intake_operator import names
-from intake_operator.addresses import LONGEST_ANSWER, qualified_uri
+from intake_operator.addresses import Address
 from intake_operator.model.attributes import MAX_BYTES, name_flaw
 from intake_operator.model.inventory import HEADER, InventoryError, Row, check, invalid, quoted
 from intake_operator.model.label import LONGEST_READ
@@ -77,14 +75,13 @@ COUNT: Final = sql.SQL("SELECT count(*) FROM (SELECT resource_id, label FROM {ta
 
 @dataclass(frozen=True)
 class Table:
-    """A table (`name` or `schema.name`) behind a connection URI, as an event of `namespace` has it.
+    """A table (`name` or `schema.name`) in a PostgreSQL of the user.
 
     Every call connects anew, and raises InventoryError when the table cannot be read, or a call takes longer than
     `call_timeout` seconds.
     """
 
-    uri: str
-    namespace: str
+    address: Address
     name: str
     call_timeout: float = CALL_TIMEOUT
 
@@ -152,13 +149,7 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            # Never prepared: a pooler may stand before the table.
-            connection = await connections.connect(
-                qualified_uri(self.uri, self.namespace),
-                longest_answer=LONGEST_ANSWER,
-                application_name=names.FIELD_MANAGER,
-                prepare_threshold=None,
-            )
+            connection = await self.address.connect()
             try:
                 await connection.set_read_only(True)
                 async with bounded(self.call_timeout):

@@ -9,6 +9,8 @@ import psycopg
 from intake_shared.redaction import one_line
 
 from intake_operator import names
+from intake_operator.addresses import Address
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
@@ -42,27 +44,33 @@ class Pools:
     """
 
     def __init__(
-        self, cluster: Objects, clock: Callable[[], float], long_reads: LongReads, namespaces: Sequence[str] = ()
+        self,
+        cluster: Objects,
+        clock: Callable[[], float],
+        long_reads: LongReads,
+        namespaces: Sequence[str] = (),
+        cluster_domain: str = CLUSTER_DOMAIN,
     ) -> None:
         self._cluster = cluster
         self._long_reads = long_reads
         self._namespaces = namespaces
+        self._domain = cluster_domain
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
         self._accounts: Remembered[object, PoolCheck] = Remembered(clock)
         """What the ledger says, by itself."""
 
-    async def check(self, event: Event, uri: str) -> PoolCheck:
-        """Whether the pool may be sold. `uri` is the Postgres ledger's; empty for a webhook, or while it is unusable.
+    async def check(self, event: Event, ledger: Address | None) -> PoolCheck:
+        """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
         Checks again as soon as the status has told the last verdict: of two events that are checked at the same time,
         at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        account = self._account(event, uri) if uri and not unchecked else None
-        question = (uri, unchecked, event.generation, announced(event), account)
+        account = self._account(event, ledger) if ledger and not unchecked else None
+        question = (ledger, unchecked, event.generation, announced(event), account)
         if known := self._checks.fresh(event.uid, question):
             return known
-        check = _unchecked() if unchecked else await self._check(event, uri, account)
+        check = _unchecked() if unchecked else await self._check(event, ledger, account)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
@@ -71,14 +79,14 @@ class Pools:
         self._checks.forget(uid)
         self._accounts.forget(uid)
 
-    def _account(self, event: Event, uri: str) -> PoolCheck | None:
+    def _account(self, event: Event, ledger: Address) -> PoolCheck | None:
         """What the ledger says of the pool; while it is being asked anew its last answer, None before the first."""
-        question = (uri, event.generation)
+        question = (ledger, event.generation)
         if known := self._accounts.fresh(event.uid, question):
             return known
 
         async def ask() -> None:
-            check = await _ask(event, uri)
+            check = await _ask(event, ledger)
             lasts = LASTS if check.reason is PoolReason.WAITING else ACCOUNT_LASTS
             self._accounts.keep(event.uid, question, check, lasts)
 
@@ -86,7 +94,7 @@ class Pools:
         known = self._accounts.latest_to(event.uid, question)
         return replace(known, asking=True) if known else None
 
-    async def _check(self, event: Event, uri: str, account: PoolCheck | None) -> PoolCheck:
+    async def _check(self, event: Event, ledger: Address | None, account: PoolCheck | None) -> PoolCheck:
         mine = await self._ledger(event)
         if found := in_use(event, mine, await self._rivals(event)):
             return found
@@ -95,7 +103,7 @@ class Pools:
             return PoolCheck(
                 PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
             )
-        if not uri:
+        if ledger is None:
             return _waiting(event, "slots are seeded when the ledger has said that the pool was not sold before")
         return account or _waiting(event, "the ledger is being asked whether the pool was sold before")
 
@@ -121,12 +129,12 @@ class Pools:
         ref = target.postgres.secret_ref
         secret = await self._cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
-        return ledger_key(uri, event.namespace, target.postgres.function) if uri else None
+        return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
 
 
-async def _ask(event: Event, uri: str) -> PoolCheck:
+async def _ask(event: Event, ledger: Address) -> PoolCheck:
     try:
-        account = await read_account(uri, event.namespace, event.pool)
+        account = await read_account(ledger, event.pool)
     except (psycopg.Error, OSError) as error:
         silent = f"the ledger does not say whether the pool was sold before: {one_line(error)}"
         return _waiting(event, f"{silent}. Slots are seeded when it does")

@@ -8,6 +8,7 @@ from typing import Final
 import psycopg
 from intake_shared.redaction import one_line
 
+from intake_operator.addresses import Address
 from intake_operator.database.databases import Databases
 from intake_operator.ledger.account import difference, read_account
 from intake_operator.long_reads import LongReads
@@ -36,7 +37,7 @@ def _holds(attempt: _Attempt) -> bool:
 class Proofs:
     """Makes the proof that ends a drain.
 
-        proof, error = await proofs.prove(event, observed, uri)
+        proof, error = await proofs.prove(event, observed, ledger)
         may_remove_db1 = proof is not None and not proof.failures
 
     It reads every claim on both sides, so it is a long read: the first call only starts it, and its end wakes the
@@ -49,19 +50,19 @@ class Proofs:
         self._long_reads = long_reads
         self._attempts: Remembered[object, _Attempt] = Remembered(clock)
 
-    async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
-        """The proof, or None and why there is none. `uri` is the Postgres ledger's; empty if it cannot be used.
+    async def prove(self, event: Event, observed: Observed, ledger: Address | None) -> tuple[Proof | None, str]:
+        """The proof, or None and why there is none. `ledger` is one in Postgres; None if it cannot be used.
 
         What was proven is of the DB1 that the pass has observed: sealed, without an unsettled claim, with these counts.
         """
         status = observed.database.status
-        subject = (uri, observed.ledger, observed.database.identity, status and status.ends)
+        subject = (ledger, observed.ledger, observed.database.identity, status and status.ends)
         if attempt := self._attempts.fresh(event.uid, subject):
             return attempt.proof, attempt.error
 
         async def make() -> None:
             began = self._clock()
-            made = await self._attempt(event, observed, uri)
+            made = await self._attempt(event, observed, ledger)
             took = timedelta(seconds=self._clock() - began)
             lasts = WHILE_PROVEN if _holds(made) else max(WHILE_BAD, REST * took)
             self._attempts.keep(event.uid, subject, made, lasts)
@@ -76,19 +77,19 @@ class Proofs:
         self._long_reads.stop(uid)
         self._attempts.forget(uid)
 
-    async def _attempt(self, event: Event, observed: Observed, uri: str) -> _Attempt:
+    async def _attempt(self, event: Event, observed: Observed, ledger: Address | None) -> _Attempt:
         try:
             account, audit = await self._databases.account(event.uid, event.pool)
-            ledger = await read_account(uri, event.namespace, event.pool) if uri else None
+            theirs = await read_account(ledger, event.pool) if ledger else None
         except (psycopg.Error, OSError) as error:
             return _Attempt(None, f"the account cannot be made: {one_line(error)}")
         answer, detail = LedgerAnswer.AGREES, ""
-        not_asked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
+        not_asked = ledger is None and event.spec is not None and event.spec.commit_target.postgres is not None
         if not_asked and (account.ended.committed or account.ended.voided):
             answer = LedgerAnswer.NOT_ASKED
             detail = f"{answer.value}: {observed.ledger.message}"
-        elif ledger is None:
+        elif theirs is None:
             answer = LedgerAnswer.NO_PROOF
-        elif ledger != account.ended:
-            answer, detail = LedgerAnswer.DIFFERS, difference(ledger, account.ended)
+        elif theirs != account.ended:
+            answer, detail = LedgerAnswer.DIFFERS, difference(theirs, account.ended)
         return _Attempt(Proof(account, answer, detail, audit), "")
