@@ -32,7 +32,9 @@ from tests.patience import PATIENCE_SECONDS
 
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
 CLOSES = OPENS + timedelta(hours=2)
-INSTALLATION = Installation(BridgeImage("intake-engine/bridge:test", "IfNotPresent"), "intake-system.intake-engine")
+INSTALLATION = Installation(
+    BridgeImage("intake-engine/bridge:test", "IfNotPresent"), "intake-system.intake-engine", namespace="intake-system"
+)
 
 type Make[T] = Callable[..., T]
 
@@ -169,7 +171,7 @@ def make_observed(event: Event, **changes: Any) -> Observed:
     """A provisioned, seeded database without bridges."""
     assert event.spec is not None
     guard = INSTALLATION.guard
-    anchor = kinship.as_anchor(protection.network_policy(event), guard)
+    anchor = kinship.as_anchor(protection.network_policy(event, INSTALLATION.namespace), guard)
     anchor["metadata"]["uid"] = "a"
     wanted = [
         *access.services(event),

@@ -76,6 +76,7 @@ async def run(settings: Settings) -> None:
             settings.guard,
             settings.defaults,
             settings.fixed_ids,
+            settings.operator_namespace,
         ),
         metrics=metrics,
         drop=drop,

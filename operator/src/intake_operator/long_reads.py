@@ -30,7 +30,7 @@ class LongReads:
         reads.start("inventory", event.uid, (event.namespace, event.name), lambda: self._read(event))
 
     A read keeps its own result, where the next pass looks for it, and bounds its own time. The time that it waits for
-    its turn does not count.
+    a place does not count.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LongReads:
         self._reading: set[ReadKey] = set()
 
     def is_running(self, what: str, uid: str) -> bool:
-        """Whether this read runs, or waits for its turn."""
+        """Whether this read runs, or waits for a place."""
         return (uid, what) in self._tasks
 
     def start(self, what: str, uid: str, event: Key, read: Callable[[], Awaitable[None]]) -> None:
@@ -73,12 +73,12 @@ class LongReads:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def load(self) -> Mapping[str, int]:
-        """How many are under way, and how many wait for their turn."""
+        """How many are under way, and how many wait for a place."""
         return {"running": len(self._reading), "waiting": len(self._tasks) - len(self._reading)}
 
     async def _run(self, key: ReadKey, event: Key, read: Callable[[], Awaitable[None]]) -> None:
-        # First the turn of the namespace: what waits for it takes no place from the others.
-        async with self._turn(event[0]), self._all:
+        # First a place of the namespace: what waits for it takes none of those of all.
+        async with self._places_of(event[0]), self._all:
             self._reading.add(key)
             try:
                 await read()
@@ -91,8 +91,8 @@ class LongReads:
         self._tasks.pop(key, None)  # before the pass that this wakes
         self.wake(event)
 
-    def _turn(self, namespace: str) -> asyncio.Semaphore:
+    def _places_of(self, namespace: str) -> asyncio.Semaphore:
         """Kept for as long as a read needs it."""
-        if (turn := self._namespaces.get(namespace)) is None:
-            turn = self._namespaces[namespace] = asyncio.Semaphore(self._most_of_a_namespace)
-        return turn
+        if (places := self._namespaces.get(namespace)) is None:
+            places = self._namespaces[namespace] = asyncio.Semaphore(self._most_of_a_namespace)
+        return places

@@ -18,6 +18,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INTAKE_", frozen=True)
 
+    operator_namespace: str = ""
+    """Its own; empty where it runs outside of the cluster."""
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to watch; empty means all."""
     bridge_image: str = "intake-engine/bridge:dev"
