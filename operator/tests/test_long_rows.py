@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
+from intake_shared.measured import AnswerTooLongError
 from psycopg import sql
 
 from tests.frozen import Relay
@@ -93,3 +95,31 @@ async def test_a_long_row_is_named_and_never_fetched(server: PostgresServer, hal
     assert told in message
     assert len(message) < 1000
     assert int(grown) < MOST_MIB
+
+
+async def test_an_answer_that_is_too_long_is_broken_off_and_told(server: PostgresServer, hall: str) -> None:
+    """Whatever the query is: no query bounds an error, and what answers may be no PostgreSQL."""
+    async with Relay(server.directory / "socket") as relay:
+        uri = f"postgresql://postgres@127.0.0.1:{relay.port}/long_hall?sslmode=disable&gssencmode=disable"
+        connection = await Address(uri, "tickets").connect(autocommit=True)
+        found = await connection.execute("SELECT repeat('x', 7000000)")
+        assert await found.fetchone()
+        found = await connection.execute("SELECT repeat('x', 7000000)")
+        assert await found.fetchone(), "each answer has the bound for itself"
+        told = "it was read"
+        try:
+            await connection.execute("SELECT repeat('x', 9000000)")
+        except AnswerTooLongError as error:
+            told = str(error)
+        assert told == "the server's answer has more than 8388608 bytes, the most that is read"
+        assert connection.closed
+
+
+async def test_what_libpq_says_of_a_connection_names_the_address_of_the_user(hall: str, server: PostgresServer) -> None:
+    """And not that of the relay between them."""
+    async with Relay(server.directory / "socket") as relay:
+        at = f"127.0.0.1:{relay.port}"
+        with pytest.raises(psycopg.Error, match=rf"port {relay.port} failed: FATAL.*nobody"):
+            await Address(f"postgresql://nobody@{at}/long_hall?sslmode=disable&gssencmode=disable", "tickets").connect()
+    with pytest.raises(psycopg.Error, match=rf"127.0.0.1, port {relay.port}: Connect call failed"):
+        await Address(f"postgresql://nobody@{at}/long_hall", "tickets").connect()

@@ -5,12 +5,17 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import given
 import pytest
+from given import Clock
 from intake_operator import names
 from intake_operator.addresses import Address
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
+from intake_operator.ledger import pools
 from intake_operator.ledger.connection import ledger_key
-from intake_operator.model.observed import Event
+from intake_operator.long_reads import LongReads
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.proof import Account
 from intake_operator.reasons import PoolReason
 
 type Make[T] = Callable[..., T]
@@ -86,3 +91,37 @@ def test_a_ledger_is_identified_by_host_port_and_database_not_by_user(
     mine, theirs = (ledger_key(Address(uri, "tickets"), "f") for uri in (one, other))
     rival = replace(event(uid="x"), created_at=event().created_at - timedelta(days=1))
     assert (in_use(event(), mine, [Rival(rival, theirs)]) is not None) is same
+
+
+async def test_an_old_answer_of_the_ledger_is_told_and_lets_nothing_be_seeded(
+    event: Make[Event], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again outside of the pass, and the pass that this wakes decides."""
+
+    async def unused(*_: object) -> Account:
+        return Account(0, 0, 0, 0)
+
+    class Objects:
+        async def get(self, *_: str) -> None:
+            return None
+
+        async def list_everywhere(self, *_: object) -> list[Manifest]:
+            return []
+
+    monkeypatch.setattr(pools, "read_account", unused)
+    woken: list[tuple[str, str]] = []
+    reads = LongReads(woken.append)
+    checks = pools.Pools(Objects(), clock, reads)
+
+    async def look() -> tuple[PoolReason, bool]:
+        found = await checks.check(event(), Address("postgresql://a@core/db", "tickets"))
+        return found.reason, found.allows
+
+    assert await look() == (PoolReason.WAITING, False)
+    await given.ended(reads)
+    assert woken == [("tickets", "taylor-drop")]
+    assert await look() == (PoolReason.UNUSED, True)
+    clock.now += pools.ACCOUNT_LASTS.total_seconds()
+    assert await look() == (PoolReason.UNUSED, False), "the condition does not change while it is asked again"
+    await given.ended(reads)
+    assert await look() == (PoolReason.UNUSED, True)
