@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -34,12 +35,16 @@ from intake_operator.workqueue import Key, WorkQueue
 
 # The kubelet writes it. It says how the names of Services end.
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
+# Host names that are resolved at the same time. A thread is made when it is needed.
+RESOLVING: Final = 128
 
 logger = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
+    # Threads resolve host names. One whose name server does not answer is lost for longer than its caller waits.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RESOLVING))
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
     cluster_domain = settings.cluster_domain or domain_of(RESOLV_CONF.read_text()) or CLUSTER_DOMAIN

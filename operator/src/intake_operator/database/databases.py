@@ -242,7 +242,7 @@ class Databases:
                 yield connection
         except OSError:
             # A call or a transaction that was broken off ends with its connection.
-            await self.close(uid)
+            await self._disconnect(uid)
             raise
 
     @asynccontextmanager
