@@ -16,8 +16,8 @@ from tests.postgres import PostgresServer
 
 # One value of 200 MB made the operator grow by 600 MiB; of this size it is done sooner.
 LONG = 64_000_000
-# Of the reading process. What is read at most is 8 MiB, and libpq and Python each copy it.
-MOST_MIB = 48
+# Of the reading process. What is read at most is 4 MiB, and libpq and Python each copy it.
+MOST_MIB = 32
 
 READ = """
 import asyncio, gc, sys
@@ -75,7 +75,7 @@ FIRST = "SELECT '00000000-0000-0000-0000-000000000001'::uuid AS resource_id, 'A-
         (
             f"SELECT gen_random_uuid() AS resource_id, repeat('A', {LONG} + n)::int::text AS label"
             " FROM generate_series(1, 2) AS n",
-            "row 1, or one that is read with it: the server's answer has more than 8388608 bytes",
+            "row 1, or one that is read with it: the server's answer has more than 4194304 bytes",
         ),
     ],
     ids=["label", "bytes", "attribute", "json", "id", "an error that quotes"],
@@ -102,16 +102,16 @@ async def test_an_answer_that_is_too_long_is_broken_off_and_told(server: Postgre
     async with Relay(server.directory / "socket") as relay:
         uri = f"postgresql://postgres@127.0.0.1:{relay.port}/long_hall?sslmode=disable&gssencmode=disable"
         connection = await Address(uri, "tickets").connect(autocommit=True)
-        found = await connection.execute("SELECT repeat('x', 7000000)")
+        found = await connection.execute("SELECT repeat('x', 1000000)")
         assert await found.fetchone()
-        found = await connection.execute("SELECT repeat('x', 7000000)")
+        found = await connection.execute("SELECT repeat('x', 1000000)")
         assert await found.fetchone(), "each answer has the bound for itself"
         told = "it was read"
         try:
-            await connection.execute("SELECT repeat('x', 9000000)")
+            await connection.execute("SELECT repeat('x', 1100000)")
         except AnswerTooLongError as error:
             told = str(error)
-        assert told == "the server's answer has more than 8388608 bytes, the most that is read"
+        assert told == "the server's answer has more than 1048576 bytes, the most that is read"
         assert connection.closed
 
 

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp import ClientSession
 from intake_operator.metrics import Metrics
-from intake_operator.probes import DEAD_AFTER, STARVED_AFTER, flaw, holders, serve
+from intake_operator.probes import DEAD_AFTER, STARVED_AFTER, WARN_AFTER, flaw, serve, starvation
 from intake_operator.workqueue import Load
 from prometheus_client import generate_latest
 
@@ -35,8 +35,12 @@ def test_an_operator_is_restarted_when_no_pass_ends_or_a_namespace_gets_no_worke
     assert bool(found) == bool(told)
 
 
-def test_who_holds_the_workers_is_named_the_greediest_first() -> None:
-    assert holders(load()) == "8 of 8 workers are busy; by namespace: south 5, north 3"
+def test_the_log_names_who_holds_the_workers_the_greediest_first_while_a_namespace_waits() -> None:
+    assert starvation(load(starved=WARN_AFTER.total_seconds())) == ""
+    assert starvation(load(starved=31.2, waiting=4)) == (
+        "a namespace has waited for a worker for 31 s, and 4 passes are due: 8 of 8 workers are busy; by namespace: "
+        "south 5, north 3. Look for databases and ledgers of these namespaces that do not answer"
+    )
 
 
 async def test_livez_answers_503_with_the_reason_and_metrics_have_the_queue() -> None:

@@ -16,8 +16,8 @@ from intake_operator.model.observed import LedgerState, Manifest
 from intake_operator.model.secrets import text
 from intake_operator.model.spec import PostgresAccess, SecretRef
 
-# Bytes that a user's server may send as one answer. A chunk of the longest rows, or a page of claims, has less.
-LONGEST_ANSWER: Final = 8 * 1024 * 1024
+# Bytes that a user's server may send as one answer, where it is not asked for many rows. Every worker may have one.
+LONGEST_ANSWER: Final = 1024 * 1024
 
 
 class Objects(Protocol):
@@ -47,9 +47,10 @@ class Address:
             parameters["host"] = ",".join(_qualified(host, self.namespace) for host in hosts.split(","))
         return make_conninfo(**parameters)
 
-    async def connect(self, **more: Any) -> ConfirmedConnection:
+    async def connect(self, longest_answer: int = LONGEST_ANSWER, **more: Any) -> ConfirmedConnection:
         """Connect. `more` are further parameters of psycopg. Raises psycopg.Error or OSError.
 
+        An answer of more than `longest_answer` bytes is not read: the call fails, and the connection is closed.
         The server's certificate has to have the name that the URI has, as for the bridges, which reach a Service of
         their own namespace by its bare name.
         """
@@ -58,7 +59,7 @@ class Address:
             self.qualified(),
             certificates=self.certificates,
             names={_qualified(host, self.namespace): host for host in hosts},
-            longest_answer=LONGEST_ANSWER,
+            longest_answer=longest_answer,
             application_name=names.FIELD_MANAGER,
             # Never prepared: a transaction pooler may stand before it.
             prepare_threshold=None,

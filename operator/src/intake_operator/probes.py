@@ -45,18 +45,20 @@ def holders(load: Load) -> str:
     return f"{load.busy} of {load.workers} workers are busy; by namespace: {held}"
 
 
+def starvation(load: Load) -> str:
+    """What the log says while a namespace waits for a worker; empty while none has waited for long."""
+    if load.starved <= WARN_AFTER.total_seconds():
+        return ""
+    due = f"a namespace has waited for a worker for {load.starved:.0f} s, and {load.waiting} passes are due"
+    return f"{due}: {holders(load)}. Look for databases and ledgers of these namespaces that do not answer"
+
+
 async def warn_of_starvation(load: Callable[[], Load]) -> None:
-    """Log who holds the workers while a namespace waits for one, until cancelled."""
+    """Log it, until cancelled."""
     while True:
+        if told := starvation(load()):
+            logger.warning(told)
         await asyncio.sleep(WARN_EVERY.total_seconds())
-        if (now := load()).starved > WARN_AFTER.total_seconds():
-            logger.warning(
-                "a namespace has waited for a worker for %.0f s; %d passes are due, %s. Look for databases of these "
-                "namespaces that do not answer",
-                now.starved,
-                now.waiting,
-                holders(now),
-            )
 
 
 async def serve(port: int, metrics: Metrics, clock: Callable[[], float], load: Callable[[], Load]) -> web.AppRunner:

@@ -17,9 +17,10 @@ from intake_operator.model.inventory import HEADER, InventoryError, Row, check, 
 from intake_operator.model.label import LONGEST_READ
 from intake_operator.reasons import Problem
 
-# Rows in one call of intake.stock, and in memory at a time: of the longest rows that are fetched four megabytes. More
-# of them make it hardly faster.
+# Rows in one call of intake.stock, and in memory at a time. More of them make it hardly faster.
 CHUNK: Final = 500
+# Bytes of one answer: of a chunk of the longest rows that are fetched, which have 7 400 bytes.
+LONGEST_CHUNK: Final = 4 * 1024 * 1024
 # Sorting ten million rows takes a while.
 STATEMENT_TIMEOUT: Final = "60s"
 # Seconds of one call, counted here: what stands behind the URI may keep to no limit.
@@ -149,7 +150,7 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            connection = await self.address.connect()
+            connection = await self.address.connect(LONGEST_CHUNK)
             try:
                 await connection.set_read_only(True)
                 async with bounded(self.call_timeout):

@@ -22,7 +22,7 @@ from intake_operator.database import account as database_account
 from intake_operator.database import connection as db1
 from intake_operator.decide.consistency import NO_QUESTION
 from intake_operator.ledger.account import read_account
-from intake_operator.ledger.claims import PageOrderError
+from intake_operator.ledger.claims import LONGEST_PAGE, PageOrderError
 from intake_operator.ledger.compare import compare
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import offers, void_function
@@ -155,7 +155,7 @@ class ConsistencyChecks:
             async with (
                 asyncio.timeout(self._timeout),
                 self._database(sides) as database,
-                connect(sides.ledger) as ledger,
+                connect(sides.ledger, LONGEST_PAGE) as ledger,
             ):
                 if not await offers(ledger, "ledger_claims"):
                     return cannot_be_asked(f"{NOT_OFFERED} ledger_claims (docs/ledger.md)")
