@@ -27,7 +27,7 @@ WHILE_BAD: Final = timedelta(seconds=3)
 WHILE_REFUSED: Final = timedelta(seconds=10)
 
 # Seconds of a whole copy, whose calls have bounds of their own. Ten million rows are the most.
-COPY_TIMEOUT: Final = 1800.0
+COPY_TIMEOUT: Final = 3600.0
 
 # SQLSTATEs with which intake.stock refuses rows.
 REFUSALS: Final = {"IE002": Problem.INVENTORY_INVALID, "IE006": Problem.INVENTORY_CHANGED}
