@@ -16,6 +16,7 @@ from intake_shared.certificates import (
     key_flaw,
 )
 from intake_shared.connections import connect
+from intake_shared.uris import secured
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.tls_postgres import ANYONE, HOSTS, NOT_ITS_HOST, WRITER, TlsServer, certificates, pem, tls_postgres
@@ -140,7 +141,7 @@ async def test_a_uri_that_contradicts_the_certificates_is_refused(more: str, our
 )
 def test_what_is_checked(uri: str, ours: Certificates, mode: str | None) -> None:
     given = {name: str(value) for name, value in conninfo_to_dict(uri).items()}
-    assert ours.settings(given).get("sslmode") == mode
+    assert secured(given, ours).get("sslmode") == mode
 
 
 async def test_a_statement_is_cancelled_over_a_connection_with_the_same_certificates(server: TlsServer) -> None:
