@@ -4,6 +4,7 @@ All broken events are in one namespace and are applied at once, because most of 
 one of them.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ def broken(shared_kube: Kube) -> Iterator[Kube]:
             "no-webhook", validation={"webhook": {"url": services.VALIDATOR_URL, "timeoutSeconds": 2}}, maxRetries=100
         ),
         _event("no-image", image="postgres:18-no-such-tag"),
+        _event("no-resource", resources={"requests": {"seats": 1}}),
     )
     yield kube
     kube.kubectl("delete", "intakeevents", "--all", "--timeout=360s", timeout=400)
@@ -83,6 +85,17 @@ def test_an_image_that_cannot_be_pulled(broken: Kube) -> None:
     _await_healed_and_selling(broken, "no-image")
 
 
+def test_a_field_of_a_pod_that_only_the_api_server_can_judge(broken: Kube) -> None:
+    # The CRD cannot know which resources a cluster has.
+    events.await_degraded(broken, "no-resource", "ReconcileFailed", "resources.requests[seats]: Invalid value")
+    database = broken.get("intakeevent", "no-resource")["spec"]["database"]
+    small = database | {"resources": {"requests": {"cpu": "20m", "memory": "128Mi"}}}
+    # A merge patch would keep the resource.
+    patch = [{"op": "replace", "path": "/spec/database", "value": small}]
+    broken.kubectl("patch", "intakeevent", "no-resource", "--type=json", "-p", json.dumps(patch))
+    _await_healed_and_selling(broken, "no-resource")
+
+
 def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     never = _event("never", image="postgres:18-no-such-tag")
     no_ledger = _event("no-ledger", ledger="never-created")
@@ -93,11 +106,17 @@ def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     assert events.leftovers(namespace, "never") + events.leftovers(namespace, "no-ledger") == []
 
 
-def _event(name: str, ledger: str = "core-ledger", image: str = "postgres:18", **spec: Any) -> Object:
+def _event(
+    name: str,
+    ledger: str = "core-ledger",
+    image: str = "postgres:18",
+    resources: Object | None = None,
+    **spec: Any,
+) -> Object:
     event = events.event(name, events.window(opens_in=2, lasts=3600), **spec)
     event["spec"]["commitTarget"] = {"postgres": {"secretRef": {"name": ledger}}}
     event["spec"]["bridge"] |= {"maxReplicas": 1}
-    event["spec"]["database"] |= {"image": image}
+    event["spec"]["database"] |= {"image": image} | ({"resources": resources} if resources else {})
     return event
 
 

@@ -196,7 +196,7 @@ def _container(database: Database, resources: Mapping[str, Any] | None) -> dict[
         # Ready over TCP only: during initdb a temporary server answers on the socket.
         "startupProbe": {"exec": {"command": alive}, "periodSeconds": 1, "failureThreshold": 300},
         "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 5, "timeoutSeconds": 5},
-        "resources": RESOURCES if resources is None else resources,
+        "resources": resources or RESOURCES,
         "securityContext": common.restricted_container(),
         "volumeMounts": [
             {"name": "data", "mountPath": DATA},
