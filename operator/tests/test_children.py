@@ -29,7 +29,7 @@ def all_children(event: Make[Event], installation: Installation) -> list[Manifes
         database.volume_claim(e, e.spec.database, identity="7251", unsettled=True),
         database.stateful_set(e, e.spec.database, INSTALLATION, identity="7251"),
         bridge.deployment(e, e.spec, installation, {}),
-        protection.disruption_budget(e, keep_pod=True),
+        protection.disruption_budget(e, keep_pod=True, evict_broken=False),
     ]
     return [kinship.as_child(m, e, ANCHOR, installation.guard) for m in made if m]
 

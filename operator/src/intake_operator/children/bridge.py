@@ -10,7 +10,7 @@ from intake_operator.children import common
 from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.pod_settings import PodSettings, Toleration
-from intake_operator.model.spec import IntakeEventSpec, SecretRef
+from intake_operator.model.spec import IntakeEventSpec, PostgresTarget, SecretRef
 
 UID: Final = 10001
 PORT: Final = 8080
@@ -85,7 +85,7 @@ def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
     found = [_Input("INTAKE_DATABASE_URI", "database", SecretRef(name=names.bridge_secret(event.name), key="uri"))]
     target = spec.commit_target
     if target.postgres:
-        found.append(_Input("INTAKE_LEDGER_URI", "ledger", target.postgres.secret_ref))
+        found += _ledger_inputs(target.postgres)
     for step, webhook in (("commit", target.webhook), ("validation", spec.validation.webhook)):
         if webhook:
             secrets = {
@@ -98,6 +98,16 @@ def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
                 for part, ref in secrets.items()
                 if ref
             ]
+    return found
+
+
+def _ledger_inputs(ledger: PostgresTarget) -> list[_Input]:
+    found = [_Input("INTAKE_LEDGER_URI", "ledger", ledger.secret_ref)]
+    if ledger.ca_secret_ref:
+        found.append(_Input("INTAKE_LEDGER_CA", "ledger-ca", ledger.ca_secret_ref))
+    if own := ledger.client_cert_secret_ref:
+        found.append(_Input("INTAKE_LEDGER_CERT", "ledger-cert", own.certificate))
+        found.append(_Input("INTAKE_LEDGER_KEY", "ledger-key", own.key))
     return found
 
 

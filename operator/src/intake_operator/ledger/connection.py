@@ -6,12 +6,11 @@ from ipaddress import ip_address
 from typing import Final
 
 import psycopg
-from intake_shared import connections, uris
+from intake_shared import uris
 from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 
-from intake_operator import names
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import Address
 from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey
 
@@ -20,15 +19,13 @@ CALL_TIMEOUT: Final = 20.0
 
 
 @asynccontextmanager
-async def connect(uri: str, namespace: str) -> AsyncIterator[AsyncConnection]:
-    """A ledger as an event of this namespace names it, for some calls.
+async def connect(ledger: Address) -> AsyncIterator[AsyncConnection]:
+    """A connection to a ledger, for some calls.
 
     Raises psycopg.Error or OSError when it cannot be reached.
     """
-    # Never prepared, and nothing set for the session: a transaction pooler may stand before the ledger.
-    async with await connections.connect(
-        qualified_uri(uri, namespace), application_name=names.FIELD_MANAGER, autocommit=True, prepare_threshold=None
-    ) as connection:
+    # Nothing is set for the session: a transaction pooler may stand before the ledger.
+    async with await ledger.connect(autocommit=True) as connection:
         yield connection
 
 
@@ -37,10 +34,13 @@ def call_timeout() -> AbstractAsyncContextManager[None]:
     return bounded(CALL_TIMEOUT)
 
 
-def ledger_key(uri: str, namespace: str, function: str, domain: str = CLUSTER_DOMAIN) -> LedgerKey | None:
-    """Hosts with their ports, database and function of a ledger; None for a URI that is refused."""
+def ledger_key(ledger: Address, function: str, domain: str = CLUSTER_DOMAIN) -> LedgerKey | None:
+    """Hosts with their ports, database and function of a ledger; None for a URI that is refused.
+
+    Certificates are not part of it: they are renewed, and the ledger stays the same.
+    """
     try:
-        parameters = uris.read(qualified_uri(uri, namespace))
+        parameters = uris.read(Address(ledger.uri, ledger.namespace).qualified())
     except psycopg.Error:
         return None
     hosts = (parameters.get("hostaddr") or parameters.get("host", "")).split(",")

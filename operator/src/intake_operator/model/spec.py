@@ -33,6 +33,30 @@ class CaSecretRef(SecretRef):
     key: str = "ca.crt"
 
 
+class CertificateSecretRef(_Model):
+    """A Secret of type kubernetes.io/tls: a certificate and its private key."""
+
+    name: str
+
+    @property
+    def certificate(self) -> SecretRef:
+        """The certificate."""
+        return SecretRef(name=self.name, key="tls.crt")
+
+    @property
+    def key(self) -> SecretRef:
+        """The private key."""
+        return SecretRef(name=self.name, key="tls.key")
+
+
+class PostgresAccess(_Model):
+    """How a PostgreSQL of the user is reached. Without certificates its URI says all."""
+
+    secret_ref: UriSecretRef
+    ca_secret_ref: CaSecretRef | None = None
+    client_cert_secret_ref: CertificateSecretRef | None = None
+
+
 class Window(_Model):
     """When claims are accepted: opens_at <= t < closes_at, judged by DB1's clock."""
 
@@ -57,10 +81,9 @@ class Validation(_Model):
     webhook: ValidationWebhook | None = None
 
 
-class PostgresTarget(_Model):
+class PostgresTarget(PostgresAccess):
     """A ledger that is a Postgres function."""
 
-    secret_ref: UriSecretRef
     function: str = "finalize_transaction"
 
 
@@ -90,10 +113,9 @@ class ConfigMapRef(_Model):
     key: str = "seats.csv"
 
 
-class InventoryTable(_Model):
+class InventoryTable(PostgresAccess):
     """A table or view of the user's, in any Postgres."""
 
-    secret_ref: UriSecretRef
     name: str = "seats"
 
 
