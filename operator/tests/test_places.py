@@ -10,7 +10,7 @@ import given
 import pytest
 from given import INSTALLATION
 from intake_operator import names
-from intake_operator.addresses import domain_of
+from intake_operator.addresses import Address, domain_of
 from intake_operator.children import access, bridge, database
 from intake_operator.decide.steps import ReplaceDatabasePod
 from intake_operator.ledger.connection import ledger_key
@@ -249,7 +249,7 @@ def test_secrets_have_the_cluster_s_domain(event: Make[Event]) -> None:
 
 def test_a_ledger_is_the_same_with_the_cluster_s_domain_and_without() -> None:
     short, long, other = (
-        ledger_key(f"postgresql://a@core.tickets.svc{domain}/db", "tickets", "f", "Corp.example")
+        ledger_key(Address(f"postgresql://a@core.tickets.svc{domain}/db", "tickets"), "f", "Corp.example")
         for domain in ("", ".CORP.example.", ".cluster.local")
     )
     assert short == long != other
