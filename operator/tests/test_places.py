@@ -176,6 +176,25 @@ def test_no_pod_names_a_user_or_a_group_where_ids_are_not_fixed(component: str) 
     assert {"runAsUser", "runAsGroup", "fsGroup"} <= template(component)["spec"]["securityContext"].keys()
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_db1_that_may_have_claims_keeps_its_user_and_one_without_gets_the_new_one(*, before: bool) -> None:
+    # Postgres refuses data of another user, so a changed value of the chart would be the end of the sale.
+    event = given.make_event()
+    spec = event.spec
+    assert spec is not None
+
+    def ids(identity: str, existing: Manifest | None, *, fixed: bool) -> bool:
+        installation = replace(INSTALLATION, fixed_ids=fixed)
+        made = database.stateful_set(event, spec.database, installation, identity=identity, existing=existing)
+        return "runAsUser" in made["spec"]["template"]["spec"]["securityContext"]
+
+    made = database.stateful_set(event, spec.database, replace(INSTALLATION, fixed_ids=before), identity="")
+    assert ids("7251", made, fixed=not before) is before
+    # Where admission refused the first one, nothing was ever made.
+    assert ids("", made, fixed=not before) is not before
+    assert ids("7251", None, fixed=before) is before
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

@@ -33,4 +33,11 @@ PLACES: Final = {
         "test_the_event_wins_over_the_chart_field_by_field",
         PLACES_TESTS,
     ),
+    "DB1 gets another user than its data": (
+        "children.database",
+        "    if existing and identity:",
+        "    if existing and not identity:",
+        "test_a_db1_that_may_have_claims_keeps_its_user_and_one_without_gets_the_new_one",
+        PLACES_TESTS,
+    ),
 }
