@@ -21,7 +21,10 @@ TEARDOWN: Final = [
     "VolumesRemoved",
     "Completed",
 ]
-COLUMNS: Final = "NAME PHASE READY REASON AVAILABLE QUEUED COMMITTED DEAD BRIDGES CLOSES AGE".split()
+COLUMNS: Final = [
+    *("NAME", "PHASE", "READY", "REASON"),
+    *("AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"),
+]
 
 
 def test_a_whole_sale_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> None:
