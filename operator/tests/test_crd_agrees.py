@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 import yaml
 from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.reasons import Phase, Problem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -29,6 +30,16 @@ def described(path: str) -> str:
     for name in path.split("."):
         schema = schema["properties"][name]
     return str(schema.get("description", ""))
+
+
+def test_a_line_of_kubectl_shows_ready_with_its_reason_and_fits_on_a_screen() -> None:
+    crd = yaml.safe_load(CRD.read_text(encoding="utf-8"))
+    columns = crd["spec"]["versions"][0]["additionalPrinterColumns"]
+    shown = [column["name"] for column in columns if not column.get("priority")]
+    assert shown[:3] == ["Phase", "Ready", "Reason"]
+    widest = {"Phase": max(map(len, Phase)), "Reason": max(map(len, Problem)), "Closes": len("2026-12-01T20:00:00Z")}
+    cells = [len("taylor-drop"), *(max(len(name), widest.get(name, 0)) for name in shown)]
+    assert sum(cells) + 3 * (len(cells) - 1) < 150
 
 
 def model_within(field: FieldInfo) -> type[BaseModel] | None:

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 from world.account_mutants import ACCOUNT
+from world.health_mutants import HEALTH
 from world.place_mutants import PLACES
 
 
@@ -272,7 +273,7 @@ MUTANTS = {
     ),
     "budget lifted where the pod is the data": Mutant(
         "decide.desired",
-        "keep_pod=serves or (unsettled and event.spec.database.volume is None)",
+        "keep_pod=serves or (unsettled and not has_volume)",
         "keep_pod=serves",
         "test_i11_the_budget_allows_no_eviction_where_the_pod_is_the_data",
         UNSETTLED,
@@ -438,7 +439,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | PLACES).items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES).items()}
 
 
 class _Broken(SourceFileLoader):
