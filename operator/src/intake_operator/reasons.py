@@ -132,6 +132,7 @@ class Phase(StrEnum):
     """The value of the PHASE column. Derived on every pass, never read back."""
 
     PENDING = "Pending"
+    WAITING = "Waiting"
     PROVISIONING = "Provisioning"
     SCHEDULED = "Scheduled"
     OPEN = "Open"

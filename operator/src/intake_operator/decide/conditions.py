@@ -11,7 +11,8 @@ from intake_operator.decide import memory
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.ledger_ready import ledger_ready
-from intake_operator.decide.stage import Stage, has_to_be_proven, keep_until, was_claimable
+from intake_operator.decide.provisioning import lateness
+from intake_operator.decide.stage import Stage, has_to_be_proven, keep_until, provision_at, was_claimable
 from intake_operator.reasons import (
     ALL_GOOD,
     ConditionType,
@@ -99,9 +100,22 @@ def _ready(facts: Facts) -> Condition:
     if facts.findings:
         first = facts.findings[0]
         return ready(False, first.reason, first.message)
+    if facts.stage is Stage.WAIT:
+        return ready(False, facts.phase.value, _waits(facts))
     if facts.stage is Stage.SERVE and not facts.observed.database.ready:
-        return ready(False, "Provisioning", "DB1 is being provisioned; DatabaseReady says how far it is")
+        underway = f"DB1 is being provisioned; DatabaseReady says how far it is{lateness(facts)}"
+        return ready(False, "Provisioning", underway)
     return ready(True, facts.phase.value, _ready_message(facts))
+
+
+def _waits(facts: Facts) -> str:
+    """Until when nothing runs, and why."""
+    spec = facts.event.spec
+    assert spec is not None
+    return (
+        f"nothing runs yet, as planned: DB1 is provisioned at {provision_at(spec).isoformat()}, "
+        f"{spec.provisioning.lead_time_minutes} minutes before the window opens (spec.provisioning.leadTimeMinutes)"
+    )
 
 
 def _ready_message(facts: Facts) -> str:
@@ -119,13 +133,15 @@ def _ready_message(facts: Facts) -> str:
 
 def _database_ready(facts: Facts) -> Condition:
     def ready(value: bool, reason: DatabaseReason, message: str) -> Condition:
-        return Condition(ConditionType.DATABASE_READY, value, reason, message)
+        return Condition(ConditionType.DATABASE_READY, value, reason, message + lateness(facts))
 
     database, name = facts.observed.database, names.database(facts.event.name)
     if facts.stage is Stage.INERT:
         return ready(False, DatabaseReason.REMOVED, "DB1 was never created: the window had passed")
     if facts.stage is Stage.REMOVE:
         return ready(False, DatabaseReason.REMOVED, "DB1 is not needed any more, and is removed")
+    if facts.stage is Stage.WAIT:
+        return ready(False, DatabaseReason.NOT_CREATED, _waits(facts))
     if ("StatefulSet", name) not in facts.observed.children:
         return ready(
             False, DatabaseReason.NOT_CREATED, f"StatefulSet {name} does not exist yet; the operator creates it"
@@ -162,7 +178,7 @@ def _intake_open(facts: Facts) -> Condition:
         )
     if spec is None or facts.stage in {Stage.DRAIN, Stage.KEEP, Stage.REMOVE}:
         return intake(False, IntakeReason.WINDOW_CLOSED, "no more claims are accepted")
-    if not facts.observed.database.ready:
+    if facts.stage is not Stage.WAIT and not facts.observed.database.ready:
         return intake(False, IntakeReason.NOT_READY, "DB1 cannot answer claims yet; DatabaseReady says why")
     if facts.now < spec.window.opens_at:
         return intake(False, IntakeReason.NOT_YET_OPEN, f"the window opens at {spec.window.opens_at.isoformat()}")
