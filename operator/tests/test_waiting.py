@@ -20,9 +20,9 @@ WEEKS_AHEAD = OPENS - 21 * DAY
 RUNS = {"StatefulSet", "PersistentVolumeClaim", "PodDisruptionBudget", "Deployment", "ScaleBridges"}
 
 
-def waiting(lead: int = 60, **changes: Any) -> Given:
+def waiting(lead: int = 60, spec: dict[str, Any] | None = None, **changes: Any) -> Given:
     """An event three weeks before its window, after its first passes: anchor, Secrets and Services are there."""
-    new = given.new(spec={"provisioning": {"leadTimeMinutes": lead}}, **changes)
+    new = given.new(spec={"provisioning": {"leadTimeMinutes": lead}} | (spec or {}), **changes)
     new = new.changed(created_at=WEEKS_AHEAD).at(WEEKS_AHEAD)
     whole = given.make_observed(new.event)
     children = {key: child for key, child in whole.children.items() if key[0] in {"NetworkPolicy", "Secret", "Service"}}

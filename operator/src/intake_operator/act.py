@@ -17,6 +17,7 @@ from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
 from intake_operator.model.spec import SecretRef
+from intake_operator.preflight.preflights import Preflights
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Actor:
     inventories: Inventories
     consistencies: ConsistencyChecks
     applier: Applier
+    preflights: Preflights
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
         """Carry out one step. Raises ApiError, NotOursError, psycopg.Error or OSError where it fails."""
@@ -58,6 +60,8 @@ class Actor:
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
             case steps.Compare(ledger, function):
                 await self._compare(event, ledger, function)
+            case steps.CheckAhead():
+                self.preflights.start(event, observed.input_fingerprints)
             case _:
                 await self._in_database(step, event)
 

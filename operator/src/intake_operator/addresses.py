@@ -12,10 +12,11 @@ def qualified_uri(uri: str, namespace: str) -> str:
     """
     parameters = uris.read(uri)
     if "hostaddr" not in parameters and (hosts := parameters.get("host")):
-        parameters["host"] = ",".join(_qualified(host, namespace) for host in hosts.split(","))
+        parameters["host"] = ",".join(qualified_host(host, namespace) for host in hosts.split(","))
     return make_conninfo(**parameters)
 
 
-def _qualified(host: str, namespace: str) -> str:
+def qualified_host(host: str, namespace: str) -> str:
+    """The host, with the event's namespace if it is the bare name of a Service."""
     # With a dot it is a domain or an IPv4 address, with a colon an IPv6 address, with a slash a socket.
     return host if not host or any(mark in host for mark in ".:/") else f"{host}.{namespace}.svc"

@@ -24,7 +24,9 @@ from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
-from intake_operator.reconcile import Reconciler
+from intake_operator.preflight.checks import Checks, Hosts
+from intake_operator.preflight.preflights import Preflights
+from intake_operator.reconcile import Reconciler, utc_now
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
@@ -44,22 +46,27 @@ async def run(settings: Settings) -> None:
         metrics.forget(key)
 
     consistencies = ConsistencyChecks(monotonic, queue.add)
+    ledgers, pools = LedgerChecks(monotonic), Pools(cluster, monotonic, settings.namespaces)
+    installation = Installation(
+        BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
+        settings.guard,
+    )
+    checks = Checks(cluster, ledgers, inventories, pools, installation, Hosts())
+    preflights = Preflights(checks, monotonic, queue.add, utc_now)
     reconciler = Reconciler(
         cluster=cluster,
         observer=Observer(
             cluster,
             databases,
-            LedgerChecks(monotonic),
+            ledgers,
             inventories,
             consistencies,
             Proofs(databases, monotonic),
-            Pools(cluster, monotonic, settings.namespaces),
+            pools,
+            preflights,
         ),
-        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
-        installation=Installation(
-            BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
-            settings.guard,
-        ),
+        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster), preflights),
+        installation=installation,
         metrics=metrics,
         drop=drop,
     )
@@ -85,6 +92,7 @@ async def run(settings: Settings) -> None:
         await asyncio.gather(*workers, return_exceptions=True)
         await admin_server.cleanup()
         await consistencies.close()
+        await preflights.close()
         await databases.close_all()
         await cluster.close()
         await server.cleanup()

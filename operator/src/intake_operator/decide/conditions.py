@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children.kinship import COLLECTING
-from intake_operator.decide import memory
+from intake_operator.decide import memory, preflight
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.ledger_ready import ledger_ready
@@ -40,6 +40,8 @@ class Condition:
     status: bool | None
     reason: str
     message: str
+    generation: int | None = None
+    """The metadata.generation that it is about, if that is not the present one."""
 
 
 def build(facts: Facts) -> list[dict[str, Any]]:
@@ -54,6 +56,7 @@ def build(facts: Facts) -> list[dict[str, Any]]:
         _degraded(facts),
         _ledger_consistent(facts),
         _pool_unused(facts),
+        _preflight_passed(facts),
     )
     return [_stamped(condition, facts) for condition in conditions]
 
@@ -136,10 +139,10 @@ def _database_ready(facts: Facts) -> Condition:
         return Condition(ConditionType.DATABASE_READY, value, reason, message + lateness(facts))
 
     database, name = facts.observed.database, names.database(facts.event.name)
-    if facts.stage is Stage.INERT:
-        return ready(False, DatabaseReason.REMOVED, "DB1 was never created: the window had passed")
-    if facts.stage is Stage.REMOVE:
-        return ready(False, DatabaseReason.REMOVED, "DB1 is not needed any more, and is removed")
+    if facts.stage in {Stage.INERT, Stage.REMOVE}:
+        passed = "DB1 was never created: the window had passed"
+        inert = facts.stage is Stage.INERT
+        return ready(False, DatabaseReason.REMOVED, passed if inert else "DB1 is not needed any more, and is removed")
     if facts.stage is Stage.WAIT:
         return ready(False, DatabaseReason.NOT_CREATED, _waits(facts))
     if ("StatefulSet", name) not in facts.observed.children:
@@ -300,6 +303,12 @@ def _pool_unused(facts: Facts) -> Condition:
     return Condition(ConditionType.POOL_UNUSED, value, before["reason"], before["message"])
 
 
+def _preflight_passed(facts: Facts) -> Condition:
+    return Condition(
+        ConditionType.PREFLIGHT_PASSED, *preflight.passed(facts.event, facts.observed.preflight, facts.stage)
+    )
+
+
 def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:
     before = of_type(facts.event.status, condition.type)
     value = {True: "True", False: "False", None: "Unknown"}[condition.status]
@@ -309,6 +318,6 @@ def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:
         "status": value,
         "reason": str(condition.reason),
         "message": condition.message,
-        "observedGeneration": facts.event.generation,
+        "observedGeneration": condition.generation or facts.event.generation,
         "lastTransitionTime": since or facts.now.isoformat(timespec="seconds"),
     }

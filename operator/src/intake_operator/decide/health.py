@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children.database import is_being_deleted
-from intake_operator.decide import connections, memory
+from intake_operator.decide import connections, memory, preflight
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model import pods
@@ -50,6 +50,7 @@ def findings(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
     found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed)]
     found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now), *_connections(event, observed)]
     found += _overdue(event, observed, stage, now)
+    found += [Finding(*each) for each in preflight.problems(event, observed.preflight, stage)]
     order = list(Problem)
     return tuple(sorted(found, key=lambda finding: order.index(finding.reason)))
 

@@ -15,6 +15,11 @@ def database(event: Event, observed: Observed, now: datetime) -> bool:
     return stage_of(event, observed, now) in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}
 
 
+def preflight(event: Event, observed: Observed, now: datetime) -> bool:
+    """Whether all that the sale needs is checked ahead; then nothing below is looked at."""
+    return stage_of(event, observed, now) is Stage.WAIT
+
+
 def audit(event: Event, observed: Observed) -> bool:
     """Whether DB1's audit is read: the report of an abandoned event has what people did by hand."""
     return abandoned(event) and observed.database.status is not None

@@ -42,7 +42,7 @@ def lateness(facts: Facts) -> str:
 
 
 def _due(event: Event, spec: IntakeEventSpec, now: datetime) -> datetime:
-    """When provisioning should have begun. An edit that no pass has seen yet was made at an unknown time: not before."""
+    """When provisioning should have begun. When an edit was made that no pass has seen yet, nobody knows."""
     if event.status.get("observedGeneration", 1) != event.generation:
         return now
     early = event.created_at + lead_time(spec) < spec.window.opens_at

@@ -140,6 +140,11 @@ class Compare:
     function: str
 
 
+@dataclass(frozen=True)
+class CheckAhead:
+    """Start the checks of an event that waits, in the background; the answer wakes the event."""
+
+
 type DatabaseStep = Migrate | LimitClaimers | SetLogins | Configure | Stock | Seed | Recover | Seal
 """Done in DB1."""
 
@@ -154,6 +159,7 @@ type Step = (
     | Unguard
     | Delete
     | Compare
+    | CheckAhead
     | DatabaseStep
 )
 

@@ -5,10 +5,10 @@ from typing import Final
 
 from intake_operator import names
 from intake_operator.children.bridge import Installation
-from intake_operator.decide import desired, status
+from intake_operator.decide import desired, preflight, status
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.stage import lead_time
-from intake_operator.decide.steps import AddFinalizer, Plan
+from intake_operator.decide.steps import AddFinalizer, CheckAhead, Plan, Step
 
 SOON: Final = timedelta(seconds=1)
 # No watch tells of Secrets. An event may wait for weeks, and a thousand may wait beside it.
@@ -21,7 +21,9 @@ def wait(facts: Facts, installation: Installation) -> Plan:
     assert event.spec is not None
     if names.FINALIZER not in event.finalizers:
         return Plan((AddFinalizer(),), status.build(facts), SOON)
-    todo = desired.children(facts, installation)
+    todo: list[Step] = [CheckAhead()] if facts.observed.preflight_due else []
+    todo += desired.children(facts, installation)
     left = event.spec.window.opens_at - (facts.now + lead_time(event.spec))
-    again = WHILE_WAITING if desired.has_credentials(event, facts.observed) else SOON
+    rest = preflight.rest(facts.observed.preflight)
+    again = min(WHILE_WAITING, rest) if desired.has_credentials(event, facts.observed) else SOON
     return Plan(tuple(todo), status.build(facts), min(again, left))
