@@ -202,7 +202,7 @@ class Asked:
         self.events.append(event.name)
         if event.namespace in self.hanging:
             yield Question("quota", forever, 3600.0)
-        yield from (Question("ledger", each, 0.01, Problem.LEDGER_UNREACHABLE) for each in self.answers)
+        yield from (Question("ledger", each, 0.0, Problem.LEDGER_UNREACHABLE) for each in self.answers)
 
 
 def answer(check: Check) -> Callable[[], Awaitable[Check]]:
@@ -241,13 +241,15 @@ class Scene:
         self.preflights.start(event, SECRETS)
         await self.ended(event.uid)
         known = self.preflights.latest(event.uid)
-        assert known is not None
+        assert known is not None, "the check has no answer"
         return [str(check) for check in known.checks]
 
     async def ended(self, uid: str) -> None:
-        """The check that is running has ended."""
-        await self.preflights._running[uid][1]
-        await asyncio.sleep(0)
+        """The check that is running ends. No time passes here, so a few turns of the loop are enough."""
+        task = self.preflights._running[uid][1]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert task.done(), "the check does not end"
 
 
 @pytest.fixture
@@ -262,7 +264,7 @@ class TestWhen:
     async def test_a_check_that_hangs_holds_up_no_other(self, scene: Scene) -> None:
         scene.asked.answers = [forever, answer(ok("quota"))]
         lines = await scene.check(EVENT)
-        assert lines[0] == "ledger: Failed (the ledger: no answer within 0.01 s.)"
+        assert lines[0] == "ledger: Failed (the ledger: no answer within 0 s.)"
         assert lines[1:] == ["quota: ok", "window: ok", "images: NotAsked (no registry is asked)"]
 
     async def test_a_check_with_a_bug_blocks_nothing_and_is_logged(

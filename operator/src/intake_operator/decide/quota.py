@@ -14,8 +14,8 @@ from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import Problem
 
 # Scopes of a quota: those that our pods always have, and those that they never have. Of others it is not known.
-OURS: Final = frozenset({"NotTerminating", "NotBestEffort"})
-NEVER_OURS: Final = frozenset({"Terminating", "BestEffort"})
+ALL_HAVE: Final = frozenset({"NotTerminating", "NotBestEffort"})
+OTHERS_HAVE: Final = frozenset({"Terminating", "BestEffort"})
 
 type Amounts = Mapping[str, Decimal]
 """By the names that quotas have for them."""
@@ -26,8 +26,8 @@ def room(event: Event, spec: IntakeEventSpec, installation: Installation, quotas
 
     What other events want that wait beside this one is not counted.
     """
-    ours = [quota for quota in quotas if not NEVER_OURS & _scopes(quota)]
-    known = [quota for quota in ours if _scopes(quota) <= OURS]
+    ours = [quota for quota in quotas if not OTHERS_HAVE & _scopes(quota)]
+    known = [quota for quota in ours if _scopes(quota) <= ALL_HAVE]
     least, most = max(spec.bridge.min_replicas, 1), spec.bridge.max_replicas
     if short := [*_short(known, _wanted(event, spec, installation, least))]:
         wrong = f"{'; '.join(short)}. That is too little for DB1 and {_bridges(least)}: raise the quota, or want less."
