@@ -1,4 +1,4 @@
-"""An event that is applied weeks ahead: nothing runs, what it lacks is told, and an edit of its window brings it to life."""
+"""An event that is applied weeks ahead: nothing runs, what it lacks is told, and an edit brings it to life."""
 
 from typing import Final
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from intake_operator.children import bridge, database
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.preflight import Check, failed, noted, ok
 from intake_operator.model.quantity import amount, shown
@@ -31,7 +31,7 @@ def room(event: Event, spec: IntakeEventSpec, installation: Installation, quotas
     least, most = max(spec.bridge.min_replicas, 1), spec.bridge.max_replicas
     if short := [*_short(known, _wanted(event, spec, installation, least))]:
         wrong = f"{'; '.join(short)}. That is too little for DB1 and {_bridges(least)}: raise the quota, or want less."
-        return failed("quota", Problem.PODS_NOT_STARTING, wrong)
+        return failed("quota", Problem.PODS_NOT_CREATED, wrong)
     found = [*_short(known, _wanted(event, spec, installation, most))]
     notes = [f"{each} for DB1 and {_bridges(most)}" for each in found] + [*_unbounded(event, spec, installation, known)]
     notes += [f"quota {_name(quota)} has a scope, and was not compared" for quota in ours if quota not in known]
@@ -95,7 +95,7 @@ def _wanted(event: Event, spec: IntakeEventSpec, installation: Installation, bri
 def _pods(event: Event, spec: IntakeEventSpec, installation: Installation) -> dict[str, Manifest]:
     """The pods as they will be, by the name that a message has for them."""
     made = {
-        "DB1": database.stateful_set(event, spec.database, identity="", guard=installation.guard),
+        "DB1": database.stateful_set(event, spec.database, installation, identity=""),
         "bridges": bridge.deployment(event, spec, installation, {}),
     }
     return {name: workload["spec"]["template"]["spec"] for name, workload in made.items()}

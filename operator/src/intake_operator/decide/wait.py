@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from intake_operator import names
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import desired, preflight, status
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.stage import lead_time

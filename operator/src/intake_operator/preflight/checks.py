@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from intake_operator.addresses import qualified_host
-from intake_operator.children.bridge import Installation
+from intake_operator.addresses import Address, qualified_host, read_address
+from intake_operator.children.installation import Installation
 from intake_operator.decide import inputs, preflight, quota
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.preflight import Check, failed, not_asked, ok
-from intake_operator.model.secrets import text
 from intake_operator.model.spec import IntakeEventSpec, Inventory, PostgresTarget, Storage
 from intake_operator.reasons import Problem
 
@@ -100,14 +99,10 @@ class Checks:
         return preflight.of_secrets([inputs.check(each, one) for each, one in zip(needed, found, strict=True)])
 
     async def _ledger(self, event: Event, target: PostgresTarget) -> Check:
-        uri = await self._ledger_uri(event, target)
-        if not uri:
-            return not_asked("ledger", "its Secret cannot be used")
-        return preflight.of_ledger(await self.ledgers.check(event.uid, uri, event.namespace, target.function))
-
-    async def _ledger_uri(self, event: Event, target: PostgresTarget) -> str:
-        secret = await self.cluster.get("Secret", event.namespace, target.secret_ref.name)
-        return text(secret, target.secret_ref.key) if secret else ""
+        ledger = await read_address(self.cluster, target, event.namespace)
+        if not isinstance(ledger, Address):
+            return not_asked("ledger", "its Secrets cannot be used")
+        return preflight.of_ledger(await self.ledgers.check(event.uid, ledger, target.function))
 
     async def _host(self, name: str, event: Event, url: str) -> Check:
         host = urlsplit(url).hostname or ""
@@ -120,8 +115,8 @@ class Checks:
 
     async def _pool(self, event: Event, spec: IntakeEventSpec) -> Check:
         postgres = spec.commit_target.postgres
-        uri = await self._ledger_uri(event, postgres) if postgres else ""
-        return preflight.of_pool(await self.pools.check(event, uri))
+        ledger = await read_address(self.cluster, postgres, event.namespace) if postgres else None
+        return preflight.of_pool(await self.pools.check(event, ledger if isinstance(ledger, Address) else None))
 
     async def _inventory(self, event: Event, spec: IntakeEventSpec, inventory: Inventory) -> Check:
         return preflight.of_inventory(await self.inventories.check_rows(event, inventory, spec.inventory_size))
