@@ -50,8 +50,6 @@ class Preflights:
         self._all = asyncio.Semaphore(AT_ONCE)
         self._namespaces: defaultdict[str, asyncio.Semaphore]
         self._namespaces = defaultdict(lambda: asyncio.Semaphore(AT_ONCE_IN_A_NAMESPACE))
-            lambda: asyncio.Semaphore(AT_ONCE_IN_A_NAMESPACE)
-        )
 
     def latest(self, uid: str) -> Preflight | None:
         """The latest answers; None before the first."""
