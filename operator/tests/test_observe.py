@@ -74,8 +74,7 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_
     secret["metadata"] |= common.metadata(e, secret["metadata"]["name"], "database") | {"uid": "s"}
     secret["data"] = data
     running = pod(e, "database") | {"kind": "Pod"}
-    cluster: Any = Objects(secret, running)
-    seen = await observer_of(cluster).observe(e, opens)
+    seen = await observer_of(Objects(secret, running)).observe(e, opens)
     assert not seen.database.reachable
     assert "Secret taylor-drop-superuser has no password" in seen.database.error
 
