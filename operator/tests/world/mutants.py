@@ -337,7 +337,7 @@ MUTANTS = {
     ),
     "certificate checked for the operator's own name of a Service": Mutant(
         "addresses",
-        "            names={_qualified(host, self.namespace): host for host in hosts},\n",
+        "            names={qualified_host(host, self.namespace): host for host in hosts},\n",
         "",
         "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
         "test_certificates.py",
