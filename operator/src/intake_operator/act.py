@@ -11,6 +11,7 @@ import psycopg
 from intake_operator import names
 from intake_operator.addresses import Address, read_address
 from intake_operator.children import access, scale
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
@@ -20,6 +21,7 @@ from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
 from intake_operator.model.spec import PostgresTarget
+from intake_operator.preflight.preflights import Preflights
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ class Actor:
     inventories: Inventories
     consistencies: ConsistencyChecks
     applier: Applier
+    preflights: Preflights
+    cluster_domain: str = CLUSTER_DOMAIN
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
         """Carry out one step. Raises ApiError, NotOursError, psycopg.Error or OSError where it fails."""
@@ -61,6 +65,8 @@ class Actor:
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
             case steps.Compare(ledger):
                 await self._compare(event, ledger)
+            case steps.CheckAhead():
+                self.preflights.start(event, observed.input_fingerprints)
             case _:
                 await self._in_database(step, event)
 
@@ -111,7 +117,7 @@ class Actor:
 
     async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
         # 32 random bytes, in characters that need no quoting in SQL, shell or URI.
-        manifest = access.credentials(event, secret, role, secrets.token_hex(32))
+        manifest = access.credentials(event, secret, role, secrets.token_hex(32), self.cluster_domain)
         try:
             await self.cluster.create(manifest, names.FIELD_MANAGER)
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""Addresses of a user's PostgreSQL, as the operator has to write them: it runs in another namespace than the event."""
+"""Names of hosts, as the operator has to write them: it runs in another namespace than the event."""
 
 import asyncio
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Address:
         parameters = uris.read(self.uri)
         uris.secured(parameters, self.certificates)
         if "hostaddr" not in parameters and (hosts := parameters.get("host")):
-            parameters["host"] = ",".join(_qualified(host, self.namespace) for host in hosts.split(","))
+            parameters["host"] = ",".join(qualified_host(host, self.namespace) for host in hosts.split(","))
         return make_conninfo(**parameters)
 
     async def connect(self, **more: Any) -> ConfirmedConnection:
@@ -54,7 +54,7 @@ class Address:
         return await connections.connect(
             self.qualified(),
             certificates=self.certificates,
-            names={_qualified(host, self.namespace): host for host in hosts},
+            names={qualified_host(host, self.namespace): host for host in hosts},
             application_name=names.FIELD_MANAGER,
             # Never prepared: a transaction pooler may stand before it.
             prepare_threshold=None,
@@ -92,6 +92,16 @@ async def read_address(cluster: Objects, wanted: PostgresAccess, namespace: str)
     return address_of(wanted, namespace, dict(zip(named, found, strict=True)))
 
 
-def _qualified(host: str, namespace: str) -> str:
+def domain_of(resolv_conf: str) -> str:
+    """The cluster's domain, from what the kubelet writes into a pod's resolv.conf; empty where it does not tell."""
+    for line in reversed(resolv_conf.splitlines()):
+        word, *domains = line.split() or [""]
+        if word == "search":  # the last one counts
+            return next((d.removeprefix("svc.").rstrip(".") for d in domains if d.startswith("svc.")), "")
+    return ""
+
+
+def qualified_host(host: str, namespace: str) -> str:
+    """The host, with the event's namespace if it is the bare name of a Service."""
     # With a dot it is a domain or an IPv4 address, with a colon an IPv6 address, with a slash a socket.
     return host if not host or any(mark in host for mark in ".:/") else f"{host}.{namespace}.svc"

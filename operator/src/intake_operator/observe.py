@@ -5,7 +5,7 @@ An error of a database is a value of what was observed: the decision goes on wit
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import psycopg
@@ -15,9 +15,10 @@ from intake_operator.addresses import Address, address_of
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
-from intake_operator.decide import inputs, needs
+from intake_operator.decide import inputs, memory, needs
 from intake_operator.inventory.inventories import Inventories
-from intake_operator.kube.client import Cluster
+from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.events import last_seen
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
@@ -26,6 +27,7 @@ from intake_operator.model import pods
 from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.preflight.preflights import Preflights
 
 LISTED: Final = (
     "StatefulSet",
@@ -35,6 +37,9 @@ LISTED: Final = (
     "NetworkPolicy",
     "PodDisruptionBudget",
 )
+
+# An Event is older than the status that it explains: the status is written after the pod was seen to be missing.
+SAID_BEFORE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,17 @@ class Observer:
     consistencies: ConsistencyChecks
     proofs: Proofs
     pools: Pools
+    preflights: Preflights
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision needs. Raises ApiError where the API server refuses."""
         observed, superuser = await self._objects(event)
+        if event.spec and needs.preflight(event, observed, now):
+            return await self._ahead(event, event.spec, observed)
         if not needs.database(event, observed, now):
             return observed
+        if needs.refusals(event, observed):
+            observed = replace(observed, refusal=await self._refusal(event, observed))
         observed = replace(observed, database=await self._database(event, observed, superuser))
         if needs.audit(event, observed):
             observed = replace(observed, database=await self._with_audit(event, observed.database))
@@ -74,8 +84,23 @@ class Observer:
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
-        for memory_of_events in (self.ledgers, self.inventories, self.consistencies, self.proofs, self.pools):
+        everything = (self.ledgers, self.inventories, self.consistencies, self.proofs, self.pools, self.preflights)
+        for memory_of_events in everything:
             memory_of_events.forget(uid)
+
+    async def _ahead(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> Observed:
+        """Of an event that waits only its Secrets are read: all else is checked in the background."""
+        table = spec.inventory.table if spec.inventory else None
+        needed = [*inputs.of_spec(spec), *(inputs.of_postgres(table) if table else ())]
+        refs = sorted({each.ref.name for each in needed})
+        secrets = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in refs))
+        fingerprints = {secret["metadata"]["name"]: fingerprint(secret) for secret in secrets if secret}
+        return replace(
+            observed,
+            input_fingerprints=fingerprints,
+            preflight=self.preflights.latest(event.uid),
+            preflight_due=self.preflights.is_due(event, fingerprints),
+        )
 
     async def _objects(self, event: Event) -> tuple[Observed, Manifest | None]:
         """The children, and the Secret of DB1's superuser. Of other Secrets only metadata is passed on."""
@@ -98,6 +123,20 @@ class Observer:
         )
         superuser = read[0] if read[0] in secrets else None
         return observed, superuser
+
+    async def _refusal(self, event: Event, observed: Observed) -> str:
+        """Why DB1's pod cannot be created: only Events of its StatefulSet say so."""
+        name, since = names.database(event.name), memory.without_database_since(event, observed)
+        try:
+            found = await self.cluster.events_about("StatefulSet", event.namespace, name, "FailedCreate")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return "the operator may not list Events, which say why"
+        uid = observed.children["StatefulSet", name]["metadata"]["uid"]
+        said = {last_seen(each): str(each.get("message", "")) for each in found if each["involvedObject"]["uid"] == uid}
+        latest = max(said, default=None)
+        return said[latest] if latest and (since is None or latest > since - SAID_BEFORE) else ""
 
     async def _with_audit(self, event: Event, database: DatabaseState) -> DatabaseState:
         """The state of DB1 with its audit, as far as DB1 can still be asked."""

@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
     LEDGER_CONSISTENT = "LedgerConsistent"
     POOL_UNUSED = "PoolUnused"
+    PREFLIGHT_PASSED = "PreflightPassed"
 
 
 class DatabaseReason(StrEnum):
@@ -68,6 +69,14 @@ class PoolReason(StrEnum):
     IN_USE = "PoolInUse"
 
 
+class PreflightReason(StrEnum):
+    """Reasons of PreflightPassed; where it is False, the reason is a Problem."""
+
+    PASSED = "ChecksPassed"
+    RUNNING = "ChecksRunning"
+    NOT_CHECKED = "NotChecked"
+
+
 class DrainReason(StrEnum):
     """Reasons of Drained: the states of the teardown in order, then the two that block it."""
 
@@ -95,6 +104,13 @@ class ConsistencyReason(StrEnum):
     COMPARISON_FAILED = "ComparisonFailed"
 
 
+class ReadyReason(StrEnum):
+    """Reasons of Ready that are neither a phase nor a problem."""
+
+    PROVISIONING = "Provisioning"
+    PAUSED = "Paused"
+
+
 class Problem(StrEnum):
     """Reasons of Degraded, the most fundamental first: the condition shows the first that was found."""
 
@@ -107,7 +123,11 @@ class Problem(StrEnum):
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     POOL_USED_BEFORE = "PoolUsedBefore"
     POOL_IN_USE = "PoolInUse"
+    PODS_NOT_CREATED = "PodsNotCreated"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
+    OUT_OF_MEMORY = "OutOfMemory"
+    PODS_NOT_ENDING = "PodsNotEnding"
+    OBJECTS_NOT_ENDING = "ObjectsNotEnding"
     INVENTORY_MISSING = "InventoryMissing"
     INVENTORY_INVALID = "InventoryInvalid"
     INVENTORY_TOO_SMALL = "InventoryTooSmall"
@@ -122,6 +142,11 @@ class Problem(StrEnum):
     LEDGER_INCONSISTENT = "LedgerInconsistent"
     LEDGER_DOWN = "LedgerDown"
     VALIDATOR_DOWN = "ValidatorDown"
+    BRIDGES_FAILING = "BridgesFailing"
+    COMMITS_FAILING = "CommitsFailing"
+    VALIDATIONS_FAILING = "ValidationsFailing"
+    TOO_FEW_BRIDGES = "TooFewBridges"
+    VOIDS_FAILING = "VoidsFailing"
     DEAD_LETTERS = "DeadLetters"
     INVENTORY_CHANGED = "InventoryChanged"
     MAX_CONNECTIONS_TOO_SMALL = "MaxConnectionsTooSmall"
@@ -132,6 +157,7 @@ class Phase(StrEnum):
     """The value of the PHASE column. Derived on every pass, never read back."""
 
     PENDING = "Pending"
+    WAITING = "Waiting"
     PROVISIONING = "Provisioning"
     SCHEDULED = "Scheduled"
     OPEN = "Open"

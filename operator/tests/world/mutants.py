@@ -11,6 +11,9 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 from world.account_mutants import ACCOUNT
+from world.health_mutants import HEALTH
+from world.place_mutants import PLACES
+from world.waiting_mutants import WAITING
 
 
 @dataclass(frozen=True)
@@ -150,14 +153,14 @@ MUTANTS = {
         CHECKOUT,
     ),
     "holds counted as a slow drain": Mutant(
-        "decide.health",
+        "decide.health.findings",
         "        overdue = min(now - since, now - hold_ends) > patience",
         "        overdue = now - since > patience",
         "test_a_drain_is_not_overdue_by_the_time_in_which_holds_may_be_confirmed",
         CHECKOUT,
     ),
     "holds forgotten once they are over": Mutant(
-        "decide.health",
+        "decide.health.findings",
         "        overdue = now - since > patience + (checkout.longest if checkout else timedelta(0))",
         "        overdue = now - since > patience",
         "test_a_drain_is_not_overdue_by_the_time_in_which_holds_may_be_confirmed",
@@ -271,7 +274,7 @@ MUTANTS = {
     ),
     "budget lifted where the pod is the data": Mutant(
         "decide.desired",
-        "keep_pod=serves or (unsettled and event.spec.database.volume is None)",
+        "keep_pod=serves or (unsettled and not has_volume)",
         "keep_pod=serves",
         "test_i11_the_budget_allows_no_eviction_where_the_pod_is_the_data",
         UNSETTLED,
@@ -424,7 +427,7 @@ MUTANTS = {
         "test_parameters.py",
     ),
     "full DB1 blamed on network policies": Mutant(
-        "decide.health",
+        "decide.health.findings",
         "    if observed.database.refused:\n",
         "    if False:\n",
         "test_a_db1_that_refuses_the_operator_for_want_of_connections_is_reported_at_once",
@@ -437,7 +440,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in ACCOUNT.items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children.kinship import COLLECTING
-from intake_operator.decide import memory
+from intake_operator.decide import memory, preflight
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.ledger_ready import ledger_ready
-from intake_operator.decide.stage import Stage, has_to_be_proven, keep_until, was_claimable
+from intake_operator.decide.provisioning import lateness
+from intake_operator.decide.stage import Stage, has_to_be_proven, keep_until, provision_at, was_claimable
 from intake_operator.reasons import (
     ALL_GOOD,
     ConditionType,
@@ -21,6 +22,7 @@ from intake_operator.reasons import (
     Phase,
     PoolReason,
     Problem,
+    ReadyReason,
     ScalingReason,
 )
 
@@ -29,6 +31,9 @@ _POOL_UNUSED: Final = {PoolReason.UNUSED: True, PoolReason.USED_BEFORE: False, P
 
 # Problems that no observation shows, only a step that was tried.
 STEP_FAILED: Final = frozenset({Problem.CHILD_NOT_OURS, Problem.RECONCILE_FAILED, Problem.DATABASE_HELD_UP})
+
+# The pool is not asked about again, and DB1's own claims are in the ledger from then on.
+_ASKED_BEFORE: Final = " (asked before the first slot was seeded)"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Condition:
     status: bool | None
     reason: str
     message: str
+    generation: int | None = None
+    """The metadata.generation that it is about, if that is not the present one."""
 
 
 def build(facts: Facts) -> list[dict[str, Any]]:
@@ -53,6 +60,7 @@ def build(facts: Facts) -> list[dict[str, Any]]:
         _degraded(facts),
         _ledger_consistent(facts),
         _pool_unused(facts),
+        _preflight_passed(facts),
     )
     return [_stamped(condition, facts) for condition in conditions]
 
@@ -96,12 +104,29 @@ def _ready(facts: Facts) -> Condition:
     def ready(value: bool, reason: str, message: str) -> Condition:
         return Condition(ConditionType.READY, value, reason, message)
 
+    if stopping := next((each for each in facts.findings if each.stops), None):
+        return ready(False, stopping.reason, stopping.message)
+    if facts.stage is Stage.WAIT:
+        return ready(False, facts.phase.value, _waits(facts))
+    if facts.stage is Stage.SERVE and not facts.observed.database.ready:
+        underway = f"DB1 is being provisioned; DatabaseReady says how far it is{lateness(facts)}"
+        return ready(False, ReadyReason.PROVISIONING, underway)
+    if facts.event.spec and facts.event.spec.paused and (facts.phase is Phase.OPEN or facts.observed.database.depth):
+        return ready(False, ReadyReason.PAUSED, "spec.paused stops claims and commits; set it to false to go on")
     if facts.findings:
         first = facts.findings[0]
-        return ready(False, first.reason, first.message)
-    if facts.stage is Stage.SERVE and not facts.observed.database.ready:
-        return ready(False, "Provisioning", "DB1 is being provisioned; DatabaseReady says how far it is")
+        return ready(True, first.reason, f"{_ready_message(facts)}. But {first.message}")
     return ready(True, facts.phase.value, _ready_message(facts))
+
+
+def _waits(facts: Facts) -> str:
+    """Until when nothing runs, and why."""
+    spec = facts.event.spec
+    assert spec is not None
+    return (
+        f"nothing runs yet, as planned: DB1 is provisioned at {provision_at(spec).isoformat()}, "
+        f"{spec.provisioning.lead_time_minutes} minutes before the window opens (spec.provisioning.leadTimeMinutes)"
+    )
 
 
 def _ready_message(facts: Facts) -> str:
@@ -119,13 +144,15 @@ def _ready_message(facts: Facts) -> str:
 
 def _database_ready(facts: Facts) -> Condition:
     def ready(value: bool, reason: DatabaseReason, message: str) -> Condition:
-        return Condition(ConditionType.DATABASE_READY, value, reason, message)
+        return Condition(ConditionType.DATABASE_READY, value, reason, message + lateness(facts))
 
     database, name = facts.observed.database, names.database(facts.event.name)
-    if facts.stage is Stage.INERT:
-        return ready(False, DatabaseReason.REMOVED, "DB1 was never created: the window had passed")
-    if facts.stage is Stage.REMOVE:
-        return ready(False, DatabaseReason.REMOVED, "DB1 is not needed any more, and is removed")
+    if facts.stage in {Stage.INERT, Stage.REMOVE}:
+        passed = "DB1 was never created: the window had passed"
+        inert = facts.stage is Stage.INERT
+        return ready(False, DatabaseReason.REMOVED, passed if inert else "DB1 is not needed any more, and is removed")
+    if facts.stage is Stage.WAIT:
+        return ready(False, DatabaseReason.NOT_CREATED, _waits(facts))
     if ("StatefulSet", name) not in facts.observed.children:
         return ready(
             False, DatabaseReason.NOT_CREATED, f"StatefulSet {name} does not exist yet; the operator creates it"
@@ -162,7 +189,7 @@ def _intake_open(facts: Facts) -> Condition:
         )
     if spec is None or facts.stage in {Stage.DRAIN, Stage.KEEP, Stage.REMOVE}:
         return intake(False, IntakeReason.WINDOW_CLOSED, "no more claims are accepted")
-    if not facts.observed.database.ready:
+    if facts.stage is not Stage.WAIT and not facts.observed.database.ready:
         return intake(False, IntakeReason.NOT_READY, "DB1 cannot answer claims yet; DatabaseReady says why")
     if facts.now < spec.window.opens_at:
         return intake(False, IntakeReason.NOT_YET_OPEN, f"the window opens at {spec.window.opens_at.isoformat()}")
@@ -191,12 +218,11 @@ def _drained(facts: Facts) -> Condition:
 
 def _drain_message(facts: Facts) -> str:
     event, database, proof = facts.event, facts.observed.database, facts.observed.proof
-    away = "" if database.reachable else f"; DB1 cannot be reached: {database.error}"
     counting = "the operator is counting the claims in DB1 and in the ledger"
     notes = _paused(facts) + _collecting(facts)
     messages = {
         DrainReason.NOT_STARTED: "the sale has not ended",
-        DrainReason.INTAKE_CLOSED: f"DB1 is being sealed{away}{_collecting(facts)}",
+        DrainReason.INTAKE_CLOSED: f"{_sealing(facts)}{_collecting(facts)}",
         DrainReason.HOLDS_PENDING: f"{_held(facts)}{notes if database.depth else _collecting(facts)}",
         DrainReason.QUEUE_DRAINING: f"{database.depth} intents are not committed yet{notes}",
         DrainReason.VERIFYING: facts.observed.proof_error or counting,
@@ -212,6 +238,17 @@ def _drain_message(facts: Facts) -> str:
         DrainReason.COMPLETED: "everything is removed" + (" but the report" if memory.report(event) else ""),
     }
     return messages[facts.drain]
+
+
+def _sealing(facts: Facts) -> str:
+    """A DB1 that does not answer may be sealed already: only its last counts are known, and when it gave them."""
+    event, database = facts.event, facts.observed.database
+    if database.reachable:
+        return "DB1 is being sealed"
+    last, at = memory.counts(event, facts.observed, facts.now), event.status.get("countedAt")
+    queued, why = (last.get("queue") or {}).get("depth"), f": {database.error}" if database.error else ""
+    known = f"; at {at}, when it last answered, {queued} intents were queued" if at and queued is not None else ""
+    return f"DB1 does not answer, and cannot be sealed or drained before it does{why}{known}"
 
 
 def _held(facts: Facts) -> str:
@@ -235,7 +272,7 @@ def _kept_until(facts: Facts) -> str:
 def _contradictions(facts: Facts) -> list[str]:
     """The claims behind a failed proof, once a comparison has found them."""
     known = facts.observed.consistency
-    return [known.message] if known and known.agrees is False else []
+    return [known.told] if known and known.agrees is False else []
 
 
 def _paused(facts: Facts) -> str:
@@ -268,7 +305,7 @@ def _degraded(facts: Facts) -> Condition:
 
 def _ledger_consistent(facts: Facts) -> Condition:
     found = verdict(facts.event, facts.observed, facts.stage)
-    return Condition(ConditionType.LEDGER_CONSISTENT, found.agrees, found.reason, found.message[:2000])
+    return Condition(ConditionType.LEDGER_CONSISTENT, found.agrees, found.reason, found.told[:2000])
 
 
 def _pool_unused(facts: Facts) -> Condition:
@@ -281,7 +318,15 @@ def _pool_unused(facts: Facts) -> Condition:
         unasked = "the ledger was not asked whether the pool was sold before"
         return Condition(ConditionType.POOL_UNUSED, None, PoolReason.NOT_CHECKED, unasked)
     value = {"True": True, "False": False}.get(before["status"])
-    return Condition(ConditionType.POOL_UNUSED, value, before["reason"], before["message"])
+    asked = _ASKED_BEFORE if value else ""
+    message = before["message"].removesuffix(asked) + asked
+    return Condition(ConditionType.POOL_UNUSED, value, before["reason"], message)
+
+
+def _preflight_passed(facts: Facts) -> Condition:
+    return Condition(
+        ConditionType.PREFLIGHT_PASSED, *preflight.passed(facts.event, facts.observed.preflight, facts.stage)
+    )
 
 
 def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:
@@ -293,6 +338,6 @@ def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:
         "status": value,
         "reason": str(condition.reason),
         "message": condition.message,
-        "observedGeneration": facts.event.generation,
+        "observedGeneration": condition.generation or facts.event.generation,
         "lastTransitionTime": since or facts.now.isoformat(timespec="seconds"),
     }

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import connections, database_pod, memory, pool, scaling, steps
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.scaling import Decision
@@ -46,16 +46,25 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     def child(manifest: Manifest) -> Manifest:
         return kinship.as_child(manifest, event, anchor, guard)
 
+    if facts.stage is Stage.WAIT:
+        todo += _secrets(event, observed, child)
+        return _applicable(facts, [*todo, *(steps.Apply(child(service)) for service in access.services(event))])
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
+    workload = observed.children.get(("StatefulSet", names.database(event.name)))
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
     serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
+    has_volume = event.spec.database.volume is not None  # otherwise the pod is the data
     manifests = [
         *access.services(event),
-        # Without a volume its pod is the data.
-        protection.disruption_budget(event, keep_pod=serves or (unsettled and event.spec.database.volume is None)),
+        protection.disruption_budget(
+            event,
+            keep_pod=serves or (unsettled and not has_volume),
+            # A broken DB1 serves nobody. During the sale a person decides; after it a drained node need not wait.
+            evict_broken=facts.settled or (facts.stage is Stage.DRAIN and has_volume),
+        ),
         database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
-        database.stateful_set(event, event.spec.database, identity=identity, guard=installation.guard),
+        database.stateful_set(event, event.spec.database, installation, identity=identity, existing=workload),
     ]
     if memory.volume_lost(event, observed) and event.says(names.RECOVER_ANNOTATION):
         # A bridge that still runs might commit a claim that the new DB1 does not know yet.
@@ -65,6 +74,11 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     if found := database_pod.to_replace(event, observed, facts.now):
         todo.append(steps.ReplaceDatabasePod(*found))
     return _applicable(facts, todo)
+
+
+def has_credentials(event: Event, observed: Observed) -> bool:
+    """Whether the event's own Secrets are there. No watch tells when they are."""
+    return _credentials(event).keys() <= observed.secret_fingerprints.keys()
 
 
 def _secrets(event: Event, observed: Observed, child: Callable[[Manifest], Manifest]) -> list[steps.Step]:

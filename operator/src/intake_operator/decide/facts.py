@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from intake_operator.decide.health import Finding
+from intake_operator.decide.health.finding import Finding
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage
 from intake_operator.model.observed import Event, Observed
@@ -44,6 +44,8 @@ class Facts:
                 return Phase.COMPLETED if self.drain is DrainReason.COMPLETED else Phase.DRAINING
             case Stage.DRAIN | Stage.KEEP:
                 return Phase.DRAINING
+            case Stage.WAIT:
+                return Phase.WAITING
             case Stage.SERVE:
                 return self._serving_phase()
 

@@ -26,9 +26,11 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Pod": ("api/v1", "pods"),
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
+    "ResourceQuota": ("api/v1", "resourcequotas"),
     "Secret": ("api/v1", "secrets"),
     "Service": ("api/v1", "services"),
     "StatefulSet": ("apis/apps/v1", "statefulsets"),
+    "StorageClass": ("apis/storage.k8s.io/v1", "storageclasses"),
 }
 
 # Requests that create no object; the answer is their status. Kind to the path of its API group.
@@ -80,6 +82,13 @@ class Cluster:
         items: list[Manifest] = found["items"]
         for item in items:
             item["kind"] = kind
+        return items
+
+    async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
+        """The Kubernetes Events of one reason about one object."""
+        selector = f"involvedObject.kind={kind},involvedObject.name={name},reason={reason}"
+        found = await self._call("GET", _path("Event", namespace), {"fieldSelector": selector})
+        items: Sequence[Manifest] = found["items"]
         return items
 
     async def apply(self, manifest: Manifest, field_manager: str, *, subresource: str = "") -> Manifest:

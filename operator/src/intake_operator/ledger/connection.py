@@ -11,6 +11,7 @@ from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 
 from intake_operator.addresses import Address
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey
 
 # Seconds of one call. Counted here: the URI may bring settings of its own, and a pooler may not take ours.
@@ -33,7 +34,7 @@ def call_timeout() -> AbstractAsyncContextManager[None]:
     return bounded(CALL_TIMEOUT)
 
 
-def ledger_key(ledger: Address, function: str) -> LedgerKey | None:
+def ledger_key(ledger: Address, function: str, domain: str = CLUSTER_DOMAIN) -> LedgerKey | None:
     """Hosts with their ports, database and function of a ledger; None for a URI that is refused.
 
     Certificates are not part of it: they are renewed, and the ledger stays the same.
@@ -47,13 +48,13 @@ def ledger_key(ledger: Address, function: str) -> LedgerKey | None:
     if len(ports) == 1:
         ports *= len(hosts)
     database = parameters.get("dbname") or parameters.get("user", "")
-    places = (f"{_normalized(host)} {port or 5432}" for host, port in zip(hosts, ports, strict=False))
+    places = (f"{_normalized(host, domain)} {port or 5432}" for host, port in zip(hosts, ports, strict=False))
     return (",".join(places), database, function)
 
 
-def _normalized(host: str) -> str:
+def _normalized(host: str, domain: str) -> str:
     """One spelling of a host: an IPv6 address has many, and a Service may be named with the cluster's domain."""
     try:
         return str(ip_address(host))
     except ValueError:
-        return host if host.startswith("/") else host.lower().rstrip(".").removesuffix(".cluster.local")
+        return host if host.startswith("/") else host.lower().rstrip(".").removesuffix(f".{domain.lower()}")

@@ -9,8 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import psycopg
@@ -63,14 +63,22 @@ class Sides:
 
 
 class ConsistencyChecks:
-    """The latest verdict on each event. `wake` has an event reconciled; `clock` and `timeout` are in seconds."""
+    """The latest verdict on each event, with its time.
+
+    `wake` has an event reconciled; `clock` and `timeout` are in seconds, `now` tells the time of day.
+    """
 
     def __init__(
-        self, clock: Callable[[], float], wake: Callable[[Key], None], timeout: float = COMPARISON_TIMEOUT
+        self,
+        clock: Callable[[], float],
+        wake: Callable[[Key], None],
+        timeout: float = COMPARISON_TIMEOUT,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._clock = clock
         self._wake = wake
         self._timeout = timeout
+        self._now = now
         self._verdicts: Remembered[None, Verdict | None] = Remembered(clock)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -114,7 +122,7 @@ class ConsistencyChecks:
 
     def _keep(self, sides: Sides, verdict: Verdict | None) -> None:
         before = self.latest(sides.event.uid)
-        known = verdict or before
+        known = replace(verdict, at=self._now()) if verdict else before
         good = known is not None and known.agrees is not False
         self._verdicts.keep(sides.event.uid, None, known, WHILE_GOOD if good else WHILE_BAD)
         if verdict is not None and verdict != before:

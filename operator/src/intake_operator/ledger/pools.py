@@ -9,6 +9,7 @@ from intake_shared.redaction import one_line
 
 from intake_operator import names
 from intake_operator.addresses import Address
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
@@ -35,9 +36,16 @@ class Objects(Protocol):
 class Pools:
     """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
 
-    def __init__(self, cluster: Objects, clock: Callable[[], float], namespaces: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        cluster: Objects,
+        clock: Callable[[], float],
+        namespaces: Sequence[str] = (),
+        cluster_domain: str = CLUSTER_DOMAIN,
+    ) -> None:
         self._cluster = cluster
         self._namespaces = namespaces
+        self._domain = cluster_domain
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
 
     async def check(self, event: Event, ledger: Address | None) -> PoolCheck:
@@ -107,7 +115,7 @@ class Pools:
         ref = target.postgres.secret_ref
         secret = await self._cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
-        return ledger_key(Address(uri, event.namespace), target.postgres.function) if uri else None
+        return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
 
 
 def _unchecked() -> PoolCheck:

@@ -8,6 +8,7 @@ from typing import Any
 from intake_operator import names
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.engine_status import EngineStatus, Restore, Worker
+from intake_operator.model.preflight import Preflight
 from intake_operator.model.proof import Proof
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason, Problem
@@ -200,6 +201,8 @@ class Observed:
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
     """Objects that carry the event's label and its uid. Of a Secret only the metadata."""
     pods: tuple[Manifest, ...] = ()
+    refusal: str = ""
+    """Why Kubernetes could not create DB1's pod, in its own words. Read only while there is none."""
     secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Our own Secrets: name to a word that changes with the content. A Secret that is not there is not here."""
     input_fingerprints: Mapping[str, str] = field(default_factory=dict)
@@ -215,3 +218,7 @@ class Observed:
     """Whether the latest comparison is old enough to be repeated, and none is running."""
     pool: PoolCheck | None = None
     """None where it was not asked: before the spec is understood, and once claims were possible."""
+    preflight: Preflight | None = None
+    """The latest answers of the checks of an event that waits; None before the first."""
+    preflight_due: bool = False
+    """Whether it is time to check again, and no check is running."""

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from pydantic.alias_generators import to_camel
 
 from intake_operator.model import parameters
+from intake_operator.model.pod_settings import PodSettings
 
 
 class _Model(BaseModel):
@@ -143,13 +144,12 @@ class Checkout(_Model):
         return timedelta(seconds=self.hold_seconds + (self.extend_seconds or 0))
 
 
-class Bridge(_Model):
-    """How many bridges, and how large each may be."""
+class Bridge(PodSettings):
+    """How many bridges, where they run, and how large each may be."""
 
     min_replicas: int = 1
     max_replicas: int = 4
     backlog_per_replica: int = 2000
-    resources: dict[str, Any] = Field(default_factory=dict)
 
 
 class Storage(_Model):
@@ -159,13 +159,12 @@ class Storage(_Model):
     storage_class_name: str | None = None
 
 
-class Database(_Model):
+class Database(PodSettings):
     """DB1 itself. Storage is a volume unless `ephemeral` is given."""
 
     image: str = "postgres:18"
     storage: Storage | None = None
     ephemeral: dict[str, Any] | None = None
-    resources: dict[str, Any] = Field(default_factory=dict)
     parameters: Annotated[dict[str, str], Field(default_factory=dict)]
 
     @field_validator("parameters")
@@ -179,6 +178,12 @@ class Database(_Model):
     def volume(self) -> Storage | None:
         """The volume to ask for; None when DB1 lives and dies with its pod."""
         return None if self.ephemeral is not None else self.storage or Storage()
+
+
+class Provisioning(_Model):
+    """When DB1 is made: `lead_time_minutes` before the window opens, or at once if that is past."""
+
+    lead_time_minutes: int = 60
 
 
 class Teardown(_Model):
@@ -211,6 +216,7 @@ class IntakeEventSpec(_Model):
     inventory: Inventory | None = None
     bridge: Bridge = Bridge()
     database: Database = Field(default_factory=lambda: Database(parameters={}))
+    provisioning: Provisioning = Provisioning()
     teardown: Teardown = Teardown()
 
     def engine_config(self) -> dict[str, Any]:
