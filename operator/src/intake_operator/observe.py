@@ -24,7 +24,7 @@ from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model import pods
-from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed, owned
+from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.preflight.preflights import Preflights
@@ -160,14 +160,14 @@ class Observer:
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[Address | None, Observed]:
         """The user's Secrets and the ledger behind them. Returns the ledger's address as well; None without one."""
-        needed, wanted = inputs.of_spec(spec), spec.commit_target.postgres
+        wanted = spec.commit_target.postgres
         secrets: dict[str, Manifest | None] = {}
-        for name in dict.fromkeys(each.ref.name for each in needed):
+        for name in dict.fromkeys(each.ref.name for each in inputs.of_spec(spec)):
             secrets[name] = await self.cluster.get("Secret", event.namespace, name)
         found = {name: fingerprint(secret) for name, secret in secrets.items() if secret is not None}
         address = address_of(wanted, event.namespace, secrets) if wanted else None
         ledger = address if isinstance(address, Address) else None
-        state = inputs.check_all(needed, secrets)
+        state = address if isinstance(address, LedgerState) else inputs.check_all(inputs.of_webhooks(spec), secrets)
         if wanted and ledger and not state.problem:
             state = await self.ledgers.check(event.uid, ledger, wanted.function)
         fingerprints = {**observed.secret_fingerprints, **found}
