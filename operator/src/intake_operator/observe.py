@@ -13,7 +13,6 @@ import psycopg
 from intake_operator import names
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
-from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import inputs, needs
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import Cluster
@@ -112,10 +111,7 @@ class Observer:
         if not password:
             name = superuser["metadata"]["name"]
             return DatabaseState(error=f"Secret {name} has no password: delete it, and the operator creates a new one")
-        try:
-            return await self.databases.observe(event.uid, event.pool, access.host(event), password)
-        except MigrationChangedError as error:
-            return DatabaseState(error=str(error))
+        return await self.databases.observe(event.uid, event.pool, access.host(event), password)
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
         """The user's Secrets and the ledger behind them. Returns the ledger's URI as well, empty without one."""

@@ -26,6 +26,7 @@ class DatabaseReason(StrEnum):
     SEEDING = "Seeding"
     SEEDED = "Seeded"
     UNREACHABLE = "DatabaseUnreachable"
+    UNSUPPORTED = "DatabaseVersionUnsupported"
     REMOVED = "Removed"
 
 
@@ -103,6 +104,7 @@ class Problem(StrEnum):
     RECONCILE_FAILED = "ReconcileFailed"
     DATABASE_HELD_UP = "DatabaseHeldUp"
     VOLUME_LOST = "VolumeLost"
+    DATABASE_VERSION_UNSUPPORTED = "DatabaseVersionUnsupported"
     VOLUME_CLAIM_TERMINATING = "VolumeClaimTerminating"
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     POOL_USED_BEFORE = "PoolUsedBefore"

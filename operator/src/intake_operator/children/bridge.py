@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.children import common
+from intake_operator.children import common, templates
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.spec import IntakeEventSpec, SecretRef
 
@@ -50,11 +50,12 @@ def deployment(
     """The bridges' Deployment. Pods are replaced when a Secret that they read changes, or this template."""
     inputs = _inputs(event, spec)
     content = "\n".join(f"{i.secret.name}/{i.secret.key}={fingerprints.get(i.secret.name, '')}" for i in inputs)
+    settings = {"pool": spec.pool, "bridge": _pod_settings(spec), "secrets": content}
     template_meta = {
         "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: installation.guard},
         "annotations": {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]},
     }
-    return {
+    made = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": common.metadata(event, names.bridge(event.name), "bridge"),
@@ -75,6 +76,13 @@ def deployment(
             },
         },
     }
+    return templates.stamped(made, settings)
+
+
+def _pod_settings(spec: IntakeEventSpec) -> dict[str, Any]:
+    """What spec.bridge says about pods, without defaults: a field that a later version adds changes nothing here."""
+    numbers = {"min_replicas", "max_replicas", "backlog_per_replica"}
+    return spec.bridge.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=numbers)
 
 
 def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.children import common
+from intake_operator.children import common, templates
 from intake_operator.children.access import PORT
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.spec import Database
@@ -104,7 +104,8 @@ def stateful_set(event: Event, database: Database, *, identity: str, guard: str)
             "volumes": volumes,
         },
     }
-    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
+    made = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
+    return templates.stamped(made, database.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
 def volume_claim(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children.database import is_being_deleted
-from intake_operator.decide import connections, memory
+from intake_operator.decide import connections, memory, versions
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model import pods
@@ -82,6 +82,12 @@ def _pods(observed: Observed, now: datetime) -> Iterator[Finding]:
 def _database(event: Event, observed: Observed, now: datetime) -> Iterator[Finding]:
     if memory.volume_lost(event, observed):
         yield Finding(Problem.VOLUME_LOST, _volume_lost(event))
+    if why := versions.unsupported(event, observed):
+        yield Finding(
+            Problem.DATABASE_VERSION_UNSUPPORTED,
+            f"{why}. DB1 opens and closes the window by itself, and bridges that run go on; edits, scaling and the "
+            "drain wait. Install the version of the operator again with which the event began (docs/upgrading.md).",
+        )
     since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
     if observed.database.refused:
         yield Finding(
