@@ -9,7 +9,7 @@ import pytest
 from given import CLOSES, DATABASE, INSTALLATION, OPENS, Given, make_status
 from intake_operator import names
 from intake_operator.children import bridge, database
-from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.children.templates import fitting, kept, stamped
 from intake_operator.decide.database_pod import QUIET_BEFORE
 from intake_operator.decide.plan import plan
@@ -17,6 +17,7 @@ from intake_operator.decide.serve import WARM_UP
 from intake_operator.decide.steps import Configure, ScaleBridges
 from intake_operator.model.observed import Manifest
 from intake_operator.model.parse import parse
+from intake_operator.model.secrets import fingerprint
 from intake_operator.model.sql_version import SqlVersion, name_of
 from intake_operator.reasons import ConditionType, DatabaseReason, Problem
 from planning import Decided
@@ -292,7 +293,9 @@ class TestFieldsOfALaterVersion:
         # A field with a default that a later version adds to the model, and the same spec.
         sale = given.selling()
         stamps = with_bridges(sale).observed.children[BRIDGES]["metadata"]["annotations"]
-        assert stamps[names.SETTINGS_ANNOTATION] == "cb703bf3bef05010", "or an upgrade replaces bridges in a rush"
+        assert stamps[names.SETTINGS_ANNOTATION] == "cb703bf3bef05010"
+        secret = {"metadata": {"uid": "u"}, "data": {"a": "YQ=="}}
+        assert fingerprint(secret).startswith("9fbfa11f2af1")
 
     def test_what_db1_says_beyond_the_model_is_ignored(self) -> None:
         assert make_status(later={"a": 1}, inventory={**make_status().inventory.model_dump(by_alias=True), "later": 1})

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection, templates
-from intake_operator.children.bridge import Installation
-from intake_operator.decide import connections, database_pod, memory, pool, rush, scaling, steps, versions
+from intake_operator.children.installation import Installation
+from intake_operator.decide import connections, database_pod, kept, memory, pool, scaling, steps, versions
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage
@@ -50,10 +50,15 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
     serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
+    has_volume = event.spec.database.volume is not None  # otherwise the pod is the data
     manifests = [
         *access.services(event),
-        # Without a volume its pod is the data.
-        protection.disruption_budget(event, keep_pod=serves or (unsettled and event.spec.database.volume is None)),
+        protection.disruption_budget(
+            event,
+            keep_pod=serves or (unsettled and not has_volume),
+            # A broken DB1 serves nobody. During the sale a person decides; after it a drained node need not wait.
+            evict_broken=facts.settled or (facts.stage is Stage.DRAIN and has_volume),
+        ),
         database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
         _stateful_set(facts, event.spec, identity, installation),
     ]
@@ -68,10 +73,10 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
 
 
 def _stateful_set(facts: Facts, spec: IntakeEventSpec, identity: str, installation: Installation) -> Manifest:
-    """In a rush it keeps its pod template: a pod that dies comes back as it was."""
+    """While the sale is under way it keeps its pod template: a pod that dies comes back as it was."""
     existing = facts.observed.children.get(("StatefulSet", names.database(facts.event.name)))
-    made = database.stateful_set(facts.event, spec.database, identity=identity, guard=installation.guard)
-    return templates.fitting(templates.kept(made, existing) if rush.rushes(facts) else made, existing)
+    made = database.stateful_set(facts.event, spec.database, installation, identity=identity)
+    return templates.fitting(templates.kept(made, existing) if kept.under_way(facts) else made, existing)
 
 
 def _secrets(event: Event, observed: Observed, child: Callable[[Manifest], Manifest]) -> list[steps.Step]:
@@ -160,7 +165,7 @@ def _recovered(spec: IntakeEventSpec, known: DatabaseState) -> list[steps.Step]:
     if not _stocked(spec, known):
         assert spec.inventory is not None
         return [steps.Stock(spec.inventory, spec.inventory_size)]
-    return [steps.Recover(spec.commit_target.postgres.secret_ref)]
+    return [steps.Recover(spec.commit_target.postgres)]
 
 
 def _may_recover(event: Event, spec: IntakeEventSpec, observed: Observed) -> bool:
@@ -184,9 +189,9 @@ def bridges(facts: Facts, installation: Installation) -> tuple[Decision, list[st
     decision = scaling.decide(queue, current, policy, not_before, facts.now)
     if anchor is None or (existing is None and (decision.replicas == 0 or versions.unsupported(event, observed))):
         return decision, []
-    kept = rush.of_event(facts, installation)
-    manifest = bridge.deployment(event, event.spec, kept, observed.input_fingerprints)
-    if rush.keeps_bridges(facts):
+    settings = kept.of_event(facts, installation)
+    manifest = bridge.deployment(event, event.spec, settings, observed.input_fingerprints)
+    if kept.keeps_bridges(facts):
         manifest = templates.kept(manifest, existing)
     manifest = templates.fitting(manifest, existing)
     guard = "" if facts.settled else installation.guard

@@ -1,4 +1,4 @@
-"""What stays as it is in a rush, though the operator is of another version by now.
+"""What stays as it is in a sale that is under way, though the operator is of another version by now.
 
 docs/decisions/0003-an-event-keeps-its-version.md says why.
 """
@@ -6,14 +6,14 @@ docs/decisions/0003-an-event-keeps-its-version.md says why.
 from dataclasses import replace
 
 from intake_operator import names
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import memory
 from intake_operator.decide.database_pod import QUIET_BEFORE
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.stage import Stage, was_claimable
 
 
-def rushes(facts: Facts) -> bool:
+def under_way(facts: Facts) -> bool:
     """Whether nothing may be replaced just because the operator is of another version.
 
     From a little before the window opens until every claim is settled.
@@ -23,8 +23,8 @@ def rushes(facts: Facts) -> bool:
         return True
     if facts.stage is not Stage.SERVE or event.spec is None or not was_claimable(event, observed):
         return False
-    under_way = bool(observed.database.depth or observed.database.held)
-    return under_way or facts.now + QUIET_BEFORE >= event.spec.window.opens_at
+    sold = bool(observed.database.depth or observed.database.held)
+    return sold or facts.now + QUIET_BEFORE >= event.spec.window.opens_at
 
 
 def keeps_bridges(facts: Facts) -> bool:
@@ -35,7 +35,7 @@ def keeps_bridges(facts: Facts) -> bool:
     version = observed.database.version
     if version and version.bridges_lack:
         return True
-    return rushes(facts) and not event.says(names.UPGRADE_ANNOTATION)
+    return under_way(facts) and not event.says(names.UPGRADE_ANNOTATION)
 
 
 def of_event(facts: Facts, installation: Installation) -> Installation:
