@@ -1,6 +1,9 @@
 """What operator and bridges call in DB1: the list is whole, and a DB1 of the former version has all of it."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,9 +29,15 @@ CALLS = (ROOT / "operator/src/intake_operator/database/calls.sql").read_text(enc
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Migration, ...]:
-    """The SQL of the former version."""
-    return load(former.unpack(tmp_path_factory.mktemp("former") / former.TAG) / "sql" / "intake")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the former version."""
+    return former.unpack(tmp_path_factory.mktemp("former") / former.TAG)
+
+
+@pytest.fixture(scope="module")
+def earlier(folder: Path) -> tuple[Migration, ...]:
+    """Its SQL."""
+    return load(folder / "sql" / "intake")
 
 
 @pytest.fixture
@@ -98,16 +107,31 @@ async def test_what_is_not_there_is_named(
     assert (found.lacks[:1], found.bridges_lack[:1]) == (lacks, bridges_lack)
 
 
-LATER = """
-    DROP FUNCTION intake.seal(text, text);
-    CREATE FUNCTION intake.seal(pool_id text, reason text, more boolean DEFAULT false) RETURNS void
-    LANGUAGE sql AS 'SELECT';
-    ALTER TYPE intake.compared_claim ADD ATTRIBUTE more text;
-"""
+# What a later version may change: one more argument with a default, one more column, one more field.
+LATER = {
+    "CREATE FUNCTION intake.seal(pool_id text, reason text)": (
+        "CREATE FUNCTION intake.seal(pool_id text, reason text, more boolean DEFAULT false)"
+    ),
+    "RETURNS TABLE (role_name name, fingerprint text)": "RETURNS TABLE (role_name name, more text, fingerprint text)",
+    "    SELECT l.role_name, l.fingerprint FROM": "    SELECT l.role_name, 'more', l.fingerprint FROM",
+    "'queue', jsonb_build_object('depth',": "'later', 1, 'queue', jsonb_build_object('later', 2, 'depth',",
+}
 
 
-async def test_more_arguments_with_defaults_and_more_columns_lack_nothing(connection: AsyncConnection) -> None:
-    await migrate(connection, (*PRESENT, Migration("9999_later.sql", LATER)))
+@pytest.fixture(scope="module")
+def later() -> tuple[Migration, ...]:
+    """The SQL of a later version."""
+    texts = {migration.name: migration.sql for migration in PRESENT}
+    for before, after in LATER.items():
+        (name,) = (name for name, text in texts.items() if before in text)
+        texts[name] = texts[name].replace(before, after)
+    return tuple(Migration(name, text) for name, text in texts.items())
+
+
+async def test_more_arguments_with_defaults_and_more_columns_lack_nothing(
+    connection: AsyncConnection, later: Sequence[Migration]
+) -> None:
+    await migrate(connection, later)
     found = await look(connection, PRESENT)
     assert found is not None
     assert (found.lacks, found.bridges_lack) == ((), ())
@@ -126,11 +150,13 @@ def databases() -> Iterator[Callable[[Sequence[Migration]], Databases]]:
     return lambda migrations: Databases(migrations)  # noqa: PLW0108 - a fixture that makes several
 
 
-async def test_a_db1_of_the_former_version_is_driven_to_its_end(
-    db1: str, earlier: Sequence[Migration], databases: Callable[[Sequence[Migration]], Databases]
+@pytest.mark.parametrize("made_by", ["earlier", "later"])
+async def test_a_db1_of_another_version_is_driven_to_its_end(
+    db1: str, made_by: str, request: pytest.FixtureRequest, databases: Callable[[Sequence[Migration]], Databases]
 ) -> None:
+    other: Sequence[Migration] = request.getfixturevalue(made_by)
     host = unquote(urlparse(db1).query.removeprefix("host="))
-    before, now = databases(earlier), databases(PRESENT)
+    before, now = databases(other), databases(PRESENT)
     await before.observe(UID, POOL, host, "")
     await before.migrate(UID)
     await before.configure(UID, POOL, config())
@@ -142,7 +168,7 @@ async def test_a_db1_of_the_former_version_is_driven_to_its_end(
     seen = await now.observe(UID, POOL, host, "")
     assert (seen.error, seen.migrated, seen.ready, seen.depth) == ("", True, True, 1)
     assert seen.version is not None
-    assert (seen.version.name, seen.version.own) == (version(earlier), version(PRESENT))
+    assert (seen.version.name, seen.version.own) == (version(other), version(PRESENT))
     # A setting of a later version is left out: DB1 would refuse all others with it.
     wanted = versions.known_settings(config(batchSize=7, later=True), seen.version)
     await now.configure(UID, POOL, wanted)
@@ -172,6 +198,26 @@ async def test_a_db1_that_lacks_something_is_left_alone(
     assert seen.version.lacks == ("intake.engine_status(text)",)
     assert seen.identity
     await operator.close_all()
+
+
+PARSE = """
+import sys, yaml
+from pathlib import Path
+from intake_operator.model.spec import IntakeEventSpec
+for path in sorted(Path(sys.argv[1]).glob("*.yaml")):
+    for event in yaml.safe_load_all(path.read_text()):
+        IntakeEventSpec.model_validate(event["spec"])
+    print(path.name)
+"""
+
+
+def test_the_former_operator_ignores_fields_that_this_version_has_added(folder: Path) -> None:
+    fixtures = ROOT / "tests" / "e2e" / "crd" / "valid"
+    path = os.pathsep.join(str(folder / project / "src") for project in ("operator", "shared"))
+    command = [sys.executable, "-c", PARSE, str(fixtures)]
+    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(list(fixtures.glob("*.yaml")))
 
 
 def test_the_former_version_is_another_one(earlier: Sequence[Migration]) -> None:
