@@ -203,10 +203,11 @@ async def test_a_db1_that_lacks_something_is_left_alone(
 PARSE = """
 import sys, yaml
 from pathlib import Path
-from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.model import spec
+assert spec.__file__.startswith(sys.argv[2]), spec.__file__
 for path in sorted(Path(sys.argv[1]).glob("*.yaml")):
     for event in yaml.safe_load_all(path.read_text()):
-        IntakeEventSpec.model_validate(event["spec"])
+        spec.IntakeEventSpec.model_validate(event["spec"])
     print(path.name)
 """
 
@@ -214,7 +215,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.yaml")):
 def test_the_former_operator_ignores_fields_that_this_version_has_added(folder: Path) -> None:
     fixtures = ROOT / "tests" / "e2e" / "crd" / "valid"
     path = os.pathsep.join(str(folder / project / "src") for project in ("operator", "shared"))
-    command = [sys.executable, "-c", PARSE, str(fixtures)]
+    command = [sys.executable, "-c", PARSE, str(fixtures), str(folder)]
     done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(list(fixtures.glob("*.yaml")))
