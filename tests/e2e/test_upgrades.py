@@ -36,9 +36,9 @@ def by_former_version(kube: Kube) -> Iterator[Kube]:
 def test_a_sale_of_the_former_version_is_taken_over_in_the_rush_and_loses_nothing(by_former_version: Kube) -> None:
     kube = by_former_version
     sale = events.window(opens_in=8, lasts=3600)
-    kube.apply(events.event("taken-over", sale, inventorySize=400, bridge={"minReplicas": 2, "maxReplicas": 2}))
+    kube.apply(events.event("taken-over", sale, inventorySize=600, bridge={"minReplicas": 2, "maxReplicas": 2}))
     events.await_phase(kube, "taken-over", "Open", 60)
-    crowd.start(kube, "taken-over", "taken-over-pool", crowd.Plan(buyers=300, rate=8, patience=120, most_seats=2))
+    crowd.start(kube, "taken-over", "taken-over-pool", crowd.Plan(buyers=240, rate=8, patience=120, most_seats=2))
     eventually(lambda: account.ledger_counts(kube, "taken-over-pool")[0] >= 20, 60, "the rush has begun")
     before = pods(kube)
     assert {image for _, image in before.values()} == {IMAGES[1], "postgres:18"}
