@@ -203,8 +203,9 @@ class TestSql:
         assert decided.reason(ConditionType.DEGRADED) == "AsExpected"
 
     def test_of_a_newer_version_is_run_where_a_person_asks(self) -> None:
-        decided = given.selling(annotations=ASKED).db1(version=APPENDED).plan()
-        assert decided.kinds.index("Migrate") < decided.kinds.index("Configure")
+        # Last: a file may wait for a lock, and what comes after a step that fails would wait as well.
+        assert with_bridges(given.selling(annotations=ASKED)).db1(version=APPENDED).plan().kinds[-1] == "Migrate"
+        assert "Migrate" not in given.closed(annotations=ASKED).db1(version=APPENDED).plan().kinds
 
     def test_that_has_changed_is_never_run_and_the_event_says_why(self) -> None:
         decided = given.selling(annotations=ASKED).db1(version=FORMER).plan()

@@ -127,7 +127,7 @@ def database_steps(facts: Facts) -> list[steps.Step]:
     if (lost and not _may_recover(event, spec, observed)) or versions.unsupported(event, observed):
         return []
     todo: list[steps.Step] = []
-    if versions.to_migrate(event, observed):
+    if versions.to_install(event, observed):
         todo.append(steps.Migrate())
     others, seen = connections.for_others(spec), known.connections
     if seen is None or seen.limit != connections.claimer_limit(seen, others):
@@ -144,6 +144,11 @@ def database_steps(facts: Facts) -> list[steps.Step]:
         config = {name: value for name, value in config.items() if name not in {"opensAt", "closesAt", "inventorySize"}}
     todo.append(steps.Configure(versions.known_settings(config, known.version)))
     return todo + (_recovered(spec, known) if lost else _seeded(facts, spec, known))
+
+
+def appended_sql(facts: Facts) -> list[steps.Step]:
+    """New files of SQL that a person asks for. The last step: one that waits for a lock fails, and is tried again."""
+    return [steps.Migrate()] if versions.to_append(facts.event, facts.observed) else []
 
 
 def _seeded(facts: Facts, spec: IntakeEventSpec, known: DatabaseState) -> list[steps.Step]:

@@ -16,20 +16,28 @@ from intake_operator.model.sql_version import SqlVersion
 _MOST_NAMED: Final = 5
 
 
-def to_migrate(event: Event, observed: Observed) -> bool:
-    """Whether SQL is to be run in DB1: it has none, it was never whole, or a person asks for what it does not have."""
+def to_install(event: Event, observed: Observed) -> bool:
+    """Whether DB1 can do nothing before SQL is run: it has none, or it was never whole."""
     version = observed.database.version
     if version is None:
         return not observed.database.migrated
-    if version.is_own or version.changed:
+    if not version.lacks or version.changed:
         return False
-    return event.says(names.UPGRADE_ANNOTATION) or (bool(version.lacks) and not was_claimable(event, observed))
+    return event.says(names.UPGRADE_ANNOTATION) or not was_claimable(event, observed)
+
+
+def to_append(event: Event, observed: Observed) -> bool:
+    """Whether a person asks for SQL that this operator has beyond what ran. What has changed since is never run."""
+    version = observed.database.version
+    if version is None or version.is_own or version.changed:
+        return False
+    return event.says(names.UPGRADE_ANNOTATION)
 
 
 def unsupported(event: Event, observed: Observed) -> str:
     """Why the operator cannot do anything in DB1; empty where it can."""
     version = observed.database.version
-    if version is None or to_migrate(event, observed):
+    if version is None or to_install(event, observed):
         return ""
     if version.lacks:
         return f"DB1 has SQL version {version.name}, without {_named(version.lacks)}, which this operator calls"
