@@ -46,6 +46,9 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     def child(manifest: Manifest) -> Manifest:
         return kinship.as_child(manifest, event, anchor, guard)
 
+    if facts.stage is Stage.WAIT:
+        todo += _secrets(event, observed, child)
+        return _applicable(facts, [*todo, *(steps.Apply(child(service)) for service in access.services(event))])
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
@@ -75,8 +78,13 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
 def _stateful_set(facts: Facts, spec: IntakeEventSpec, identity: str, installation: Installation) -> Manifest:
     """While the sale is under way it keeps its pod template: a pod that dies comes back as it was."""
     existing = facts.observed.children.get(("StatefulSet", names.database(facts.event.name)))
-    made = database.stateful_set(facts.event, spec.database, installation, identity=identity)
+    made = database.stateful_set(facts.event, spec.database, installation, identity=identity, existing=existing)
     return templates.fitting(templates.kept(made, existing) if kept.under_way(facts) else made, existing)
+
+
+def has_credentials(event: Event, observed: Observed) -> bool:
+    """Whether the event's own Secrets are there. No watch tells when they are."""
+    return _credentials(event).keys() <= observed.secret_fingerprints.keys()
 
 
 def _secrets(event: Event, observed: Observed, child: Callable[[Manifest], Manifest]) -> list[steps.Step]:
