@@ -1,12 +1,13 @@
 """The read half of a pass: looks at what `decide.needs` asks for, and changes nothing.
 
+It looks into the store, which lags behind; where `needs.live` says so, the pass looks again, by the API server itself.
 An error of a database is a value of what was observed: the decision goes on without that database.
 """
 
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol, Self
 
 import psycopg
 
@@ -16,15 +17,26 @@ from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import inputs, needs
 from intake_operator.inventory.inventories import Inventories
-from intake_operator.kube.client import Cluster
+from intake_operator.kube.cached import Cached
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model import pods
-from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
+from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, PoolCheck, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
+
+
+class Objects(Protocol):
+    """What is needed of a cluster."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """One object; None if there is none."""
+
+    async def list(self, kind: str, namespace: str, label_selector: str) -> list[Manifest]:
+        """All objects of a kind with these labels."""
+
 
 LISTED: Final = (
     "StatefulSet",
@@ -40,20 +52,33 @@ LISTED: Final = (
 class Observer:
     """Reads what a pass needs: Kubernetes, DB1, the ledger and the user's inventory. Changes nothing."""
 
-    cluster: Cluster
+    cluster: Cached
     databases: Databases
     ledgers: LedgerChecks
     inventories: Inventories
     consistencies: ConsistencyChecks
     proofs: Proofs
     pools: Pools
+    live: bool = False
+    """Whether it reads from the API server itself."""
+
+    @property
+    def objects(self) -> Objects:
+        """Where objects are read."""
+        return self.cluster.live if self.live else self.cluster
+
+    def reading_live(self) -> Self:
+        """The same, but nothing that it reads of the cluster is older than the question."""
+        return replace(self, live=True)
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision needs. Raises ApiError where the API server refuses."""
         observed, superuser = await self._objects(event)
-        if not needs.database(event, observed, now):
+        if not needs.database(event, observed, now) or self._is_too_old(event, observed, now):
             return observed
         observed = replace(observed, database=await self._database(event, observed, superuser))
+        if self._is_too_old(event, observed, now):
+            return observed
         if needs.audit(event, observed):
             observed = replace(observed, database=await self._with_audit(event, observed.database))
         if event.spec is None or not needs.inputs(event):
@@ -63,12 +88,19 @@ class Observer:
             wanted, size, stocked = event.spec.inventory, event.spec.inventory_size, observed.database.stocked
             observed = replace(observed, inventory=await self.inventories.check(event, wanted, size, stocked))
         if needs.pool(event, observed, now):
-            observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else uri))
+            observed = replace(observed, pool=await self._pool(event, observed, uri))
         if needs.proof(event, observed, now):
             proof, error = await self.proofs.prove(event, observed, uri)
             observed = replace(observed, proof=proof, proof_error=error)
         known, due = self.consistencies.latest(event.uid), self.consistencies.is_due(event.uid)
         return replace(observed, consistency=known, comparison_due=due)
+
+    def _is_too_old(self, event: Event, observed: Observed, now: datetime) -> bool:
+        """Whether the rest is not looked at, because the pass will look again: a proof reads whole tables."""
+        return not self.live and needs.live(event, observed, now)
+
+    async def _pool(self, event: Event, observed: Observed, uri: str) -> PoolCheck:
+        return await self.pools.check(event, "" if observed.ledger.problem else uri, live=self.live)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
@@ -78,14 +110,14 @@ class Observer:
     async def _objects(self, event: Event) -> tuple[Observed, Manifest | None]:
         """The children, and the Secret of DB1's superuser. Of other Secrets only metadata is passed on."""
         selector = f"{names.EVENT_LABEL}={event.name}"
-        lists = [self.cluster.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
+        lists = [self.objects.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
         secret_names = (
             names.superuser_secret(event.name),
             names.claimer_secret(event.name),
             names.bridge_secret(event.name),
         )
         *found, found_pods = await asyncio.gather(*lists)
-        read = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in secret_names))
+        read = await asyncio.gather(*(self.objects.get("Secret", event.namespace, name) for name in secret_names))
         secrets = [secret for secret in read if secret and owned(secret, event.uid)]
         ours = [child for kind in found for child in kind if owned(child, event.uid)]
         ours += [without_content(secret) for secret in secrets]
@@ -122,7 +154,7 @@ class Observer:
         ledger, uri, state = spec.commit_target.postgres, "", LedgerState()
         fingerprints = dict(observed.secret_fingerprints)
         for needed in inputs.of_spec(spec):
-            secret = await self.cluster.get("Secret", event.namespace, needed.ref.name)
+            secret = await self.objects.get("Secret", event.namespace, needed.ref.name)
             if secret is not None:
                 fingerprints[needed.ref.name] = fingerprint(secret)
             state = state if state.problem else inputs.check(needed, secret)

@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from intake_operator import names
-from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.cached import Live
+from intake_operator.kube.client import ApiError
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.reasons import ConditionType
 
@@ -46,7 +47,7 @@ def transitions(event: Event, status: Mapping[str, Any], now: datetime) -> Itera
         }
 
 
-async def post(cluster: Cluster, found: Iterable[Manifest]) -> None:
+async def post(cluster: Live, found: Iterable[Manifest]) -> None:
     """Create them. Events are for people: a refusal, as in a namespace that is being deleted, does not end the pass."""
     for manifest in found:
         try:
