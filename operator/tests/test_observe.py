@@ -53,7 +53,7 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_
         Inventories(cluster, databases, lambda: 0.0),
         ConsistencyChecks(lambda: 0.0, lambda _: None),
         Proofs(databases, lambda: 0.0),
-        Pools(cluster, lambda: 0.0),
+        Pools(cluster, cluster, lambda: 0.0),
     )
     seen = await observer.observe(e, opens)
     assert not seen.database.reachable

@@ -7,7 +7,7 @@ for asyncio and says nothing of silence: neither would be right after an outage,
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +67,7 @@ class _Life:
 class Watches:
     """One loop for each shelf of the store: list, then watch from there; list again where the watch cannot go on.
 
-    `clock` is in seconds. `jitter` is in 0..1.
+    `clock` and `silence` are in seconds; tests pass their own.
     """
 
     def __init__(
@@ -76,10 +76,13 @@ class Watches:
         store: Store,
         record: Record,
         clock: Callable[[], float],
-        jitter: Callable[[], float] = random.random,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        silence: float = SILENCE,
     ) -> None:
         self._cluster, self._store, self._record = cluster, store, record
-        self._clock, self._jitter = clock, jitter
+        self._clock, self._sleep, self._silent_after = clock, sleep, silence
+        self._jitter = random.random
         self._lives = {(shelf.kind, shelf.namespace): _Life(clock(), clock()) for shelf in store.shelves()}
         self._complete = asyncio.Event()
         for kind in dict.fromkeys(kind for kind, _ in self._lives):
@@ -118,7 +121,7 @@ class Watches:
                 current = False
                 self._note(shelf, life, "broken", error)
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(life.failures, 8))
-            await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
+            await self._sleep(pause * (0.5 + self._jitter() / 2))
             life.tried = self._clock()
 
     def _note(self, shelf: Shelf, life: _Life, reason: str, error: Exception) -> None:
@@ -146,7 +149,7 @@ class Watches:
     async def _watch(self, shelf: Shelf, life: _Life) -> None:
         selector = "" if shelf.kind == names.KIND else names.EVENT_LABEL
         seconds = round(LASTS[0] + (LASTS[1] - LASTS[0]) * self._jitter())
-        watch = self._cluster.watch(shelf.kind, shelf.namespace, selector, shelf.version, seconds, SILENCE)
+        watch = self._cluster.watch(shelf.kind, shelf.namespace, selector, shelf.version, seconds, self._silent_after)
         async with aclosing(watch) as events:
             async for type_, item in events:
                 self._heard(life)
