@@ -164,7 +164,7 @@ BEGIN
         RETURN 'releasing';
     END IF;
     -- No bridge has read it, and while we have its row locked none can.
-    PERFORM intake_private.archive(config.pool_id, ARRAY[claimed.msg_id], ARRAY['released'],
+    PERFORM intake_private.archive(config.pool_id, ARRAY[claimed.msg_id], ARRAY[claimed.msg_id], ARRAY['released'],
         remark => jsonb_build_object('release', jsonb_build_object('reason', release_claim.reason, 'at', clock_timestamp())));
     RETURN 'released';
 END $$;

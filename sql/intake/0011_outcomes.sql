@@ -119,8 +119,8 @@ COMMENT ON FUNCTION intake_private.record_outcomes IS
     'Record the outcomes of settled claims in their slots, one element for each slot: committed consumes it, any other '
     'outcome frees it.';
 
-CREATE FUNCTION intake_private.archive(pool_id text, msg_ids bigint[], outcomes text[], receipts jsonb[] DEFAULT NULL,
-    remark jsonb DEFAULT '{}') RETURNS bigint[]
+CREATE FUNCTION intake_private.archive(pool_id text, locked bigint[], msg_ids bigint[], outcomes text[],
+    receipts jsonb[] DEFAULT NULL, remark jsonb DEFAULT '{}') RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -132,7 +132,7 @@ BEGIN
     WITH deleted AS (
         DELETE FROM pgmq.q_intake_queue q
         USING unnest(archive.msg_ids, archive.outcomes, archive.receipts) AS o (msg_id, outcome, receipt)
-        WHERE q.msg_id = o.msg_id AND q.msg_id = ANY (archive.msg_ids)
+        WHERE q.msg_id = o.msg_id AND q.msg_id = ANY (archive.locked)
         RETURNING q.*, o.outcome, o.receipt),
     archived AS (
         INSERT INTO pgmq.a_intake_queue (msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers)
@@ -156,8 +156,8 @@ BEGIN
     RETURN ended;
 END $$;
 COMMENT ON FUNCTION intake_private.archive IS
-    'Archive messages that the caller has locked, each with its outcome, its receipt (at most 2048 bytes) and the '
-    'remark added, and record the outcomes in their slots. Returns the msg_ids that it archived.';
+    'Archive those of the messages that the caller has locked, each with its outcome, its receipt (at most 2048 bytes) '
+    'and the remark added, and record the outcomes in their slots. Returns the msg_ids that it archived.';
 
 CREATE FUNCTION intake.acknowledge(pool_id text, msg_ids bigint[], read_cts int[], outcomes text[],
     receipts jsonb[] DEFAULT NULL) RETURNS SETOF bigint
@@ -165,8 +165,6 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enab
 #variable_conflict use_column
 DECLARE
     leased bigint[];
-    given  text[];
-    added  jsonb[];
 BEGIN
     IF cardinality(acknowledge.outcomes) IS DISTINCT FROM cardinality(acknowledge.msg_ids)
             OR cardinality(acknowledge.receipts) <> cardinality(acknowledge.msg_ids)
@@ -177,11 +175,10 @@ BEGIN
     END IF;
     -- Before the first snapshot: while seed() rebuilds the claimed slots this waits, and then sees all of them.
     LOCK TABLE intake.claimed_slots IN ROW EXCLUSIVE MODE;
-    SELECT array_agg(l), array_agg(o.outcome), array_agg(o.receipt) INTO leased, given, added
-    FROM intake_private.lock_leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l
-    JOIN unnest(acknowledge.msg_ids, acknowledge.outcomes, acknowledge.receipts) AS o (msg_id, outcome, receipt)
-        ON o.msg_id = l;
-    RETURN QUERY SELECT unnest(intake_private.archive(acknowledge.pool_id, leased, given, added));
+    leased := ARRAY(SELECT intake_private.lock_leased(acknowledge.pool_id, acknowledge.msg_ids,
+        acknowledge.read_cts));
+    RETURN QUERY SELECT unnest(intake_private.archive(acknowledge.pool_id, leased, acknowledge.msg_ids,
+        acknowledge.outcomes, acknowledge.receipts));
 END $$;
 COMMENT ON FUNCTION intake.acknowledge IS
     'Record the answers of the ledger (committed or voided), with its receipts (parallel to msg_ids, or NULL): '

@@ -133,7 +133,7 @@ MUTANTS = {
     "claim timeout without the ledger": Mutant(
         HOUSEKEEPING,
         "    PERFORM intake_private.revoke_leases(config.pool_no, overdue, 'claim timeout');",
-        """    PERFORM intake_private.archive(config.pool_id, overdue,
+        """    PERFORM intake_private.archive(config.pool_id, overdue, overdue,
         array_fill('voided'::text, ARRAY[cardinality(overdue)]));""",
         "test_i8_a_slot_is_free_after_the_claim_timeout_when_the_ledger_has_voided",
     ),

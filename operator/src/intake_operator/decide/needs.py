@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from intake_operator import names
+from intake_operator.children.database import is_being_deleted
 from intake_operator.decide import inputs as user_secrets
 from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
@@ -22,6 +23,7 @@ from intake_operator.decide.steps import (
     StopDatabase,
     Unguard,
 )
+from intake_operator.model import pods
 from intake_operator.model.observed import Event, Observed
 from intake_operator.reasons import ConditionType
 
@@ -67,6 +69,13 @@ def live_before(plan: Plan, event: Event, observed: Observed) -> bool:
 def database(event: Event, observed: Observed, now: datetime) -> bool:
     """Whether DB1 is asked for its state."""
     return stage_of(event, observed, now) in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}
+
+
+def refusals(event: Event, observed: Observed) -> bool:
+    """Whether Kubernetes is asked why DB1's StatefulSet has no pod."""
+    workload = observed.children.get(("StatefulSet", names.database(event.name)))
+    wanted = workload is not None and not is_being_deleted(workload) and workload["spec"].get("replicas", 1)
+    return bool(wanted) and not pods.of_component(observed.pods, "database")
 
 
 def audit(event: Event, observed: Observed) -> bool:

@@ -10,7 +10,11 @@ from intake_operator.model.observed import Manifest
 
 # What may not be watched is read by its name, and counts for so long at most. Of a Secret, `Cached.renew` says how
 # long in each pass.
-BY_NAME: Final[Mapping[str, timedelta]] = {"Secret": timedelta(minutes=10), "Namespace": timedelta(minutes=1)}
+BY_NAME: Final[Mapping[str, timedelta]] = {
+    "Secret": timedelta(minutes=10),
+    "Namespace": timedelta(minutes=1),
+    "Event": timedelta(seconds=10),
+}
 
 # The words of the API server when it refuses a new object in a namespace that is being deleted.
 _TERMINATING: Final = "is being terminated"
@@ -27,15 +31,23 @@ class _ByName:
         self._answers: dict[_Named, tuple[Manifest | None, float]] = {}
         self._swept_at = clock()
 
-    def put(self, named: _Named, answer: Manifest | None) -> None:
+    def put(self, named: _Named, answer: Manifest | None) -> Manifest | None:
+        """Remember an answer; returns it."""
         self._answers[named] = (answer, self._clock())
         self._sweep()
+        return answer
 
-    def fresh(self, named: _Named) -> tuple[Manifest | None, float] | None:
+    def knows(self, named: _Named) -> bool:
+        """Whether there is an answer that is young enough."""
         found = self._answers.get(named)
-        return found if found and self._age(found) < BY_NAME[named[0]].total_seconds() else None
+        return found is not None and self._age(found) < BY_NAME[named[0]].total_seconds()
 
-    def drop(self, named: _Named, older_than: timedelta = timedelta(seconds=-1)) -> None:
+    def get(self, named: _Named) -> Manifest | None:
+        """The answer that it knows."""
+        return self._answers[named][0]
+
+    def drop(self, named: _Named, older_than: timedelta = timedelta()) -> None:
+        """Forget an answer that is as old as that."""
         found = self._answers.get(named)
         if found and self._age(found) >= older_than.total_seconds():
             del self._answers[named]
@@ -75,6 +87,10 @@ class Live:
         """All objects of a kind with these labels."""
         return await self._cluster.list(kind, namespace, label_selector)
 
+    async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
+        """The Kubernetes Events of one reason about one object."""
+        return await self._cluster.events_about(kind, namespace, name, reason)
+
     async def apply(self, manifest: Manifest, field_manager: str, *, subresource: str = "") -> Manifest:
         """Server-side apply."""
         try:
@@ -106,6 +122,8 @@ class Live:
 
     def _answered(self, item: Manifest) -> Manifest:
         kind, meta = item.get("kind", ""), item["metadata"]
+        if kind == "Event":
+            return item
         if kind in BY_NAME:
             self.by_name.put((kind, meta.get("namespace", ""), meta["name"]), item)
         else:
@@ -131,8 +149,8 @@ class Cached:
         """One object; None if there is none."""
         if self._store.has(kind):
             return self._store.get(kind, namespace, name)
-        if kind in BY_NAME and (known := self.live.by_name.fresh((kind, namespace, name))):
-            return known[0]
+        if kind in BY_NAME and self.live.by_name.knows((kind, namespace, name)):
+            return self.live.by_name.get((kind, namespace, name))
         return await self.live.get(kind, namespace, name)
 
     async def list_everywhere(self, kind: str, _: Sequence[str]) -> list[Manifest]:
@@ -142,6 +160,15 @@ class Cached:
     async def list(self, kind: str, namespace: str, label_selector: str) -> list[Manifest]:
         """All objects of a kind that carry the label of an event: `label_selector` is that label and its name."""
         return self._store.of_event(kind, namespace, label_selector.partition("=")[2])
+
+    async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
+        """The Kubernetes Events of one reason about one object."""
+        named = ("Event", namespace, f"{kind}/{name}/{reason}")
+        if not self.live.by_name.knows(named):
+            found = await self.live.events_about(kind, namespace, name, reason)
+            self.live.by_name.put(named, {"items": found})
+        items: Sequence[Manifest] = (self.live.by_name.get(named) or {})["items"]
+        return items
 
     def renew(self, namespace: str, secrets: Iterable[str], older_than: timedelta) -> None:
         """Let these Secrets be read again if what is known of them is as old as that."""

@@ -8,6 +8,8 @@ import psycopg
 from intake_shared.redaction import one_line
 
 from intake_operator import names
+from intake_operator.addresses import Address
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
@@ -38,31 +40,37 @@ class Pools:
     """
 
     def __init__(
-        self, cluster: Objects, live: Objects, clock: Callable[[], float], namespaces: Sequence[str] = ()
+        self,
+        cluster: Objects,
+        live: Objects,
+        clock: Callable[[], float],
+        namespaces: Sequence[str] = (),
+        cluster_domain: str = CLUSTER_DOMAIN,
     ) -> None:
         self._cluster, self._live = cluster, live
         self._namespaces = namespaces
+        self._domain = cluster_domain
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
 
-    async def check(self, event: Event, uri: str, *, live: bool) -> PoolCheck:
-        """Whether the pool may be sold. `uri` is the Postgres ledger's; empty for a webhook, or while it is unusable.
+    async def check(self, event: Event, ledger: Address | None, *, live: bool) -> PoolCheck:
+        """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
         Checks again as soon as the status has told the last verdict. `live`: now, and by the API server itself. A pass
         that seeds asks so: of two events that are checked at the same time, at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        question = (uri, unchecked, event.generation, announced(event))
+        question = (ledger, unchecked, event.generation, announced(event))
         if not live and (known := self._checks.fresh(event.uid, question)):
             return known
-        check = _unchecked() if unchecked else await self._check(event, uri, self._live if live else self._cluster)
+        check = _unchecked() if unchecked else await self._check(event, ledger, self._live if live else self._cluster)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
         self._checks.forget(uid)
 
-    async def _check(self, event: Event, uri: str, cluster: Objects) -> PoolCheck:
-        mine = await _ledger(event, cluster)
+    async def _check(self, event: Event, ledger: Address | None, cluster: Objects) -> PoolCheck:
+        mine = await self._ledger(event, cluster)
         if found := in_use(event, mine, await self._rivals(event, cluster)):
             return found
         assert event.spec is not None
@@ -70,13 +78,13 @@ class Pools:
             return PoolCheck(
                 PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
             )
-        if not uri:
+        if ledger is None:
             return PoolCheck(
                 PoolReason.WAITING,
                 f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
             )
         try:
-            account = await read_account(uri, event.namespace, event.pool)
+            account = await read_account(ledger, event.pool)
         except (psycopg.Error, OSError) as error:
             return PoolCheck(
                 PoolReason.WAITING,
@@ -98,21 +106,20 @@ class Pools:
             and (body.get("spec") or {}).get("pool") == event.pool
             and live(body)
         ]
-        return [Rival(other, await _ledger(other, cluster)) for other in others]
+        return [Rival(other, await self._ledger(other, cluster)) for other in others]
 
-
-async def _ledger(event: Event, cluster: Objects) -> LedgerKey | None:
-    """The ledger that an event commits to; None where its Secret does not tell."""
-    target = event.spec.commit_target if event.spec else None
-    if target is None:
-        return None
-    if target.webhook:
-        return ("webhook", target.webhook.url)
-    assert target.postgres is not None
-    ref = target.postgres.secret_ref
-    secret = await cluster.get("Secret", event.namespace, ref.name)
-    uri = text(secret, ref.key) if secret else ""
-    return ledger_key(uri, event.namespace, target.postgres.function) if uri else None
+    async def _ledger(self, event: Event, cluster: Objects) -> LedgerKey | None:
+        """The ledger that an event commits to; None where its Secret does not tell."""
+        target = event.spec.commit_target if event.spec else None
+        if target is None:
+            return None
+        if target.webhook:
+            return ("webhook", target.webhook.url)
+        assert target.postgres is not None
+        ref = target.postgres.secret_ref
+        secret = await cluster.get("Secret", event.namespace, ref.name)
+        uri = text(secret, ref.key) if secret else ""
+        return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
 
 
 def _unchecked() -> PoolCheck:
