@@ -236,6 +236,20 @@ async def test_a_loop_that_hangs_is_not_live_and_silence_shows_in_the_metrics(po
     await watching.until(lambda: not watching.watches.stuck())
 
 
+async def test_a_pass_begins_when_each_watch_has_listed(cluster: Cluster, pods: Pods) -> None:
+    store = Store(["Pod", "Service"], (), lambda _: None)
+    watches = Watches(cluster, store, Metrics(), lambda: 0.0, sleep=lambda _: asyncio.sleep(0))
+    running = asyncio.create_task(watches.run())
+    complete = asyncio.create_task(watches.complete())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not pods.watches:  # noqa: ASYNC110 -- what is waited for is in another process, as it were
+            await asyncio.sleep(0.005)
+    assert not complete.done(), "Services are not served here, so they are not listed"
+    for task in (complete, running):
+        task.cancel()
+    await asyncio.gather(complete, running, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("complete", "hung", "live", "ready"), [(True, "", 200, 200), (False, "", 200, 503), (True, "Pod hangs", 503, 200)]
 )

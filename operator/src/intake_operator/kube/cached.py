@@ -52,6 +52,9 @@ class _ByName:
         if found and self._age(found) >= older_than.total_seconds():
             del self._answers[named]
 
+    def __len__(self) -> int:
+        return len(self._answers)
+
     def _age(self, found: tuple[Manifest | None, float]) -> float:
         return self._clock() - found[1]
 
