@@ -444,11 +444,11 @@ MUTANTS = {
         "test_a_pass_begins_when_each_watch_has_listed",
         "test_watches.py",
     ),
-    "stale store ends a sale": Mutant(
+    "stale store gives an event up": Mutant(
         "decide.needs",
         "    return stage_of(event, observed, now) in {Stage.DRAIN, Stage.REMOVE} or memory",
         "    return memory",
-        "test_a_sale_is_not_sealed_by_a_window_that_was_extended_since",
+        "test_i11_an_event_is_not_given_up_by_an_annotation_that_was_taken_back",
         STALE,
     ),
     "stale Secret removes DB1's pod": Mutant(
@@ -462,7 +462,7 @@ MUTANTS = {
         "decide.needs",
         "    first = not was_claimable(event, observed)\n",
         "    first = False\n",
-        "test_i1_no_slot_is_seeded_on_a_volume_claim_that_is_being_deleted",
+        "test_i1_no_slot_is_seeded_by_what_the_store_says_of_other_events",
         STALE,
     ),
     "Secret made without a password": Mutant(
