@@ -83,6 +83,12 @@ def test_an_own_answer_that_comes_after_the_deletion_makes_no_ghost(shelf: Shelf
     assert "a" not in has(shelf)
 
 
+def test_an_answer_that_the_watch_would_not_tell_of_is_not_kept(shelf: Shelf) -> None:
+    """An object of somebody else that has the name of a child."""
+    assert shelf.answered(pod("c", 25, labels={})) == []
+    assert "c" not in {item["metadata"]["name"] for item in shelf.all()}
+
+
 def test_before_the_first_list_no_answer_is_taken() -> None:
     made = Shelf("Pod", "")
     made.answered(pod("a", 20))

@@ -194,6 +194,19 @@ async def test_a_watch_that_is_refused_as_too_old_lists_again(pods: Pods, start:
     assert watching.restarts("gone") == 1
 
 
+async def test_an_api_server_that_is_busy_is_not_asked_for_a_list_at_once(pods: Pods, start: Start) -> None:
+    watching = start()
+    await watching.until(lambda: pods.watches)
+    pods.refuses = [429, 503]
+    pods.end()
+    await watching.until(lambda: len(pods.watches) == 2)
+    assert pods.lists == 1
+    assert pods.asked[-1]["resourceVersion"] == "10"
+    pods.refuses = [503] * 6
+    pods.end()
+    await watching.until(lambda: pods.lists >= 2)
+
+
 async def test_a_watch_that_is_silent_is_started_again_where_it_was(pods: Pods, start: Start) -> None:
     """A connection that is dead looks like one on which nothing happens."""
     watching = start(silence=0.05)

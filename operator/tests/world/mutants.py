@@ -432,8 +432,8 @@ MUTANTS = {
     ),
     "after 410 the watch goes on": Mutant(
         "kube.watches",
-        "                current = False  # 410",
-        "                current = True  # 410",
+        "                current = current and error.status in BUSY and life.failures < PATIENCE\n",
+        "                pass\n",
         "test_after_410_a_new_list_leaves_no_ghost",
         "test_watches.py",
     ),

@@ -87,6 +87,8 @@ class Shelf:
         known = self._objects.get(key)
         if not self.listed or version <= self.version or (known and version <= _version(known)):
             return []
+        if self.kind != names.KIND and _event(item) is None:
+            return []  # the watch does not tell of what has no label, so it would stay
         self._answered.add(key)
         return [self._put(key, self._kept(item))]
 

@@ -39,6 +39,9 @@ LASTS: Final = (480, 600)
 SILENCE: Final = 150.0
 # A loop that has neither heard nor tried anything for so long hangs, and only a restart of the process helps.
 STUCK: Final = 400.0
+# Statuses of an API server that is busy, and how often it may say so before a new list is tried.
+BUSY: Final = frozenset({429, 503})
+PATIENCE: Final = 5
 # Objects of one answer: bounds what is decoded at a time.
 PAGE: Final = 500
 FIRST_PAUSE: Final = 1.0
@@ -115,7 +118,8 @@ class Watches:
             except BrokenWatchError as error:
                 self._note(shelf, life, error.reason, error)  # the next watch goes on where this one broke
             except ApiError as error:
-                current = False  # 410: the API server does not know any more what has happened since
+                # 410: the API server does not know any more what has happened since. One that is busy is asked again.
+                current = current and error.status in BUSY and life.failures < PATIENCE
                 self._note(shelf, life, "gone" if error.status == 410 else "refused", error)
             except Exception as error:  # noqa: BLE001 -- an answer that cannot be understood must not end the loop
                 current = False
