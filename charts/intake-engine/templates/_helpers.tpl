@@ -180,7 +180,8 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
+# Listed are those of DB1's StatefulSet: only they say why its pod cannot be created.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
 {{- end }}

@@ -158,9 +158,9 @@ class Api:
         key, value = label_selector.split("=")
         return [copied(each) for each in self.of(kind) if (each["metadata"].get("labels") or {}).get(key) == value]
 
-    async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
-        """Events are not kept."""
-        return []
+    async def events_about(self, *_: str) -> Sequence[Manifest]:
+        """None: Events are not kept."""
+        return ()
 
     async def create(self, manifest: Manifest, field_manager: str) -> Manifest:
         """Create; Events are not kept."""

@@ -11,6 +11,9 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 from world.account_mutants import ACCOUNT
+from world.health_mutants import HEALTH
+from world.place_mutants import PLACES
+from world.reading_mutants import READING
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Mutant:
 
 TEARDOWN, MEMORY, PLAN, CHILDREN = "test_plan_teardown.py", "test_memory.py", "test_plan.py", "test_children.py"
 VOLUME, UNSETTLED, MODEL = "test_volume_claim.py", "test_unsettled.py", "test_whoever_deletes_model.py"
-SCALING, CHECKOUT, STALE = "test_scaling.py", "test_checkout.py", "test_stale_reads.py"
+SCALING, CHECKOUT = "test_scaling.py", "test_checkout.py"
 ONE_OR_TWO = "test_i11_one_thing_or_two_in_the_midst_of_a_sale_lose_nothing"
 
 MUTANTS = {
@@ -271,7 +274,7 @@ MUTANTS = {
     ),
     "budget lifted where the pod is the data": Mutant(
         "decide.desired",
-        "keep_pod=serves or (unsettled and event.spec.database.volume is None)",
+        "keep_pod=serves or (unsettled and not has_volume)",
         "keep_pod=serves",
         "test_i11_the_budget_allows_no_eviction_where_the_pod_is_the_data",
         UNSETTLED,
@@ -331,6 +334,34 @@ MUTANTS = {
         'for mark in "./")',
         "test_a_uri_has_the_hosts_that_the_table_says",
         "test_uris.py",
+    ),
+    "certificate checked for the operator's own name of a Service": Mutant(
+        "addresses",
+        "            names={_qualified(host, self.namespace): host for host in hosts},\n",
+        "",
+        "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
+        "test_certificates.py",
+    ),
+    "name in the certificate not checked": Mutant(
+        "intake_shared.uris",
+        'mode = "verify-full" if certificates',
+        'mode = "verify-ca" if certificates',
+        "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
+        "test_certificates.py",
+    ),
+    "URI without TLS beside an authority": Mutant(
+        "intake_shared.uris",
+        "    if mode is not None and mode not in _ENCRYPTED:",
+        "    if False:",
+        "test_a_uri_that_says_the_contrary_is_refused_for_ledger_and_hall",
+        "test_certificates.py",
+    ),
+    "ledger called without its certificates": Mutant(
+        "addresses",
+        "            certificates=self.certificates,\n",
+        "",
+        "test_ledger_pool_proof_voiding_and_hall_are_all_reached",
+        "test_certificates.py",
     ),
     "slash in a password not looked for": Mutant(
         "intake_shared.uris",
@@ -409,91 +440,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-    "ghost that stays after a list": Mutant(
-        "kube.store",
-        "        gone = [key for key in self._objects if key not in found]\n",
-        "        gone: list[Key] = []\n",
-        "test_a_new_list_leaves_no_ghost",
-        "test_store.py",
-    ),
-    "ghost of an answer that came late": Mutant(
-        "kube.store",
-        "        if not self.listed or version <= self.version or (known",
-        "        if not self.listed or (known",
-        "test_an_own_answer_that_comes_after_the_deletion_makes_no_ghost",
-        "test_store.py",
-    ),
-    "own answer lost": Mutant(
-        "kube.store",
-        "if known is None or _version(known) < version else []",
-        "if True else []",
-        "test_an_own_answer_is_not_overwritten_by_what_came_before_it",
-        "test_store.py",
-    ),
-    "after 410 the watch goes on": Mutant(
-        "kube.watches",
-        "                current = current and error.status in BUSY and life.failures < PATIENCE\n",
-        "                pass\n",
-        "test_after_410_a_new_list_leaves_no_ghost",
-        "test_watches.py",
-    ),
-    "passes before the first list": Mutant(
-        "kube.watches",
-        "        if self._store.complete:\n",
-        "        if True:\n",
-        "test_a_pass_begins_when_each_watch_has_listed",
-        "test_watches.py",
-    ),
-    "stale store gives an event up": Mutant(
-        "decide.needs",
-        "    return stage_of(event, observed, now) in {Stage.DRAIN, Stage.REMOVE} or memory",
-        "    return memory",
-        "test_i11_an_event_is_not_given_up_by_an_annotation_that_was_taken_back",
-        STALE,
-    ),
-    "stale Secret removes DB1's pod": Mutant(
-        "decide.needs",
-        "RemoveFinalizer, ReplaceDatabasePod, Seal",
-        "RemoveFinalizer, Seal",
-        "test_i11_a_pod_is_not_replaced_because_of_a_password_that_was_changed_since",
-        STALE,
-    ),
-    "stale store seeds": Mutant(
-        "decide.needs",
-        "    first = not was_claimable(event, observed)\n",
-        "    first = False\n",
-        "test_i1_no_slot_is_seeded_by_what_the_store_says_of_other_events",
-        STALE,
-    ),
-    "Secret made without a password": Mutant(
-        "kube.apply",
-        "        if existing:\n            # What",
-        "        if False:\n            # What",
-        "test_a_secret_that_is_gone_is_not_made_without_a_password_and_comes_back_with_one",
-        STALE,
-    ),
-    "counts hide a condition": Mutant(
-        "decide.status",
-        "    if before == after or _without_counts(before) != _without_counts(after):\n",
-        "    if before == after:\n",
-        "test_what_is_not_a_count_is_told_at_once",
-        "test_written.py",
-    ),
-    "counts written with every pass": Mutant(
-        "decide.status",
-        "< COUNTS_EVERY",
-        "< timedelta()",
-        "test_an_open_event_costs_thirty_requests_a_minute_in_a_rush",
-        "test_request_budget.py",
-    ),
-    "pool asked of a store that lags": Mutant(
-        "ledger.pools",
-        "self._live if live else self._cluster",
-        "self._cluster",
-        "test_i1_what_seeds_asks_the_api_server_and_not_the_store",
-        "test_pool.py",
-    ),
-} | {name: Mutant(*mutant) for name, mutant in ACCOUNT.items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | READING).items()}
 
 
 class _Broken(SourceFileLoader):
