@@ -8,6 +8,7 @@ from typing import Any
 import given
 import pytest
 import yaml
+from given import INSTALLATION, OPENS
 from intake_operator import names
 from intake_operator.children import access, common
 from intake_operator.database.databases import Databases
@@ -19,6 +20,8 @@ from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
+from intake_operator.preflight.checks import Checks, Hosts
+from intake_operator.preflight.preflights import Preflights
 
 type Make[T] = Callable[..., T]
 
@@ -47,14 +50,18 @@ class Objects:
 def observer_of(cluster: Any) -> Observer:  # noqa: ANN401 - it has the methods that are called
     """An observer of these objects, without any database."""
     databases = Databases(())
+    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, cluster, lambda: 0.0)
+    inventories = Inventories(cluster, databases, lambda: 0.0)
+    checks = Checks(cluster, ledgers, inventories, pools, INSTALLATION, Hosts())
     return Observer(
         cluster,
         databases,
-        LedgerChecks(lambda: 0.0),
-        Inventories(cluster, databases, lambda: 0.0),
+        ledgers,
+        inventories,
         ConsistencyChecks(lambda: 0.0, lambda _: None),
         Proofs(databases, lambda: 0.0),
-        Pools(cluster, cluster, lambda: 0.0),
+        pools,
+        Preflights(checks, lambda: 0.0, lambda _: None, lambda: OPENS),
     )
 
 

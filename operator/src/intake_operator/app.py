@@ -30,7 +30,9 @@ from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
-from intake_operator.reconcile import Reconciler
+from intake_operator.preflight.checks import Checks, Hosts
+from intake_operator.preflight.preflights import Preflights
+from intake_operator.reconcile import Reconciler, utc_now
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
@@ -62,24 +64,29 @@ async def run(settings: Settings) -> None:
         metrics.forget(key)
 
     consistencies = ConsistencyChecks(monotonic, queue.add)
+    ledgers, pools = LedgerChecks(monotonic), Pools(cached, live, monotonic, settings.namespaces, cluster_domain)
+    installation = Installation(
+        BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
+        settings.guard,
+        settings.defaults,
+        settings.fixed_ids,
+    )
+    checks = Checks(live, ledgers, inventories, pools, installation, Hosts())
+    preflights = Preflights(checks, monotonic, queue.add, utc_now)
     reconciler = Reconciler(
         cluster=live,
         observer=Observer(
             cached,
             databases,
-            LedgerChecks(monotonic),
+            ledgers,
             inventories,
             consistencies,
             Proofs(databases, monotonic),
-            Pools(cached, live, monotonic, settings.namespaces, cluster_domain),
+            pools,
+            preflights,
         ),
-        actor=Actor(live, databases, inventories, consistencies, Applier(live), cluster_domain),
-        installation=Installation(
-            BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
-            settings.guard,
-            settings.defaults,
-            settings.fixed_ids,
-        ),
+        actor=Actor(live, databases, inventories, consistencies, Applier(live), preflights, cluster_domain),
+        installation=installation,
         metrics=metrics,
         drop=drop,
     )
@@ -117,6 +124,7 @@ async def run(settings: Settings) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await admin_server.cleanup()
         await consistencies.close()
+        await preflights.close()
         await databases.close_all()
         await cluster.close()
         await server.cleanup()

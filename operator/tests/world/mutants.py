@@ -14,6 +14,7 @@ from world.account_mutants import ACCOUNT
 from world.health_mutants import HEALTH
 from world.place_mutants import PLACES
 from world.reading_mutants import READING
+from world.waiting_mutants import WAITING
 
 
 @dataclass(frozen=True)
@@ -440,7 +441,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | READING).items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | READING | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

@@ -198,8 +198,10 @@ class World:
         live = self.watches.live
         ledgers: Any = SimpleNamespace(check=parts.ledger, forget=parts.forget)
         pools: Any = SimpleNamespace(check=parts.pool, forget=parts.forget)
-        observer = Observer(self.watches.cached, parts, ledgers, parts, parts, parts, pools)
-        actor = KilledActor(live, parts, parts, parts, Applier(live))
+        # Nothing that is checked ahead decides anything.
+        ahead: Any = SimpleNamespace(latest=lambda _: None, is_due=lambda *_: False, forget=parts.forget)
+        observer = Observer(self.watches.cached, parts, ledgers, parts, parts, parts, pools, ahead)
+        actor = KilledActor(live, parts, parts, parts, Applier(live), ahead)
         return Reconciler(live, observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
 
     def restart_db1(self) -> None:

@@ -38,8 +38,11 @@ IRREVERSIBLE: Final = (Delete, Recover, RemoveFinalizer, ReplaceDatabasePod, Sea
 
 def secrets(event: Event) -> Sequence[str]:
     """The Secrets that a pass reads: the event's own, and those that its spec names."""
-    of_user = user_secrets.of_spec(event.spec) if event.spec else ()
     own = (names.superuser_secret(event.name), names.claimer_secret(event.name), names.bridge_secret(event.name))
+    if event.spec is None:
+        return own
+    table = event.spec.inventory.table if event.spec.inventory else None
+    of_user = [*user_secrets.of_spec(event.spec), *(user_secrets.of_postgres(table) if table else ())]
     return [*own, *(needed.ref.name for needed in of_user)]
 
 
@@ -69,6 +72,11 @@ def live_before(plan: Plan, event: Event, observed: Observed) -> bool:
 def database(event: Event, observed: Observed, now: datetime) -> bool:
     """Whether DB1 is asked for its state."""
     return stage_of(event, observed, now) in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}
+
+
+def preflight(event: Event, observed: Observed, now: datetime) -> bool:
+    """Whether all that the sale needs is checked ahead; then nothing below is looked at."""
+    return stage_of(event, observed, now) is Stage.WAIT
 
 
 def refusals(event: Event, observed: Observed) -> bool:

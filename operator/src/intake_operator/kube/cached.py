@@ -162,7 +162,9 @@ class Cached:
 
     async def list(self, kind: str, namespace: str, label_selector: str) -> list[Manifest]:
         """All objects of a kind that carry the label of an event: `label_selector` is that label and its name."""
-        return self._store.of_event(kind, namespace, label_selector.partition("=")[2])
+        if self._store.has(kind):
+            return self._store.of_event(kind, namespace, label_selector.partition("=")[2])
+        return await self.live.list(kind, namespace, label_selector)
 
     async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
         """The Kubernetes Events of one reason about one object."""
