@@ -1,4 +1,4 @@
-"""Runs the operator as a process of this machine against the API server of the tests' cluster, and measures it."""
+"""Runs operators as processes of this machine against the API server of the tests' cluster, and measures them."""
 
 import base64
 import json
@@ -14,6 +14,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,18 +27,17 @@ from bench.operator.proxy import Proxy, counting, kubeconfig_for
 from tests.e2e import events, release, services
 from tests.e2e.kube import REPOSITORY, Kube, Object, eventually
 
-NAMESPACE: Final = "intake-bench"
-PORT: Final = 18080
+FIRST_PORT: Final = 18080
 # Seconds of 200 events that are made or deleted, on a busy machine.
 MANY_SECONDS: Final = 300.0
 CLAIMS_A_SECOND: Final = 20
 
 
 class OperatorRuns:
-    """The cluster with its namespace, and one operator process at a time."""
+    """One namespace, and one operator process at a time that serves it, behind a proxy of its own."""
 
-    def __init__(self, kube: Kube, proxy: Proxy) -> None:
-        self._all, self.kube, self.proxy = kube, kube.within(NAMESPACE), proxy
+    def __init__(self, kube: Kube, proxy: Proxy, number: int) -> None:
+        self.kube, self.proxy, self._port = kube, proxy, FIRST_PORT + number
 
     @contextmanager
     def operator(self) -> Iterator[int]:
@@ -45,15 +45,16 @@ class OperatorRuns:
         with tempfile.TemporaryDirectory() as folder:
             config, resolve, log = (Path(folder, name) for name in ("config", "resolv.conf", "log"))
             config.write_text(kubeconfig_for(self.proxy))
-            dns = self._all.within("kube-system").get("service", "kube-dns")["spec"]["clusterIP"]
+            dns = self.kube.within("kube-system").get("service", "kube-dns")["spec"]["clusterIP"]
             resolve.write_text(f"nameserver {dns}\nsearch svc.cluster.local cluster.local\n")
             # DB1's host is a Service: the process gets the cluster's DNS, in a mount namespace of its own.
             script = 'mount --bind "$1" /etc/resolv.conf && exec "$2" -m intake_operator'
             command = ["unshare", "--mount", "sh", "-c", script, "sh", str(resolve), sys.executable]
             with log.open("w") as output:
-                process = subprocess.Popen(command, env=_environment(config), stdout=output, stderr=output)
+                environment = _environment(config, self.kube.namespace, self._port)
+                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             try:
-                eventually(lambda: _is_ready(process), 60, "the operator has listed the cluster")
+                eventually(lambda: _is_ready(process, self._port), 60, "the operator has listed the cluster")
                 yield process.pid
             except BaseException:
                 progress(log.read_text()[-3000:])
@@ -62,28 +63,19 @@ class OperatorRuns:
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
 
-    def measure(self, pid: int, part: str, count: int, seconds: int) -> Figures:
-        """What the operator costs in so many seconds."""
-        requests, cpu, began = Counter(self.proxy.requests), cpu_of_tree(pid), time.monotonic()
-        time.sleep(seconds)
-        took = time.monotonic() - began
-        found = Counter(self.proxy.requests)
-        found.subtract(requests)
-        used = cpu_of_tree(pid) - cpu
-        rss, most = memory(pid, "VmRSS"), memory(pid, "VmHWM")
-        figures = Figures(part, count, took, {name: n for name, n in found.items() if n}, used, rss, most)
-        progress(f"{part}, {count} events: {figures.each_a_minute:.2f} requests a minute each, {rss:.0f} MiB")
-        return figures
+    def begin(self, pid: int) -> "Measuring":
+        """What has been used so far."""
+        return Measuring(self.proxy, pid, Counter(self.proxy.requests), cpu_of_tree(pid), time.monotonic())
 
-    def wait(self, first: int, last: int) -> None:
-        """Make events whose window is a month away, and return when each is in its phase."""
+    def wait(self, count: int) -> None:
+        """Make events whose window is a month away, and return when each waits."""
         sale = events.window(30 * 86400, 3600)
-        made = [events.event(f"drop-{number}", sale) for number in range(first, last)]
-        self.kube.apply(*made)
-        eventually(lambda: self._phases() == {"Waiting": last}, MANY_SECONDS, f"{last} events wait")
+        self.kube.apply(*(events.event(f"drop-{number}", sale) for number in range(count)))
+        eventually(lambda: self._phases() == {"Waiting": count}, MANY_SECONDS, f"{count} events wait")
 
     def open(self, name: str) -> None:
         """Make an event that sells now."""
+        services.start_ledger(self.kube)
         self.kube.apply(events.event(name, events.window(1, 7200), inventorySize=1_000_000))
         events.await_phase(self.kube, name, "Open", MANY_SECONDS)
 
@@ -110,11 +102,6 @@ class OperatorRuns:
         self.kube.kubectl("delete", "intakeevents", "--all", "--wait=false")
         eventually(lambda: not self.kube.items("intakeevents"), MANY_SECONDS, "all events are gone")
 
-    def version(self) -> str:
-        """Of Kubernetes."""
-        found: str = json.loads(self.kube.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
-        return found
-
     def settle(self) -> None:
         """Return when nothing was asked for some seconds but what is asked again and again."""
         quiet, before = 0, self.proxy.requests.total()
@@ -130,34 +117,59 @@ class OperatorRuns:
         return Counter(e.get("status", {}).get("phase", "") for e in self.kube.items("intakeevents"))
 
 
-@contextmanager
-def cluster() -> Iterator[OperatorRuns]:
-    """The tests' cluster, without any other operator, and a namespace with a ledger in it."""
+@dataclass(frozen=True)
+class Measuring:
+    """A measurement that has begun."""
+
+    proxy: Proxy
+    pid: int
+    requests: Counter[str]
+    cpu: float
+    began: float
+
+    def end(self, part: str, count: int) -> Figures:
+        """What the operator has cost since."""
+        took, found = time.monotonic() - self.began, Counter(self.proxy.requests)
+        found.subtract(self.requests)
+        requests = {name: number for name, number in found.items() if number}
+        used, rss, most = cpu_of_tree(self.pid) - self.cpu, memory(self.pid, "VmRSS"), memory(self.pid, "VmHWM")
+        figures = Figures(part, count, took, requests, used, rss, most)
+        progress(f"{part}, {count} events: {figures.each_a_minute:.2f} requests a minute each, {rss:.0f} MiB")
+        return figures
+
+
+def connect() -> Kube:
+    """The tests' cluster, without any other operator."""
     kube = Kube.connect()
     if release.is_installed(kube):
         raise SystemExit("an operator is installed in this cluster: it would do half of the work. Uninstall it first")
     kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "crds"))
-    runs = kube.create_namespace(NAMESPACE)
-    services.start_ledger(runs)
+    return kube
+
+
+@contextmanager
+def namespace(kube: Kube, name: str, number: int) -> Iterator[OperatorRuns]:
+    """A namespace for one operator."""
     config: dict[str, Any] = json.loads(kube.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+    within = kube.create_namespace(f"intake-bench-{name}")
     try:
         with counting(config) as proxy:
-            yield OperatorRuns(kube, proxy)
+            yield OperatorRuns(within, proxy, number)
     finally:
-        kube.delete("namespace", NAMESPACE)
+        kube.delete("namespace", within.namespace)
 
 
-def _environment(config: Path) -> dict[str, str]:
-    ours = {"KUBECONFIG": str(config), "INTAKE_SQL_DIR": str(REPOSITORY / "sql"), "INTAKE_NAMESPACES": NAMESPACE}
-    ours |= {"INTAKE_HTTP_PORT": str(PORT), "INTAKE_ADMIN_PORT": "0", "INTAKE_CLUSTER_DOMAIN": "cluster.local"}
+def _environment(config: Path, served: str, port: int) -> dict[str, str]:
+    ours = {"KUBECONFIG": str(config), "INTAKE_SQL_DIR": str(REPOSITORY / "sql"), "INTAKE_NAMESPACES": served}
+    ours |= {"INTAKE_HTTP_PORT": str(port), "INTAKE_ADMIN_PORT": "0", "INTAKE_CLUSTER_DOMAIN": "cluster.local"}
     return os.environ | ours
 
 
-def _is_ready(process: subprocess.Popen[bytes]) -> bool:
+def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
     if process.poll() is not None:
         raise RuntimeError("the operator has ended")
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from world.databases import window
 from world.world import NAME, NAMESPACE, START, World
 
 MINUTE = timedelta(minutes=1)
@@ -48,7 +49,20 @@ def counted(world: World, minutes: int, meanwhile: Callable[[], None] = lambda: 
     return requests
 
 
-def test_an_event_that_only_waits_costs_two_requests_a_minute(world: World) -> None:
+def test_an_event_of_which_nothing_runs_yet_costs_less_than_two_requests_a_minute() -> None:
+    far = World(protected=True, ephemeral=False, keep=10, skew=0, checkout=False)
+    event = far.event
+    assert event is not None
+    event["spec"]["window"] = window(START + timedelta(days=30), 60)
+    far.api.touch(event)
+    far.calm(8)
+    found = counted(far, 60)
+    assert far.status["phase"] == "Waiting"
+    assert found.total() <= 2 * 60, found
+    far.runner.close()
+
+
+def test_an_event_whose_db1_waits_for_the_window_costs_two_requests_a_minute(world: World) -> None:
     found = counted(world, 10)
     assert found.total() <= 2 * 10, found
     assert world.status["phase"] == "Scheduled"
