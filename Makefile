@@ -66,7 +66,7 @@ bench-bridge: sync ## compare the way from the queue to the ledger with what els
 	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)
 
 .PHONY: bench-operator
-bench-operator: sync ## measure what the operator costs with 1, 20 and 200 events, about 12 minutes, on a cluster, into docs/benchmarks-operator.md; QUICK=1 only tries it out
+bench-operator: sync ## measure what the operator costs with 1, 20 and 200 events, about 9 minutes, on a cluster, into docs/benchmarks-operator.md; QUICK=1 only tries it out
 	@$(WITHIN) $(VENV)/python -m bench.operator $(if $(QUICK),--quick)
 
 .PHONY: soak

@@ -17,6 +17,8 @@ from aiohttp import ClientSession, TCPConnector, web
 # Of a connection, not of a request: the proxy has its own.
 _HOP: Final = {"connection", "host", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 
+_SESSION: Final = web.AppKey("session", ClientSession)
+
 
 class Proxy:
     """Passes every request on, with the rights of the kubeconfig, and counts it by verb and kind."""
@@ -33,7 +35,7 @@ class Proxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         url = f"{self._server}{request.rel_url}"
         body = await request.read()
-        async with request.app["session"].request(request.method, url, headers=headers, data=body) as answer:
+        async with request.app[_SESSION].request(request.method, url, headers=headers, data=body) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
             response = web.StreamResponse(status=answer.status, headers=kept)
             await response.prepare(request)
@@ -49,7 +51,7 @@ class Proxy:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
         connector = TCPConnector(ssl=self._tls or True, limit=0)
         async with ClientSession(connector=connector, auto_decompress=True) as session:
-            app["session"] = session
+            app[_SESSION] = session
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
