@@ -96,7 +96,7 @@ def test_a_child_that_is_new_changed_or_gone_queues_its_event_and_one_that_is_li
     assert not watched.queues(pod("2"), pod("2"), "Pod", listed=True)
 
 
-def test_what_kopf_tells_of_an_event_is_in_the_store_and_queues_it() -> None:
+async def test_what_kopf_tells_of_an_event_is_in_the_store_and_queues_it() -> None:
     watched = Watched()
     store = Store([names.KIND], (), watched.wake)
     (shelf,) = store.shelves()
@@ -105,7 +105,7 @@ def test_what_kopf_tells_of_an_event_is_in_the_store_and_queues_it() -> None:
     (handler,) = handlers.get_all_handlers()
     told = {"kind": names.KIND} | event(generation=2, resourceVersion="8")
     for type_, body in (("MODIFIED", told), ("DELETED", event(resourceVersion="9"))):
-        handler.fn(type=type_, body={"kind": names.KIND} | body)
+        await handler.fn(type=type_, body={"kind": names.KIND} | body)
     assert watched.queue.keys == [KEY]
     found = store.get(names.KIND, *KEY)
     assert found is not None

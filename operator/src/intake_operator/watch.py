@@ -44,7 +44,8 @@ def registry(store: Store) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=handlers)
-    def event_changed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 -- kopf's word
+    async def event_changed(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 -- kopf's word
+        # Not a plain function: kopf would call it in a thread of its own.
         if type != "DELETED":  # of that the store's own watch tells
             store.answered(dict(body))
 
