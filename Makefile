@@ -66,6 +66,10 @@ bench-orders: sync ## measure payloads, claims of several slots and holds, about
 bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 4 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
 	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)
 
+.PHONY: bench-operator
+bench-operator: sync ## measure what the operator costs with 1, 20 and 200 events, about 9 minutes, on a cluster, into docs/benchmarks-operator.md; QUICK=1 only tries it out
+	@$(WITHIN) $(VENV)/python -m bench.operator $(if $(QUICK),--quick)
+
 .PHONY: soak
 soak: sync ## an hour of steady claims through two bridges: memory stays flat, the books agree; SECONDS=60 is shorter
 	@$(VENV)/python -m bench.soak $(or $(SECONDS),3600) --report bench/results/soak.md

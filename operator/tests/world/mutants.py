@@ -13,6 +13,7 @@ from types import CodeType, ModuleType
 from world.account_mutants import ACCOUNT
 from world.health_mutants import HEALTH
 from world.place_mutants import PLACES
+from world.reading_mutants import READING
 from world.version_mutants import VERSION
 from world.waiting_mutants import WAITING
 
@@ -441,7 +442,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | VERSION | WAITING).items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | READING | VERSION | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

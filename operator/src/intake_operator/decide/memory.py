@@ -18,8 +18,8 @@ from intake_operator.reasons import ConditionType
 COUNTS: Final = ("inventory", "queue", "held", "committed", "voided", "released", "expired")
 # Those of claims that ended.
 ENDS: Final = ("committed", "voided", "released", "expired")
-# Counts that do not change get a new time this often, so that a waiting event writes one status a minute.
-COUNTED_AGAIN: Final = timedelta(seconds=60)
+# Counts that do not change get a new time this often: each is a status that is written.
+COUNTED_AGAIN: Final = timedelta(minutes=5)
 # A pod has two minutes to end. Until then DB1 might still open on time.
 SAFELY_BEFORE: Final = timedelta(minutes=5)
 
