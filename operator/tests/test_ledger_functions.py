@@ -195,10 +195,10 @@ async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
             return []
 
     reads = LongReads(lambda _: None)
-    pools = Pools(Objects(), lambda: 0.0, reads)
-    assert "is being asked" in (await pools.check(event(), Address(uri, "tickets"))).message
+    pools = Pools(Objects(), Objects(), lambda: 0.0, reads)
+    assert "is being asked" in (await pools.check(event(), Address(uri, "tickets"), live=False)).message
     await given.ended(reads)
-    checked = await pools.check(event(), Address(uri, "tickets"))
+    checked = await pools.check(event(), Address(uri, "tickets"), live=False)
     assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 

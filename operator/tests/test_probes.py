@@ -3,7 +3,7 @@
 import pytest
 from aiohttp import ClientSession
 from intake_operator.metrics import Metrics
-from intake_operator.probes import DEAD_AFTER, STARVED_AFTER, WARN_AFTER, flaw, serve, starvation
+from intake_operator.probes import DEAD_AFTER, STARVED_AFTER, WARN_AFTER, Health, flaw, serve, starvation
 from intake_operator.workqueue import Load
 from prometheus_client import generate_latest
 
@@ -46,7 +46,7 @@ def test_the_log_names_who_holds_the_workers_the_greediest_first_while_a_namespa
 async def test_livez_answers_503_with_the_reason_and_metrics_have_the_queue() -> None:
     metrics, now = Metrics(), [load(starved=12.5)]
     metrics.expose_load(lambda: now[0], {"ledger": lambda: {"running": 2, "waiting": 7}})
-    runner = await serve(0, metrics, lambda: metrics.heartbeat, lambda: now[0])
+    runner = await serve(0, metrics, lambda: metrics.heartbeat, Health(lambda: now[0], lambda: "", lambda: True))
     port = next(address[1] for address in runner.addresses if len(address) == 2)  # IPv4 has a port of its own here
     async with ClientSession(f"http://127.0.0.1:{port}") as session:
         async with session.get("/livez") as answer:

@@ -180,7 +180,12 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
+# Only for a line of PreflightPassed, which reads NotAsked without it.
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list]
+# Listed are those of DB1's StatefulSet: only they say why its pod cannot be created.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
 {{- end }}

@@ -16,11 +16,13 @@ from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
-from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.cached import Live
+from intake_operator.kube.client import ApiError
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
 from intake_operator.model.spec import PostgresTarget
+from intake_operator.preflight.preflights import Preflights
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +31,12 @@ logger = logging.getLogger(__name__)
 class Actor:
     """Carries out the steps of a plan, in Kubernetes and in DB1."""
 
-    cluster: Cluster
+    cluster: Live
     databases: Databases
     inventories: Inventories
     consistencies: ConsistencyChecks
     applier: Applier
+    preflights: Preflights
     cluster_domain: str = CLUSTER_DOMAIN
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
@@ -63,6 +66,8 @@ class Actor:
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
             case steps.Compare(ledger):
                 await self._compare(event, ledger)
+            case steps.CheckAhead():
+                self.preflights.start(event, observed.input_fingerprints)
             case _:
                 await self._in_database(step, event)
 

@@ -42,9 +42,9 @@ class Address:
         message quotes nothing of it: it holds a password.
         """
         parameters = uris.read(self.uri)
-        self.certificates.settings(parameters)
+        uris.secured(parameters, self.certificates)
         if "hostaddr" not in parameters and (hosts := parameters.get("host")):
-            parameters["host"] = ",".join(_qualified(host, self.namespace) for host in hosts.split(","))
+            parameters["host"] = ",".join(qualified_host(host, self.namespace) for host in hosts.split(","))
         return make_conninfo(**parameters)
 
     async def connect(self, longest_answer: int = LONGEST_ANSWER, **more: Any) -> ConfirmedConnection:
@@ -58,7 +58,7 @@ class Address:
         return await connections.connect(
             self.qualified(),
             certificates=self.certificates,
-            names={_qualified(host, self.namespace): host for host in hosts},
+            names={qualified_host(host, self.namespace): host for host in hosts},
             longest_answer=longest_answer,
             application_name=names.FIELD_MANAGER,
             # Never prepared: a transaction pooler may stand before it.
@@ -68,7 +68,10 @@ class Address:
 
 
 def address_of(wanted: PostgresAccess, namespace: str, secrets: Mapping[str, Manifest | None]) -> Address | LedgerState:
-    """The address that Secrets (by name) give, or what is wrong with them."""
+    """The address that Secrets (by name) give, or what is wrong with them.
+
+    Each call parses the certificates, which takes milliseconds.
+    """
     state = inputs.check_all(inputs.of_postgres(wanted), secrets)
     if state.problem:
         return state
@@ -103,6 +106,7 @@ def domain_of(resolv_conf: str) -> str:
     return ""
 
 
-def _qualified(host: str, namespace: str) -> str:
+def qualified_host(host: str, namespace: str) -> str:
+    """The host, with the event's namespace if it is the bare name of a Service."""
     # With a dot it is a domain or an IPv4 address, with a colon an IPv6 address, with a slash a socket.
     return host if not host or any(mark in host for mark in ".:/") else f"{host}.{namespace}.svc"

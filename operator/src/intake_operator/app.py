@@ -21,7 +21,10 @@ from intake_operator.database import migrate
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier
+from intake_operator.kube.cached import Cached, Live
 from intake_operator.kube.client import connect
+from intake_operator.kube.store import Change, Store
+from intake_operator.kube.watches import WATCHED, Watches
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
@@ -29,7 +32,9 @@ from intake_operator.ledger.proof import Proofs
 from intake_operator.long_reads import LongReads
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
-from intake_operator.reconcile import Reconciler
+from intake_operator.preflight.checks import Checks, Hosts
+from intake_operator.preflight.preflights import Preflights
+from intake_operator.reconcile import Reconciler, utc_now
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
@@ -45,8 +50,10 @@ async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
     # Threads resolve host names. One whose name server does not answer is lost for longer than its caller waits.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RESOLVING))
-    cluster = await connect()
-    databases = Databases(migrate.load(settings.sql_dir / "intake"))
+    metrics = Metrics()
+    cluster = await connect(metrics.request)
+    migrations = migrate.load(settings.sql_dir / "intake")
+    databases = Databases(migrations)
     cluster_domain = settings.cluster_domain or domain_of(RESOLV_CONF.read_text()) or CLUSTER_DOMAIN
     queue = WorkQueue(monotonic, workers=settings.workers)
     # Each kind has places of its own: what decides about a removal does not wait for a table that does not answer.
@@ -55,52 +62,76 @@ async def run(settings: Settings) -> None:
         "ledger": LongReads(queue.add),
         "comparison": LongReads(queue.add, most=4, most_of_a_namespace=1),
     }
-    inventories = Inventories(cluster, databases, monotonic, long_reads["inventory"])
-    metrics = Metrics()
     metrics.expose_load(queue.load, {kind: reads.load for kind, reads in long_reads.items()})
+    inventories = Inventories(cluster, databases, monotonic, long_reads["inventory"])
+
+    def tell(change: Change) -> None:
+        wake(change)
+
+    store = Store(WATCHED, settings.namespaces, tell)
+    live = Live(cluster, store, monotonic)
+    cached = Cached(live, store)
+    watches = Watches(cluster, store, metrics, monotonic)
 
     def drop(key: Key) -> None:
         queue.forget(key)
         metrics.forget(key)
 
     consistencies = ConsistencyChecks(monotonic, long_reads["comparison"])
+    ledgers = LedgerChecks(monotonic)
+    pools = Pools(cached, live, monotonic, long_reads["ledger"], settings.namespaces, cluster_domain)
+    installation = Installation(
+        BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
+        settings.guard,
+        settings.defaults,
+        settings.fixed_ids,
+        settings.operator_namespace,
+    )
+    checks = Checks(live, ledgers, inventories, pools, installation, Hosts())
+    preflights = Preflights(checks, monotonic, queue.add, utc_now)
     reconciler = Reconciler(
-        cluster=cluster,
+        cluster=live,
         observer=Observer(
-            cluster,
+            cached,
             databases,
-            LedgerChecks(monotonic),
+            ledgers,
             inventories,
             consistencies,
             Proofs(databases, monotonic, long_reads["ledger"]),
-            Pools(cluster, monotonic, long_reads["ledger"], settings.namespaces, cluster_domain),
+            pools,
+            preflights,
         ),
-        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster), cluster_domain),
-        installation=Installation(
-            BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
-            settings.guard,
-            settings.defaults,
-            settings.fixed_ids,
-            settings.operator_namespace,
-        ),
+        actor=Actor(live, databases, inventories, consistencies, Applier(live), preflights, cluster_domain),
+        installation=installation,
         metrics=metrics,
         drop=drop,
     )
-    server = await probes.serve(settings.http_port, metrics, monotonic, queue.load)
+    wake = watch.waker(queue, reconciler.forget)
+    health = probes.Health(queue.load, watches.stuck, lambda: store.complete)
+    server = await probes.serve(settings.http_port, metrics, monotonic, health)
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
     logger.info(
-        "intake-operator %s started; %s; cluster domain: %s",
+        "intake-operator %s started; SQL version %s; %s; cluster domain: %s",
         version("intake-operator"),
+        migrate.version(migrations),
         settings.summary(),
         cluster_domain,
     )
-    tasks = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(queue.workers)]
-    tasks.append(asyncio.create_task(probes.warn_of_starvation(queue.load)))
+
+    async def work() -> None:
+        await watches.complete()
+        await queue.work(reconciler.reconcile)
+
+    tasks = [
+        asyncio.create_task(watches.run()),
+        asyncio.create_task(probes.warn_of_starvation(queue.load)),
+        *(asyncio.create_task(work()) for _ in range(queue.workers)),
+    ]
     try:
         await kopf.operator(
-            registry=watch.registry(queue, reconciler.forget),
+            registry=watch.registry(store),
             settings=watch.settings(),
             standalone=True,
             # Unused without peering; left out, kopf would look up the name of a user that has none.
@@ -115,6 +146,7 @@ async def run(settings: Settings) -> None:
         await admin_server.cleanup()
         for reads in long_reads.values():
             await reads.close()
+        await preflights.close()
         await databases.close_all()
         await cluster.close()
         await server.cleanup()

@@ -1,8 +1,12 @@
-"""/livez, /readyz and /metrics. Live: passes end while there is work, and each namespace gets a worker."""
+"""/livez, /readyz and /metrics.
+
+Live: passes end while there is work, each namespace gets a worker, and no watch hangs.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -61,15 +65,31 @@ async def warn_of_starvation(load: Callable[[], Load]) -> None:
         await asyncio.sleep(WARN_EVERY.total_seconds())
 
 
-async def serve(port: int, metrics: Metrics, clock: Callable[[], float], load: Callable[[], Load]) -> web.AppRunner:
-    """Start the HTTP server. `clock` is in seconds; `load` says how busy the work queue is."""
+@dataclass(frozen=True)
+class Health:
+    """What is asked about the process."""
+
+    load: Callable[[], Load]
+    """How busy the work queue is."""
+    stuck: Callable[[], str]
+    """Which watch hangs; empty if none does."""
+    complete: Callable[[], bool]
+    """Whether the cluster was listed once: before that, no pass begins."""
+
+
+async def serve(port: int, metrics: Metrics, clock: Callable[[], float], health: Health) -> web.AppRunner:
+    """Start the HTTP server. `clock` is in seconds."""
 
     async def livez(_: web.Request) -> web.Response:
-        if wrong := flaw(clock() - metrics.heartbeat, load(), long_steps=metrics.long_steps):
+        silent, load = clock() - metrics.heartbeat, health.load()
+        passes = flaw(silent, load, long_steps=metrics.long_steps) if health.complete() else ""
+        if wrong := passes or health.stuck():
             return web.Response(status=503, text=f"{wrong}\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
+        if not health.complete():
+            return web.Response(status=503, text="the events and their children are not listed yet\n")
         return web.Response(text="ok\n")
 
     async def expose(_: web.Request) -> web.Response:

@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
     LEDGER_CONSISTENT = "LedgerConsistent"
     POOL_UNUSED = "PoolUnused"
+    PREFLIGHT_PASSED = "PreflightPassed"
 
 
 class DatabaseReason(StrEnum):
@@ -26,6 +27,7 @@ class DatabaseReason(StrEnum):
     SEEDING = "Seeding"
     SEEDED = "Seeded"
     UNREACHABLE = "DatabaseUnreachable"
+    UNSUPPORTED = "DatabaseVersionUnsupported"
     REMOVED = "Removed"
 
 
@@ -66,6 +68,14 @@ class PoolReason(StrEnum):
     WAITING = "WaitingForLedger"
     USED_BEFORE = "PoolUsedBefore"
     IN_USE = "PoolInUse"
+
+
+class PreflightReason(StrEnum):
+    """Reasons of PreflightPassed; where it is False, the reason is a Problem."""
+
+    PASSED = "ChecksPassed"
+    RUNNING = "ChecksRunning"
+    NOT_CHECKED = "NotChecked"
 
 
 class DrainReason(StrEnum):
@@ -110,6 +120,7 @@ class Problem(StrEnum):
     RECONCILE_FAILED = "ReconcileFailed"
     DATABASE_HELD_UP = "DatabaseHeldUp"
     VOLUME_LOST = "VolumeLost"
+    DATABASE_VERSION_UNSUPPORTED = "DatabaseVersionUnsupported"
     VOLUME_CLAIM_TERMINATING = "VolumeClaimTerminating"
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     POOL_USED_BEFORE = "PoolUsedBefore"
@@ -148,6 +159,7 @@ class Phase(StrEnum):
     """The value of the PHASE column. Derived on every pass, never read back."""
 
     PENDING = "Pending"
+    WAITING = "Waiting"
     PROVISIONING = "Provisioning"
     SCHEDULED = "Scheduled"
     OPEN = "Open"

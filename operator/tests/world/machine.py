@@ -8,6 +8,7 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from intake_operator import names
+from intake_operator.kube.watches import WATCHED
 
 from .api import COLLECTOR, FOREGROUND, GUARDED, NAMESPACES, OPERATOR, ORPHAN
 from .controllers import CONTROLLERS
@@ -19,6 +20,8 @@ NEEDED = {("StatefulSet", DATABASE), ("PersistentVolumeClaim", CLAIM)}
 POD = ("Pod", f"{DATABASE}-0")
 # Seconds in which the event has to end once nothing prevents it any more.
 PATIENCE = 40
+# Minutes: beyond the lead time.
+FAR = 600
 
 
 # Hypothesis prefers few kinds of rules in one example, and the first by name. So some things, each as likely as the
@@ -41,6 +44,7 @@ AT_FIRST: Final[dict[str, Callable[["Machine"], None]]] = {
     "abandon, another": lambda m: m.an_annotation_is_set(names.ABANDON_ANNOTATION, "another"),
     "report forged": lambda m: m.somebody_makes_a_config_map_like_the_report(labelled=True),
     "over": lambda m: m.the_window_is_edited(None, 0),
+    "far away": lambda m: m.the_window_is_edited(FAR, 60),
     "ledger away": lambda m: m.the_ledger_goes_or_comes(away=True),
     "confirmed": lambda m: m.buyers_confirm(2),
     "holds end": lambda m: m.time_passes(20),
@@ -49,6 +53,8 @@ AT_FIRST: Final[dict[str, Callable[["Machine"], None]]] = {
     "half a pass": lambda m: m.the_operator_makes_a_pass(9),
     "two passes": lambda m: [m.the_operator_makes_a_pass(None) for _ in range(2)] and None,
     "controllers": lambda m: m.kubernetes_comes_to_rest(),
+    "watches lag": lambda m: m.the_watches_lag(lag=True),
+    "watch of the claims lists again": lambda m: m.a_watch_lists_again("PersistentVolumeClaim"),
     "calm": lambda m: m.all_is_calm(4),
 }
 
@@ -63,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         ephemeral=st.sampled_from([False, False, True]),
         keep=st.sampled_from([0, 10]),
         skew=st.sampled_from([0, -60, 60]),
-        begins=st.sampled_from(["selling", "selling", "scheduled", "new"]),
+        begins=st.sampled_from(["selling", "selling", "scheduled", "waiting", "new"]),
         deleted=st.booleans(),
         checkout=st.booleans(),
         first=st.lists(st.sampled_from(sorted(AT_FIRST)), max_size=5),
@@ -84,6 +90,8 @@ class Machine(RuleBasedStateMachine):
         self.given_up: set[str] = set()
         self.abandoned = self.recovers = self.wiped = self.reported = False
         self.live, self.seen = "", 0
+        if begins == "waiting":
+            self.the_window_is_edited(FAR, 60)
         if begins != "new":
             self.world.calm(6)
         if begins == "selling":
@@ -145,6 +153,20 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def db1_restarts(self) -> None:
         self.world.restart_db1()
+
+    # The operator's watches.
+
+    @rule(lag=st.booleans())
+    def the_watches_lag(self, lag: bool) -> None:
+        self.world.watches.lag = lag
+
+    @rule(kind=st.sampled_from(WATCHED), count=st.integers(1, 5))
+    def a_watch_hears_something(self, kind: str, count: int) -> None:
+        self.world.watches.hears(kind, count)
+
+    @rule(kind=st.sampled_from(WATCHED))
+    def a_watch_lists_again(self, kind: str) -> None:
+        self.world.watches.lists(kind)
 
     @rule()
     def a_node_is_drained(self) -> None:
@@ -215,7 +237,7 @@ class Machine(RuleBasedStateMachine):
         self.reported = False
         self.see_memory()
 
-    @rule(opens=st.sampled_from([None, None, 2, 60]), minutes=st.sampled_from([1, 20, 120]))
+    @rule(opens=st.sampled_from([None, None, 2, 60, FAR]), minutes=st.sampled_from([1, 20, 120]))
     def the_window_is_edited(self, opens: int | None, minutes: int) -> None:
         event = self.world.event
         if event is None:
@@ -334,13 +356,14 @@ class Machine(RuleBasedStateMachine):
             self.world.runner.close()
 
     def end(self) -> None:
-        """The ledger is back, dead letters are replayed, and the event is over or deleted."""
-        self.world.ledger.away = False
+        """The ledger and the watches are back, dead letters are replayed, and the event is over or deleted."""
+        self.world.ledger.away = self.world.watches.lag = False
         event = self.world.event
         if event is not None and self.ends_deleted:
             self.world.delete(names.KIND, NAME)
         elif event is not None:
             event["spec"]["window"] = window(START, 1)
+            self.world.api.touch(event)
             self.world.now += timedelta(hours=1)
         if self.over():
             return

@@ -41,17 +41,19 @@ class Pools:
     """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all.
 
     The ledger's account of a pool is a long read: its end wakes the event, and until then the check is WAITING.
+    `cluster` may lag behind, and `live` may not.
     """
 
     def __init__(
         self,
         cluster: Objects,
+        live: Objects,
         clock: Callable[[], float],
         long_reads: LongReads,
         namespaces: Sequence[str] = (),
         cluster_domain: str = CLUSTER_DOMAIN,
     ) -> None:
-        self._cluster = cluster
+        self._cluster, self._live = cluster, live
         self._long_reads = long_reads
         self._namespaces = namespaces
         self._domain = cluster_domain
@@ -59,18 +61,19 @@ class Pools:
         self._accounts: Remembered[object, PoolCheck] = Remembered(clock)
         """What the ledger says, by itself."""
 
-    async def check(self, event: Event, ledger: Address | None) -> PoolCheck:
+    async def check(self, event: Event, ledger: Address | None, *, live: bool) -> PoolCheck:
         """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
-        Checks again as soon as the status has told the last verdict: of two events that are checked at the same time,
-        at least one then reads of the other.
+        Checks again as soon as the status has told the last verdict. `live`: now, and by the API server itself. A pass
+        that seeds asks so: of two events that are checked at the same time, at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
         account = self._account(event, ledger) if ledger and not unchecked else None
         question = (ledger, unchecked, event.generation, announced(event), account)
-        if known := self._checks.fresh(event.uid, question):
+        if not live and (known := self._checks.fresh(event.uid, question)):
             return known
-        check = _unchecked() if unchecked else await self._check(event, ledger, account)
+        cluster = self._live if live else self._cluster
+        check = _unchecked() if unchecked else await self._check(event, ledger, account, cluster)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
@@ -78,6 +81,12 @@ class Pools:
         self._long_reads.stop(uid)
         self._checks.forget(uid)
         self._accounts.forget(uid)
+
+    async def check_ahead(self, event: Event, ledger: Address | None) -> PoolCheck:
+        """The same for what runs outside of passes: it waits for the ledger, and remembers nothing."""
+        if event.says(names.POOL_UNCHECKED_ANNOTATION):
+            return _unchecked()
+        return await self._check(event, ledger, await _ask(event, ledger) if ledger else None, self._cluster)
 
     def _account(self, event: Event, ledger: Address) -> PoolCheck | None:
         """What the ledger says of the pool; while it is being asked anew its last answer, None before the first."""
@@ -94,9 +103,11 @@ class Pools:
         known = self._accounts.latest_to(event.uid, question)
         return replace(known, asking=True) if known else None
 
-    async def _check(self, event: Event, ledger: Address | None, account: PoolCheck | None) -> PoolCheck:
-        mine = await self._ledger(event)
-        if found := in_use(event, mine, await self._rivals(event)):
+    async def _check(
+        self, event: Event, ledger: Address | None, account: PoolCheck | None, cluster: Objects
+    ) -> PoolCheck:
+        mine = await self._ledger(event, cluster)
+        if found := in_use(event, mine, await self._rivals(event, cluster)):
             return found
         assert event.spec is not None
         if event.spec.commit_target.postgres is None:
@@ -107,8 +118,8 @@ class Pools:
             return _waiting(event, "slots are seeded when the ledger has said that the pool was not sold before")
         return account or _waiting(event, "the ledger is being asked whether the pool was sold before")
 
-    async def _rivals(self, event: Event) -> list[Rival]:
-        found = await self._cluster.list_everywhere(names.KIND, self._namespaces)
+    async def _rivals(self, event: Event, cluster: Objects) -> list[Rival]:
+        found = await cluster.list_everywhere(names.KIND, self._namespaces)
         others = [
             parse(body)
             for body in found
@@ -116,9 +127,9 @@ class Pools:
             and (body.get("spec") or {}).get("pool") == event.pool
             and live(body)
         ]
-        return [Rival(other, await self._ledger(other)) for other in others]
+        return [Rival(other, await self._ledger(other, cluster)) for other in others]
 
-    async def _ledger(self, event: Event) -> LedgerKey | None:
+    async def _ledger(self, event: Event, cluster: Objects) -> LedgerKey | None:
         """The ledger that an event commits to; None where its Secret does not tell."""
         target = event.spec.commit_target if event.spec else None
         if target is None:
@@ -127,7 +138,7 @@ class Pools:
             return ("webhook", target.webhook.url)
         assert target.postgres is not None
         ref = target.postgres.secret_ref
-        secret = await self._cluster.get("Secret", event.namespace, ref.name)
+        secret = await cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
         return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from intake_operator import names
 from intake_operator.children.database import is_being_deleted
-from intake_operator.decide import connections, memory
+from intake_operator.decide import connections, memory, preflight, versions
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.health.bridges import of_bridges
 from intake_operator.decide.health.finding import Finding
@@ -46,6 +46,7 @@ def findings(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
         found += [*_dead_letters(event, observed), *_consistency(event, observed, stage)]
         found += [*cut_off(event, observed, now), *_connections(event, observed)]
         found += _overdue(event, observed, stage, now)
+        found += [Finding(*each) for each in preflight.problems(event, observed.preflight, stage)]
         if not any(each.reason in PODS for each in found):
             found += too_few_bridges(event, observed, now)
     order = list(Problem)
@@ -63,6 +64,12 @@ def _spec(event: Event) -> Iterator[Finding]:
 def _database(event: Event, observed: Observed, stage: Stage, now: datetime) -> Iterator[Finding]:
     if memory.volume_lost(event, observed):
         yield Finding(Problem.VOLUME_LOST, _KEPT_FOR_NOTHING if stage is Stage.KEEP else _volume_lost(event))
+    if why := versions.unsupported(event, observed):
+        yield Finding(
+            Problem.DATABASE_VERSION_UNSUPPORTED,
+            f"{why}. DB1 opens and closes the window by itself, and bridges that run go on; edits, scaling and the "
+            "drain wait. Install the version of the operator again with which the event began (docs/upgrading.md).",
+        )
     since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
     if observed.database.refused:
         yield Finding(
