@@ -92,7 +92,7 @@ async def run(settings: Settings) -> None:
         drop=drop,
     )
     wake = watch.waker(queue, reconciler.forget)
-    health = probes.Health(queue.busy, watches.stuck, lambda: store.complete)
+    health = probes.Health(queue.busy, watches.stuck, lambda: store.ready)
     server = await probes.serve(settings.http_port, metrics, monotonic, health)
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
@@ -104,12 +104,8 @@ async def run(settings: Settings) -> None:
         settings.summary(),
         cluster_domain,
     )
-
-    async def work() -> None:
-        await watches.complete()
-        await queue.work(reconciler.reconcile)
-
-    tasks = [asyncio.create_task(watches.run()), *(asyncio.create_task(work()) for _ in range(settings.workers))]
+    tasks = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
+    tasks.append(asyncio.create_task(watches.run()))
     try:
         await kopf.operator(
             registry=watch.registry(store),

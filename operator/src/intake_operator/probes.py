@@ -24,8 +24,8 @@ class Health:
     """Whether a pass is due or running."""
     stuck: Callable[[], str]
     """Which watch hangs; empty if none does."""
-    complete: Callable[[], bool]
-    """Whether the cluster was listed once: before that, no pass begins."""
+    ready: Callable[[], bool]
+    """Whether the events of a namespace and their children were listed once: before that, no pass over them begins."""
 
 
 async def serve(port: int, metrics: Metrics, clock: Callable[[], float], health: Health) -> web.AppRunner:
@@ -33,14 +33,14 @@ async def serve(port: int, metrics: Metrics, clock: Callable[[], float], health:
 
     async def livez(_: web.Request) -> web.Response:
         silent = clock() - metrics.heartbeat
-        if health.complete() and health.busy() and silent > DEAD_AFTER.total_seconds():
+        if health.busy() and silent > DEAD_AFTER.total_seconds():
             return web.Response(status=503, text=f"no pass has ended for {silent:.0f} s\n")
         if hung := health.stuck():
             return web.Response(status=503, text=f"{hung}\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if not health.complete():
+        if not health.ready():
             return web.Response(status=503, text="the events and their children are not listed yet\n")
         return web.Response(text="ok\n")
 
