@@ -92,7 +92,7 @@ def selling(event: Make[Event], spec: Make[Any]) -> Event:
 
 async def inputs(secrets: Secrets, event: Event) -> tuple[Address | None, Observed]:
     """What a pass finds out about the ledger."""
-    observer = Observer(secrets, None, LedgerChecks(lambda: 0.0), None, None, None, None)  # type: ignore[arg-type]
+    observer = Observer(secrets, None, LedgerChecks(lambda: 0.0), None, None, None, None, None)  # type: ignore[arg-type]
     assert event.spec is not None
     return await observer._inputs(event, event.spec, Observed())
 
@@ -105,7 +105,7 @@ async def test_ledger_pool_proof_voiding_and_hall_are_all_reached(
     ledger, observed = await inputs(secrets, selling)
     assert (observed.ledger, ledger is not None) == (LedgerState(), True)
     assert ledger is not None
-    pool = await Pools(secrets, lambda: 0.0).check(selling, ledger)
+    pool = await Pools(secrets, secrets, lambda: 0.0).check(selling, ledger, live=False)
     assert pool.reason is PoolReason.UNUSED
     assert await read_account(ledger, selling.pool) == Account(0, 0, 0, 0)
     async with connect(ledger) as connection:

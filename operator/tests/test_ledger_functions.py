@@ -192,7 +192,7 @@ async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
         async def list_everywhere(self, *_: object) -> list[dict[str, object]]:
             return []
 
-    checked = await Pools(Objects(), lambda: 0.0).check(event(), Address(uri, "tickets"))
+    checked = await Pools(Objects(), Objects(), lambda: 0.0).check(event(), Address(uri, "tickets"), live=False)
     assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 

@@ -50,7 +50,7 @@ class Objects:
 def observer_of(cluster: Any) -> Observer:  # noqa: ANN401 - it has the methods that are called
     """An observer of these objects, without any database."""
     databases = Databases(())
-    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, lambda: 0.0)
+    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, cluster, lambda: 0.0)
     inventories = Inventories(cluster, databases, lambda: 0.0)
     checks = Checks(cluster, ledgers, inventories, pools, INSTALLATION, Hosts())
     return Observer(

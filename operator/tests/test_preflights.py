@@ -86,7 +86,7 @@ def checks_of(objects: Objects) -> Checks:
     """The checks, with nothing stood in for but the API server and the name server."""
     cluster: Any = objects
     inventories = Inventories(cluster, Databases(()), lambda: 0.0)
-    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, lambda: 0.0)
+    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, cluster, lambda: 0.0)
     return Checks(cluster, ledgers, inventories, pools, INSTALLATION, resolve)
 
 

@@ -63,7 +63,10 @@ class Address:
 
 
 def address_of(wanted: PostgresAccess, namespace: str, secrets: Mapping[str, Manifest | None]) -> Address | LedgerState:
-    """The address that Secrets (by name) give, or what is wrong with them."""
+    """The address that Secrets (by name) give, or what is wrong with them.
+
+    Each call parses the certificates, which takes milliseconds.
+    """
     state = inputs.check_all(inputs.of_postgres(wanted), secrets)
     if state.problem:
         return state

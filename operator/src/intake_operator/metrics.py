@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -32,7 +32,37 @@ class Metrics:
         )
         self._claims = Gauge("intake_event_claims", "Claims by state", (*labels, "state"), registry=self.registry)
         self._slots = Gauge("intake_event_slots", "Slots by state", (*labels, "state"), registry=self.registry)
+        self._requests = Counter(
+            "intake_operator_api_requests",
+            "Requests to the Kubernetes API, but for those of kopf; a status is a kind of its own",
+            ("verb", "kind"),
+            registry=self.registry,
+        )
+        self._watch_ends = Counter(
+            "intake_operator_watch_restarts",
+            "Watches that ended before their time and were started again",
+            ("kind", "reason"),
+            registry=self.registry,
+        )
+        self._watch_silence = Gauge(
+            "intake_operator_watch_silent_seconds",
+            "How long the watch of a kind has heard nothing; a bookmark comes every minute",
+            ("kind",),
+            registry=self.registry,
+        )
         self._phases: dict[Key, str] = {}
+
+    def request(self, verb: str, kind: str) -> None:
+        """Count a request to the Kubernetes API."""
+        self._requests.labels(verb, kind).inc()
+
+    def watch_ended(self, kind: str, reason: str) -> None:
+        """Count a watch that ended before its time: silent, broken, gone (410), or refused."""
+        self._watch_ends.labels(kind, reason).inc()
+
+    def watch_silence(self, kind: str, silence: Callable[[], float]) -> None:
+        """How to learn how long the watches of a kind have been silent."""
+        self._watch_silence.labels(kind).set_function(silence)
 
     @contextmanager
     def timed(self) -> Iterator[None]:

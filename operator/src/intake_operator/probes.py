@@ -1,6 +1,7 @@
-"""/livez, /readyz and /metrics. Live means that passes end while there is work, not only that the process answers."""
+"""/livez, /readyz and /metrics. Live means that passes end while there is work, and that no watch hangs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -15,16 +16,32 @@ from intake_operator.metrics import Metrics
 DEAD_AFTER: Final = timedelta(seconds=400)
 
 
-async def serve(port: int, metrics: Metrics, clock: Callable[[], float], busy: Callable[[], bool]) -> web.AppRunner:
-    """Start the HTTP server. `clock` is in seconds; `busy` says whether a pass is due or running."""
+@dataclass(frozen=True)
+class Health:
+    """What is asked about the process."""
+
+    busy: Callable[[], bool]
+    """Whether a pass is due or running."""
+    stuck: Callable[[], str]
+    """Which watch hangs; empty if none does."""
+    complete: Callable[[], bool]
+    """Whether the cluster was listed once: before that, no pass begins."""
+
+
+async def serve(port: int, metrics: Metrics, clock: Callable[[], float], health: Health) -> web.AppRunner:
+    """Start the HTTP server. `clock` is in seconds."""
 
     async def livez(_: web.Request) -> web.Response:
         silent = clock() - metrics.heartbeat
-        if busy() and silent > DEAD_AFTER.total_seconds():
+        if health.complete() and health.busy() and silent > DEAD_AFTER.total_seconds():
             return web.Response(status=503, text=f"no pass has ended for {silent:.0f} s\n")
+        if hung := health.stuck():
+            return web.Response(status=503, text=f"{hung}\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
+        if not health.complete():
+            return web.Response(status=503, text="the events and their children are not listed yet\n")
         return web.Response(text="ok\n")
 
     async def expose(_: web.Request) -> web.Response:

@@ -27,7 +27,12 @@ class Input:
 def of_spec(spec: IntakeEventSpec) -> list[Input]:
     """Every Secret that the spec names for the bridges, the ledger's first."""
     ledger = spec.commit_target.postgres
-    found = of_postgres(ledger) if ledger else []
+    return (of_postgres(ledger) if ledger else []) + of_webhooks(spec)
+
+
+def of_webhooks(spec: IntakeEventSpec) -> list[Input]:
+    """Every key that is needed to call the webhooks of the spec."""
+    found: list[Input] = []
     for webhook in (spec.commit_target.webhook, spec.validation.webhook):
         if webhook is not None:
             refs = (

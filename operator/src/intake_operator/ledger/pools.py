@@ -34,40 +34,44 @@ class Objects(Protocol):
 
 
 class Pools:
-    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
+    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all.
+
+    `cluster` may lag behind, and `live` may not.
+    """
 
     def __init__(
         self,
         cluster: Objects,
+        live: Objects,
         clock: Callable[[], float],
         namespaces: Sequence[str] = (),
         cluster_domain: str = CLUSTER_DOMAIN,
     ) -> None:
-        self._cluster = cluster
+        self._cluster, self._live = cluster, live
         self._namespaces = namespaces
         self._domain = cluster_domain
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
 
-    async def check(self, event: Event, ledger: Address | None) -> PoolCheck:
+    async def check(self, event: Event, ledger: Address | None, *, live: bool) -> PoolCheck:
         """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
-        Checks again as soon as the status has told the last verdict: of two events that are checked at the same time,
-        at least one then reads of the other.
+        Checks again as soon as the status has told the last verdict. `live`: now, and by the API server itself. A pass
+        that seeds asks so: of two events that are checked at the same time, at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
         question = (ledger, unchecked, event.generation, announced(event))
-        if known := self._checks.fresh(event.uid, question):
+        if not live and (known := self._checks.fresh(event.uid, question)):
             return known
-        check = _unchecked() if unchecked else await self._check(event, ledger)
+        check = _unchecked() if unchecked else await self._check(event, ledger, self._live if live else self._cluster)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
         self._checks.forget(uid)
 
-    async def _check(self, event: Event, ledger: Address | None) -> PoolCheck:
-        mine = await self._ledger(event)
-        if found := in_use(event, mine, await self._rivals(event)):
+    async def _check(self, event: Event, ledger: Address | None, cluster: Objects) -> PoolCheck:
+        mine = await self._ledger(event, cluster)
+        if found := in_use(event, mine, await self._rivals(event, cluster)):
             return found
         assert event.spec is not None
         if event.spec.commit_target.postgres is None:
@@ -93,8 +97,8 @@ class Pools:
             )
         return used_before(event, account.committed, account.voided)
 
-    async def _rivals(self, event: Event) -> list[Rival]:
-        found = await self._cluster.list_everywhere(names.KIND, self._namespaces)
+    async def _rivals(self, event: Event, cluster: Objects) -> list[Rival]:
+        found = await cluster.list_everywhere(names.KIND, self._namespaces)
         others = [
             parse(body)
             for body in found
@@ -102,9 +106,9 @@ class Pools:
             and (body.get("spec") or {}).get("pool") == event.pool
             and live(body)
         ]
-        return [Rival(other, await self._ledger(other)) for other in others]
+        return [Rival(other, await self._ledger(other, cluster)) for other in others]
 
-    async def _ledger(self, event: Event) -> LedgerKey | None:
+    async def _ledger(self, event: Event, cluster: Objects) -> LedgerKey | None:
         """The ledger that an event commits to; None where its Secret does not tell."""
         target = event.spec.commit_target if event.spec else None
         if target is None:
@@ -113,7 +117,7 @@ class Pools:
             return ("webhook", target.webhook.url)
         assert target.postgres is not None
         ref = target.postgres.secret_ref
-        secret = await self._cluster.get("Secret", event.namespace, ref.name)
+        secret = await cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
         return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
 
