@@ -92,7 +92,7 @@ def selling(event: Make[Event], spec: Make[Any]) -> Event:
 
 async def inputs(secrets: Secrets, event: Event) -> tuple[Address | None, Observed]:
     """What a pass finds out about the ledger."""
-    observer = Observer(secrets, None, LedgerChecks(lambda: 0.0), None, None, None, None)  # type: ignore[arg-type]
+    observer = Observer(secrets, None, LedgerChecks(lambda: 0.0), None, None, None, None, None)  # type: ignore[arg-type]
     assert event.spec is not None
     return await observer._inputs(event, event.spec, Observed())
 
