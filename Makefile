@@ -50,6 +50,7 @@ mutants: ## break our SQL, the bridge and the operator in every way we know, and
 
 .PHONY: e2e
 e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again
+	@[ -n "$${INTAKE_CONTEXT:-}" ] || tests/cluster/images/build former
 	@$(WITHIN) $(VENV)/python -m tests.e2e $(PYTEST_FLAGS)
 
 .PHONY: bench-claims

@@ -11,7 +11,7 @@ from intake_operator.decide import preflight, quota
 from intake_operator.decide.preflight import SELDOM, SOON, WHILE_GOOD, question, rest
 from intake_operator.decide.steps import CheckAhead
 from intake_operator.decide.wait import WHILE_WAITING
-from intake_operator.model.observed import LedgerState, Manifest, PoolCheck
+from intake_operator.model.observed import InventoryState, LedgerState, Manifest, PoolCheck
 from intake_operator.model.preflight import Answer, Check, Preflight, failed, not_asked, ok
 from intake_operator.model.quantity import amount, shown
 from intake_operator.model.spec import Storage
@@ -187,6 +187,12 @@ def test_a_window_that_a_person_may_not_have_meant_is_noted(changes: dict[str, A
     found = preflight.of_window(given.make_spec(**changes), WEEKS_AHEAD)
     assert found.answer == (Answer.NOTED if says else Answer.OK)
     assert says in found.message
+
+
+def test_a_large_inventory_is_read_in_part_and_that_is_told() -> None:
+    assert preflight.of_inventory(InventoryState(), 50_000, 50_000) == ok("inventory")
+    large = preflight.of_inventory(InventoryState(), 10_000_000, 50_000)
+    assert str(large) == "inventory: ok (the first 50000 of 10000000 rows were read)"
 
 
 class TestQuota:

@@ -59,6 +59,13 @@ def test_no_role_has_a_wildcard(mode: tuple[str, ...]) -> None:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], (name, rule)
 
 
+def test_what_is_only_checked_ahead_may_only_be_read() -> None:
+    for mode, expected in (((), {"resourcequotas": ["list"], "storageclasses": ["get", "list"]}), (TWO_NAMESPACES, {})):
+        rules = [rule for obj in render(*mode) if obj["kind"] == "ClusterRole" for rule in obj["rules"]]
+        asked = {"resourcequotas", "storageclasses"}
+        assert {name: rule["verbs"] for rule in rules for name in asked & {*rule["resources"]}} == expected
+
+
 @pytest.mark.parametrize("api", [True, False], ids=["with-admin-api", "without"])
 def test_a_list_of_namespaces_gives_the_operator_rights_there_and_nowhere_else(*, api: bool) -> None:
     rendered = render(*TWO_NAMESPACES, *(() if api else ("--set", "admin.enabled=false")))

@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 async def run(settings: Settings) -> None:
     """Run until SIGTERM. Every step can be interrupted, so a running pass is not waited for."""
     cluster = await connect()
-    databases = Databases(migrate.load(settings.sql_dir / "intake"))
+    migrations = migrate.load(settings.sql_dir / "intake")
+    databases = Databases(migrations)
     inventories = Inventories(cluster, databases, monotonic)
     cluster_domain = settings.cluster_domain or domain_of(RESOLV_CONF.read_text()) or CLUSTER_DOMAIN
     queue = WorkQueue(monotonic)
@@ -84,8 +85,9 @@ async def run(settings: Settings) -> None:
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
     logger.info(
-        "intake-operator %s started; %s; cluster domain: %s",
+        "intake-operator %s started; SQL version %s; %s; cluster domain: %s",
         version("intake-operator"),
+        migrate.version(migrations),
         settings.summary(),
         cluster_domain,
     )

@@ -14,7 +14,6 @@ from intake_operator import names
 from intake_operator.addresses import Address, address_of
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
-from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import inputs, memory, needs
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import ApiError, Cluster
@@ -153,10 +152,7 @@ class Observer:
         if not password:
             name = superuser["metadata"]["name"]
             return DatabaseState(error=f"Secret {name} has no password: delete it, and the operator creates a new one")
-        try:
-            return await self.databases.observe(event.uid, event.pool, access.host(event), password)
-        except MigrationChangedError as error:
-            return DatabaseState(error=str(error))
+        return await self.databases.observe(event.uid, event.pool, access.host(event), password)
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[Address | None, Observed]:
         """The user's Secrets and the ledger behind them. Returns the ledger's address as well; None without one."""

@@ -13,6 +13,7 @@ from types import CodeType, ModuleType
 from world.account_mutants import ACCOUNT
 from world.health_mutants import HEALTH
 from world.place_mutants import PLACES
+from world.version_mutants import VERSION
 from world.waiting_mutants import WAITING
 
 
@@ -337,7 +338,7 @@ MUTANTS = {
     ),
     "certificate checked for the operator's own name of a Service": Mutant(
         "addresses",
-        "            names={_qualified(host, self.namespace): host for host in hosts},\n",
+        "            names={qualified_host(host, self.namespace): host for host in hosts},\n",
         "",
         "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
         "test_certificates.py",
@@ -440,7 +441,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | WAITING).items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | VERSION | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import psycopg
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from intake_operator.addresses import Address
 from intake_operator.database.account import read_database_account
 from intake_operator.database.connection import no_connection_left, to_database
-from intake_operator.database.migrate import Migration, migrate, pending
+from intake_operator.database.migrate import Migration, look, migrate
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide.connections import claimer_limit
 from intake_operator.model.engine_status import EngineStatus
@@ -67,20 +67,23 @@ class Databases:
     async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
         """Read everything that a pass needs of DB1. If that fails, the state has the error.
 
-        Raises MigrationChangedError if another version of the operator made this DB1.
+        Of a DB1 without SQL, or with one that lacks what the operator calls, it reads no more than that.
         """
         try:
             async with bounded(self._timeout):
                 connection = await self._connect(uid, host, password)
-                missing = await pending(connection, self._migrations)
-                if not missing:
+                version = await look(connection, self._migrations)
+                migrated = version is not None and not version.lacks
+                if migrated:
                     # First: the claimers' sessions that it ends may block the statements below, and bridges' logins.
                     await connection.execute("SELECT intake.end_overdue()")
-                logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
+                logins, altered = await self._roles(uid, connection) if migrated else ({}, ())
                 identity = await self._identity(connection)
-                connections = None if missing else await self._connections_of(connection)
-                status = None if missing else await self._status(connection, pool)
+                connections = await self._connections_of(connection) if migrated else None
+                status = await self._status(connection, pool) if migrated else None
                 stocked = await self._stocked(connection, pool) if status else 0
+                if version and status and not version.is_own:
+                    version = replace(version, settings=await self._settings(connection, pool))
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
             return DatabaseState(
@@ -93,7 +96,8 @@ class Databases:
         return DatabaseState(
             reachable=True,
             identity=identity,
-            migrated=not missing,
+            version=version,
+            migrated=migrated,
             logins=logins,
             altered_roles=altered,
             connections=connections,
@@ -102,7 +106,7 @@ class Databases:
         )
 
     async def migrate(self, uid: str) -> None:
-        """Install pgmq and the files of sql/intake that have not run yet, each in a transaction of its own."""
+        """Install pgmq and the files of sql/intake that have not run yet: all of them, or none."""
         await migrate(self._connections[uid], self._migrations)
 
     async def limit_claimers(self, uid: str, others: int) -> None:
@@ -228,6 +232,13 @@ class Databases:
         if not row[0]:
             self._unaltered_at[uid] = row[1]
         return dict(await logins.fetchall()), tuple(row[0])
+
+    async def _settings(self, connection: AsyncConnection, pool: str) -> frozenset[str]:
+        """What `intake.configure` takes in this DB1: it gives back what it was given, and a little more."""
+        found = await connection.execute("SELECT array(SELECT jsonb_object_keys(intake.configuration(%s)))", (pool,))
+        row = await found.fetchone()
+        assert row is not None
+        return frozenset(row[0])
 
     async def _connections_of(self, connection: AsyncConnection) -> Connections:
         cursor = connection.cursor(row_factory=class_row(Connections))

@@ -84,9 +84,11 @@ def of_secrets(states: Sequence[LedgerState]) -> Check:
     return failed("secrets", wrong[0][0], " ".join(message for _, message in wrong)) if wrong else ok("secrets")
 
 
-def of_inventory(state: InventoryState) -> Check:
-    """There is a valid row for each slot."""
-    return failed("inventory", state.problem, state.message) if state.problem else ok("inventory")
+def of_inventory(state: InventoryState, size: int, read: int) -> Check:
+    """There is a row for each of `size` slots, and those that were read are valid: `read` at most."""
+    if state.problem:
+        return failed("inventory", state.problem, state.message)
+    return ok("inventory", f"the first {read} of {size} rows were read" if read < size else "")
 
 
 def of_pool(found: PoolCheck) -> Check:

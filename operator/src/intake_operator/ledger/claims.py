@@ -21,6 +21,11 @@ LEDGER_CLAIMS: Final = """
         resource_ids::uuid[]
     FROM ledger_claims(%s::text, %s::uuid, %s::int)
 """
+# By name: a DB1 of a later version may have more columns.
+SETTLED_CLAIMS: Final = """
+    SELECT key, claim_id, state, user_id, slot_nos, resource_ids FROM intake.settled_claims(%s, %s, %s)
+"""
+CLAIMS_AT: Final = "SELECT key, claim_id, state, user_id, slot_nos, resource_ids FROM intake.claims_at(%s, %s)"
 
 
 class PageOrderError(Exception):
@@ -30,22 +35,20 @@ class PageOrderError(Exception):
 async def settled_claims(database: AsyncConnection, pool: str) -> AsyncIterator[list[DatabaseClaim]]:
     """The claims that have ended in DB1, page by page, in the order of their keys."""
     after: int | None = None
-    while claims := await _database_claims(
-        database, "SELECT * FROM intake.settled_claims(%s, %s, %s)", pool, after, DATABASE_PAGE
-    ):
+    while claims := await _database_claims(database, SETTLED_CLAIMS, pool, after, DATABASE_PAGE):
         yield claims
         after = claims[-1].key
 
 
 async def settled_claim(database: AsyncConnection, pool: str, key: int) -> DatabaseClaim:
     """The claim with this key, which has ended in DB1."""
-    (claim,) = await _database_claims(database, "SELECT * FROM intake.settled_claims(%s, %s, 1)", pool, key - 1)
+    (claim,) = await _database_claims(database, SETTLED_CLAIMS, pool, key - 1, 1)
     return claim
 
 
 async def claims_at(database: AsyncConnection, pool: str, claim_ids: Sequence[UUID]) -> list[DatabaseClaim]:
     """Where these claims stand in DB1; those that it does not know are left out."""
-    return await _database_claims(database, "SELECT * FROM intake.claims_at(%s, %s)", pool, list(claim_ids))
+    return await _database_claims(database, CLAIMS_AT, pool, list(claim_ids))
 
 
 async def _database_claims(database: AsyncConnection, query: LiteralString, *arguments: object) -> list[DatabaseClaim]:

@@ -23,7 +23,10 @@ KILLED_LATELY: Final = timedelta(minutes=10)
 IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 # Our own containers, and the fields that say what they are made of.
-_IMAGES: Final = {"postgres": "spec.database.image", "bridge": "the operator's bridge image"}
+_IMAGES: Final = {
+    "postgres": "spec.database.image",
+    "bridge": "the operator's bridge image (see docs/upgrading.md if the event keeps a former one)",
+}
 _RESOURCES: Final = {"postgres": "spec.database.resources", "bridge": "spec.bridge.resources"}
 
 
