@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import given
 import pytest
 import yaml
 from given import CLOSES, Given
-from intake_operator.decide.health import Finding
 from intake_operator.model.observed import Observed
 from intake_operator.reasons import ConditionType, DrainReason, Phase, Problem
 from lupa import lua51
@@ -28,25 +27,43 @@ NOT_THERE = ("string", "math", "io", "debug", "coroutine", "python")
 
 
 @cache
-def _machine() -> tuple[Any, Any]:
+def _machine() -> tuple[lua51.LuaRuntime, Any]:
     """Lua 5.1 as Argo CD runs it, with the check as a function."""
     runtime = lua51.LuaRuntime(register_eval=False, register_builtins=False)
     check = runtime.compile((CHECK / "health.lua").read_text(encoding="utf-8"))
     runtime.execute('getmetatable("").__index = nil')
+    runtime.execute("local time, date = os.time, os.date; package.loaded.os = {time = time, date = date}; os = nil")
     for name in NOT_THERE:
         runtime.globals()[name] = None
     return runtime, check
 
 
-def health(event: Mapping[str, Any]) -> dict[str, str]:
-    """What Argo CD shows of an event."""
+def health(event: Mapping[str, Any], now: datetime | None = None) -> dict[str, str]:
+    """What Argo CD shows of an event, now or at another time."""
     # Argo CD asks no check about an object that is being deleted.
     if "deletionTimestamp" in event["metadata"]:
         return {"status": "Progressing", "message": "Pending deletion"}
     runtime, check = _machine()
+    _set_clock(runtime, now or datetime.now(UTC))
     # A copy without shared parts, which lupa loses.
     runtime.globals()["obj"] = runtime.table_from(json.loads(json.dumps(event)), recursive=True)
     return dict(check().items())
+
+
+def _set_clock(runtime: lua51.LuaRuntime, now: datetime) -> None:
+    """`os.date("!*t")` is this time."""
+    set_clock = runtime.eval(
+        """function(now)
+            local os = require("os")
+            local date = real_date or os.date
+            real_date = date
+            os.date = function(format, time)
+                if time == nil then return date(format, now) end
+                return date(format, time)
+            end
+        end"""
+    )
+    set_clock(now.timestamp())
 
 
 def shown(sale: Given) -> dict[str, str]:
@@ -54,10 +71,10 @@ def shown(sale: Given) -> dict[str, str]:
     return with_status(sale, sale.plan().status)
 
 
-def with_status(sale: Given, status: Mapping[str, Any]) -> dict[str, str]:
-    """What Argo CD shows of an event with this status."""
+def with_status(sale: Given, status: Mapping[str, Any], now: datetime | None = None) -> dict[str, str]:
+    """What Argo CD shows of an event with this status, at the time of the pass or later."""
     paused = bool(sale.event.spec and sale.event.spec.paused)
-    return health({"metadata": {"generation": 1}, "spec": {"paused": paused}, "status": status})
+    return health({"metadata": {"generation": 1}, "spec": {"paused": paused}, "status": status}, now or sale.now)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: Path(case["inputPath"]).stem)
@@ -86,6 +103,8 @@ PHASES = {
     Phase.COMPLETED: (given.finished().seen(children={}, pods=()), "Healthy"),
     Phase.FAILED: (given.invalid(), "Degraded"),
 }
+
+STARTING = (given.new(), given.scheduled().says(ready=False))
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -127,13 +146,13 @@ def test_a_drain_that_waits_for_a_person_is_degraded() -> None:
         assert shown(sale)["status"] == "Degraded"
 
 
-def degraded(sale: Given, problem: Problem) -> dict[str, str]:
-    """What Argo CD shows of an event with this problem."""
+def degraded(sale: Given, problem: Problem, since: timedelta = timedelta(0)) -> dict[str, str]:
+    """What Argo CD shows of an event that has had this problem for so long."""
     status = sale.plan().status
-    finding = Finding(problem, "what to do")
-    changed = {"status": "True", "reason": finding.reason.value, "message": finding.message}
-    conditions = [c | changed if c["type"] == ConditionType.DEGRADED else c for c in status["conditions"]]
-    return with_status(sale, status | {"conditions": conditions})
+    began = sale.now.isoformat(timespec="seconds")
+    found = {"status": "True", "reason": problem.value, "message": "what to do", "lastTransitionTime": began}
+    conditions = [c | found if c["type"] == ConditionType.DEGRADED else c for c in status["conditions"]]
+    return with_status(sale, status | {"conditions": conditions}, sale.now + since)
 
 
 @pytest.mark.parametrize("problem", Problem)
@@ -142,7 +161,7 @@ def test_every_problem_is_degraded(problem: Problem) -> None:
         assert degraded(sale, problem) == {"status": "Degraded", "message": "what to do"}
 
 
-# While the whole application is being applied: what is not there may be the next to come.
+# While the whole Application is being applied: what is not there may be the next to come.
 MAY_COME = {
     Problem.PODS_NOT_STARTING,
     Problem.DATABASE_UNREACHABLE,
@@ -152,13 +171,16 @@ MAY_COME = {
     Problem.LEDGER_FUNCTION_MISSING,
     Problem.INVENTORY_MISSING,
 }
+AT_FIRST = timedelta(seconds=119)
+LATER = timedelta(seconds=121)
 
 
 @pytest.mark.parametrize("problem", Problem)
-def test_only_what_may_still_come_is_progressing_while_db1_starts(problem: Problem) -> None:
+def test_only_what_may_still_come_is_progressing_and_only_at_first(problem: Problem) -> None:
     wanted = "Progressing" if problem in MAY_COME else "Degraded"
-    for sale in (given.new(), given.scheduled().says(ready=False)):
-        assert degraded(sale, problem) == {"status": wanted, "message": "what to do"}
+    for sale in STARTING:
+        assert degraded(sale, problem, AT_FIRST) == {"status": wanted, "message": "what to do"}
+        assert degraded(sale, problem, LATER) == {"status": "Degraded", "message": "what to do"}
 
 
 def test_a_status_of_an_older_spec_is_progressing() -> None:

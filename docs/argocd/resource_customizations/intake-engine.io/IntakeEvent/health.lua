@@ -1,5 +1,6 @@
 -- The health of an IntakeEvent, out of its conditions. docs/gitops.md says why each is as it is.
--- Base Lua only: a check in argocd-cm has neither `string` nor `math`.
+-- Base Lua only: a check in argocd-cm has neither `string` nor `math`, and gets `os` through require alone.
+local os = require("os")
 local hs = { status = "Progressing", message = "waiting for the operator" }
 
 if obj.status == nil or obj.status.conditions == nil then
@@ -31,7 +32,8 @@ if obj.status.observedGeneration ~= nil and obj.metadata.generation ~= nil
   return health("Progressing", "waiting for the operator to see the new spec")
 end
 
--- What others may still be applying while DB1 starts. Degraded would end the sync of an application with waves.
+-- What others may be applying at the same time. For two minutes that is no failure: Degraded would end the sync of an
+-- Application with waves. Times are UTC and of one length, so they compare as text.
 local may_come = {
   PodsNotStarting = true,
   DatabaseUnreachable = true,
@@ -41,19 +43,22 @@ local may_come = {
   LedgerFunctionMissing = true,
   InventoryMissing = true,
 }
-local starts = obj.status.phase == "Pending" or obj.status.phase == "Provisioning"
+local starts = { Pending = true, Waiting = true, Provisioning = true }
 
--- Something is wrong, and the message says what to do.
+local function is_new(condition)
+  -- Argo CD's os.date heeds `!` for the present time alone, so UTC goes through os.time as if it were local.
+  local now = os.date("!*t")
+  now.isdst = nil
+  return condition.lastTransitionTime > os.date("%Y-%m-%dT%H:%M:%S", os.time(now) - 120)
+end
+
+-- Something is wrong, and the message says what to do. What a waiting event lacks is among it.
 if is("Degraded", "True") then
-  if starts and may_come[conditions["Degraded"].reason] then
+  local degraded = conditions["Degraded"]
+  if starts[obj.status.phase] and may_come[degraded.reason] and is_new(degraded) then
     return said_by("Progressing", "Degraded")
   end
   return said_by("Degraded", "Degraded")
-end
-
--- Nothing runs yet, but what the sale will need is not there.
-if obj.status.phase == "Waiting" and is("PreflightPassed", "False") then
-  return said_by("Degraded", "PreflightPassed")
 end
 
 -- The sale is over: nothing is left to do, every claim is settled, or a person has to decide.
@@ -76,7 +81,11 @@ if obj.status.phase == "Draining" then
   return said_by("Progressing", "Drained")
 end
 
+-- Nothing runs yet, as planned.
 if obj.status.phase == "Waiting" then
+  if is("PreflightPassed", "Unknown") then
+    return said_by("Progressing", "PreflightPassed")
+  end
   return said_by("Healthy", "Ready")
 end
 
