@@ -12,6 +12,7 @@ from intake_bridge.domain.common_failure import CommonFailure
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import CommitWebhook, Configuration, Webhook
 from intake_bridge.domain.dependency import Dependency
+from intake_bridge.domain.last_minute import LastMinute
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message, State
 from intake_bridge.domain.outcomes import Outcome
@@ -74,7 +75,8 @@ class UnservedWebhook:
         validator = WebhookValidator(self.http, Webhook(url=url, batch="batch" in kind), bare, limit)
         ledger = WebhookLedger(self.http, CommitWebhook(url=url), bare, limit)
         self._ask = ledger.commit if kind == "commit" else validator.validate
-        self._dependency = Dependency(kind, self.breaker, CommonFailure(self.clock, lambda _, high: high))
+        common_failure = CommonFailure(self.clock, lambda _, high: high)
+        self._dependency = Dependency(kind, self.breaker, common_failure, LastMinute(self.clock))
         self._metrics = Metrics("one", NoTracing())
         queue: Queue = None  # type: ignore[assignment] # nothing is changed in DB1
         self._batch = LeasedBatch(queue, self._metrics, Lease(self.clock, self.clock.now, 1e9), CONFIGURATION, [])

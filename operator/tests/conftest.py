@@ -16,7 +16,7 @@ from given import (
     make_spec,
     make_status,
 )
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import Event, Manifest, Observed

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
-from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Plan
 from intake_operator.model.dead_letters import DeadLetter
@@ -34,6 +34,9 @@ type Make[T] = Callable[..., T]
 
 DATABASE: ChildKey = ("StatefulSet", "taylor-drop-db")
 VOLUME_CLAIM: ChildKey = ("PersistentVolumeClaim", "data-taylor-drop-db-0")
+
+# Of the pod that `with_pod("bridge")` adds: its name as a worker.
+BRIDGE_UID = "bridge-pod"
 
 SECRETS = (names.superuser_secret, names.claimer_secret, names.bridge_secret)
 
@@ -135,6 +138,7 @@ def make_pod(event: Event, component: str, **changes: Any) -> Manifest:
     pod: Manifest = {
         "metadata": {
             "name": f"{event.name}-{component}-0",
+            "uid": f"{component}-pod",
             "labels": {
                 names.EVENT_LABEL: event.name,
                 names.EVENT_UID_LABEL: event.uid,
@@ -158,9 +162,9 @@ def make_observed(event: Event, **changes: Any) -> Observed:
     anchor["metadata"]["uid"] = "a"
     wanted = [
         *access.services(event),
-        protection.disruption_budget(event, keep_pod=True),
+        protection.disruption_budget(event, keep_pod=True, evict_broken=False),
         database.volume_claim(event, event.spec.database, identity="7251", unsettled=True),
-        database.stateful_set(event, event.spec.database, identity="7251", guard=guard),
+        database.stateful_set(event, event.spec.database, INSTALLATION, identity="7251"),
         *(access.secret(event, name(event.name)) for name in SECRETS),
     ]
     made = [anchor, *(kinship.as_child(m, event, anchor, guard) for m in wanted if m)]

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+from given import INSTALLATION
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.model.observed import Event, Manifest
 
 type Make[T] = Callable[..., T]
@@ -26,9 +27,9 @@ def all_children(event: Make[Event], installation: Installation) -> list[Manifes
         *access.services(e),
         access.credentials(e, names.claimer_secret(e.name), names.CLAIMER_ROLE, "pass/word"),
         database.volume_claim(e, e.spec.database, identity="7251", unsettled=True),
-        database.stateful_set(e, e.spec.database, identity="7251", guard=installation.guard),
+        database.stateful_set(e, e.spec.database, INSTALLATION, identity="7251"),
         bridge.deployment(e, e.spec, installation, {}),
-        protection.disruption_budget(e, keep_pod=True),
+        protection.disruption_budget(e, keep_pod=True, evict_broken=False),
     ]
     return [kinship.as_child(m, e, ANCHOR, installation.guard) for m in made if m]
 
@@ -184,7 +185,7 @@ def test_an_ephemeral_db1_has_no_volume_claim(event: Make[Event], spec: Make[Any
     e = event(spec=spec(database={"ephemeral": {}}))
     assert e.spec is not None
     assert database.volume_claim(e, e.spec.database, identity="7251", unsettled=True) is None
-    made = database.stateful_set(e, e.spec.database, identity="7251", guard="g")
+    made = database.stateful_set(e, e.spec.database, INSTALLATION, identity="7251")
     assert "volumeClaimTemplates" not in made["spec"]
     assert {"name": "data", "emptyDir": {}} in made["spec"]["template"]["spec"]["volumes"]
 
@@ -200,14 +201,14 @@ def test_notifications_that_no_session_reads_do_not_fill_the_disk(
 ) -> None:
     e = event()
     assert e.spec is not None
-    made = database.stateful_set(e, e.spec.database, identity="7251", guard=installation.guard)
+    made = database.stateful_set(e, e.spec.database, INSTALLATION, identity="7251")
     assert "max_notify_queue_pages=64" in made["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
 def test_db1_is_encoded_in_utf_8_by_an_image_without_a_locale(event: Make[Event]) -> None:
     e = event()
     assert e.spec is not None
-    made = database.stateful_set(e, e.spec.database, identity="", guard="g")
+    made = database.stateful_set(e, e.spec.database, INSTALLATION, identity="")
     (container,) = made["spec"]["template"]["spec"]["containers"]
     (arguments,) = (each["value"] for each in container["env"] if each["name"] == "POSTGRES_INITDB_ARGS")
     assert "--encoding=UTF8" in arguments.split()

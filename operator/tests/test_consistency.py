@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.ledger import claims as reading
 from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, ConsistencyChecks, Sides
 from intake_operator.model.consistency import Verdict
@@ -88,7 +89,9 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
         await database.execute("SELECT intake.configure(%s, %s)", (POOL, Jsonb({"inventorySize": 12, **window})))
         await database.execute("SELECT intake.seed(%s)", (POOL,))
         await database.execute(SALE, (8, POOL))
-        scene = Scene(database, books, Sides(event(), socket, "", ledger_uri, "finalize_transaction"))
+        scene = Scene(
+            database, books, Sides(event(), socket, "", Address(ledger_uri, "tickets"), "finalize_transaction")
+        )
         await scene.end(5, "finalize_transaction", "committed")
         await scene.end(1, "void_claim", "voided")
         released = (
@@ -285,7 +288,7 @@ async def test_an_ambiguous_ledger_proof_is_reported(scene: Scene) -> None:
 
 
 async def test_a_ledger_that_cannot_be_reached_is_no_violation(scene: Scene) -> None:
-    away = replace(scene.sides, uri="postgresql://ledger_writer@/ledger?host=/nowhere")
+    away = replace(scene.sides, ledger=Address("postgresql://ledger_writer@/ledger?host=/nowhere", "tickets"))
     found = await scene.consistencies.check_now(away)
     assert (found.agrees, found.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
 
@@ -300,7 +303,7 @@ async def test_a_comparison_with_a_frozen_db1_ends(scene: Scene) -> None:
 
 
 async def test_a_webhook_has_nothing_to_compare(scene: Scene) -> None:
-    found = await scene.consistencies.check_now(replace(scene.sides, uri=""))
+    found = await scene.consistencies.check_now(replace(scene.sides, ledger=None))
     assert (found.agrees, found.reason) == (None, ConsistencyReason.LEDGER_CANNOT_BE_ASKED)
 
 

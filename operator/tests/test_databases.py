@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 import psycopg
 import pytest
 from given import Clock
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import Address
 from intake_operator.database.databases import Databases, Login
 from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
 from intake_operator.decide.scaling import LOOK_BACK
@@ -299,33 +299,35 @@ class TestLedger:
     async def test_a_usable_ledger_is_checked_seldom(self, ledger_uri: str) -> None:
         clock = Clock()
         ledgers = LedgerChecks(clock)
-        assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
+        assert (await ledgers.check(UID, Address(ledger_uri, "tickets"), "finalize_transaction")).problem is None
         with psycopg.connect(ledger_uri) as connection:
             connection.execute("DROP FUNCTION finalize_transactions")
             connection.execute("DROP FUNCTION finalize_transaction")
         clock.now = WHILE_GOOD.total_seconds() - 1
-        assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
+        assert (await ledgers.check(UID, Address(ledger_uri, "tickets"), "finalize_transaction")).problem is None
         clock.now = WHILE_GOOD.total_seconds()
-        missing = await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")
+        missing = await ledgers.check(UID, Address(ledger_uri, "tickets"), "finalize_transaction")
         assert missing.problem is Problem.LEDGER_FUNCTION_MISSING
         install = "CREATE FUNCTION finalize_transaction(jsonb) RETURNS void LANGUAGE sql AS ''"
         with psycopg.connect(ledger_uri) as connection:
             connection.execute(install)
         clock.now += WHILE_BAD.total_seconds()
-        assert (await ledgers.check(UID, ledger_uri, "tickets", "finalize_transaction")).problem is None
+        assert (await ledgers.check(UID, Address(ledger_uri, "tickets"), "finalize_transaction")).problem is None
 
     async def test_a_function_may_name_its_schema(self, ledger_uri: str) -> None:
         with psycopg.connect(ledger_uri) as connection:
             connection.execute("CREATE SCHEMA core")
             connection.execute("CREATE FUNCTION core.sell(jsonb) RETURNS void LANGUAGE sql AS ''")
-        assert (await LedgerChecks(Clock()).check(UID, ledger_uri, "tickets", "core.sell")).problem is None
-        assert (await LedgerChecks(Clock()).check(UID, ledger_uri, "tickets", "sell")).problem is not None
+        assert (await LedgerChecks(Clock()).check(UID, Address(ledger_uri, "tickets"), "core.sell")).problem is None
+        assert (await LedgerChecks(Clock()).check(UID, Address(ledger_uri, "tickets"), "sell")).problem is not None
 
     async def test_a_ledger_that_does_not_answer_does_not_hold_the_pass(self, ledger_uri: str) -> None:
         with psycopg.connect(ledger_uri) as other:
             # The server accepts the connection, and every look-up of a function waits for the lock.
             other.execute("LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
-            seen = await LedgerChecks(Clock(), timeout=0.5).check(UID, ledger_uri, "tickets", "finalize_transaction")
+            seen = await LedgerChecks(Clock(), timeout=0.5).check(
+                UID, Address(ledger_uri, "tickets"), "finalize_transaction"
+            )
         assert seen.problem is Problem.LEDGER_UNREACHABLE
         assert "no answer in time" in seen.message
 
@@ -339,7 +341,7 @@ class TestLedger:
         ],
     )
     async def test_a_password_never_shows_in_a_message(self, uri: str) -> None:
-        seen = await LedgerChecks(Clock()).check(UID, uri, "tickets", "finalize_transaction")
+        seen = await LedgerChecks(Clock()).check(UID, Address(uri, "tickets"), "finalize_transaction")
         assert seen.problem is Problem.LEDGER_UNREACHABLE
         assert "hunter2" not in seen.message
 
@@ -360,16 +362,18 @@ class TestLedger:
         observer = Observer(Secrets(), None, LedgerChecks(Clock()), None, None, None, None)  # type: ignore[arg-type]
         spec = event().spec
         assert spec is not None
-        uri, observed = await observer._inputs(event(), spec, Observed())
-        assert (uri, observed.ledger.problem) == (
-            (ledger_uri, None) if content is None else ("", Problem.LEDGER_SECRET_KEY_MISSING)
+        ledger, observed = await observer._inputs(event(), spec, Observed())
+        assert (ledger, observed.ledger.problem) == (
+            (Address(ledger_uri, "tickets"), None) if content is None else (None, Problem.LEDGER_SECRET_KEY_MISSING)
         )
 
     async def test_the_account_is_the_ledger_s_own(self, ledger_uri: str) -> None:
-        assert await read_account(ledger_uri, "tickets", POOL) == Account(committed=0, voided=0, slots=0, digest=0)
+        assert await read_account(Address(ledger_uri, "tickets"), POOL) == Account(
+            committed=0, voided=0, slots=0, digest=0
+        )
 
     async def test_a_ledger_need_not_offer_an_account(self, server: PostgresServer) -> None:
-        assert await read_account(server.uri(), "tickets", POOL) is None
+        assert await read_account(Address(server.uri(), "tickets"), POOL) is None
 
 
 @pytest.mark.parametrize(
@@ -384,5 +388,5 @@ class TestLedger:
     ],
 )
 def test_a_bare_host_is_a_service_beside_the_event(given: str, found: str) -> None:
-    told = psycopg.conninfo.conninfo_to_dict(qualified_uri(given, "tickets"))
+    told = psycopg.conninfo.conninfo_to_dict(Address(given, "tickets").qualified())
     assert told.get("host", "") == found

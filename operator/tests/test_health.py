@@ -6,7 +6,10 @@ from typing import Any
 import given
 import pytest
 from given import CLOSES, OPENS, Given, make_connections
-from intake_operator.decide.health import CUT_OFF_PATIENCE, REACH_PATIENCE, START_PATIENCE, Finding, findings
+from intake_operator.decide.health.finding import Finding
+from intake_operator.decide.health.findings import REACH_PATIENCE, findings
+from intake_operator.decide.health.pods import START_PATIENCE
+from intake_operator.decide.health.workloads import CUT_OFF_PATIENCE
 from intake_operator.decide.stage import Stage
 from intake_operator.model.observed import DatabaseState, LedgerState
 from intake_operator.reasons import Problem
@@ -30,8 +33,8 @@ def after(delay: timedelta, sale: Given) -> Given:
 
 
 def waiting(**state: str) -> dict[str, Any]:
-    """The status of a pod whose container waits."""
-    return {"conditions": [], "containerStatuses": [{"state": {"waiting": state}}]}
+    """The status of DB1's pod whose container waits."""
+    return {"conditions": [], "containerStatuses": [{"name": "postgres", "state": {"waiting": state}}]}
 
 
 def running_unready() -> dict[str, Any]:
@@ -41,7 +44,7 @@ def running_unready() -> dict[str, Any]:
 
 def worker(**health: Any) -> dict[str, Any]:
     """A bridge that is registered in DB1."""
-    return {"batchSize": 100, "health": health}
+    return {"worker": "w", "batchSize": 100, "health": health}
 
 
 def test_a_healthy_event_has_no_problem() -> None:
@@ -63,14 +66,21 @@ def test_a_start_is_reported_only_when_it_is_slow() -> None:
     assert reasons(after(START_PATIENCE + SECOND, sale)) == [Problem.PODS_NOT_STARTING]
 
 
-@pytest.mark.parametrize(("workers", "expected"), [([], [Problem.PODS_NOT_STARTING]), ([worker()], [])])
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        ([], [(Problem.PODS_NOT_STARTING, True)]),
+        ([worker()], [(Problem.PODS_NOT_STARTING, False)]),
+        ([worker() | {"worker": given.BRIDGE_UID}], []),
+    ],
+)
 def test_a_bridge_that_runs_and_never_registers_in_db1_is_reported(
-    workers: list[dict[str, Any]], expected: list[Problem]
+    workers: list[dict[str, Any]], expected: list[tuple[Problem, bool]]
 ) -> None:
     sale = given.selling().with_pod("bridge", status=running_unready()).says(workers=workers)
     late = after(CUT_OFF_PATIENCE + SECOND, sale)
     assert reasons(after(CUT_OFF_PATIENCE, sale)) == []
-    assert reasons(late) == expected
+    assert [(each.reason, each.stops) for each in found(late)] == expected
     assert reasons(late.new_db1()) == [Problem.DATABASE_UNREACHABLE]
 
 

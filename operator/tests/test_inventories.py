@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
@@ -307,7 +308,7 @@ class TestTable:
         hall.execute("ALTER TABLE seats ADD photo text")
         hall.execute("INSERT INTO seats VALUES (gen_random_uuid(), repeat('A', 1000000), repeat('x', 1000000))")
         async with await psycopg.AsyncConnection.connect(reader(server)) as connection:
-            table = Table(reader(server), "tickets", "seats")
+            table = Table(Address(reader(server), "tickets"), "seats")
             found = await connection.execute(await table.rows(connection, 1))
             ((_, label, attributes),) = await found.fetchall()
         assert (len(label), len(attributes)) == (801, 1025)
@@ -332,7 +333,7 @@ class TestTable:
             assert "table seats behind Secret hall" in seen.message
             return seen.message
 
-        assert "there is no such Secret" in await told()
+        assert "Secret hall does not exist" in await told()
         scene.objects.there["Secret", "hall"] = {"data": {"url": ""}}
         assert "no key uri" in await told()
         scene.objects.there["Secret", "hall"] = {"data": {"uri": base64.b64encode(b"\xff\xfe").decode()}}

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.inventory.table import Table
 from intake_operator.ledger.account import read_account
@@ -71,7 +72,7 @@ async def db1(server: PostgresServer, *users: str) -> AsyncIterator[tuple[AsyncC
 
 async def settle(database: AsyncConnection, uri: str, messages: list[dict[str, Any]]) -> None:
     """The operator voids the first claim, the others are committed; all are acknowledged in DB1."""
-    async with connect(uri, "tickets") as connection:
+    async with connect(Address(uri, "tickets")) as connection:
         void_claim = await void_function(connection, "finalize_transaction")
         assert void_claim is not None
         assert await void(connection, void_claim, messages[0]) == "voided"
@@ -96,13 +97,13 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
         found = await database.execute("SELECT committed, voided, slots, digest FROM intake.proof(%s)", (POOL,))
         ours = Account(*(await found.fetchone() or ()))
         assert (ours.committed, ours.voided) == (len(case.holds), 1)
-        assert await read_account(uri, "tickets", POOL) == ours
+        assert await read_account(Address(uri, "tickets"), POOL) == ours
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
-        sides = Sides(event(), host, "", uri, "finalize_transaction")
+        sides = Sides(event(), host, "", Address(uri, "tickets"), "finalize_transaction")
         verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(sides)
         assert (verdict.agrees, verdict.reason) == (True, ConsistencyReason.LEDGER_AGREES), verdict
     async with db1(server) as (database, _):
-        assert await recover(database, uri, "tickets", POOL, lambda: 0.0) == Restored(
+        assert await recover(database, Address(uri, "tickets"), POOL, lambda: 0.0) == Restored(
             len(case.holds), 1, len(case.holds)
         )
         found = await database.execute("SELECT message ->> 'user_id', message ->> 'request_id' FROM intake.intents")
@@ -115,7 +116,7 @@ async def test_a_user_that_the_ledger_s_encoding_lacks_is_not_voided_under_anoth
 ) -> None:
     case = next(each for each in ALL if each.encoding == encoding)
     uri = books(server, encoding)
-    async with connect(uri, "tickets") as connection:
+    async with connect(Address(uri, "tickets")) as connection:
         void_claim = await void_function(connection, "finalize_transaction")
         assert void_claim is not None
         for user in case.lacks:
@@ -129,7 +130,7 @@ async def test_a_user_that_the_ledger_s_encoding_lacks_is_not_voided_under_anoth
         assert await void(connection, void_claim, letter.as_json()) == "voided", (
             "what a buyer has written keeps no claim"
         )
-    assert await read_account(uri, "tickets", POOL) != Account(0, 0, 0, 0)
+    assert await read_account(Address(uri, "tickets"), POOL) != Account(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.encoding)
@@ -139,7 +140,7 @@ async def test_labels_in_any_encoding_are_read(server: PostgresServer, case: Cas
     with psycopg.connect(f"{uri}&client_encoding=utf8", autocommit=True) as owner:
         owner.execute("CREATE TABLE seats (resource_id uuid DEFAULT gen_random_uuid(), label text)")
         owner.execute("INSERT INTO seats (label) SELECT unnest(%s::text[])", (list(case.holds),))
-    rows = [row async for chunk in Table(uri, "tickets", "seats").chunks(10) for row in chunk]
+    rows = [row async for chunk in Table(Address(uri, "tickets"), "seats").chunks(10) for row in chunk]
     assert {row.label for row in rows} == set(case.holds)
 
 
@@ -158,17 +159,17 @@ async def test_bytes_that_are_not_utf8_are_reported_as_an_error(
             " $$ BEGIN RAISE EXCEPTION E'd\\351j\\340 vendu' USING ERRCODE = 'P0001'; END $$"
         )
     with pytest.raises(InventoryError, match="invalid byte sequence") as caught:
-        [chunk async for chunk in Table(uri, "tickets", "seats").chunks(10)]
+        [chunk async for chunk in Table(Address(uri, "tickets"), "seats").chunks(10)]
     assert caught.value.problem is Problem.INVENTORY_INVALID
     with pytest.raises(psycopg.DataError, match="invalid byte sequence"):
-        await read_account(uri, "tickets", POOL)
+        await read_account(Address(uri, "tickets"), POOL)
     async with db1(server, "plain"):
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
-        sides = Sides(event(), host, "", uri, "finalize_transaction")
+        sides = Sides(event(), host, "", Address(uri, "tickets"), "finalize_transaction")
         verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(sides)
     assert (verdict.agrees, verdict.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "invalid byte sequence" in verdict.message
-    async with connect(uri, "tickets") as connection:
+    async with connect(Address(uri, "tickets")) as connection:
         with pytest.raises(psycopg.Error) as told:
             await connection.execute("SELECT broken('{}')")
     assert "vendu" in str(told.value) or "invalid byte sequence" in str(told.value)

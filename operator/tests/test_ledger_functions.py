@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.claims import ledger_claims
@@ -52,7 +53,7 @@ async def books(uri: str) -> AsyncIterator[AsyncConnection]:
 
 
 async def look(uri: str, function: str = "finalize_transaction") -> LedgerState:
-    return await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", function)
+    return await LedgerChecks(lambda: 0.0).check("uid", Address(uri, "tickets"), function)
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
@@ -182,7 +183,7 @@ async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
     await books.execute("DROP FUNCTION ledger_proof")
     await books.execute(form.encode())
     with pytest.raises(psycopg.Error, match=f"one row of four numbers.*{told}"):
-        await read_account(uri, "tickets", POOL)
+        await read_account(Address(uri, "tickets"), POOL)
 
     class Objects:
         async def get(self, *_: str) -> None:
@@ -191,7 +192,7 @@ async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
         async def list_everywhere(self, *_: object) -> list[dict[str, object]]:
             return []
 
-    checked = await Pools(Objects(), lambda: 0.0).check(event(), uri)
+    checked = await Pools(Objects(), lambda: 0.0).check(event(), Address(uri, "tickets"))
     assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 
@@ -201,7 +202,7 @@ async def test_a_ledger_proof_may_return_any_type_of_number(books: AsyncConnecti
         "CREATE FUNCTION ledger_proof(p text, OUT committed int, OUT voided smallint, OUT slots numeric,"
         " OUT digest numeric) LANGUAGE sql AS $$ SELECT 1, 0::smallint, 1.0, -5::numeric $$"
     )
-    assert await read_account(uri, "tickets", POOL) == Account(1, 0, 1, -5)
+    assert await read_account(Address(uri, "tickets"), POOL) == Account(1, 0, 1, -5)
 
 
 async def test_ledger_claims_may_return_types_of_the_ledger_s_own(books: AsyncConnection) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from intake_operator.decide.health import Finding
+from intake_operator.decide.health.finding import Finding
 from intake_operator.decide.ledger_ready import ledger_ready
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import DatabaseState, Observed
@@ -18,7 +18,9 @@ ALL = ["batch", "outcomes", "void", "receipts"]
 
 def found(engine_status: Make[EngineStatus], *offers: list[str]) -> Observed:
     """What is observed when each bridge has found one of these offers."""
-    workers = [{"batchSize": 100, "health": {"ledger": {"state": "ok", "offers": each}}} for each in offers]
+    workers = [
+        {"worker": "w", "batchSize": 100, "health": {"ledger": {"state": "ok", "offers": each}}} for each in offers
+    ]
     return replace(Observed(), database=DatabaseState(status=engine_status(workers=workers)))
 
 

@@ -9,7 +9,7 @@ from given import OPENS, Given
 from intake_operator import names
 from intake_operator.decide import needs
 from intake_operator.decide.steps import Compare
-from intake_operator.model.spec import UriSecretRef
+from intake_operator.model.spec import PostgresTarget, UriSecretRef
 from planning import GOOD_PROOF, make_proof
 
 ABANDONED = {names.ABANDON_ANNOTATION: "taylor-drop"}
@@ -72,7 +72,7 @@ def comparable() -> Given:
 
 
 def test_a_comparison_is_started_when_it_is_due_and_the_queue_is_empty() -> None:
-    assert comparable().plan().all(Compare) == [Compare(UriSecretRef(name="core-ledger"), "finalize_transaction")]
+    assert comparable().plan().all(Compare) == [Compare(PostgresTarget(secret_ref=UriSecretRef(name="core-ledger")))]
 
 
 @pytest.mark.parametrize(

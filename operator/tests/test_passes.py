@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from given import INSTALLATION, Given
 from intake_operator import reconcile
-from intake_operator.decide.steps import Configure, Step
+from intake_operator.decide.steps import Apply, Configure, Step
 from intake_operator.kube.client import ApiError
 from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Event, Manifest, Observed
@@ -24,11 +24,12 @@ KEY: Key = ("tickets", "taylor-drop")
 
 
 class Passes:
-    """Passes over one event whose Configure is refused as long as `refused` is true."""
+    """Passes over one event, of which a kind of step is refused as long as `refused` is true."""
 
     def __init__(self, sale: Given) -> None:
         self.sale: Given | None = sale
         self.refused, self.now = True, sale.now
+        self.refuses: type[Step] = Configure
         self.refusal: Exception = ApiError(403, "Forbidden", "exceeded quota")
         self.statuses: list[Manifest] = []
         self.events: list[str] = []
@@ -71,7 +72,7 @@ class Passes:
         return manifest
 
     async def act(self, step: Step, *_: object) -> None:
-        if isinstance(step, Configure) and self.refused:
+        if isinstance(step, self.refuses) and self.refused:
             raise self.refusal
 
     async def once(self, after: timedelta = SECOND) -> None:
@@ -111,6 +112,18 @@ async def test_the_message_has_the_step_and_the_error(passes: Passes) -> None:
     await passes.once()
     degraded = next(c for c in passes.statuses[-1]["conditions"] if c["type"] == "Degraded")
     assert degraded["message"] == "step Configure failed: Forbidden: exceeded quota"
+
+
+async def test_what_the_api_server_refuses_of_a_child_is_told_in_its_words(passes: Passes) -> None:
+    # Recorded: the CRD cannot know the names of resources that a cluster has.
+    refusal = (
+        'StatefulSet.apps "taylor-drop-db" is invalid: spec.template.spec.containers[0].resources.requests[seats]: '
+        'Invalid value: "seats": must be a standard resource type or fully qualified'
+    )
+    passes.refuses, passes.refusal = Apply, ApiError(422, "Invalid", refusal)
+    await passes.once()
+    degraded = next(c for c in passes.statuses[-1]["conditions"] if c["type"] == "Degraded")
+    assert degraded["message"] == f"step Apply failed: Invalid: {refusal}"
 
 
 async def test_the_message_has_what_to_do_and_no_row_of_a_table(passes: Passes, server: PostgresServer) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from intake_operator import names
+from intake_operator.addresses import Address
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
 from intake_operator.ledger.connection import ledger_key
 from intake_operator.model.observed import Event
@@ -82,6 +83,6 @@ def test_i1_a_pool_that_the_ledger_knows_was_used_before(event: Make[Event], com
 def test_a_ledger_is_identified_by_host_port_and_database_not_by_user(
     event: Make[Event], one: str, other: str, same: bool
 ) -> None:
-    mine, theirs = (ledger_key(uri, "tickets", "f") for uri in (one, other))
+    mine, theirs = (ledger_key(Address(uri, "tickets"), "f") for uri in (one, other))
     rival = replace(event(uid="x"), created_at=event().created_at - timedelta(days=1))
     assert (in_use(event(), mine, [Rival(rival, theirs)]) is not None) is same

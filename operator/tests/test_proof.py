@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlparse
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.ledger.proof import REST, WHILE_BAD, Proofs
@@ -41,7 +42,8 @@ class Drained:
 
     async def prove(self, uri: str | None = None) -> tuple[Proof | None, str]:
         database = await self._engines.observe(self.event.uid, self.event.pool, self._host, "")
-        return await self.proofs.prove(self.event, Observed(database=database), self.ledger_uri if uri is None else uri)
+        ledger = Address(self.ledger_uri if uri is None else uri, "tickets")
+        return await self.proofs.prove(self.event, Observed(database=database), ledger)
 
     async def agrees(self) -> bool:
         proof, _ = await self.prove()

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.database import databases
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
@@ -47,7 +48,7 @@ class Lost:
         self.queued: list[dict[str, Any]] = []
 
     async def recover(self) -> Restored:
-        return await self.databases.recover(UID, NAMESPACE, POOL, self.uri)
+        return await self.databases.recover(UID, POOL, Address(self.uri, NAMESPACE))
 
     async def value(self, query: LiteralString, *arguments: object) -> Any:  # noqa: ANN401 - whatever the query selects
         return (await self.row(query, *arguments))[0]

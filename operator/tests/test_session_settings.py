@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from intake_operator.addresses import Address
 from intake_operator.database import connection as db1
 from intake_operator.database import dead_letters
 from intake_operator.inventory.table import Table
@@ -86,7 +87,8 @@ class Reading:
 
     async def everything(self) -> list[Any]:
         """Each read over a connection of its own, as it comes to the user's session settings."""
-        host, uri, hall = self.sides.host, self.sides.uri, self.server.uri("hall")
+        host, ledger, hall = self.sides.host, self.sides.ledger, self.server.uri("hall")
+        assert ledger is not None
         async with db1.connect(host, "", "monitor") as connection:
             dead = await dead_letters.page(connection, POOL, 10, 0)
             audit = await dead_letters.audit(connection, POOL, 10, None)
@@ -98,14 +100,14 @@ class Reading:
             dead,
             audit,
             status,
-            await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction"),
-            await read_account(uri, "tickets", POOL),
+            await LedgerChecks(lambda: 0.0).check("uid", ledger, "finalize_transaction"),
+            await read_account(ledger, POOL),
             # Here what cannot be read came as an exception that no caller expects.
             *await asyncio.gather(
                 ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(self.sides), return_exceptions=True
             ),
             [
-                [row async for chunk in Table(hall, "tickets", table).chunks(9) for row in chunk]
+                [row async for chunk in Table(Address(hall, "tickets"), table).chunks(9) for row in chunk]
                 for table in ("days", "rows", "ages")
             ],
         ]
@@ -114,7 +116,7 @@ class Reading:
 @pytest.fixture
 def reading(server: PostgresServer, event: Callable[..., Event]) -> Reading:
     host = unquote(urlparse(server.uri()).query.removeprefix("host="))
-    return Reading(server, Sides(event(), host, "", server.uri("books"), "finalize_transaction"))
+    return Reading(server, Sides(event(), host, "", Address(server.uri("books"), "tickets"), "finalize_transaction"))
 
 
 @pytest.mark.parametrize("setting", HOSTILE)
@@ -140,7 +142,7 @@ async def test_a_claim_is_voided_under_any_setting(server: PostgresServer, lette
         try:
             for number, setting in enumerate(HOSTILE, 50):
                 impose(owner, "books", setting)
-                async with connect(server.uri("books"), "tickets") as connection:
+                async with connect(Address(server.uri("books"), "tickets")) as connection:
                     void_claim = await void_function(connection, "finalize_transaction")
                     assert void_claim is not None
                     claim = replace(letter, pool_id="other", claim_id=_id(number)).as_json()
@@ -157,13 +159,15 @@ async def test_a_claim_is_voided_under_any_setting(server: PostgresServer, lette
 async def test_a_pooler_takes_every_connection_and_gets_it_back_unchanged(reading: Reading) -> None:
     """It refuses parameters that it does not know, and lends one session to many."""
     async with Pooler(reading.sides.host) as pooler:
-        uri = f"postgresql://postgres@127.0.0.1:{pooler.port}/books"
-        assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-        assert await read_account(uri, "tickets", POOL) == await read_account(reading.sides.uri, "tickets", POOL)
-        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(replace(reading.sides, uri=uri))
+        pooled = Address(f"postgresql://postgres@127.0.0.1:{pooler.port}/books", "tickets")
+        direct = reading.sides.ledger
+        assert direct is not None
+        assert await LedgerChecks(lambda: 0.0).check("uid", pooled, "finalize_transaction") == LedgerState()
+        assert await read_account(pooled, POOL) == await read_account(direct, POOL)
+        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(replace(reading.sides, ledger=pooled))
         assert verdict.agrees is True
         hall = f"postgresql://postgres@127.0.0.1:{pooler.port}/hall"
-        assert await Table(hall, "tickets", "days").count(9) == 3
+        assert await Table(Address(hall, "tickets"), "days").count(9) == 3
         assert pooler.connections >= 4
         assert pooler.statements
         told = [each for each in pooler.statements if each.upper().startswith(("SET ", "PREPARE", "LISTEN"))]

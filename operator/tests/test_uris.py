@@ -8,7 +8,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import Address
 from intake_operator.inventory.table import Table
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.checks import CHECK_TIMEOUT, LedgerChecks
@@ -52,38 +52,42 @@ def frozen() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.uri)
 def test_a_uri_has_the_hosts_that_the_table_says(case: Case) -> None:
-    assert places(uris.read(qualified_uri(case.uri, "tickets"))) == case.operator
+    assert places(uris.read(Address(case.uri, "tickets").qualified())) == case.operator
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.uri)
 async def test_a_uri_that_libpq_would_misread_is_refused_and_not_quoted(case: Case) -> None:
     try:
-        refusal = qualified_uri(case.uri, "tickets")
+        refusal = Address(case.uri, "tickets").qualified()
     except psycopg.ProgrammingError as error:
         refusal = one_line(error)
     assert case.refusal in refusal
     with pytest.raises(InventoryError) as table:
-        await Table(case.uri, "tickets", "seats").count(1)
-    seen = await LedgerChecks(lambda: 0.0).check("uid", case.uri, "tickets", "finalize_transaction")
+        await Table(Address(case.uri, "tickets"), "seats").count(1)
+    seen = await LedgerChecks(lambda: 0.0).check("uid", Address(case.uri, "tickets"), "finalize_transaction")
     assert seen.problem is Problem.LEDGER_UNREACHABLE
     for told in (refusal, str(table.value), seen.message):
         assert case.refusal in told
         assert [word for word in SECRET if word in told] == []
-    assert ledger_key(case.uri, "tickets", "f") is None
+    assert ledger_key(Address(case.uri, "tickets"), "f") is None
 
 
 async def test_an_ipv6_address_is_reached_by_ledger_and_inventory(place: str) -> None:
     uri = f"postgresql://postgres@{place}/postgres"
-    assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
-    assert await read_account(uri, "tickets", "drop") == Account(0, 0, 0, 0)
-    assert await Table(uri, "tickets", "seats").count(5) == 1
+    assert (
+        await LedgerChecks(lambda: 0.0).check("uid", Address(uri, "tickets"), "finalize_transaction") == LedgerState()
+    )
+    assert await read_account(Address(uri, "tickets"), "drop") == Account(0, 0, 0, 0)
+    assert await Table(Address(uri, "tickets"), "seats").count(5) == 1
 
 
 async def test_behind_two_frozen_hosts_the_third_is_reached_within_a_check(place: str, frozen: list[str]) -> None:
     uri = f"postgresql://postgres@{','.join([*frozen, place])}/postgres?target_session_attrs=read-write"
-    assert await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction") == LedgerState()
+    assert (
+        await LedgerChecks(lambda: 0.0).check("uid", Address(uri, "tickets"), "finalize_transaction") == LedgerState()
+    )
     assert CHECK_TIMEOUT == 10, "a pass waits for it"
-    assert await Table(uri, "tickets", "seats").count(5) == 1
+    assert await Table(Address(uri, "tickets"), "seats").count(5) == 1
 
 
 async def test_a_server_s_error_in_its_own_language_and_encoding_is_reported() -> None:
@@ -103,7 +107,9 @@ async def test_a_server_s_error_in_its_own_language_and_encoding_is_reported() -
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        seen = await LedgerChecks(lambda: 0.0).check("uid", f"postgresql://w@127.0.0.1:{port}/x", "tickets", "f")
+        seen = await LedgerChecks(lambda: 0.0).check(
+            "uid", Address(f"postgresql://w@127.0.0.1:{port}/x", "tickets"), "f"
+        )
     assert seen.problem is Problem.LEDGER_UNREACHABLE
     assert "la base de donn" in seen.message
     assert "existe pas" in seen.message
@@ -111,7 +117,7 @@ async def test_a_server_s_error_in_its_own_language_and_encoding_is_reported() -
 
 async def test_frozen_hosts_alone_are_named(frozen: list[str]) -> None:
     uri = f"postgresql://w:S3cret@{','.join(frozen)}/postgres"
-    seen = await LedgerChecks(lambda: 0.0).check("uid", uri, "tickets", "finalize_transaction")
+    seen = await LedgerChecks(lambda: 0.0).check("uid", Address(uri, "tickets"), "finalize_transaction")
     assert seen.problem is Problem.LEDGER_UNREACHABLE
     assert "none of 2 addresses" in seen.message
     assert "::1" in seen.message

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import report
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.facts import Facts

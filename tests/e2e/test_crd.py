@@ -122,3 +122,5 @@ def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
         yield path + rule.get("fieldPath", ""), rule["message"]
     for name, field in schema.get("properties", {}).items():
         yield from rules(field, f"{path}.{name}".lstrip("."))
+    if "items" in schema:
+        yield from rules(schema["items"], f"{path}[0]")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from intake_bridge.domain.config import Configuration
+from intake_bridge.domain.health import attempts
 from intake_bridge.ports import Control, DatabaseRefusedError, DatabaseUnavailableError
 from intake_bridge.rate_limiter import RateLimiter
 from intake_bridge.read_loop import ReadLoop
@@ -76,6 +77,7 @@ class ControlLoop:
         changed = acting.generation != self._reported_generation
         if changed or self._clock() >= self._reported_at + self._tuning.heartbeat_seconds:
             self._reported_at, self._reported_generation = self._clock(), acting.generation
-            await self._database.report_worker(
-                self._worker, acting, self._rate_limiter.batch_size, self._registry.health()
+            health = self._registry.health().model_copy(
+                update={"defects": attempts(self._read_loop.defects), "refusal": self._read_loop.refusal}
             )
+            await self._database.report_worker(self._worker, acting, self._rate_limiter.batch_size, health)

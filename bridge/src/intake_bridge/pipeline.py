@@ -162,6 +162,7 @@ class Pipeline:
 
         Returns the claims that are asked once more before a failure counts against them.
         """
+        dependency.last_minute.record_answers(outcomes.values())
         common = dependency.common_failure
         # Most of the answers of a call are one and the same object.
         different = {id(outcome): outcome for outcome in outcomes.values()}
@@ -181,6 +182,8 @@ class Pipeline:
             log.warning("%s: stops, one claim at a time is sent as a probe: %s", dependency.step, dependency.error)
         elif was_suspected and not common.breaker.tripped:
             log.info("%s: goes on, a claim has succeeded", dependency.step)
+        if dependency.tripped:
+            dependency.last_minute.clear()
         return again
 
     async def _write_results(

@@ -8,8 +8,10 @@ from typing import Final
 
 from intake_bridge.batch import LeasedBatch
 from intake_bridge.batch_runner import MOST_BATCHES, BatchRunner
+from intake_bridge.domain.anonymous import place_of
 from intake_bridge.domain.config import Configuration
 from intake_bridge.domain.dependency import Dependency
+from intake_bridge.domain.last_minute import LastMinute
 from intake_bridge.domain.lease import Lease
 from intake_bridge.domain.message import Message
 from intake_bridge.observability.metrics import Metrics
@@ -22,6 +24,7 @@ from intake_bridge.tuning import Tuning
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_SECONDS: Final = 0.25
+_REFUSED_LATELY_SECONDS: Final = 10.0
 
 
 class BatchReader:
@@ -82,6 +85,15 @@ class ReadLoop:
         self._read_quarantined_last = False
         self.acting: Configuration | None = None
         """The configuration in use; None before the first read."""
+        self.defects = LastMinute(self._clock)
+        """Errors of our own code."""
+        self._refusal, self._refused_at = "", float("-inf")
+
+    @property
+    def refusal(self) -> str | None:
+        """Why DB1 has refused a read or a change lately; None if it has not."""
+        # Reads succeed between the changes that are refused, so one success proves nothing.
+        return self._refusal if self._clock() - self._refused_at < _REFUSED_LATELY_SECONDS else None
 
     def follow(self, configuration: Configuration) -> None:
         """Use this configuration from the next read on."""
@@ -99,12 +111,15 @@ class ReadLoop:
                 again = await self._read_once()
                 logged = ""
             except (DatabaseUnavailableError, DatabaseRefusedError, MissingSettingError) as error:
+                if not isinstance(error, DatabaseUnavailableError):
+                    self._refusal, self._refused_at = str(error), self._clock()
                 if logged != (logged := str(error)):  # once, not at each try for the length of an outage
                     log.warning("nothing can be read; tried again: %s", error)
                 idle = self._tuning.last_idle_seconds
-            except Exception:
-                # Log a bug and go on rather than crash-loop: the messages are given back, or their leases end.
+            except Exception as error:
+                # Report a bug and go on rather than crash-loop: the messages are given back, or their leases end.
                 log.exception("a batch failed, its messages are given back")
+                self.defects.record(1, 1, place_of(error))
                 idle = self._tuning.last_idle_seconds
             if again:
                 idle = self._tuning.first_idle_seconds

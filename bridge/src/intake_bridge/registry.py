@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from intake_bridge.adapters.credentials import Credentials
+from intake_bridge.adapters.credentials import Credentials, Source, ledger_certificates
 from intake_bridge.adapters.http import HttpClient
 from intake_bridge.adapters.ledger_postgres import PostgresLedger
 from intake_bridge.adapters.ledger_webhook import WebhookLedger
@@ -16,7 +16,8 @@ from intake_bridge.domain.common_failure import CommonFailure
 from intake_bridge.domain.concurrency_limit import ConcurrencyLimit
 from intake_bridge.domain.config import CommitTarget, Configuration, Webhook
 from intake_bridge.domain.dependency import Dependency
-from intake_bridge.domain.health import DependencyHealth, HealthState, WorkerHealth
+from intake_bridge.domain.health import DependencyHealth, HealthState, WorkerHealth, attempts
+from intake_bridge.domain.last_minute import LastMinute
 from intake_bridge.ports import Dependencies, DependencyDownError, Http, Ledger, Validator
 from intake_bridge.settings import MissingSettingError, Secrets
 
@@ -86,10 +87,10 @@ class DependencyRegistry:
             ledger = self._breaker()
             self._dependencies = Dependencies(
                 validator=self._validator(configuration.validation),
-                validation=Dependency("validate", self._breaker(), self._common_failure()),
+                validation=self._dependency("validate", self._breaker()),
                 ledger=self._ledger(configuration.commit_target),
-                commitment=Dependency("commit", ledger, self._common_failure()),
-                voiding=Dependency("void", ledger, self._common_failure()),
+                commitment=self._dependency("commit", ledger),
+                voiding=self._dependency("void", ledger),
             )
             self._made_for = wanted
             self._checked = False
@@ -102,12 +103,19 @@ class DependencyRegistry:
 
     def health(self) -> WorkerHealth:
         """For the heartbeat. Empty before the first check: `ok` would be a guess."""
-        if self._dependencies is None or not self._checked:
+        known = self._dependencies
+        if known is None or not self._checked:
             return WorkerHealth()
-        ledger = _health(self._dependencies.commitment, self._dependencies.voiding)
+        ledger = _health(known.commitment, known.voiding)
         if ledger.state is HealthState.OK:
-            ledger = ledger.model_copy(update={"offers": tuple(self._dependencies.ledger.offers)})
-        return WorkerHealth(validator=_health(self._dependencies.validation), ledger=ledger)
+            ledger = ledger.model_copy(update={"offers": tuple(known.ledger.offers)})
+        return WorkerHealth(
+            validator=_health(known.validation),
+            ledger=ledger,
+            validations=attempts(known.validation.last_minute),
+            commits=attempts(known.commitment.last_minute),
+            voids=attempts(known.voiding.last_minute),
+        )
 
     async def close(self) -> None:
         """Close the connections of the dependencies."""
@@ -151,11 +159,17 @@ class DependencyRegistry:
             return WebhookLedger(self._client(), target.webhook, self._credentials("INTAKE_COMMIT"), limit)
         assert target.postgres is not None
         return PostgresLedger(
-            target.postgres.function, lambda: self._secrets.required("INTAKE_LEDGER_URI"), self._application_name
+            target.postgres.function,
+            lambda: self._secrets.required("INTAKE_LEDGER_URI"),
+            self._application_name,
+            certificates=lambda: ledger_certificates(self._source("INTAKE_LEDGER")),
         )
 
     def _credentials(self, prefix: str) -> Credentials:
-        return Credentials(lambda part: self._secrets.optional(f"{prefix}_{part}"), time.time)
+        return Credentials(self._source(prefix), time.time)
+
+    def _source(self, prefix: str) -> Source:
+        return lambda part: self._secrets.optional(f"{prefix}_{part}")
 
     def _client(self) -> Http:
         client = HttpClient()
@@ -165,8 +179,9 @@ class DependencyRegistry:
     def _breaker(self) -> Breaker:
         return Breaker(self._clock, random.uniform, self._tuning)
 
-    def _common_failure(self) -> CommonFailure:
-        return CommonFailure(self._clock, random.uniform, self._tuning)
+    def _dependency(self, step: str, breaker: Breaker) -> Dependency:
+        common_failure = CommonFailure(self._clock, random.uniform, self._tuning)
+        return Dependency(step, breaker, common_failure, LastMinute(self._clock))
 
 
 def _health(*dependencies: Dependency) -> DependencyHealth:

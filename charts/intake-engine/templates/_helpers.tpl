@@ -1,9 +1,17 @@
-{{/* The release's name, with the chart's name in it once. */}}
+{{/* The chart's name, or what is given instead. */}}
+{{- define "intake-engine.chartName" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
+{{- end }}
+
+{{/* The release's name, with the chart's name in it once; or what is given instead. */}}
 {{- define "intake-engine.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- $name := include "intake-engine.chartName" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 52 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
@@ -85,7 +93,7 @@ spec:
 
 {{/* Labels that never change, fit for selectors. */}}
 {{- define "intake-engine.selector" -}}
-app.kubernetes.io/name: intake-engine
+app.kubernetes.io/name: {{ include "intake-engine.chartName" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
@@ -97,6 +105,34 @@ app.kubernetes.io/part-of: intake-engine
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* An image by its digest if one is given, else by its tag. */}}
+{{- define "intake-engine.image" -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag }}{{ end -}}
+{{- end }}
+
+{{/* User and groups of a pod of the operator's image; nothing where the cluster's admission sets them. */}}
+{{- define "intake-engine.podSecurity" -}}
+runAsNonRoot: true
+{{- if .Values.podSecurity.fixedIds }}
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+{{- end }}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* Where the operator's pod runs, and that of `helm test`. */}}
+{{- define "intake-engine.scheduling" -}}
+{{- range $field := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
+{{- with index $.Values $field }}
+{{ $field }}: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Not empty where the admin API listens for others than the pod itself. */}}

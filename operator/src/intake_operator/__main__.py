@@ -15,9 +15,12 @@ def main() -> None:
     from intake_shared import logs  # noqa: PLC0415 -- after the handler
 
     from intake_operator import app, kopf_log  # noqa: PLC0415
-    from intake_operator.settings import Settings  # noqa: PLC0415
+    from intake_operator.settings import Settings, SettingsError  # noqa: PLC0415
 
-    settings = Settings()
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        sys.exit(f"intake-operator does not start, because a setting is wrong: {error}")
     logs.configure(settings.log_level, "intake_operator")
     kopf_log.install()
     asyncio.run(app.run(settings))

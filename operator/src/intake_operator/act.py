@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
+
 from intake_operator import names
+from intake_operator.addresses import Address, read_address
 from intake_operator.children import access, scale
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
 from intake_operator.kube.client import ApiError, Cluster
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
-from intake_operator.model.observed import Event, Manifest, Observed, owned
+from intake_operator.model.observed import Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
-from intake_operator.model.spec import SecretRef
+from intake_operator.model.spec import PostgresTarget
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,7 @@ class Actor:
     inventories: Inventories
     consistencies: ConsistencyChecks
     applier: Applier
+    cluster_domain: str = CLUSTER_DOMAIN
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
         """Carry out one step. Raises ApiError, NotOursError, psycopg.Error or OSError where it fails."""
@@ -56,8 +61,8 @@ class Actor:
                 await self._unguard(event, observed.children[kind, name], finalizer=finalizer)
             case steps.Delete(kind, name):
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
-            case steps.Compare(ledger, function):
-                await self._compare(event, ledger, function)
+            case steps.Compare(ledger):
+                await self._compare(event, ledger)
             case _:
                 await self._in_database(step, event)
 
@@ -108,7 +113,7 @@ class Actor:
 
     async def _create_credentials(self, event: Event, secret: str, role: str) -> None:
         # 32 random bytes, in characters that need no quoting in SQL, shell or URI.
-        manifest = access.credentials(event, secret, role, secrets.token_hex(32))
+        manifest = access.credentials(event, secret, role, secrets.token_hex(32), self.cluster_domain)
         try:
             await self.cluster.create(manifest, names.FIELD_MANAGER)
         except ApiError as error:
@@ -132,20 +137,18 @@ class Actor:
         await self.cluster.delete("Pod", event.namespace, pod, uid, grace_seconds=steps.STOP_GRACE_SECONDS)
         await self.cluster.apply(scale.database(event, 0), names.SCALER_FIELD_MANAGER)
 
-    async def _recover(self, event: Event, ref: SecretRef) -> None:
-        uri = await self._ledger_uri(event, ref)
-        await self.databases.recover(event.uid, event.namespace, event.pool, uri)
+    async def _recover(self, event: Event, wanted: PostgresTarget) -> None:
+        ledger = await read_address(self.cluster, wanted, event.namespace)
+        if isinstance(ledger, LedgerState):
+            raise psycopg.OperationalError(ledger.message)
+        await self.databases.recover(event.uid, event.pool, ledger)
 
-    async def _compare(self, event: Event, ref: SecretRef, function: str) -> None:
-        uri = await self._ledger_uri(event, ref)
+    async def _compare(self, event: Event, wanted: PostgresTarget) -> None:
+        ledger = await read_address(self.cluster, wanted, event.namespace)
         superuser = await self.cluster.get("Secret", event.namespace, names.superuser_secret(event.name))
-        if uri and superuser and owned(superuser, event.uid):
-            sides = Sides(event, access.host(event), text(superuser, "password"), uri, function)
+        if isinstance(ledger, Address) and superuser and owned(superuser, event.uid):
+            sides = Sides(event, access.host(event), text(superuser, "password"), ledger, wanted.function)
             self.consistencies.start(sides)
-
-    async def _ledger_uri(self, event: Event, ref: SecretRef) -> str:
-        secret = await self.cluster.get("Secret", event.namespace, ref.name)
-        return text(secret, ref.key) if secret else ""
 
     async def _set_logins(self, event: Event, secret_names: Mapping[str, str], altered: tuple[str, ...]) -> None:
         logins = {}

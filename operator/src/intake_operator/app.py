@@ -3,16 +3,19 @@
 import asyncio
 import logging
 from importlib.metadata import version
+from pathlib import Path
 from time import monotonic
+from typing import Final
 
 import kopf
 
 from intake_operator import names, probes, watch
 from intake_operator.act import Actor
+from intake_operator.addresses import domain_of
 from intake_operator.admin import server as admin
 from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
-from intake_operator.children.bridge import BridgeImage, Installation
+from intake_operator.children.installation import CLUSTER_DOMAIN, BridgeImage, Installation
 from intake_operator.database import migrate
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.inventories import Inventories
@@ -28,6 +31,9 @@ from intake_operator.reconcile import Reconciler
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
+# The kubelet writes it. It says how the names of Services end.
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,6 +42,7 @@ async def run(settings: Settings) -> None:
     cluster = await connect()
     databases = Databases(migrate.load(settings.sql_dir / "intake"))
     inventories = Inventories(cluster, databases, monotonic)
+    cluster_domain = settings.cluster_domain or domain_of(RESOLV_CONF.read_text()) or CLUSTER_DOMAIN
     queue = WorkQueue(monotonic)
     metrics = Metrics()
 
@@ -53,12 +60,14 @@ async def run(settings: Settings) -> None:
             inventories,
             consistencies,
             Proofs(databases, monotonic),
-            Pools(cluster, monotonic, settings.namespaces),
+            Pools(cluster, monotonic, settings.namespaces, cluster_domain),
         ),
-        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster)),
+        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster), cluster_domain),
         installation=Installation(
             BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
             settings.guard,
+            settings.defaults,
+            settings.fixed_ids,
         ),
         metrics=metrics,
         drop=drop,
@@ -67,7 +76,12 @@ async def run(settings: Settings) -> None:
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
     admin_server = await admin.serve(admin.application(Authorizer(cluster), service, queue.add), listen)
-    logger.info("intake-operator %s started; %s", version("intake-operator"), settings.summary())
+    logger.info(
+        "intake-operator %s started; %s; cluster domain: %s",
+        version("intake-operator"),
+        settings.summary(),
+        cluster_domain,
+    )
     workers = [asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(settings.workers)]
     try:
         await kopf.operator(

@@ -5,24 +5,26 @@ An error of a database is a value of what was observed: the decision goes on wit
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import psycopg
 
 from intake_operator import names
+from intake_operator.addresses import Address, address_of
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import MigrationChangedError
-from intake_operator.decide import inputs, needs
+from intake_operator.decide import inputs, memory, needs
 from intake_operator.inventory.inventories import Inventories
-from intake_operator.kube.client import Cluster
+from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.events import last_seen
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model import pods
-from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
+from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
 
@@ -34,6 +36,9 @@ LISTED: Final = (
     "NetworkPolicy",
     "PodDisruptionBudget",
 )
+
+# An Event is older than the status that it explains: the status is written after the pod was seen to be missing.
+SAID_BEFORE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,22 @@ class Observer:
         observed, superuser = await self._objects(event)
         if not needs.database(event, observed, now):
             return observed
+        if needs.refusals(event, observed):
+            observed = replace(observed, refusal=await self._refusal(event, observed))
         observed = replace(observed, database=await self._database(event, observed, superuser))
         if needs.audit(event, observed):
             observed = replace(observed, database=await self._with_audit(event, observed.database))
         if event.spec is None or not needs.inputs(event):
             return observed
-        uri, observed = await self._inputs(event, event.spec, observed)
+        ledger, observed = await self._inputs(event, event.spec, observed)
         if event.spec.inventory and needs.inventory(event, observed, now):
             wanted, size, stocked = event.spec.inventory, event.spec.inventory_size, observed.database.stocked
             observed = replace(observed, inventory=await self.inventories.check(event, wanted, size, stocked))
         if needs.pool(event, observed, now):
-            observed = replace(observed, pool=await self.pools.check(event, "" if observed.ledger.problem else uri))
+            usable = None if observed.ledger.problem else ledger
+            observed = replace(observed, pool=await self.pools.check(event, usable))
         if needs.proof(event, observed, now):
-            proof, error = await self.proofs.prove(event, observed, uri)
+            proof, error = await self.proofs.prove(event, observed, ledger)
             observed = replace(observed, proof=proof, proof_error=error)
         known, due = self.consistencies.latest(event.uid), self.consistencies.is_due(event.uid)
         return replace(observed, consistency=known, comparison_due=due)
@@ -97,6 +105,20 @@ class Observer:
         superuser = read[0] if read[0] in secrets else None
         return observed, superuser
 
+    async def _refusal(self, event: Event, observed: Observed) -> str:
+        """Why DB1's pod cannot be created: only Events of its StatefulSet say so."""
+        name, since = names.database(event.name), memory.without_database_since(event, observed)
+        try:
+            found = await self.cluster.events_about("StatefulSet", event.namespace, name, "FailedCreate")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return "the operator may not list Events, which say why"
+        uid = observed.children["StatefulSet", name]["metadata"]["uid"]
+        said = {last_seen(each): str(each.get("message", "")) for each in found if each["involvedObject"]["uid"] == uid}
+        latest = max(said, default=None)
+        return said[latest] if latest and (since is None or latest > since - SAID_BEFORE) else ""
+
     async def _with_audit(self, event: Event, database: DatabaseState) -> DatabaseState:
         """The state of DB1 with its audit, as far as DB1 can still be asked."""
         try:
@@ -117,17 +139,17 @@ class Observer:
         except MigrationChangedError as error:
             return DatabaseState(error=str(error))
 
-    async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[str, Observed]:
-        """The user's Secrets and the ledger behind them. Returns the ledger's URI as well, empty without one."""
-        ledger, uri, state = spec.commit_target.postgres, "", LedgerState()
-        fingerprints = dict(observed.secret_fingerprints)
-        for needed in inputs.of_spec(spec):
-            secret = await self.cluster.get("Secret", event.namespace, needed.ref.name)
-            if secret is not None:
-                fingerprints[needed.ref.name] = fingerprint(secret)
-            state = state if state.problem else inputs.check(needed, secret)
-            if secret is not None and ledger and needed.ref is ledger.secret_ref:
-                uri = text(secret, needed.ref.key)
-        if ledger and uri and not state.problem:
-            state = await self.ledgers.check(event.uid, uri, event.namespace, ledger.function)
-        return uri, replace(observed, input_fingerprints=fingerprints, ledger=state)
+    async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[Address | None, Observed]:
+        """The user's Secrets and the ledger behind them. Returns the ledger's address as well; None without one."""
+        needed, wanted = inputs.of_spec(spec), spec.commit_target.postgres
+        secrets: dict[str, Manifest | None] = {}
+        for name in dict.fromkeys(each.ref.name for each in needed):
+            secrets[name] = await self.cluster.get("Secret", event.namespace, name)
+        found = {name: fingerprint(secret) for name, secret in secrets.items() if secret is not None}
+        address = address_of(wanted, event.namespace, secrets) if wanted else None
+        ledger = address if isinstance(address, Address) else None
+        state = inputs.check_all(needed, secrets)
+        if wanted and ledger and not state.problem:
+            state = await self.ledgers.check(event.uid, ledger, wanted.function)
+        fingerprints = {**observed.secret_fingerprints, **found}
+        return ledger, replace(observed, input_fingerprints=fingerprints, ledger=state)

@@ -95,6 +95,13 @@ class ConsistencyReason(StrEnum):
     COMPARISON_FAILED = "ComparisonFailed"
 
 
+class ReadyReason(StrEnum):
+    """Reasons of Ready that are neither a phase nor a problem."""
+
+    PROVISIONING = "Provisioning"
+    PAUSED = "Paused"
+
+
 class Problem(StrEnum):
     """Reasons of Degraded, the most fundamental first: the condition shows the first that was found."""
 
@@ -107,7 +114,11 @@ class Problem(StrEnum):
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     POOL_USED_BEFORE = "PoolUsedBefore"
     POOL_IN_USE = "PoolInUse"
+    PODS_NOT_CREATED = "PodsNotCreated"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
+    OUT_OF_MEMORY = "OutOfMemory"
+    PODS_NOT_ENDING = "PodsNotEnding"
+    OBJECTS_NOT_ENDING = "ObjectsNotEnding"
     INVENTORY_MISSING = "InventoryMissing"
     INVENTORY_INVALID = "InventoryInvalid"
     INVENTORY_TOO_SMALL = "InventoryTooSmall"
@@ -122,6 +133,11 @@ class Problem(StrEnum):
     LEDGER_INCONSISTENT = "LedgerInconsistent"
     LEDGER_DOWN = "LedgerDown"
     VALIDATOR_DOWN = "ValidatorDown"
+    BRIDGES_FAILING = "BridgesFailing"
+    COMMITS_FAILING = "CommitsFailing"
+    VALIDATIONS_FAILING = "ValidationsFailing"
+    TOO_FEW_BRIDGES = "TooFewBridges"
+    VOIDS_FAILING = "VoidsFailing"
     DEAD_LETTERS = "DeadLetters"
     INVENTORY_CHANGED = "InventoryChanged"
     MAX_CONNECTIONS_TOO_SMALL = "MaxConnectionsTooSmall"

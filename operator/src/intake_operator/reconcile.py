@@ -14,7 +14,7 @@ from intake_shared.redaction import one_line, redacted
 from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.children import common
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide.conditions import step_failed, until_steps_succeed
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import AddFinalizer, Recover, RemoveFinalizer, Step

@@ -1,10 +1,16 @@
 """The operator's settings, from environment variables that the chart sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import field_validator
+from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from intake_operator.model.pod_settings import Defaults
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message says which, and what is wrong with it."""
 
 
 class Settings(BaseSettings):
@@ -19,6 +25,12 @@ class Settings(BaseSettings):
     bridge_traces_endpoint: str = ""
     guard: str = "intake-engine"
     """Value of GUARD_LABEL on the children of an event with unsettled claims, as the chart's policies expect it."""
+    defaults: Annotated[Defaults, NoDecode] = Defaults()
+    """Where the pods of all events run and what they carry, unless the event says otherwise; JSON."""
+    fixed_ids: bool = True
+    """Whether pods name their user and groups; otherwise the cluster's admission sets them."""
+    cluster_domain: str = ""
+    """The cluster's domain; empty: as the pod's resolv.conf has it."""
     sql_dir: Path = Path("/usr/share/intake-engine/sql")
     """The folder that contains intake/."""
     log_level: str = "INFO"
@@ -30,6 +42,14 @@ class Settings(BaseSettings):
     admin_tls_port: int = 8443
     workers: int = 8
     """Passes that run at the same time."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The settings of this process. Raises SettingsError, in one line."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsError(_told(error, "INTAKE_")) from None
 
     def summary(self) -> str:
         """What this operator serves, and where it listens: for the first log line."""
@@ -45,3 +65,23 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(n.strip() for n in value.split(",") if n.strip()) if isinstance(value, str) else value
+
+    @field_validator("defaults", mode="before")
+    @classmethod
+    def _as_the_crd_has_them(cls, value: object) -> object:
+        """Nobody else checks what the chart says for all events, and one wrong word would hold up every one of them."""
+        if not isinstance(value, str):
+            return value
+        try:
+            found = Defaults.model_validate_json(value or "{}", extra="forbid")
+        except ValidationError as error:
+            raise ValueError(_told(error)) from None
+        if wrong := list(found.problems()):
+            raise ValueError("; ".join(wrong))
+        return found
+
+
+def _told(error: ValidationError, prefix: str = "") -> str:
+    """Each field that is wrong, and why."""
+    fields = ((".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors())
+    return "; ".join(f"{prefix}{field.upper() if prefix else field}: {why}".removeprefix(": ") for field, why in fields)

@@ -187,7 +187,7 @@ class Databases:
         assert self._volume.config
         self._volume.sealed = True
 
-    async def recover(self, uid: str, namespace: str, pool: str, uri: str) -> None:
+    async def recover(self, uid: str, pool: str, ledger: object) -> None:
         """All of the ledger's claims, or none."""
         found = self._volume
         if self._ledger.away or found.seeded or found.restored:
@@ -205,19 +205,19 @@ class Databases:
 
     # LedgerChecks, Pools, Proofs, ConsistencyChecks
 
-    async def ledger(self, uid: str, uri: str, namespace: str, function: str) -> LedgerState:
+    async def ledger(self, uid: str, ledger: object, function: str) -> LedgerState:
         """LedgerChecks.check."""
         return LedgerState(Problem.LEDGER_UNREACHABLE, "away") if self._ledger.away else LedgerState()
 
-    async def pool(self, event: Event, uri: str) -> PoolCheck:
+    async def pool(self, event: Event, ledger: object) -> PoolCheck:
         """Pools.check."""
         if event.says(names.POOL_UNCHECKED_ANNOTATION):
             return PoolCheck(PoolReason.NOT_CHECKED, "not asked")
-        if not uri or self._ledger.away:
+        if ledger is None or self._ledger.away:
             return PoolCheck(PoolReason.WAITING, "the ledger is away")
         return PoolCheck(PoolReason.USED_BEFORE if self._ledger.sold else PoolReason.UNUSED, "asked")
 
-    async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
+    async def prove(self, event: Event, observed: Observed, _: object) -> tuple[Proof | None, str]:
         """DB1's account, and the ledger's word on it."""
         if self._ledger.away:
             return None, "the account cannot be made"

@@ -150,14 +150,14 @@ MUTANTS = {
         CHECKOUT,
     ),
     "holds counted as a slow drain": Mutant(
-        "decide.health",
+        "decide.health.findings",
         "        overdue = min(now - since, now - hold_ends) > patience",
         "        overdue = now - since > patience",
         "test_a_drain_is_not_overdue_by_the_time_in_which_holds_may_be_confirmed",
         CHECKOUT,
     ),
     "holds forgotten once they are over": Mutant(
-        "decide.health",
+        "decide.health.findings",
         "        overdue = now - since > patience + (checkout.longest if checkout else timedelta(0))",
         "        overdue = now - since > patience",
         "test_a_drain_is_not_overdue_by_the_time_in_which_holds_may_be_confirmed",
@@ -396,7 +396,7 @@ MUTANTS = {
         "test_parameters.py",
     ),
     "full DB1 blamed on network policies": Mutant(
-        "decide.health",
+        "decide.health.findings",
         "    if observed.database.refused:\n",
         "    if False:\n",
         "test_a_db1_that_refuses_the_operator_for_want_of_connections_is_reported_at_once",

@@ -1,5 +1,7 @@
 """A connection that does not take a commit for safe while the synchronous standby may not have it."""
 
+import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 import psycopg
@@ -25,6 +27,17 @@ class ConfirmedConnection(AsyncConnection[Any]):
         super().__init__(*args, **kwargs)
         self._unconfirmed = False
         self.add_notice_handler(self._observe)
+        self._at_close: list[Callable[[], object]] = []
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Have it called once the connection is closed, or was left to the garbage collector."""
+        self._at_close.append(weakref.finalize(self, call))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await super().close()
+        for call in self._at_close:
+            call()
 
     async def wait[T](self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Every exchange with the server goes through here, so no caller can forget the check."""

@@ -1,14 +1,16 @@
 """Connections to PostgreSQL: settings, time limits, and the addresses of a URI one after the other."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_attempts_async
 
 from intake_shared import uris
+from intake_shared.certificates import NO_CERTIFICATES, Certificates
 from intake_shared.confirmed import ConfirmedConnection
 
 # Seconds for one address.
@@ -50,29 +52,47 @@ async def bounded(seconds: float) -> AsyncIterator[None]:
         yield
 
 
-async def connect(uri: str, seconds: float = CONNECT_TIMEOUT, **more: Any) -> ConfirmedConnection:
+async def connect(
+    uri: str,
+    seconds: float = CONNECT_TIMEOUT,
+    certificates: Certificates = NO_CERTIFICATES,
+    names: Mapping[str, str] = MappingProxyType({}),
+    **more: Any,
+) -> ConfirmedConnection:
     """Connect to the first address of a user's URI that accepts us. `more` are further parameters of psycopg.
 
+    With `certificates` a host shows one for its own name, or for the one that `names` has for it.
     Each address gets an equal share of the time that is left: of three hosts two may be frozen. psycopg itself gives
     each address all of the time. Raises psycopg.Error or OSError, with the name of each address and what it answered.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     failures: list[psycopg.Error] = []
+    parameters = uris.read(uri)
+    secured = certificates.settings(parameters)
     try:
         async with asyncio.timeout(seconds):
-            attempts = await conninfo_attempts_async(uris.read(uri))
+            attempts = await conninfo_attempts_async(parameters)
     except TimeoutError:
         raise psycopg.OperationalError("its host names were not resolved in time") from None
-    for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
-        try:
-            async with asyncio.timeout((deadline - clock()) / left):
-                return await ConfirmedConnection.connect(**(attempt | SETTINGS | more))
-        except TimeoutError:
-            host, port = attempt.get("host") or attempt.get("hostaddr"), attempt.get("port") or 5432
-            failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))
-        except psycopg.Error as error:
-            failures.append(error)
+    with ExitStack() as stack:
+        secured |= stack.enter_context(certificates.files())
+        for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):
+            host = str(attempt.get("host") or attempt.get("hostaddr"))
+            if certificates and host in names:
+                attempt["host"] = names[host]
+            try:
+                async with asyncio.timeout((deadline - clock()) / left):
+                    found = await ConfirmedConnection.connect(**(attempt | SETTINGS | secured | more))
+            except TimeoutError:
+                port = attempt.get("port") or 5432
+                failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))
+            except psycopg.Error as error:
+                failures.append(error)
+            else:
+                # libpq connects again with the same parameters to cancel a query.
+                found.on_close(stack.pop_all().close)
+                return found
     if len(failures) == 1:
         raise failures[0]
     answers = "; ".join(str(each).strip().partition("\n")[0] for each in failures)

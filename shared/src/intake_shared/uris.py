@@ -17,6 +17,18 @@ _ESCAPES: Final = f"{_FORM}, and in a password %40 for @, %2F for / and %25 for 
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 # Unicode categories of invisible characters: formats (the byte order mark is one), controls, spaces of every kind.
 _INVISIBLE: Final = frozenset({"Cf", "Cc", "Zs", "Zl", "Zp"})
+# Parameters that name a file, and what to do instead.
+_FILES: Final = {
+    "service": _FORM,
+    "servicefile": _FORM,
+    "passfile": _FORM,
+    "sslrootcert": "remove it, and name a Secret with the certificates in caSecretRef",
+    "sslcert": "remove it, and name a Secret with the certificate in clientCertSecretRef",
+    "sslkey": "remove it, and name a Secret with the key in clientCertSecretRef",
+    "sslcrl": "remove it",
+    "sslcrldir": "remove it",
+    "sslkeylogfile": "remove it",
+}
 
 
 def read(uri: str) -> dict[str, str]:
@@ -66,9 +78,10 @@ def _after(parameters: dict[str, str]) -> str | None:
             "after a host and a colon comes the port, a number; write an IPv6 address in brackets ([fd00::1]),"
             " and in a password / as %2F and @ as %40"
         )
-    if "service" in parameters or "servicefile" in parameters:
-        return f"service= names a file that pods do not have; {_FORM}"
-    return None
+    # sslrootcert=system is no file: it stands for the authorities that the image trusts.
+    named = (name for name in _FILES if name in parameters and (name, parameters[name]) != ("sslrootcert", "system"))
+    file = next(named, None)
+    return file and f"{file}= names a file that pods do not have; {_FILES[file]}"
 
 
 def _unknown(uri: str) -> str | None:

@@ -1,11 +1,12 @@
-"""What a webhook is called with: bearer token, signature, trusted authorities. Read again before each batch."""
+"""What a dependency is called with: bearer token, signature, certificates. Read again before each batch or connect."""
 
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from intake_shared import webhook_secrets
+from intake_shared import certificates, webhook_secrets
+from intake_shared.certificates import Certificates
 from standardwebhooks import Webhook
 
 from intake_bridge.ports import DependencyDownError
@@ -13,7 +14,7 @@ from intake_bridge.ports import DependencyDownError
 _NO_AUTHORITY: Final = "what caSecretRef names holds no certificates in PEM"
 
 type Source = Callable[[str], Awaitable[str | None]]
-"""TOKEN, SIGNING_SECRET or CA to its value, None where it is not set."""
+"""TOKEN, SIGNING_SECRET, CA, CERT or KEY to its value, None where it is not set."""
 
 
 def signing_secrets(text: str) -> list[str]:
@@ -28,6 +29,20 @@ def bearer_token(text: str) -> str:
     if flaw := webhook_secrets.token_flaw(text, "what secretRef names"):
         raise DependencyDownError(flaw)
     return text
+
+
+async def ledger_certificates(source: Source) -> Certificates:
+    """Those for the next connection to a ledger in PostgreSQL. Raises DependencyDownError for what cannot be used."""
+    authority, certificate, key = await source("CA"), await source("CERT"), await source("KEY")
+    if (certificate is None) != (key is None):
+        raise DependencyDownError("a client certificate and its key belong together, and only one of the two is set")
+    if authority is not None and (flaw := certificates.authority_flaw(authority)):
+        raise DependencyDownError(f"what caSecretRef names cannot be used: {flaw}")
+    if certificate is not None and key is not None:
+        flaw = certificates.certificate_flaw(certificate) or certificates.key_flaw(key, certificate)
+        if flaw:
+            raise DependencyDownError(f"what clientCertSecretRef names cannot be used: {flaw}")
+    return Certificates(authority, certificate, key)
 
 
 class Credentials:

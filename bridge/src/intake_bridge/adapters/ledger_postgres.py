@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import psycopg
+from intake_shared.certificates import NO_CERTIFICATES, Certificates
 from intake_shared.connections import bounded, connect
 from intake_shared.redaction import message_of, one_line
 from intake_shared.sqlstates import NO_SUCH_CHARACTER, QUERY_CANCELED
@@ -50,6 +51,11 @@ class _Failed(NamedTuple):
     error: str
 
 
+async def no_certificates() -> Certificates:
+    """For a ledger whose URI says all."""
+    return NO_CERTIFICATES
+
+
 class PostgresLedger:
     """Calls the function over one connection, which is made again after each failure."""
 
@@ -62,10 +68,12 @@ class PostgresLedger:
         uri: UriSource,
         application_name: str,
         call_seconds: float = _CALL_SECONDS,
+        certificates: Callable[[], Awaitable[Certificates]] = no_certificates,
     ) -> None:
         self._name = function
         self._call_seconds = call_seconds
         self._uri = uri
+        self._certificates = certificates
         self._kwargs: dict[str, Any] = {
             "application_name": application_name,
             "autocommit": True,
@@ -85,7 +93,8 @@ class PostgresLedger:
             return
         await self.close()
         try:
-            self._connection = await connect(await self._uri(), **self._kwargs)
+            uri, certificates = await self._uri(), await self._certificates()
+            self._connection = await connect(uri, certificates=certificates, **self._kwargs)
             async with bounded(self._call_seconds):
                 self._signature = await find_functions(self._connection, self._name)
         except TimeoutError as error:

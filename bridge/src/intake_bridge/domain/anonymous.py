@@ -1,13 +1,15 @@
 """Takes what belongs to a claim's people out of a dependency's text: the one place for logs, conditions and DB1.
 
 A constraint's error quotes the value that it refuses, and a webhook may say in its reason what it was sent. So every
-text of a dependency about claims goes through `told`.
+text of a dependency about claims goes through `told`. Of an error of our own code only its place is told.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from traceback import walk_tb
 from typing import Final
 
 from intake_shared.redaction import writable
@@ -26,6 +28,7 @@ _SHORT: Final = 4
 # Characters of a text that are searched, once for each string; only _MOST_TOLD of them are shown.
 _LONGEST: Final = 20_000
 _MOST_TOLD: Final = 350
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 def anonymous(text: str, messages: Messages, *answers: str) -> str:
@@ -66,6 +69,14 @@ def reported(outcome: Outcome, messages: Messages, *answers: str) -> Outcome:
     if outcome.reason is None:
         return outcome
     return replace(outcome, reason=told(outcome.reason, messages, *answers) or None)
+
+
+def place_of(error: BaseException) -> str:
+    """The type of an error of our own code, and the line of it that raised or called what raised."""
+    frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    ours = [(code, line) for code, line in frames if _PACKAGE in Path(code.co_filename).parents]
+    at = "".join(f" in {Path(code.co_filename).name}, line {line}" for code, line in (ours or frames)[-1:])
+    return f"{type(error).__name__}{at}"
 
 
 def _strings(messages: Messages, answers: tuple[str, ...]) -> Iterator[str]:

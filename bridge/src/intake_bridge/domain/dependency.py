@@ -4,17 +4,20 @@ from dataclasses import dataclass
 
 from intake_bridge.domain.breaker import Breaker, Circuit
 from intake_bridge.domain.common_failure import CommonFailure
+from intake_bridge.domain.last_minute import LastMinute
 from intake_bridge.domain.message import Message
 from intake_bridge.domain.outcomes import Outcome, Result
 
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """An external dependency (validator or ledger), its circuit breaker, and what claims have failed alike there."""
+    """An external dependency (validator or ledger), its circuit breaker, and what claims have failed there."""
 
     step: str
     breaker: Breaker
     common_failure: CommonFailure
+    last_minute: LastMinute
+    """Only since it was last down: while it is down, `error` says so."""
 
     @property
     def tripped(self) -> bool:

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from intake_bridge.domain.last_minute import LastMinute
+
 
 class Offer(StrEnum):
     """What a ledger can do beyond the least that the contract asks for."""
@@ -31,10 +33,36 @@ class DependencyHealth(BaseModel):
     offers: tuple[Offer, ...] | None = None
 
 
+class Attempts(BaseModel):
+    """How often something was tried in the last minute, how often it failed, and the error of the last failure."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tried: int
+    failed: int
+    error: str | None = None
+
+
 class WorkerHealth(BaseModel):
-    """The `health` of `intake.report_worker`. Empty until both dependencies have been checked once."""
+    """The `health` of `intake.report_worker`. Without the dependencies until both have been checked once."""
 
     model_config = ConfigDict(frozen=True)
 
     validator: DependencyHealth | None = None
     ledger: DependencyHealth | None = None
+    validations: Attempts | None = None
+    """Claims that the validator was asked about; None where there was none. The next two alike."""
+    commits: Attempts | None = None
+    voids: Attempts | None = None
+    defects: Attempts | None = None
+    """Reads and batches that ended by an error of the bridge's own code; None where there was none."""
+    refusal: str | None = None
+    """Why DB1 has refused a read or a change in the last seconds; None where it has not."""
+
+
+def attempts(last_minute: LastMinute) -> Attempts | None:
+    """What was tried in the last minute, as it is reported."""
+    if not (tried := last_minute.tried):
+        return None
+    failed = last_minute.failed
+    return Attempts(tried=tried, failed=failed, error=last_minute.error if failed else None)

@@ -12,6 +12,7 @@ from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
 from intake_operator import names
+from intake_operator.addresses import Address, read_address
 from intake_operator.admin.answers import RefusedError
 from intake_operator.admin.requests import MOST_PAYLOADS, Discard, Page, Payloads, Replay
 from intake_operator.children import access
@@ -25,7 +26,7 @@ from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
 from intake_operator.ledger.voiding import error_of, is_claim_error, void
 from intake_operator.model.dead_letters import Content, DeadLetter, Discarding, Evidence, Refusal
-from intake_operator.model.observed import Event, owned
+from intake_operator.model.observed import Event, LedgerState, owned
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
 
@@ -111,9 +112,9 @@ class AdminService:
 
     async def reconcile(self, event: Event) -> dict[str, Any]:
         """Compare DB1 with the ledger now, claim by claim."""
-        uri, function = await self.target(event)
+        ledger, function = await self.target(event)
         password = await self._password(event)
-        verdict = await self.consistencies.check_now(Sides(event, access.host(event), password, uri, function))
+        verdict = await self.consistencies.check_now(Sides(event, access.host(event), password, ledger, function))
         return verdict.shown()
 
     @asynccontextmanager
@@ -145,26 +146,20 @@ class AdminService:
             )
         return text(secret, "password")
 
-    async def target(self, event: Event) -> tuple[str, str]:
-        """(URI, function) of the event's Postgres ledger; both empty for a webhook. Raises RefusedError 409."""
+    async def target(self, event: Event) -> tuple[Address | None, str]:
+        """Address and function of the event's Postgres ledger; None for a webhook. Raises RefusedError 409."""
         if event.spec is None:
             raise RefusedError(
                 409, "SpecInvalid", f"the spec does not say where the ledger is: {event.spec_error}; correct it first"
             )
         postgres = event.spec.commit_target.postgres
         if postgres is None:
-            return "", ""
-        ref = postgres.secret_ref
-        secret = await self.cluster.get("Secret", event.namespace, ref.name)
-        uri = text(secret, ref.key) if secret else ""
-        # An empty URI would be taken for a webhook, whose claims are discarded by other rules.
-        if not uri:
-            raise RefusedError(
-                409,
-                "LedgerSecretMissing",
-                f"Secret {ref.name} does not exist, or has no text under the key {ref.key}; correct it",
-            )
-        return uri, postgres.function
+            return None, ""
+        ledger = await read_address(self.cluster, postgres, event.namespace)
+        # Never None: that is a webhook, whose claims are discarded by other rules.
+        if isinstance(ledger, LedgerState):
+            raise RefusedError(409, "LedgerSecretMissing", ledger.message)
+        return ledger, postgres.function
 
     async def _contents(self, event: Event, ids: Sequence[int], actor: str, reason: str) -> dict[int, Content]:
         async with self.database(event, names.SUPERUSER) as connection:
@@ -185,12 +180,12 @@ class AdminService:
 
     async def _decide(self, event: Event, found: Sequence[DeadLetter], request: Discard, actor: str) -> Decisions:
         ledger_checked = request.ledger_checked
-        uri, function = await self.target(event)
-        if not uri:
+        ledger, function = await self.target(event)
+        if ledger is None:
             return _without_ledger(found, LedgerKind.WEBHOOK, ledger_checked=ledger_checked)
         decided: Decisions = {}
         try:
-            async with connect(uri, event.namespace) as connection:
+            async with connect(ledger) as connection:
                 void_claim = await void_function(connection, function)
                 if void_claim is None:
                     return _without_ledger(found, LedgerKind.POSTGRES, ledger_checked=ledger_checked)

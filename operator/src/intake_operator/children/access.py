@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from intake_operator import names
 from intake_operator.children import common
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.model.observed import Event, Manifest
 
 PORT: Final = 5432
@@ -16,9 +17,9 @@ def host(event: Event) -> str:
     return f"{names.service(event.name)}.{event.namespace}.svc"
 
 
-def credentials(event: Event, name: str, role: str, password: str) -> Manifest:
-    """A Secret with the keys of CloudNativePG, so that clients of CloudNativePG can use it."""
-    service, fqdn = names.service(event.name), f"{host(event)}.cluster.local"
+def credentials(event: Event, name: str, role: str, password: str, domain: str = CLUSTER_DOMAIN) -> Manifest:
+    """A Secret with the keys of CloudNativePG, so that its clients can use it. `domain` is the cluster's."""
+    service, fqdn = names.service(event.name), f"{host(event)}.{domain}"
     account = f"{quote(role)}:{quote(password, safe='')}"
     content = {
         "username": role,

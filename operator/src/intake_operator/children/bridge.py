@@ -7,32 +7,20 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children import common
+from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.model.observed import Event, Manifest
-from intake_operator.model.spec import IntakeEventSpec, SecretRef
+from intake_operator.model.pod_settings import PodSettings, Toleration
+from intake_operator.model.spec import IntakeEventSpec, PostgresTarget, SecretRef
 
 UID: Final = 10001
 PORT: Final = 8080
 MOUNT: Final = "/etc/intake"
 RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "96Mi"}}
 
-
-@dataclass(frozen=True)
-class BridgeImage:
-    """The image of the bridges. It is released with the operator, so both have the same version."""
-
-    name: str
-    pull_policy: str
-    traces_endpoint: str = ""
-    """Where bridges send traces, by OTLP over HTTP; empty: they send none."""
-
-
-@dataclass(frozen=True)
-class Installation:
-    """What the operator's installation sets for every event."""
-
-    bridge: BridgeImage
-    guard: str
-    """Value of the guard label on the children of this operator; the chart's policy matches it."""
+# Kubernetes waits five minutes before it replaces a pod whose node does not answer. A bridge may run twice, because its
+# lease is fenced, so it is replaced early. DB1 may not: nothing is said of its node here.
+UNREACHABLE: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+UNREACHABLE_SECONDS: Final = 30
 
 
 @dataclass(frozen=True)
@@ -50,10 +38,20 @@ def deployment(
     """The bridges' Deployment. Pods are replaced when a Secret that they read changes, or this template."""
     inputs = _inputs(event, spec)
     content = "\n".join(f"{i.secret.name}/{i.secret.key}={fingerprints.get(i.secret.name, '')}" for i in inputs)
-    template_meta = {
-        "labels": common.labels(event, "bridge") | {names.GUARD_LABEL: installation.guard},
-        "annotations": {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]},
-    }
+    settings = _with_defaults(spec, installation)
+    template = common.pod_template(
+        event,
+        "bridge",
+        UID,
+        settings,
+        installation,
+        # After SIGTERM the bridge takes up to 25 s to finish its messages or to give them back.
+        terminationGracePeriodSeconds=30,
+        containers=[_container(spec.pool, settings.resources, installation.bridge, inputs)],
+        volumes=[*(_volume(i) for i in inputs), {"name": "tmp", "emptyDir": {}}],
+    )
+    template["metadata"].setdefault("annotations", {})
+    template["metadata"]["annotations"] |= {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -61,27 +59,33 @@ def deployment(
         "spec": {
             "selector": {"matchLabels": common.selector(event, "bridge")},
             "revisionHistoryLimit": 2,
-            "template": {
-                "metadata": template_meta,
-                "spec": {
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "securityContext": common.restricted_pod(UID),
-                    # After SIGTERM the bridge takes up to 25 s to finish its messages or to give them back.
-                    "terminationGracePeriodSeconds": 30,
-                    "containers": [_container(spec, installation.bridge, inputs)],
-                    "volumes": [_volume(i) for i in inputs] + [{"name": "tmp", "emptyDir": {}}],
-                },
-            },
+            "template": template,
         },
     }
+
+
+def _with_defaults(spec: IntakeEventSpec, installation: Installation) -> PodSettings:
+    """What the event says of its bridges, and the chart for all events; bridges leave an unreachable node early."""
+    said = spec.bridge.over(installation.defaults.bridge)
+    tolerations = said.tolerations or []
+    missing = [
+        Toleration(key=taint, operator="Exists", effect="NoExecute", toleration_seconds=UNREACHABLE_SECONDS)
+        for taint in UNREACHABLE
+        if not any(_concerns(each, taint) for each in tolerations)
+    ]
+    return said.model_copy(update={"tolerations": [*tolerations, *missing]})
+
+
+def _concerns(toleration: Toleration, taint: str) -> bool:
+    """Whether a pod with this toleration gets none from Kubernetes for the taint, with the effect NoExecute."""
+    return toleration.key in {None, "", taint} and toleration.effect in {None, "", "NoExecute"}
 
 
 def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
     found = [_Input("INTAKE_DATABASE_URI", "database", SecretRef(name=names.bridge_secret(event.name), key="uri"))]
     target = spec.commit_target
     if target.postgres:
-        found.append(_Input("INTAKE_LEDGER_URI", "ledger", target.postgres.secret_ref))
+        found += _ledger_inputs(target.postgres)
     for step, webhook in (("commit", target.webhook), ("validation", spec.validation.webhook)):
         if webhook:
             secrets = {
@@ -97,12 +101,24 @@ def _inputs(event: Event, spec: IntakeEventSpec) -> list[_Input]:
     return found
 
 
+def _ledger_inputs(ledger: PostgresTarget) -> list[_Input]:
+    found = [_Input("INTAKE_LEDGER_URI", "ledger", ledger.secret_ref)]
+    if ledger.ca_secret_ref:
+        found.append(_Input("INTAKE_LEDGER_CA", "ledger-ca", ledger.ca_secret_ref))
+    if own := ledger.client_cert_secret_ref:
+        found.append(_Input("INTAKE_LEDGER_CERT", "ledger-cert", own.certificate))
+        found.append(_Input("INTAKE_LEDGER_KEY", "ledger-key", own.key))
+    return found
+
+
 def _volume(i: _Input) -> Manifest:
     items = [{"key": i.secret.key, "path": "value"}]
     return {"name": i.folder, "secret": {"secretName": i.secret.name, "defaultMode": 0o440, "items": items}}
 
 
-def _container(spec: IntakeEventSpec, image: BridgeImage, inputs: list[_Input]) -> dict[str, Any]:
+def _container(
+    pool: str, resources: Mapping[str, Any] | None, image: BridgeImage, inputs: list[_Input]
+) -> dict[str, Any]:
     files = [{"name": f"{i.variable}_FILE", "value": f"{MOUNT}/{i.folder}/value"} for i in inputs]
     worker = {"name": "INTAKE_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     endpoint = image.traces_endpoint
@@ -111,12 +127,12 @@ def _container(spec: IntakeEventSpec, image: BridgeImage, inputs: list[_Input]) 
         "name": "bridge",
         "image": image.name,
         "imagePullPolicy": image.pull_policy,
-        "env": [{"name": "INTAKE_POOL", "value": spec.pool}, worker, *files, *traces],
+        "env": [{"name": "INTAKE_POOL", "value": pool}, worker, *files, *traces],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 5},
-        "resources": spec.bridge.resources or RESOURCES,
+        "resources": RESOURCES if resources is None else resources,
         "securityContext": common.restricted_container(),
         "volumeMounts": [
             *({"name": i.folder, "mountPath": f"{MOUNT}/{i.folder}", "readOnly": True} for i in inputs),

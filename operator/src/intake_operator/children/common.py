@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from intake_operator import names
+from intake_operator.children.installation import Installation
 from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.pod_settings import PodSettings
 
 
 def metadata(event: Event, name: str, component: str) -> Manifest:
@@ -41,13 +43,37 @@ def status_of(event: Event, status: Mapping[str, Any]) -> Manifest:
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "status": status}
 
 
-def restricted_pod(uid: int) -> dict[str, Any]:
-    """Pod security context for a numeric user."""
+def pod_template(
+    event: Event, component: str, uid: int, settings: PodSettings, installation: Installation, **spec: Any
+) -> Manifest:
+    """What every pod of ours has, what the event or the chart says of it, and `spec`. Our labels and fields win."""
+    own = labels(event, component) | {names.GUARD_LABEL: installation.guard}
+    meta: Manifest = {"labels": (settings.pod_labels or {}) | own}
+    if settings.pod_annotations:
+        meta["annotations"] = settings.pod_annotations
+    always = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": restricted_pod(uid if installation.fixed_ids else None),
+    }
+    return {"metadata": meta, "spec": _scheduling(settings, selector(event, component)) | always | spec}
+
+
+def _scheduling(settings: PodSettings, own: Mapping[str, str]) -> Manifest:
+    """The fields of a pod that say where it runs. A spread constraint without a selector counts its own kind."""
+    found = settings.part("node_selector", "tolerations", "affinity", "priority_class_name", "image_pull_secrets")
+    constraints = settings.part("topology_spread_constraints").get("topologySpreadConstraints", ())
+    if constraints:
+        found["topologySpreadConstraints"] = [{"labelSelector": {"matchLabels": own}} | each for each in constraints]
+    return found
+
+
+def restricted_pod(uid: int | None) -> dict[str, Any]:
+    """Pod security context for a numeric user; with None for the user that the cluster's admission sets."""
+    ids = {} if uid is None else {"runAsUser": uid, "runAsGroup": uid, "fsGroup": uid}
     return {
         "runAsNonRoot": True,
-        "runAsUser": uid,
-        "runAsGroup": uid,
-        "fsGroup": uid,
+        **ids,
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
     }

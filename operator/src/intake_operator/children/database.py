@@ -1,10 +1,12 @@
 """DB1: a StatefulSet of one stock Postgres, and its volume."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children import common
 from intake_operator.children.access import PORT
+from intake_operator.children.installation import Installation
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.spec import Database
 
@@ -46,14 +48,28 @@ FIXED: Final = {
 
 # Postgres takes the password of the Secret at initdb only. So the password of a new Secret is set here, in single-user
 # mode, before the server starts. The marker file spares an ordinary start this step.
+# `postgres --single` looks up the name of its user, which has no passwd entry where a cluster gives pods user ids of
+# their own. nss_wrapper, which the official image has for its initdb, answers with an entry of ours.
 START: Final = f"""
 marker=$PGDATA/intake-superuser
 wanted=$(sha256sum < {SECRET}/password)
+with_passwd_entry() {{
+  wrapper=
+  if ! getent passwd "$(id -u)" > /dev/null; then
+    for file in /usr/lib/*/libnss_wrapper.so /usr/lib/libnss_wrapper.so; do
+      if [ -s "$file" ]; then wrapper=$file; fi
+    done
+  fi
+  if [ -z "$wrapper" ]; then "$@"; return; fi
+  echo "postgres:x:$(id -u):$(id -g)::/tmp:/bin/false" > /tmp/passwd
+  echo "postgres:x:$(id -g):" > /tmp/group
+  LD_PRELOAD=$wrapper NSS_WRAPPER_PASSWD=/tmp/passwd NSS_WRAPPER_GROUP=/tmp/group "$@"
+}}
 if [ -s "$PGDATA/PG_VERSION" ]; then
   chmod 700 "$PGDATA"
   if [ "$(cat "$marker" 2>/dev/null)" != "$wanted" ]; then
     printf "ALTER ROLE {names.SUPERUSER} PASSWORD '%s'\\n" "$(cat {SECRET}/password)" |
-      postgres --single -D "$PGDATA" postgres > /dev/null
+      with_passwd_entry postgres --single -D "$PGDATA" postgres > /dev/null
     echo "$wanted" > "$marker"
   fi
 fi
@@ -63,8 +79,8 @@ exec docker-entrypoint.sh postgres "$@"
 RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
 
 
-def stateful_set(event: Event, database: Database, *, identity: str, guard: str) -> Manifest:
-    """DB1's StatefulSet. `identity` is as in `volume_claim`; `guard` is the value of its pod's guard label.
+def stateful_set(event: Event, database: Database, installation: Installation, *, identity: str) -> Manifest:
+    """DB1's StatefulSet. `identity` is as in `volume_claim`.
 
     Updates wait until the pod is deleted (OnDelete): the operator decides when, because nothing may restart a healthy
     DB1 during a sale.
@@ -92,18 +108,18 @@ def stateful_set(event: Event, database: Database, *, identity: str, guard: str)
         # If the volume claim is deleted by hand, the StatefulSet's controller creates another one, with our labels.
         template["metadata"]["labels"] = common.labels(event, "database")
         spec["volumeClaimTemplates"] = [template]
-    spec["template"] = {
-        "metadata": {"labels": common.labels(event, "database") | {names.GUARD_LABEL: guard}},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "securityContext": common.restricted_pod(UID),
-            # A fast shutdown with its checkpoint: a clean stop keeps the UNLOGGED tables, a SIGKILL empties them.
-            "terminationGracePeriodSeconds": 120,
-            "containers": [_container(database)],
-            "volumes": volumes,
-        },
-    }
+    settings = database.over(installation.defaults.database)
+    spec["template"] = common.pod_template(
+        event,
+        "database",
+        UID,
+        settings,
+        installation,
+        # A fast shutdown with its checkpoint: a clean stop keeps the UNLOGGED tables, a SIGKILL empties them.
+        terminationGracePeriodSeconds=120,
+        containers=[_container(database, settings.resources)],
+        volumes=volumes,
+    )
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
 
 
@@ -159,7 +175,7 @@ def settings(database: Database) -> dict[str, str]:
     return DEFAULTS | database.parameters | FIXED
 
 
-def _container(database: Database) -> dict[str, Any]:
+def _container(database: Database, resources: Mapping[str, Any] | None) -> dict[str, Any]:
     alive = ["pg_isready", "-q", "-h", "127.0.0.1", "-U", names.SUPERUSER, "-d", names.DATABASE_NAME]
     return {
         "name": "postgres",
@@ -180,7 +196,7 @@ def _container(database: Database) -> dict[str, Any]:
         # Ready over TCP only: during initdb a temporary server answers on the socket.
         "startupProbe": {"exec": {"command": alive}, "periodSeconds": 1, "failureThreshold": 300},
         "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 5, "timeoutSeconds": 5},
-        "resources": database.resources or RESOURCES,
+        "resources": RESOURCES if resources is None else resources,
         "securityContext": common.restricted_container(),
         "volumeMounts": [
             {"name": "data", "mountPath": DATA},

@@ -29,14 +29,18 @@ def network_policy(event: Event) -> Manifest:
     }
 
 
-def disruption_budget(event: Event, *, keep_pod: bool) -> Manifest:
-    """No voluntary eviction of DB1 with `keep_pod`; otherwise its node may be drained."""
+def disruption_budget(event: Event, *, keep_pod: bool, evict_broken: bool) -> Manifest:
+    """No voluntary eviction of DB1 with `keep_pod`; otherwise its node may be drained.
+
+    `evict_broken` says whether that is allowed, all the same, for a pod that is not ready.
+    """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": common.metadata(event, names.database(event.name), "database"),
         "spec": {
             "maxUnavailable": 0 if keep_pod else 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow" if evict_broken else "IfHealthyBudget",
             "selector": {"matchLabels": common.selector(event, "database")},
         },
     }

@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from pydantic import ValidationError
 
+from intake_operator.addresses import Address
 from intake_operator.database.account import read_database_account
 from intake_operator.database.connection import no_connection_left, to_database
 from intake_operator.database.migrate import Migration, migrate, pending
@@ -158,7 +159,7 @@ class Databases:
         row = await (await self._connections[uid].execute("SELECT intake.seed(%s)", (pool,))).fetchone()
         return int(row[0]) if row else 0
 
-    async def recover(self, uid: str, event_namespace: str, pool: str, uri: str) -> Restored:
+    async def recover(self, uid: str, pool: str, ledger: Address) -> Restored:
         """Rebuild a lost DB1 from the ledger: all of it, or nothing. Call after `configure` and `stock`, before `seed`.
 
         Raises also RecoveryError and PageOrderError.
@@ -166,7 +167,7 @@ class Databases:
         connection = self._connections[uid]
         try:
             async with bounded(RECOVERY_TIMEOUT):
-                return await recover(connection, uri, event_namespace, pool, time.monotonic)
+                return await recover(connection, ledger, pool, time.monotonic)
         except OSError:
             # A transaction that was broken off ends with its connection.
             await self.close(uid)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
+from intake_operator.addresses import Address
 from intake_operator.database import account
 from intake_operator.ledger.account import difference, read_account
 from intake_operator.ledger.claims import ledger_claims
@@ -34,15 +35,13 @@ class Restored:
     """Slots that are sold."""
 
 
-async def recover(
-    database: AsyncConnection, uri: str, namespace: str, pool: str, clock: Callable[[], float]
-) -> Restored:
+async def recover(database: AsyncConnection, address: Address, pool: str, clock: Callable[[], float]) -> Restored:
     """Restore a pool that was configured (and stocked) and never seeded. `clock` is in seconds.
 
     Raises RecoveryError, PageOrderError, psycopg.Error or OSError; then DB1 is as it was before.
     """
     # One transaction of DB1: half of a pool restored would sell the other half again.
-    async with connect(uri, namespace) as ledger, database.transaction():
+    async with connect(address) as ledger, database.transaction():
         if not await offers(ledger, "ledger_claims"):
             raise RecoveryError(f"the ledger offers no ledger_claims, from which DB1 is rebuilt: {CREATE}")
         async for page in ledger_claims(ledger, pool, clock):
@@ -50,7 +49,7 @@ async def recover(
         await database.execute("SELECT intake.end_restore(%s)", (pool,))
         restored = await account.read_account(database, pool)
         # After the last page: a bridge that still runs may have committed a claim before a page that was read.
-        return checked(restored, await read_account(uri, namespace, pool))
+        return checked(restored, await read_account(address, pool))
 
 
 def as_json(page: Sequence[LedgerClaim]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from intake_operator.reasons import (
     Phase,
     PoolReason,
     Problem,
+    ReadyReason,
     ScalingReason,
 )
 
@@ -29,6 +30,9 @@ _POOL_UNUSED: Final = {PoolReason.UNUSED: True, PoolReason.USED_BEFORE: False, P
 
 # Problems that no observation shows, only a step that was tried.
 STEP_FAILED: Final = frozenset({Problem.CHILD_NOT_OURS, Problem.RECONCILE_FAILED, Problem.DATABASE_HELD_UP})
+
+# The pool is not asked about again, and DB1's own claims are in the ledger from then on.
+_ASKED_BEFORE: Final = " (asked before the first slot was seeded)"
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,15 @@ def _ready(facts: Facts) -> Condition:
     def ready(value: bool, reason: str, message: str) -> Condition:
         return Condition(ConditionType.READY, value, reason, message)
 
+    if stopping := next((each for each in facts.findings if each.stops), None):
+        return ready(False, stopping.reason, stopping.message)
+    if facts.stage is Stage.SERVE and not facts.observed.database.ready:
+        return ready(False, ReadyReason.PROVISIONING, "DB1 is being provisioned; DatabaseReady says how far it is")
+    if facts.event.spec and facts.event.spec.paused and (facts.phase is Phase.OPEN or facts.observed.database.depth):
+        return ready(False, ReadyReason.PAUSED, "spec.paused stops claims and commits; set it to false to go on")
     if facts.findings:
         first = facts.findings[0]
-        return ready(False, first.reason, first.message)
-    if facts.stage is Stage.SERVE and not facts.observed.database.ready:
-        return ready(False, "Provisioning", "DB1 is being provisioned; DatabaseReady says how far it is")
+        return ready(True, first.reason, f"{_ready_message(facts)}. But {first.message}")
     return ready(True, facts.phase.value, _ready_message(facts))
 
 
@@ -191,12 +199,11 @@ def _drained(facts: Facts) -> Condition:
 
 def _drain_message(facts: Facts) -> str:
     event, database, proof = facts.event, facts.observed.database, facts.observed.proof
-    away = "" if database.reachable else f"; DB1 cannot be reached: {database.error}"
     counting = "the operator is counting the claims in DB1 and in the ledger"
     notes = _paused(facts) + _collecting(facts)
     messages = {
         DrainReason.NOT_STARTED: "the sale has not ended",
-        DrainReason.INTAKE_CLOSED: f"DB1 is being sealed{away}{_collecting(facts)}",
+        DrainReason.INTAKE_CLOSED: f"{_sealing(facts)}{_collecting(facts)}",
         DrainReason.HOLDS_PENDING: f"{_held(facts)}{notes if database.depth else _collecting(facts)}",
         DrainReason.QUEUE_DRAINING: f"{database.depth} intents are not committed yet{notes}",
         DrainReason.VERIFYING: facts.observed.proof_error or counting,
@@ -212,6 +219,17 @@ def _drain_message(facts: Facts) -> str:
         DrainReason.COMPLETED: "everything is removed" + (" but the report" if memory.report(event) else ""),
     }
     return messages[facts.drain]
+
+
+def _sealing(facts: Facts) -> str:
+    """A DB1 that does not answer may be sealed already: only its last counts are known, and when it gave them."""
+    event, database = facts.event, facts.observed.database
+    if database.reachable:
+        return "DB1 is being sealed"
+    last, at = memory.counts(event, facts.observed, facts.now), event.status.get("countedAt")
+    queued, why = (last.get("queue") or {}).get("depth"), f": {database.error}" if database.error else ""
+    known = f"; at {at}, when it last answered, {queued} intents were queued" if at and queued is not None else ""
+    return f"DB1 does not answer, and cannot be sealed or drained before it does{why}{known}"
 
 
 def _held(facts: Facts) -> str:
@@ -235,7 +253,7 @@ def _kept_until(facts: Facts) -> str:
 def _contradictions(facts: Facts) -> list[str]:
     """The claims behind a failed proof, once a comparison has found them."""
     known = facts.observed.consistency
-    return [known.message] if known and known.agrees is False else []
+    return [known.told] if known and known.agrees is False else []
 
 
 def _paused(facts: Facts) -> str:
@@ -268,7 +286,7 @@ def _degraded(facts: Facts) -> Condition:
 
 def _ledger_consistent(facts: Facts) -> Condition:
     found = verdict(facts.event, facts.observed, facts.stage)
-    return Condition(ConditionType.LEDGER_CONSISTENT, found.agrees, found.reason, found.message[:2000])
+    return Condition(ConditionType.LEDGER_CONSISTENT, found.agrees, found.reason, found.told[:2000])
 
 
 def _pool_unused(facts: Facts) -> Condition:
@@ -281,7 +299,9 @@ def _pool_unused(facts: Facts) -> Condition:
         unasked = "the ledger was not asked whether the pool was sold before"
         return Condition(ConditionType.POOL_UNUSED, None, PoolReason.NOT_CHECKED, unasked)
     value = {"True": True, "False": False}.get(before["status"])
-    return Condition(ConditionType.POOL_UNUSED, value, before["reason"], before["message"])
+    asked = _ASKED_BEFORE if value else ""
+    message = before["message"].removesuffix(asked) + asked
+    return Condition(ConditionType.POOL_UNUSED, value, before["reason"], message)
 
 
 def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:

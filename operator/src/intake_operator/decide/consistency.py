@@ -49,7 +49,7 @@ def comparison(event: Event, observed: Observed) -> list[steps.Step]:
     readable = ledger.secret_ref.name in observed.input_fingerprints
     if not settled or not readable or (proof and proof.ledger.accepted):
         return []
-    return [steps.Compare(ledger.secret_ref, ledger.function)]
+    return [steps.Compare(ledger)]
 
 
 def _proven(proof: Proof, known: Verdict | None) -> Verdict | None:

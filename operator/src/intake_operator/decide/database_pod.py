@@ -16,7 +16,8 @@ QUIET_BEFORE: Final = timedelta(minutes=5)
 def to_replace(event: Event, observed: Observed, now: datetime) -> tuple[str, str] | None:
     """The name of DB1's pod, and why it has to be replaced; None if it should be left alone.
 
-    A StatefulSet does not replace a pod that never became ready, so a corrected image would have no effect.
+    A StatefulSet does not replace a pod that cannot start, so a corrected image or node selector would have no effect.
+    One that has started is left alone while its window is near or open, also while it is too busy for its probe.
     """
     workload = observed.children.get(("StatefulSet", names.database(event.name)))
     pod = next((p for p in pods.of_component(observed.pods, "database") if not pods.is_terminating(p)), None)
@@ -33,8 +34,8 @@ def to_replace(event: Event, observed: Observed, now: datetime) -> tuple[str, st
         return name, "its superuser password is not the one in the Secret, which it reads only at its start"
     revision = (workload.get("status") or {}).get("updateRevision")
     outdated = revision and pod["metadata"]["labels"].get("controller-revision-hash") != revision
-    if outdated and not pods.is_ready(pod):
-        return name, "it never became ready, and its definition has changed since"
+    if outdated and not pods.is_ready(pod) and not pods.has_started(pod):
+        return name, "it has not started, and its definition has changed since"
     if outdated and event.spec and now + QUIET_BEFORE < event.spec.window.opens_at:
         return name, "its definition has changed, and the window is not near"
     return None

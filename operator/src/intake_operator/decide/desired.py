@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import connections, database_pod, memory, pool, scaling, steps
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.scaling import Decision
@@ -50,12 +50,17 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
     serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
+    has_volume = event.spec.database.volume is not None  # otherwise the pod is the data
     manifests = [
         *access.services(event),
-        # Without a volume its pod is the data.
-        protection.disruption_budget(event, keep_pod=serves or (unsettled and event.spec.database.volume is None)),
+        protection.disruption_budget(
+            event,
+            keep_pod=serves or (unsettled and not has_volume),
+            # A broken DB1 serves nobody. During the sale a person decides; after it a drained node need not wait.
+            evict_broken=facts.settled or (facts.stage is Stage.DRAIN and has_volume),
+        ),
         database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
-        database.stateful_set(event, event.spec.database, identity=identity, guard=installation.guard),
+        database.stateful_set(event, event.spec.database, installation, identity=identity),
     ]
     if memory.volume_lost(event, observed) and event.says(names.RECOVER_ANNOTATION):
         # A bridge that still runs might commit a claim that the new DB1 does not know yet.
@@ -153,7 +158,7 @@ def _recovered(spec: IntakeEventSpec, known: DatabaseState) -> list[steps.Step]:
     if not _stocked(spec, known):
         assert spec.inventory is not None
         return [steps.Stock(spec.inventory, spec.inventory_size)]
-    return [steps.Recover(spec.commit_target.postgres.secret_ref)]
+    return [steps.Recover(spec.commit_target.postgres)]
 
 
 def _may_recover(event: Event, spec: IntakeEventSpec, observed: Observed) -> bool:

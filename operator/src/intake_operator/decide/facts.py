@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from intake_operator.decide.health import Finding
+from intake_operator.decide.health.finding import Finding
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage
 from intake_operator.model.observed import Event, Observed

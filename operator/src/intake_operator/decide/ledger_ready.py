@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from intake_operator.decide.health import Finding
+from intake_operator.decide.health.finding import Finding
 from intake_operator.model.observed import Observed
 from intake_operator.model.spec import CommitTarget
 from intake_operator.reasons import LedgerReadyReason, Problem
@@ -15,6 +15,7 @@ _LEDGER_PROBLEMS: Final = frozenset(
         Problem.LEDGER_FUNCTION_MISSING,
         Problem.LEDGER_FUNCTION_AMBIGUOUS,
         Problem.LEDGER_DOWN,
+        Problem.COMMITS_FAILING,
     }
 )
 

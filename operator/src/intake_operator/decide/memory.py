@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.model.observed import Event, Observed
+from intake_operator.reasons import ConditionType
 
 # The counts of a status. `countedAt` is the time when DB1 last gave them.
 COUNTS: Final = ("inventory", "queue", "held", "committed", "voided", "released", "expired")
@@ -99,6 +100,25 @@ def counts(event: Event, observed: Observed, now: datetime) -> dict[str, Any]:
     if at and fresh == before and now - datetime.fromisoformat(at) < COUNTED_AGAIN:
         return fresh | {"countedAt": at}
     return fresh | {"countedAt": now.isoformat(timespec="seconds")}
+
+
+def dead_letters(event: Event, observed: Observed) -> tuple[int, str]:
+    """How many there are; while DB1 cannot be asked, the last number that it gave, and the words that say so."""
+    if observed.database.status is not None:
+        return observed.database.dead_letters, ""
+    known = int((event.status.get("queue") or {}).get("deadLetters") or 0)
+    return known, f" (as of {event.status.get('countedAt')}: DB1 does not answer)"
+
+
+def without_database_since(event: Event, observed: Observed) -> datetime | None:
+    """Since when DB1's StatefulSet is there and DB1 is not ready, by the status; None if it was ready until now."""
+    workload = observed.children.get(("StatefulSet", names.database(event.name)))
+    conditions = event.status.get("conditions") or ()
+    ready = next((c for c in conditions if c["type"] == ConditionType.DATABASE_READY), None)
+    if workload is None or ready is None or ready["status"] == "True":
+        return None
+    moments = (ready["lastTransitionTime"], workload["metadata"].get("creationTimestamp"))
+    return max(datetime.fromisoformat(moment) for moment in moments if moment)
 
 
 def recovery(event: Event, observed: Observed) -> dict[str, Any] | None:

@@ -5,14 +5,24 @@ Looking costs requests, connections and reads of whole tables. So nothing is loo
 
 from datetime import datetime
 
+from intake_operator import names
+from intake_operator.children.database import is_being_deleted
 from intake_operator.decide import memory
 from intake_operator.decide.stage import Stage, abandoned, stage_of, was_claimable
+from intake_operator.model import pods
 from intake_operator.model.observed import Event, Observed
 
 
 def database(event: Event, observed: Observed, now: datetime) -> bool:
     """Whether DB1 is asked for its state."""
     return stage_of(event, observed, now) in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}
+
+
+def refusals(event: Event, observed: Observed) -> bool:
+    """Whether Kubernetes is asked why DB1's StatefulSet has no pod."""
+    workload = observed.children.get(("StatefulSet", names.database(event.name)))
+    wanted = workload is not None and not is_being_deleted(workload) and workload["spec"].get("replicas", 1)
+    return bool(wanted) and not pods.of_component(observed.pods, "database")
 
 
 def audit(event: Event, observed: Observed) -> bool:

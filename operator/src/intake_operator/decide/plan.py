@@ -3,10 +3,10 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import status
 from intake_operator.decide.facts import Facts
-from intake_operator.decide.health import findings
+from intake_operator.decide.health.findings import findings
 from intake_operator.decide.serve import serve
 from intake_operator.decide.stage import Stage, stage_of
 from intake_operator.decide.steps import Plan

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from intake_operator import names
 from intake_operator.model.observed import DatabaseState, Manifest
 from intake_operator.model.spec import Bridge, IntakeEventSpec
 from intake_operator.reasons import ScalingReason
@@ -91,6 +92,12 @@ def decide(queue: Queue, current: int, policy: Bridge, not_before: datetime | No
 def scale_in_after(before: int, after: int, now: datetime) -> datetime:
     """Until when no bridge is removed. DB1's rows miss a peak that comes and goes between two of them."""
     return now + (COOLDOWN if after < before else LOOK_BACK)
+
+
+def added_at(deployment: Manifest) -> datetime | None:
+    """When bridges were last added, or the time in which none is removed began again; None without that mark."""
+    stamp = (deployment["metadata"].get("annotations") or {}).get(names.SCALE_IN_AFTER_ANNOTATION)
+    return datetime.fromisoformat(stamp) - LOOK_BACK if stamp else None
 
 
 def replicas_of(deployment: Manifest | None) -> int:

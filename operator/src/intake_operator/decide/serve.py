@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from intake_operator import names
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.decide import desired, status
 from intake_operator.decide.consistency import comparison
 from intake_operator.decide.facts import Facts

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from intake_operator.model.observed import Manifest
-from intake_operator.model.spec import Inventory, SecretRef
+from intake_operator.model.spec import Inventory, PostgresTarget
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Seed:
 class Recover:
     """Give an empty DB1 the claims that the ledger has: all of them, or none."""
 
-    ledger: SecretRef
+    ledger: PostgresTarget
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,7 @@ class Delete:
 class Compare:
     """Start to compare DB1 with the ledger, in the background; the verdict wakes the event."""
 
-    ledger: SecretRef
-    function: str
+    ledger: PostgresTarget
 
 
 type DatabaseStep = Migrate | LimitClaimers | SetLogins | Configure | Stock | Seed | Recover | Seal

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children import kinship
-from intake_operator.children.bridge import Installation
+from intake_operator.children.installation import Installation
 from intake_operator.children.report import config_map
 from intake_operator.decide import desired, memory, report, status, steps
 from intake_operator.decide.consistency import comparison

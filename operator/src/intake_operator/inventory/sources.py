@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from intake_operator.addresses import read_address
 from intake_operator.inventory.table import CHUNK, Table
 from intake_operator.model import spec
 from intake_operator.model.inventory import InventoryError, Row, parse
-from intake_operator.model.observed import Manifest
+from intake_operator.model.observed import LedgerState, Manifest
 from intake_operator.reasons import Problem
 
 
@@ -56,8 +57,11 @@ async def open_source(cluster: Objects, namespace: str, wanted: spec.Inventory) 
         text = _text(await cluster.get("ConfigMap", namespace, ref.name), ref.key)
         return Lines(parse(text)), hashlib.sha256(text.encode()).hexdigest()
     assert wanted.table is not None
-    uri = _uri(await cluster.get("Secret", namespace, wanted.table.secret_ref.name), wanted.table.secret_ref.key)
-    return Table(uri, namespace, wanted.table.name), ""
+    address = await read_address(cluster, wanted.table, namespace)
+    if isinstance(address, LedgerState):
+        # Without its second sentence: what to do about it is said for all sources alike.
+        raise InventoryError(Problem.INVENTORY_MISSING, address.message.partition(". ")[0])
+    return Table(address, wanted.table.name), ""
 
 
 async def exactly(source: Source, size: int) -> AsyncGenerator[Sequence[Row]]:
@@ -88,14 +92,3 @@ def _text(config_map: Manifest | None, key: str) -> str:
         return base64.b64decode(config_map["binaryData"][key]).decode()
     except UnicodeDecodeError:
         raise InventoryError(Problem.INVENTORY_INVALID, "it is not text in UTF-8; save it as CSV UTF-8") from None
-
-
-def _uri(secret: Manifest | None, key: str) -> str:
-    if secret is None:
-        raise InventoryError(Problem.INVENTORY_MISSING, "there is no such Secret in this namespace")
-    if key not in (secret.get("data") or {}):
-        raise InventoryError(Problem.INVENTORY_MISSING, f"the Secret has no key {key}")
-    try:
-        return base64.b64decode(secret["data"][key]).decode().strip()
-    except UnicodeDecodeError:
-        raise InventoryError(Problem.INVENTORY_MISSING, f"key {key} of the Secret is not text in UTF-8") from None

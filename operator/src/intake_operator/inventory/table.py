@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
-from intake_shared import connections
 from intake_shared.redaction import one_line
 from psycopg import AsyncConnection, sql
 
-from intake_operator import names
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import Address
 from intake_operator.model.attributes import MAX_BYTES, name_flaw
 from intake_operator.model.inventory import HEADER, InventoryError, Row, check, invalid, quoted
 from intake_operator.model.label import LONGEST_READ
@@ -66,13 +64,12 @@ COUNT: Final = sql.SQL("SELECT count(*) FROM (SELECT resource_id, label FROM {ta
 
 @dataclass(frozen=True)
 class Table:
-    """A table (`name` or `schema.name`) behind a connection URI, as an event of `namespace` has it.
+    """A table (`name` or `schema.name`) in a PostgreSQL of the user.
 
     Every call connects anew, and raises InventoryError when the table cannot be read.
     """
 
-    uri: str
-    namespace: str
+    address: Address
     name: str
 
     async def count(self, size: int) -> int:
@@ -121,10 +118,7 @@ class Table:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            # Never prepared: a pooler may stand before the table.
-            async with await connections.connect(
-                qualified_uri(self.uri, self.namespace), application_name=names.FIELD_MANAGER, prepare_threshold=None
-            ) as connection:
+            async with await self.address.connect() as connection:
                 await connection.set_read_only(True)
                 await connection.execute(SETTINGS)
                 yield connection

@@ -82,6 +82,13 @@ class Cluster:
             item["kind"] = kind
         return items
 
+    async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
+        """The Kubernetes Events of one reason about one object."""
+        selector = f"involvedObject.kind={kind},involvedObject.name={name},reason={reason}"
+        found = await self._call("GET", _path("Event", namespace), {"fieldSelector": selector})
+        items: Sequence[Manifest] = found["items"]
+        return items
+
     async def apply(self, manifest: Manifest, field_manager: str, *, subresource: str = "") -> Manifest:
         """Server-side apply. It takes over fields of other managers, because the objects are the operator's."""
         meta = manifest["metadata"]

@@ -46,6 +46,13 @@ def transitions(event: Event, status: Mapping[str, Any], now: datetime) -> Itera
         }
 
 
+def last_seen(found: Manifest) -> datetime:
+    """When an Event was last repeated: which field says so depends on how its author writes Events."""
+    series = (found.get("series") or {}).get("lastObservedTime")
+    at = series or found.get("lastTimestamp") or found.get("eventTime") or found["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(at)
+
+
 async def post(cluster: Cluster, found: Iterable[Manifest]) -> None:
     """Create them. Events are for people: a refusal, as in a namespace that is being deleted, does not end the pass."""
     for manifest in found:

@@ -5,6 +5,7 @@ from typing import Final
 import psycopg
 from intake_shared.connections import bounded
 
+from intake_operator.addresses import Address
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import offers
 from intake_operator.model.proof import Account
@@ -15,13 +16,13 @@ TIMEOUT: Final = 120.0
 PROOF: Final = "SELECT committed::bigint, voided::bigint, slots::bigint, digest::bigint FROM ledger_proof(%s)"
 
 
-async def read_account(uri: str, namespace: str, pool: str) -> Account | None:
+async def read_account(ledger: Address, pool: str) -> Account | None:
     """The ledger's own account of a pool; None when it has no `ledger_proof`, which is optional.
 
     Raises psycopg.Error or OSError when the ledger cannot be read, has more than one `ledger_proof`, or answers with
     anything but one row of four numbers.
     """
-    async with bounded(TIMEOUT), connect(uri, namespace) as connection:
+    async with bounded(TIMEOUT), connect(ledger) as connection:
         if not await offers(connection, "ledger_proof"):
             return None
         rows = await (await connection.execute(PROOF, (pool,))).fetchall()

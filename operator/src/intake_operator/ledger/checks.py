@@ -8,7 +8,7 @@ import psycopg
 from intake_shared.connections import bounded
 from intake_shared.redaction import one_line
 
-from intake_operator.addresses import qualified_uri
+from intake_operator.addresses import Address
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, unusable, void_function
 from intake_operator.model.observed import LedgerState
@@ -27,26 +27,26 @@ class LedgerChecks:
 
     def __init__(self, clock: Callable[[], float], timeout: float = CHECK_TIMEOUT) -> None:
         self._timeout = timeout
-        self._states: Remembered[tuple[str, str], LedgerState] = Remembered(clock)
+        self._states: Remembered[tuple[Address, str], LedgerState] = Remembered(clock)
 
-    async def check(self, uid: str, uri: str, namespace: str, function: str) -> LedgerState:
-        """Whether the ledger answers and has the function. A changed URI or function is checked at once."""
-        if known := self._states.fresh(uid, (uri, function)):
+    async def check(self, uid: str, ledger: Address, function: str) -> LedgerState:
+        """Whether the ledger answers and has the function. A changed address or function is checked at once."""
+        if known := self._states.fresh(uid, (ledger, function)):
             return known
-        state = await self._check(uri, namespace, function)
-        return self._states.keep(uid, (uri, function), state, WHILE_BAD if state.problem else WHILE_GOOD)
+        state = await self._check(ledger, function)
+        return self._states.keep(uid, (ledger, function), state, WHILE_BAD if state.problem else WHILE_GOOD)
 
     def forget(self, uid: str) -> None:
         """Drop what is known about the ledger of an event that is gone."""
         self._states.forget(uid)
 
-    async def _check(self, uri: str, namespace: str, function: str) -> LedgerState:
+    async def _check(self, ledger: Address, function: str) -> LedgerState:
         try:
-            qualified_uri(uri, namespace)
+            ledger.qualified()
         except psycopg.Error as error:
             return LedgerState(Problem.LEDGER_UNREACHABLE, one_line(error))
         try:
-            async with bounded(self._timeout), connect(uri, namespace) as connection:
+            async with bounded(self._timeout), connect(ledger) as connection:
                 one = await find_function(connection, function)
                 many = await find_function(connection, f"{function}s")
                 await void_function(connection, function)

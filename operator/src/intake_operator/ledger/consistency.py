@@ -9,14 +9,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import psycopg
 from intake_shared.redaction import one_line
 from psycopg import AsyncConnection
 
+from intake_operator.addresses import Address
 from intake_operator.database import account as database_account
 from intake_operator.database import connection as db1
 from intake_operator.decide.consistency import NO_QUESTION
@@ -55,21 +56,29 @@ class Sides:
     """Of DB1."""
     password: str = field(repr=False)
     """Of DB1's superuser."""
-    uri: str = field(repr=False)
-    """Of the ledger; empty for a webhook."""
+    ledger: Address | None
+    """None for a webhook."""
     function: str = ""
     """The ledger's commit function."""
 
 
 class ConsistencyChecks:
-    """The latest verdict on each event. `wake` has an event reconciled; `clock` and `timeout` are in seconds."""
+    """The latest verdict on each event, with its time.
+
+    `wake` has an event reconciled; `clock` and `timeout` are in seconds, `now` tells the time of day.
+    """
 
     def __init__(
-        self, clock: Callable[[], float], wake: Callable[[Key], None], timeout: float = COMPARISON_TIMEOUT
+        self,
+        clock: Callable[[], float],
+        wake: Callable[[Key], None],
+        timeout: float = COMPARISON_TIMEOUT,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._clock = clock
         self._wake = wake
         self._timeout = timeout
+        self._now = now
         self._verdicts: Remembered[None, Verdict | None] = Remembered(clock)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -113,7 +122,7 @@ class ConsistencyChecks:
 
     def _keep(self, sides: Sides, verdict: Verdict | None) -> None:
         before = self.latest(sides.event.uid)
-        known = verdict or before
+        known = replace(verdict, at=self._now()) if verdict else before
         good = known is not None and known.agrees is not False
         self._verdicts.keep(sides.event.uid, None, known, WHILE_GOOD if good else WHILE_BAD)
         if verdict is not None and verdict != before:
@@ -131,9 +140,10 @@ class ConsistencyChecks:
     async def _compare_accounts(self, sides: Sides) -> Verdict | None:
         """By counts and digest, then claim by claim. None when claims ended in DB1 in the meantime."""
         try:
+            assert sides.ledger is not None
             async with asyncio.timeout(self._timeout), self._database(sides) as database:
                 before = await database_account.read_account(database, sides.event.pool)
-                ledger = await read_account(sides.uri, sides.event.namespace, sides.event.pool)
+                ledger = await read_account(sides.ledger, sides.event.pool)
                 if ledger == before:
                     return agreed(before.committed, before.voided)
                 if before != await database_account.read_account(database, sides.event.pool):
@@ -150,13 +160,13 @@ class ConsistencyChecks:
         return verdict
 
     async def _compare_claims(self, sides: Sides) -> Verdict:
-        if not sides.uri:
+        if sides.ledger is None:
             return cannot_be_asked(NO_QUESTION)
         try:
             async with (
                 asyncio.timeout(self._timeout),
                 self._database(sides) as database,
-                connect(sides.uri, sides.event.namespace) as ledger,
+                connect(sides.ledger) as ledger,
             ):
                 if not await offers(ledger, "ledger_claims"):
                     return cannot_be_asked(f"{NOT_OFFERED} ledger_claims (docs/ledger.md)")

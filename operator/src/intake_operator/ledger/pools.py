@@ -8,6 +8,8 @@ import psycopg
 from intake_shared.redaction import one_line
 
 from intake_operator import names
+from intake_operator.addresses import Address
+from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
@@ -34,29 +36,36 @@ class Objects(Protocol):
 class Pools:
     """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
 
-    def __init__(self, cluster: Objects, clock: Callable[[], float], namespaces: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        cluster: Objects,
+        clock: Callable[[], float],
+        namespaces: Sequence[str] = (),
+        cluster_domain: str = CLUSTER_DOMAIN,
+    ) -> None:
         self._cluster = cluster
         self._namespaces = namespaces
+        self._domain = cluster_domain
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
 
-    async def check(self, event: Event, uri: str) -> PoolCheck:
-        """Whether the pool may be sold. `uri` is the Postgres ledger's; empty for a webhook, or while it is unusable.
+    async def check(self, event: Event, ledger: Address | None) -> PoolCheck:
+        """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
         Checks again as soon as the status has told the last verdict: of two events that are checked at the same time,
         at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        question = (uri, unchecked, event.generation, announced(event))
+        question = (ledger, unchecked, event.generation, announced(event))
         if known := self._checks.fresh(event.uid, question):
             return known
-        check = _unchecked() if unchecked else await self._check(event, uri)
+        check = _unchecked() if unchecked else await self._check(event, ledger)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
         self._checks.forget(uid)
 
-    async def _check(self, event: Event, uri: str) -> PoolCheck:
+    async def _check(self, event: Event, ledger: Address | None) -> PoolCheck:
         mine = await self._ledger(event)
         if found := in_use(event, mine, await self._rivals(event)):
             return found
@@ -65,13 +74,13 @@ class Pools:
             return PoolCheck(
                 PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
             )
-        if not uri:
+        if ledger is None:
             return PoolCheck(
                 PoolReason.WAITING,
                 f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
             )
         try:
-            account = await read_account(uri, event.namespace, event.pool)
+            account = await read_account(ledger, event.pool)
         except (psycopg.Error, OSError) as error:
             return PoolCheck(
                 PoolReason.WAITING,
@@ -106,7 +115,7 @@ class Pools:
         ref = target.postgres.secret_ref
         secret = await self._cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
-        return ledger_key(uri, event.namespace, target.postgres.function) if uri else None
+        return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
 
 
 def _unchecked() -> PoolCheck:

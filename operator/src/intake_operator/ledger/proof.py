@@ -8,6 +8,7 @@ from typing import Final
 import psycopg
 from intake_shared.redaction import one_line
 
+from intake_operator.addresses import Address
 from intake_operator.database.databases import Databases
 from intake_operator.ledger.account import difference, read_account
 from intake_operator.model.observed import Event, Observed
@@ -29,7 +30,7 @@ class _Attempt:
 class Proofs:
     """Makes the proof that ends a drain.
 
-        proof, error = await proofs.prove(event, observed, uri)
+        proof, error = await proofs.prove(event, observed, ledger)
         may_remove_db1 = proof is not None and not proof.failures
 
     A proof that failed is made again only after a pause. `clock` is in seconds.
@@ -40,14 +41,14 @@ class Proofs:
         self._clock = clock
         self._attempts: Remembered[object, _Attempt] = Remembered(clock)
 
-    async def prove(self, event: Event, observed: Observed, uri: str) -> tuple[Proof | None, str]:
-        """The proof, or None and why it cannot be made. `uri` is the Postgres ledger's; empty if it cannot be used."""
+    async def prove(self, event: Event, observed: Observed, ledger: Address | None) -> tuple[Proof | None, str]:
+        """The proof, or None and why it cannot be made. `ledger` is one in Postgres; None if it cannot be used."""
         status = observed.database.status
-        subject = (uri, observed.ledger, observed.database.identity, status and status.ends)
+        subject = (ledger, observed.ledger, observed.database.identity, status and status.ends)
         attempt = self._attempts.fresh(event.uid, subject)
         if attempt is None:
             began = self._clock()
-            attempt = await self._attempt(event, observed, uri)
+            attempt = await self._attempt(event, observed, ledger)
             proven = attempt.proof is not None and not attempt.proof.failures
             took = timedelta(seconds=self._clock() - began)
             self._attempts.keep(event.uid, subject, attempt, timedelta() if proven else max(WHILE_BAD, REST * took))
@@ -57,20 +58,20 @@ class Proofs:
         """Drop what is known about an event that is gone."""
         self._attempts.forget(uid)
 
-    async def _attempt(self, event: Event, observed: Observed, uri: str) -> _Attempt:
+    async def _attempt(self, event: Event, observed: Observed, ledger: Address | None) -> _Attempt:
         try:
             account = await self._databases.account(event.uid, event.pool)
             audit = await self._databases.audit(event.uid, event.pool)
-            ledger = await read_account(uri, event.namespace, event.pool) if uri else None
+            theirs = await read_account(ledger, event.pool) if ledger else None
         except (psycopg.Error, OSError) as error:
             return _Attempt(None, f"the account cannot be made: {one_line(error)}")
         answer, detail = LedgerAnswer.AGREES, ""
-        not_asked = not uri and event.spec is not None and event.spec.commit_target.postgres is not None
+        not_asked = ledger is None and event.spec is not None and event.spec.commit_target.postgres is not None
         if not_asked and (account.ended.committed or account.ended.voided):
             answer = LedgerAnswer.NOT_ASKED
             detail = f"{answer.value}: {observed.ledger.message}"
-        elif ledger is None:
+        elif theirs is None:
             answer = LedgerAnswer.NO_PROOF
-        elif ledger != account.ended:
-            answer, detail = LedgerAnswer.DIFFERS, difference(ledger, account.ended)
+        elif theirs != account.ended:
+            answer, detail = LedgerAnswer.DIFFERS, difference(theirs, account.ended)
         return _Attempt(Proof(account, answer, detail, audit), "")

@@ -1,7 +1,7 @@
 """What DB1 and the ledger have of the same claims, and the result of comparing them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -55,6 +55,13 @@ class Verdict:
     reason: ConsistencyReason
     message: str
     violations: tuple[Violation, ...] = ()
+    at: datetime | None = field(default=None, compare=False)
+    """When the two were compared; None where they were not."""
+
+    @property
+    def told(self) -> str:
+        """The message with its time: the claims that came later are in no number of it."""
+        return f"{self.message} (compared at {self.at.isoformat(timespec='seconds')})" if self.at else self.message
 
     def shown(self) -> dict[str, Any]:
         """As the admin API shows it."""

@@ -73,26 +73,43 @@ class DependencyHealth(_Model):
     """What a ledger that is ok can do beyond the least; the words of the bridge's `Offer`."""
 
 
+class Attempts(_Model):
+    """How often one bridge has tried something in the last minute, how often it failed, and the last error."""
+
+    tried: int
+    failed: int
+    error: str | None = None
+
+
 class WorkerHealth(_Model):
-    """Both are None before the worker has called them for the first time, and where its words are not known here."""
+    """All are None where there is nothing to say, and where the worker's words are not known here."""
 
     ledger: DependencyHealth | None = None
+    """Before the worker has called it for the first time: None. The validator alike."""
     validator: DependencyHealth | None = None
+    validations: Attempts | None = None
+    commits: Attempts | None = None
+    voids: Attempts | None = None
+    defects: Attempts | None = None
+    """Errors of the bridge's own code."""
+    refusal: str | None = None
+    """Why DB1 refuses what the bridge reads or writes."""
 
-    @field_validator("ledger", "validator", mode="wrap")
+    @field_validator("*", mode="wrap")
     @classmethod
-    def _known_words(cls, value: object, read: ValidatorFunctionWrapHandler) -> DependencyHealth | None:
+    def _known_words(cls, value: object, read: ValidatorFunctionWrapHandler) -> object:
         """What cannot be read counts as not reported: one odd heartbeat must not hide DB1 from the operator."""
         try:
-            health: DependencyHealth | None = read(value)
+            return read(value)
         except ValidationError:
             return None
-        return health
 
 
 class Worker(_Model):
     """A bridge whose last heartbeat is younger than ten seconds."""
 
+    worker: str
+    """Its name: the uid of its pod."""
     batch_size: int
     health: WorkerHealth
 

@@ -200,6 +200,8 @@ class Observed:
     children: Mapping[ChildKey, Manifest] = field(default_factory=dict)
     """Objects that carry the event's label and its uid. Of a Secret only the metadata."""
     pods: tuple[Manifest, ...] = ()
+    refusal: str = ""
+    """Why Kubernetes could not create DB1's pod, in its own words. Read only while there is none."""
     secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Our own Secrets: name to a word that changes with the content. A Secret that is not there is not here."""
     input_fingerprints: Mapping[str, str] = field(default_factory=dict)

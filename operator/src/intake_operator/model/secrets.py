@@ -2,13 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 from intake_operator.model.observed import Manifest
-
-type Flaw = Callable[[str], str]
-"""What is wrong with a value; empty if nothing is. It quotes nothing of the value."""
 
 
 def fingerprint(secret: Manifest) -> str:

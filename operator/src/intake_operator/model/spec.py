@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from pydantic.alias_generators import to_camel
 
 from intake_operator.model import parameters
+from intake_operator.model.pod_settings import PodSettings
 
 
 class _Model(BaseModel):
@@ -30,6 +31,30 @@ class CaSecretRef(SecretRef):
     """As cert-manager has it: the authority's certificate is under `ca.crt`."""
 
     key: str = "ca.crt"
+
+
+class CertificateSecretRef(_Model):
+    """A Secret of type kubernetes.io/tls: a certificate and its private key."""
+
+    name: str
+
+    @property
+    def certificate(self) -> SecretRef:
+        """The certificate."""
+        return SecretRef(name=self.name, key="tls.crt")
+
+    @property
+    def key(self) -> SecretRef:
+        """The private key."""
+        return SecretRef(name=self.name, key="tls.key")
+
+
+class PostgresAccess(_Model):
+    """How a PostgreSQL of the user is reached. Without certificates its URI says all."""
+
+    secret_ref: UriSecretRef
+    ca_secret_ref: CaSecretRef | None = None
+    client_cert_secret_ref: CertificateSecretRef | None = None
 
 
 class Window(_Model):
@@ -56,10 +81,9 @@ class Validation(_Model):
     webhook: ValidationWebhook | None = None
 
 
-class PostgresTarget(_Model):
+class PostgresTarget(PostgresAccess):
     """A ledger that is a Postgres function."""
 
-    secret_ref: UriSecretRef
     function: str = "finalize_transaction"
 
 
@@ -89,10 +113,9 @@ class ConfigMapRef(_Model):
     key: str = "seats.csv"
 
 
-class InventoryTable(_Model):
+class InventoryTable(PostgresAccess):
     """A table or view of the user's, in any Postgres."""
 
-    secret_ref: UriSecretRef
     name: str = "seats"
 
 
@@ -121,13 +144,12 @@ class Checkout(_Model):
         return timedelta(seconds=self.hold_seconds + (self.extend_seconds or 0))
 
 
-class Bridge(_Model):
-    """How many bridges, and how large each may be."""
+class Bridge(PodSettings):
+    """How many bridges, where they run, and how large each may be."""
 
     min_replicas: int = 1
     max_replicas: int = 4
     backlog_per_replica: int = 2000
-    resources: dict[str, Any] = Field(default_factory=dict)
 
 
 class Storage(_Model):
@@ -137,13 +159,12 @@ class Storage(_Model):
     storage_class_name: str | None = None
 
 
-class Database(_Model):
+class Database(PodSettings):
     """DB1 itself. Storage is a volume unless `ephemeral` is given."""
 
     image: str = "postgres:18"
     storage: Storage | None = None
     ephemeral: dict[str, Any] | None = None
-    resources: dict[str, Any] = Field(default_factory=dict)
     parameters: Annotated[dict[str, str], Field(default_factory=dict)]
 
     @field_validator("parameters")

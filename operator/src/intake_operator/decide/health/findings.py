@@ -1,31 +1,29 @@
 """What is wrong with an event: each finding has a constant reason, and a message that says what to do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from intake_operator import names
 from intake_operator.children.database import is_being_deleted
 from intake_operator.decide import connections, memory
 from intake_operator.decide.consistency import verdict
+from intake_operator.decide.health.bridges import of_bridges
+from intake_operator.decide.health.finding import Finding
+from intake_operator.decide.health.pods import of_pods
+from intake_operator.decide.health.workloads import cut_off, not_ending, too_few_bridges, without_pods
 from intake_operator.decide.stage import Stage, was_claimable
 from intake_operator.model import pods
-from intake_operator.model.observed import Event, Manifest, Observed
+from intake_operator.model.observed import Event, Observed
 from intake_operator.reasons import PoolReason, Problem
 
-# Longer than a start takes on a healthy node that has the image (DB1 4 s, bridge 2 s, measured), and short enough for a
-# user who has just applied a manifest and waits.
-START_PATIENCE: Final = timedelta(seconds=20)
+# Problems of pods that say why there are too few of them.
+PODS: Final = frozenset(
+    {Problem.PODS_NOT_CREATED, Problem.PODS_NOT_STARTING, Problem.IMAGE_UNAVAILABLE, Problem.OUT_OF_MEMORY}
+)
 
 # A Service takes a moment to route to a pod that has just become ready.
 REACH_PATIENCE: Final = timedelta(seconds=10)
-
-# As long as the bridge's startup probe allows: a bridge that has not registered in DB1 by then is not just slow.
-CUT_OFF_PATIENCE: Final = timedelta(seconds=60)
-
-IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-
 
 _SHARE_CONNECTIONS: Final = (
     "Keep the connection pools of all web back ends together within the limit of claimers (docs/tuning.md), and end "
@@ -33,23 +31,23 @@ _SHARE_CONNECTIONS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One problem that was found."""
-
-    reason: Problem
-    message: str
-
-
 def findings(event: Event, observed: Observed, stage: Stage, now: datetime) -> tuple[Finding, ...]:
     """All problems at this moment, in the order of `reasons.Problem`."""
-    if stage in {Stage.INERT, Stage.KEEP, Stage.REMOVE}:
-        return ()
-    found = [*_spec(event), *_pods(observed, now), *_database(event, observed, now), *_ledger(observed)]
-    found += [*_volume_claim(event, observed), *_namespace(event, observed), *_pool(observed)]
-    found += [*_inventory(observed), *_workers(observed), *_dead_letters(event, observed)]
-    found += [*_consistency(event, observed, stage), *_cut_off(event, observed, now), *_connections(event, observed)]
-    found += _overdue(event, observed, stage, now)
+    found: list[Finding] = []
+    if stage is Stage.REMOVE:
+        found = [*of_pods(event, observed, stage, now), *not_ending(observed, now)]
+    elif stage is Stage.KEEP:
+        found = [*of_pods(event, observed, stage, now), *without_pods(event, observed, now)]
+        found += [*_database(event, observed, stage, now), *_namespace(event, observed)]
+    elif stage is not Stage.INERT:
+        found = [*_spec(event), *of_pods(event, observed, stage, now), *without_pods(event, observed, now)]
+        found += [*_database(event, observed, stage, now), *_ledger(observed), *_volume_claim(event, observed)]
+        found += [*_namespace(event, observed), *_pool(observed), *_inventory(observed), *of_bridges(observed)]
+        found += [*_dead_letters(event, observed), *_consistency(event, observed, stage)]
+        found += [*cut_off(event, observed, now), *_connections(event, observed)]
+        found += _overdue(event, observed, stage, now)
+        if not any(each.reason in PODS for each in found):
+            found += too_few_bridges(event, observed, now)
     order = list(Problem)
     return tuple(sorted(found, key=lambda finding: order.index(finding.reason)))
 
@@ -62,26 +60,9 @@ def _spec(event: Event) -> Iterator[Finding]:
         )
 
 
-def _pods(observed: Observed, now: datetime) -> Iterator[Finding]:
-    for pod in observed.pods:
-        if pods.is_ready(pod) or pods.is_terminating(pod):
-            continue
-        name = pod["metadata"]["name"]
-        waiting = [s["state"]["waiting"] for s in pods.containers(pod) if "waiting" in (s.get("state") or {})]
-        image = next((w for w in waiting if w.get("reason") in IMAGE_REASONS), None)
-        if image:
-            where = "spec.database.image" if pods.component(pod) == "database" else "the operator's bridge image"
-            yield Finding(
-                Problem.IMAGE_UNAVAILABLE,
-                f"pod {name} cannot pull its image ({image['reason']}): {image.get('message', '')}. Correct {where}.",
-            )
-        elif now - pods.created(pod) > START_PATIENCE and (why := _why_not_starting(pod, waiting)):
-            yield Finding(Problem.PODS_NOT_STARTING, f"pod {name} does not start: {why}")
-
-
-def _database(event: Event, observed: Observed, now: datetime) -> Iterator[Finding]:
+def _database(event: Event, observed: Observed, stage: Stage, now: datetime) -> Iterator[Finding]:
     if memory.volume_lost(event, observed):
-        yield Finding(Problem.VOLUME_LOST, _volume_lost(event))
+        yield Finding(Problem.VOLUME_LOST, _KEPT_FOR_NOTHING if stage is Stage.KEEP else _volume_lost(event))
     since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
     if observed.database.refused:
         yield Finding(
@@ -94,6 +75,12 @@ def _database(event: Event, observed: Observed, now: datetime) -> Iterator[Findi
             f"DB1 is ready, but the operator cannot connect to it: {observed.database.error}. Check network policies "
             f"between the operator and {event.namespace}/{names.service(event.name)}.",
         )
+
+
+_KEPT_FOR_NOTHING: Final = (
+    "DB1 came back empty: its volume is gone. Every claim was settled before, and the report stands, but DB1 does not "
+    "say any more what became of a claim. Delete the event to remove it now."
+)
 
 
 def _volume_lost(event: Event) -> str:
@@ -118,6 +105,7 @@ def _volume_claim(event: Event, observed: Observed) -> Iterator[Finding]:
             f"PersistentVolumeClaim {names.volume_claim(event.name)} is being deleted, which cannot be undone. A "
             "finalizer keeps its data, and DB1's pod goes on; a new pod would not start. End the sale while this pod "
             "runs, or set the volume to Retain and bind it to a new claim (docs/runbooks.md).",
+            stops=False,
         )
 
 
@@ -142,27 +130,6 @@ def _pool(observed: Observed) -> Iterator[Finding]:
         yield Finding(problems[observed.pool.reason], observed.pool.message)
 
 
-def _cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Finding]:
-    """Bridges that run while none has registered in DB1: nothing is committed, and no other finding shows it."""
-    since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
-    if not since or observed.database.status is None or observed.database.workers:
-        return
-    if observed.database.connections and observed.database.connections.exhausted:
-        return  # that is the cause, and it has its own finding
-    for pod in observed.pods:
-        states = [s.get("state") or {} for s in pods.containers(pod)]
-        idle = pods.component(pod) != "bridge" or pods.is_ready(pod) or pods.is_terminating(pod)
-        if idle or not states or not all("running" in state for state in states):
-            continue
-        begun = [datetime.fromisoformat(at) for state in states if (at := state["running"].get("startedAt"))]
-        if now - max(pods.created(pod), *begun, *since) > CUT_OFF_PATIENCE:
-            yield Finding(
-                Problem.PODS_NOT_STARTING,
-                f"pod {pod['metadata']['name']} runs, but has not registered in DB1. Read its log, and check "
-                f"network policies between it and {names.service(event.name)}.",
-            )
-
-
 def _connections(event: Event, observed: Observed) -> Iterator[Finding]:
     known = observed.database.connections
     if known is None or event.spec is None:
@@ -179,6 +146,7 @@ def _connections(event: Event, observed: Observed) -> Iterator[Finding]:
             f"DB1 runs with max_connections {known.most}, and bridge.maxReplicas {event.spec.bridge.max_replicas} "
             f"needs {needed}: some bridges may be refused. Lower bridge.maxReplicas, or raise max_connections in "
             "database.parameters, which takes effect at DB1's next start.",
+            stops=False,
         )
 
 
@@ -192,40 +160,19 @@ def _ledger(observed: Observed) -> Iterator[Finding]:
 
 def _inventory(observed: Observed) -> Iterator[Finding]:
     if observed.inventory.problem:
-        yield Finding(observed.inventory.problem, observed.inventory.message)
-
-
-def _workers(observed: Observed) -> Iterator[Finding]:
-    workers = observed.database.workers
-    for dependency, states, reason, cure in (
-        (
-            "ledger",
-            [worker.health.ledger for worker in workers],
-            Problem.LEDGER_DOWN,
-            "Claims wait in the queue; commits resume after the first that succeeds.",
-        ),
-        (
-            "validator",
-            [worker.health.validator for worker in workers],
-            Problem.VALIDATOR_DOWN,
-            "Claims wait in the queue; check spec.validation.webhook and its server.",
-        ),
-    ):
-        down = [state for state in states if state is not None and state.state == "down"]
-        if down:
-            error = down[0].error or "no answer"
-            yield Finding(
-                reason, f"{len(down)} of {len(workers)} bridges report the {dependency} down: {error}. {cure}"
-            )
+        # What is on sale stays on sale.
+        yield Finding(observed.inventory.problem, observed.inventory.message, stops=not observed.database.ready)
 
 
 def _dead_letters(event: Event, observed: Observed) -> Iterator[Finding]:
-    if count := observed.database.dead_letters:
+    count, at = memory.dead_letters(event, observed)
+    if count:
         subject = "1 dead letter keeps its slots" if count == 1 else f"{count} dead letters keep their slots"
         yield Finding(
             Problem.DEAD_LETTERS,
-            f"{subject}. `intake-admin dead-letters list {event.name}` shows their errors; "
+            f"{subject}{at}. `intake-admin dead-letters list {event.name}` shows their errors; "
             "fix the cause, then replay them.",
+            stops=False,
         )
 
 
@@ -234,7 +181,7 @@ def _consistency(event: Event, observed: Observed, stage: Stage) -> Iterator[Fin
     if found.agrees is False:
         yield Finding(
             Problem.LEDGER_INCONSISTENT,
-            f"DB1 and the ledger contradict each other: {found.message}. The operator corrects neither; "
+            f"DB1 and the ledger contradict each other: {found.told}. The operator corrects neither; "
             f"`intake-admin reconcile {event.name}` lists the claims.",
         )
 
@@ -261,15 +208,3 @@ def _overdue(event: Event, observed: Observed, stage: Stage, now: datetime) -> I
             f"draining since {since.isoformat(timespec='seconds')}, longer than {limit}. The drain goes on; to give up "
             f"the claims that are left, set the annotation {names.ABANDON_ANNOTATION}: {event.name}.",
         )
-
-
-def _why_not_starting(pod: Manifest, waiting: list[dict[str, Any]]) -> str:
-    unscheduled = next((c for c in pods.conditions(pod) if c["type"] == "PodScheduled" and c["status"] != "True"), None)
-    if unscheduled:
-        return str(unscheduled.get("message") or unscheduled.get("reason") or "it cannot be scheduled")
-    named = next((w for w in waiting if w.get("reason") not in {None, "PodInitializing"}), None)
-    if named is None:
-        return ""
-    if named["reason"] == "ContainerCreating":
-        return "a volume or Secret that it mounts does not exist yet; `kubectl describe pod` names it"
-    return f"{named['reason']} {named.get('message', '')}".strip()

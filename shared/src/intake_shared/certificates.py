@@ -1,0 +1,128 @@
+"""The certificates of a connection to a user's PostgreSQL: what they may be, and how libpq gets them.
+
+libpq reads certificates and keys out of files alone. Here they are files in memory: no disk ever has a key, and they
+are gone with the process, however it ends.
+"""
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+
+# https://docs.kernel.org/userspace-api/mfd_noexec.html: a hardened node refuses a file in memory without it, and a
+# kernel before 6.3 does not know it.
+_NOEXEC_SEAL: Final = 0x0008
+# Of libpq's modes these alone never go on without TLS.
+_ENCRYPTED: Final = ("require", "verify-ca", "verify-full")
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """All in PEM. Without any, the URI alone says whether a connection uses TLS, and what it checks."""
+
+    authority: str | None = field(default=None, repr=False)
+    """The only authorities from which the server's certificate may come."""
+    certificate: str | None = field(default=None, repr=False)
+    """What we show to the server, with the authorities between it and a root."""
+    key: str | None = field(default=None, repr=False)
+    """The private key of `certificate`."""
+
+    def __bool__(self) -> bool:
+        return self.authority is not None or self.certificate is not None
+
+    def settings(self, given: Mapping[str, str]) -> dict[str, str]:
+        """libpq's parameters beside the files, for a URI with the parameters `given`.
+
+        Raises psycopg.ProgrammingError for a URI that says the contrary.
+        """
+        if not self:
+            return {}
+        names = "caSecretRef" if self.authority is not None else "clientCertSecretRef"
+        mode = given.get("sslmode")
+        if mode is not None and mode not in _ENCRYPTED:
+            raise _contrary(f"sslmode={mode}, with which a connection may go on without TLS", names)
+        if self.authority is not None and "sslrootcert" in given:
+            raise _contrary(f"sslrootcert={given['sslrootcert']}, which trusts other authorities", names)
+        if self.certificate is not None and given.get("sslcertmode") == "disable":
+            raise _contrary("sslcertmode=disable, with which no certificate is shown", "clientCertSecretRef")
+        if given.get("gssencmode") == "require":
+            raise _contrary("gssencmode=require, which is no TLS", names)
+        if mode is None:
+            mode = "verify-full" if self.authority is not None or "sslrootcert" in given else "require"
+        elif mode == "require" and self.authority is not None:
+            mode = "verify-ca"  # libpq does the same where there is a file of authorities
+        # By default libpq prefers GSSAPI, which checks no certificate.
+        return {"sslmode": mode, "gssencmode": "disable"}
+
+    @contextmanager
+    def files(self) -> Iterator[dict[str, str]]:
+        """libpq's parameters that name the files, which exist until the end of the context."""
+        contents = {"sslrootcert": self.authority, "sslcert": self.certificate, "sslkey": self.key}
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(_in_memory(name, text)) for name, text in contents.items() if text is not None
+            }
+
+
+NO_CERTIFICATES: Final = Certificates()
+
+
+def authority_flaw(text: str) -> str:
+    """Why no certificate can be checked with these authorities; empty if one can. Quotes nothing of them."""
+    # A file may have comments in other letters. With empty `cadata` the system's authorities would be loaded.
+    pem = text.encode("ascii", "ignore").decode()
+    try:
+        authorities = ssl.create_default_context(cadata=pem).get_ca_certs() if pem else []
+    except (ssl.SSLError, ValueError):
+        authorities = []
+    return "" if authorities else "it holds no certificates in PEM"
+
+
+def certificate_flaw(text: str) -> str:
+    """Why this cannot be shown to a server as our certificate; empty if it can. Quotes nothing of it."""
+    pem = text.encode("ascii", "ignore").decode()
+    try:
+        if pem:
+            ssl.create_default_context(cadata=pem)
+            return ""
+    except (ssl.SSLError, ValueError):
+        pass
+    return "it holds no certificate in PEM"
+
+
+def key_flaw(key: str, certificate: str) -> str:
+    """Why this is no key for this certificate; empty if it is. Quotes nothing of either."""
+    if "PRIVATE KEY-----" not in key:
+        return "it holds no private key in PEM"
+    if "ENCRYPTED" in key:
+        return "the private key has a passphrase; store it without one"
+    with Certificates(certificate=certificate, key=key).files() as files:
+        try:
+            # An empty password: without one OpenSSL would ask for it at the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(files["sslcert"], files["sslkey"], password="")
+        except (ssl.SSLError, ValueError) as error:
+            if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+                return "the private key does not belong to the certificate"
+            return "it holds no private key that can be read"
+    return ""
+
+
+def _contrary(said: str, names: str) -> psycopg.ProgrammingError:
+    return psycopg.ProgrammingError(f"the URI says {said}: remove it there, or {names}")
+
+
+@contextmanager
+def _in_memory(name: str, text: str) -> Iterator[str]:
+    """The path of a file in memory with this text, which our user alone may read: libpq refuses other keys."""
+    try:
+        number = os.memfd_create(name, os.MFD_CLOEXEC | _NOEXEC_SEAL)
+    except OSError:
+        number = os.memfd_create(name, os.MFD_CLOEXEC)
+    with os.fdopen(number, "wb", buffering=0) as file:
+        os.fchmod(number, 0o600)
+        file.write(text.encode())
+        yield f"/proc/self/fd/{number}"
