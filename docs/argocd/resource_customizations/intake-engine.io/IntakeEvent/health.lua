@@ -43,7 +43,8 @@ local may_come = {
   LedgerFunctionMissing = true,
   InventoryMissing = true,
 }
-local starts = { Pending = true, Waiting = true, Provisioning = true }
+local starts = obj.status.phase == "Pending" or obj.status.phase == "Provisioning"
+local waits = obj.status.phase == "Waiting"
 
 local function is_new(condition)
   -- Argo CD's os.date heeds `!` for the present time alone, so UTC goes through os.time as if it were local.
@@ -55,7 +56,7 @@ end
 -- Something is wrong, and the message says what to do. What a waiting event lacks is among it.
 if is("Degraded", "True") then
   local degraded = conditions["Degraded"]
-  if starts[obj.status.phase] and may_come[degraded.reason] and is_new(degraded) then
+  if (starts or waits) and may_come[degraded.reason] and is_new(degraded) then
     return said_by("Progressing", "Degraded")
   end
   return said_by("Degraded", "Degraded")
@@ -73,7 +74,7 @@ if conditions["Drained"] ~= nil then
 end
 
 -- Stopped on purpose. A drain waits for it as well.
-if obj.spec.paused == true and (obj.status.phase == "Waiting" or is("Ready", "True")) then
+if obj.spec.paused == true and not starts then
   return health("Suspended", "spec.paused is true: no claims and no commits")
 end
 
@@ -82,7 +83,7 @@ if obj.status.phase == "Draining" then
 end
 
 -- Nothing runs yet, as planned.
-if obj.status.phase == "Waiting" then
+if waits then
   if is("PreflightPassed", "Unknown") then
     return said_by("Progressing", "PreflightPassed")
   end
