@@ -121,6 +121,16 @@ class Application:
 
         eventually(synced, deadline, f"{self.name} is Synced {revision[:8]}")
 
+    def await_sync_failed(self, deadline: float) -> None:
+        """Wait until Argo CD gives up a sync, whether it tries again or not."""
+
+        def failed() -> bool:
+            state = self.status().get("operationState") or {}
+            assert state.get("phase") in {"Failed", "Error"} or state.get("retryCount"), state
+            return True
+
+        eventually(failed, deadline, f"a sync of {self.name} has failed")
+
     def await_health(self, wanted: str, deadline: float, kind: str = "IntakeEvent") -> str:
         """Wait for the health of the Application's only object of this kind; return what Argo CD shows with it."""
 

@@ -7,11 +7,12 @@ import pytest
 
 from tests.argocd import figures, sales
 from tests.argocd.applications import Application
-from tests.e2e import events
+from tests.e2e import events, sql
 from tests.e2e.kube import Kube, Object, eventually
 
 START_SECONDS: Final = 90.0
 CHANGE_SECONDS: Final = 30.0
+LEDGER: Final = "statefulset/core-ledger"
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,20 @@ def test_what_is_removed_from_git_is_pruned_and_the_children_of_the_event_are_no
     eventually(lambda: sale.kube.find("configmap", "extra") is None, CHANGE_SECONDS, "the ConfigMap is pruned")
     assert {child for child in before if not child.startswith("Pod/")} <= sale.children()
     assert spec(sale)["pool"] == "sale-pool"
+
+
+def test_a_ledger_that_is_down_in_a_sale_is_degraded_and_the_application_stays_synced(
+    sale: Application, state: Path
+) -> None:
+    sale.kube.kubectl("scale", LEDGER, "--replicas=0")
+    eventually(
+        lambda: not sale.kube.items("pods", "app.kubernetes.io/name=core-ledger"),
+        CHANGE_SECONDS,
+        "the ledger has stopped",
+    )
+    answers = sql.claim(sale.kube, "sale", "sale-pool", claims=5)
+    assert {answer["outcome"] for answer in answers} == {"claimed"}
+    figures.note(state, f"ledger down: Synced, Degraded: {sale.await_health('Degraded', START_SECONDS)}")
+    sale.assert_steady()
+    sale.kube.kubectl("scale", LEDGER, "--replicas=1")
+    sale.await_health("Healthy", START_SECONDS)
