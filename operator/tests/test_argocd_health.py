@@ -1,6 +1,7 @@
 """Argo CD's health check of an IntakeEvent: its own cases, and every phase and problem that the operator can say."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -126,6 +127,10 @@ def test_a_paused_event_is_suspended(sale: given.Make[Given]) -> None:
     assert shown(sale(spec={"paused": True}))["status"] == "Suspended"
 
 
+def test_a_paused_event_starts_all_the_same() -> None:
+    assert shown(given.scheduled(spec={"paused": True}).says(ready=False))["status"] == "Progressing"
+
+
 def test_a_paused_drain_is_suspended_and_a_paused_event_that_is_over_is_healthy() -> None:
     paused = {"spec": {"paused": True}}
     assert shown(given.closed(**paused).sealed(depth=3))["status"] == "Suspended"
@@ -181,6 +186,22 @@ def test_only_what_may_still_come_is_progressing_and_only_at_first(problem: Prob
     for sale in STARTING:
         assert degraded(sale, problem, AT_FIRST) == {"status": wanted, "message": "what to do"}
         assert degraded(sale, problem, LATER) == {"status": "Degraded", "message": "what to do"}
+
+
+@pytest.mark.parametrize("month", [1, 7])
+def test_the_two_minutes_are_those_of_utc_wherever_argo_cd_runs(month: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    now = datetime(2027, month, 1, tzinfo=UTC)
+    try:
+        for ago, wanted in ((AT_FIRST, "Progressing"), (LATER, "Degraded")):
+            since = (now - ago).isoformat(timespec="seconds")
+            missing = {"type": "Degraded", "status": "True", "reason": "LedgerUnreachable", "lastTransitionTime": since}
+            status = {"phase": "Pending", "conditions": [missing | {"message": ""}]}
+            assert health({"metadata": {}, "spec": {}, "status": status}, now)["status"] == wanted
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_status_of_an_older_spec_is_progressing() -> None:

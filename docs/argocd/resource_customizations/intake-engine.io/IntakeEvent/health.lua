@@ -68,7 +68,7 @@ if conditions["Drained"] ~= nil then
   if is("Drained", "True") or reason == "Kept" then
     return said_by("Healthy", "Drained")
   end
-  if reason == "DeadLettersBlock" or reason == "ProofFailed" then
+  if reason == "ProofFailed" then
     return said_by("Degraded", "Drained")
   end
 end
