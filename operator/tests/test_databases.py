@@ -359,7 +359,7 @@ class TestLedger:
             async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
                 return {"metadata": {"uid": "1"}, "data": {"uri": base64.b64encode(data).decode()}}
 
-        observer = Observer(Secrets(), None, LedgerChecks(Clock()), None, None, None, None)  # type: ignore[arg-type]
+        observer = Observer(Secrets(), None, LedgerChecks(Clock()), None, None, None, None, None)  # type: ignore[arg-type]
         spec = event().spec
         assert spec is not None
         ledger, observed = await observer._inputs(event(), spec, Observed())

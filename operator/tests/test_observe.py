@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from given import INSTALLATION, OPENS
 from intake_operator import names
 from intake_operator.children import access, common
 from intake_operator.database.databases import Databases
@@ -15,6 +16,8 @@ from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
+from intake_operator.preflight.checks import Checks, Hosts
+from intake_operator.preflight.preflights import Preflights
 
 type Make[T] = Callable[..., T]
 
@@ -35,6 +38,25 @@ class Objects:
         return [o for o in self._objects if o["kind"] == kind]
 
 
+def observer_of(*objects: Manifest) -> Observer:
+    """An observer of a cluster of these objects."""
+    cluster: Any = Objects(*objects)
+    databases = Databases(())
+    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, lambda: 0.0)
+    inventories = Inventories(cluster, databases, lambda: 0.0)
+    checks = Checks(cluster, ledgers, inventories, pools, INSTALLATION, Hosts())
+    return Observer(
+        cluster,
+        databases,
+        ledgers,
+        inventories,
+        ConsistencyChecks(lambda: 0.0, lambda _: None),
+        Proofs(databases, lambda: 0.0),
+        pools,
+        Preflights(checks, lambda: 0.0, lambda _: None, lambda: OPENS),
+    )
+
+
 @pytest.mark.parametrize("data", [None, {}, {"user": "cG9zdGdyZXM="}, {"password": ""}, {"password": "//79"}], ids=str)
 async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_no_pass(
     event: Make[Event], pod: Make[Manifest], opens: datetime, data: dict[str, str] | None
@@ -44,17 +66,6 @@ async def test_a_superuser_secret_that_was_emptied_by_hand_is_reported_and_ends_
     secret["metadata"] |= common.metadata(e, secret["metadata"]["name"], "database") | {"uid": "s"}
     secret["data"] = data
     running = pod(e, "database") | {"kind": "Pod"}
-    cluster: Any = Objects(secret, running)
-    databases = Databases(())
-    observer = Observer(
-        cluster,
-        databases,
-        LedgerChecks(lambda: 0.0),
-        Inventories(cluster, databases, lambda: 0.0),
-        ConsistencyChecks(lambda: 0.0, lambda _: None),
-        Proofs(databases, lambda: 0.0),
-        Pools(cluster, lambda: 0.0),
-    )
-    seen = await observer.observe(e, opens)
+    seen = await observer_of(secret, running).observe(e, opens)
     assert not seen.database.reachable
     assert "Secret taylor-drop-superuser has no password" in seen.database.error

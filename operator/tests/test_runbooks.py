@@ -10,6 +10,7 @@ from intake_operator.reasons import (
     IntakeReason,
     LedgerReadyReason,
     PoolReason,
+    PreflightReason,
     Problem,
     ScalingReason,
 )
@@ -25,6 +26,7 @@ SINGLE = [
     LedgerReadyReason.WEAKER,
     PoolReason.NOT_CHECKED,
     PoolReason.WAITING,
+    PreflightReason.NOT_CHECKED,
 ]
 # LedgerInconsistent is a reason of two conditions.
 REASONS = sorted({*map(str, [*Problem, *DrainReason, *ConsistencyReason, *SINGLE])})
@@ -54,7 +56,10 @@ def test_the_concepts_name_every_problem_in_its_order() -> None:
 @pytest.mark.parametrize(
     "reason",
     sorted(
-        {*map(str, [*IntakeReason, *ScalingReason, *LedgerReadyReason, *DrainReason, *ConsistencyReason, *PoolReason])}
+        {
+            *map(str, [*IntakeReason, *ScalingReason, *LedgerReadyReason, *DrainReason, *ConsistencyReason]),
+            *map(str, [*PoolReason, *PreflightReason]),
+        }
     ),
 )
 def test_the_concepts_name_every_other_reason(reason: str) -> None:

@@ -45,7 +45,7 @@ class Bridges:
     async def once(self, seen: Given, now: datetime) -> Decided:
         """One pass, which does nothing but scale."""
         decided = seen.at(now).plan()
-        actor = Actor(self, None, None, None, None)  # type: ignore[arg-type]
+        actor = Actor(self, None, None, None, None, None)  # type: ignore[arg-type]
         for step in decided.all(ScaleBridges):
             await actor.act(step, seen.event, seen.observed, now)
         return decided

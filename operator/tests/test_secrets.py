@@ -43,7 +43,7 @@ async def test_a_value_that_the_bridge_will_refuse_is_reported_before_the_sale(
 
     selling = event(spec=spec(commitTarget={"webhook": webhook}))
     assert selling.spec is not None
-    observer = Observer(Secrets(), None, None, None, None, None, None)  # type: ignore[arg-type]
+    observer = Observer(Secrets(), None, None, None, None, None, None, None)  # type: ignore[arg-type]
     _, observed = await observer._inputs(selling, selling.spec, Observed())
     if not told:
         assert observed.ledger == LedgerState()

@@ -24,8 +24,8 @@ def window(opens_in: float, lasts: float) -> dict[str, str]:
     return {"opensAt": instant(opens), "closesAt": instant(opens + timedelta(seconds=lasts))}
 
 
-# A window that `open_now` opens: a slow machine may still provision when a shorter one opens.
-LATER = {"opens_in": 3600.0, "lasts": 7200.0}
+# A window that `open_now` opens: a slow machine may still provision when a shorter one opens. Inside the lead time.
+LATER = {"opens_in": 3000.0, "lasts": 7200.0}
 
 
 def open_now(kube: Kube, name: str) -> None:

@@ -272,7 +272,7 @@ def abandoned_event(name: str) -> list[Object]:
     children = objects(f"{name}-db", labels)
     anchor = [obj for obj in children if obj["kind"] == "NetworkPolicy"]
     claim = volume_claim(f"data-{name}-db-0", labels)
-    event = events.event(name, events.window(opens_in=3600, lasts=3600))
+    event = events.event(name, events.window(opens_in=3000, lasts=3600))
     for obj in (event, claim, *anchor):
         obj["metadata"]["finalizers"] = [events.FINALIZER]
     return [event, *(obj for obj in children if obj["kind"] != "PersistentVolumeClaim"), claim]

@@ -61,6 +61,7 @@ def test_the_schema_sets_the_defaults(shared_namespace: Kube) -> None:
     }
     assert spec["bridge"] == {"minReplicas": 1, "maxReplicas": 4, "backlogPerReplica": 2000}
     assert spec["database"] == {"image": "postgres:18"}
+    assert spec["provisioning"] == {"leadTimeMinutes": 60}
     assert spec["teardown"] == {"drainTimeoutSeconds": 3600, "keepMinutes": 10}
 
 

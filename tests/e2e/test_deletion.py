@@ -5,7 +5,7 @@ from tests.e2e.kube import Kube, condition, eventually
 
 
 def test_deleting_an_event_before_its_window_removes_all_its_objects(namespace: Kube) -> None:
-    sale = events.window(opens_in=3600, lasts=3600)
+    sale = events.window(opens_in=3000, lasts=3600)
     namespace.apply(events.unchecked(events.event("early", sale)), events.event("half", sale))
     # One while it is provisioned, one when it is ready.
     eventually(lambda: namespace.find("statefulset", "half-db"), 20, "provisioning has begun")

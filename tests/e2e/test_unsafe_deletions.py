@@ -221,7 +221,7 @@ def test_the_deleted_namespace_is_gone_after_its_event(validator_works: Sales, c
 
 def test_a_namespace_with_a_scheduled_event_is_deleted_at_once(cluster: Kube) -> None:
     kube = cluster.create_namespace(f"e2e-waiting-{secrets.token_hex(2)}")
-    kube.apply(events.unchecked(events.event("waiting", events.window(opens_in=3600, lasts=3600))))
+    kube.apply(events.unchecked(events.event("waiting", events.window(opens_in=3000, lasts=3600))))
     events.await_phase(kube, "waiting", "Scheduled", 60)
     kube.delete("namespace", kube.namespace)
     eventually(lambda: cluster.find("namespace", kube.namespace) is None, GONE_SECONDS, "event and namespace are gone")

@@ -180,6 +180,10 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
+# Only for a line of PreflightPassed, which reads NotAsked without it.
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]

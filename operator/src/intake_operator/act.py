@@ -21,6 +21,7 @@ from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
 from intake_operator.model.spec import PostgresTarget
+from intake_operator.preflight.preflights import Preflights
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Actor:
     inventories: Inventories
     consistencies: ConsistencyChecks
     applier: Applier
+    preflights: Preflights
     cluster_domain: str = CLUSTER_DOMAIN
 
     async def act(self, step: steps.Step, event: Event, observed: Observed, now: datetime) -> None:
@@ -63,6 +65,8 @@ class Actor:
                 await self.cluster.delete(kind, event.namespace, name, _uid(observed, kind, name))
             case steps.Compare(ledger):
                 await self._compare(event, ledger)
+            case steps.CheckAhead():
+                self.preflights.start(event, observed.input_fingerprints)
             case _:
                 await self._in_database(step, event)
 

@@ -41,7 +41,7 @@ class Address:
         parameters = uris.read(self.uri)
         self.certificates.settings(parameters)
         if "hostaddr" not in parameters and (hosts := parameters.get("host")):
-            parameters["host"] = ",".join(_qualified(host, self.namespace) for host in hosts.split(","))
+            parameters["host"] = ",".join(qualified_host(host, self.namespace) for host in hosts.split(","))
         return make_conninfo(**parameters)
 
     async def connect(self, **more: Any) -> ConfirmedConnection:
@@ -54,7 +54,7 @@ class Address:
         return await connections.connect(
             self.qualified(),
             certificates=self.certificates,
-            names={_qualified(host, self.namespace): host for host in hosts},
+            names={qualified_host(host, self.namespace): host for host in hosts},
             application_name=names.FIELD_MANAGER,
             # Never prepared: a transaction pooler may stand before it.
             prepare_threshold=None,
@@ -98,6 +98,7 @@ def domain_of(resolv_conf: str) -> str:
     return ""
 
 
-def _qualified(host: str, namespace: str) -> str:
+def qualified_host(host: str, namespace: str) -> str:
+    """The host, with the event's namespace if it is the bare name of a Service."""
     # With a dot it is a domain or an IPv4 address, with a colon an IPv6 address, with a slash a socket.
     return host if not host or any(mark in host for mark in ".:/") else f"{host}.{namespace}.svc"

@@ -27,7 +27,9 @@ from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.metrics import Metrics
 from intake_operator.observe import Observer
-from intake_operator.reconcile import Reconciler
+from intake_operator.preflight.checks import Checks, Hosts
+from intake_operator.preflight.preflights import Preflights
+from intake_operator.reconcile import Reconciler, utc_now
 from intake_operator.settings import Settings
 from intake_operator.workqueue import Key, WorkQueue
 
@@ -51,24 +53,29 @@ async def run(settings: Settings) -> None:
         metrics.forget(key)
 
     consistencies = ConsistencyChecks(monotonic, queue.add)
+    ledgers, pools = LedgerChecks(monotonic), Pools(cluster, monotonic, settings.namespaces, cluster_domain)
+    installation = Installation(
+        BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
+        settings.guard,
+        settings.defaults,
+        settings.fixed_ids,
+    )
+    checks = Checks(cluster, ledgers, inventories, pools, installation, Hosts())
+    preflights = Preflights(checks, monotonic, queue.add, utc_now)
     reconciler = Reconciler(
         cluster=cluster,
         observer=Observer(
             cluster,
             databases,
-            LedgerChecks(monotonic),
+            ledgers,
             inventories,
             consistencies,
             Proofs(databases, monotonic),
-            Pools(cluster, monotonic, settings.namespaces, cluster_domain),
+            pools,
+            preflights,
         ),
-        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster), cluster_domain),
-        installation=Installation(
-            BridgeImage(settings.bridge_image, settings.bridge_pull_policy, settings.bridge_traces_endpoint),
-            settings.guard,
-            settings.defaults,
-            settings.fixed_ids,
-        ),
+        actor=Actor(cluster, databases, inventories, consistencies, Applier(cluster), preflights, cluster_domain),
+        installation=installation,
         metrics=metrics,
         drop=drop,
     )
@@ -99,6 +106,7 @@ async def run(settings: Settings) -> None:
         await asyncio.gather(*workers, return_exceptions=True)
         await admin_server.cleanup()
         await consistencies.close()
+        await preflights.close()
         await databases.close_all()
         await cluster.close()
         await server.cleanup()

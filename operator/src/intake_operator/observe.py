@@ -27,6 +27,7 @@ from intake_operator.model import pods
 from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.preflight.preflights import Preflights
 
 LISTED: Final = (
     "StatefulSet",
@@ -52,10 +53,13 @@ class Observer:
     consistencies: ConsistencyChecks
     proofs: Proofs
     pools: Pools
+    preflights: Preflights
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision needs. Raises ApiError where the API server refuses."""
         observed, superuser = await self._objects(event)
+        if event.spec and needs.preflight(event, observed, now):
+            return await self._ahead(event, event.spec, observed)
         if not needs.database(event, observed, now):
             return observed
         if needs.refusals(event, observed):
@@ -80,8 +84,23 @@ class Observer:
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
-        for memory_of_events in (self.ledgers, self.inventories, self.consistencies, self.proofs, self.pools):
+        everything = (self.ledgers, self.inventories, self.consistencies, self.proofs, self.pools, self.preflights)
+        for memory_of_events in everything:
             memory_of_events.forget(uid)
+
+    async def _ahead(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> Observed:
+        """Of an event that waits only its Secrets are read: all else is checked in the background."""
+        table = spec.inventory.table if spec.inventory else None
+        needed = [*inputs.of_spec(spec), *(inputs.of_postgres(table) if table else ())]
+        refs = sorted({each.ref.name for each in needed})
+        secrets = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in refs))
+        fingerprints = {secret["metadata"]["name"]: fingerprint(secret) for secret in secrets if secret}
+        return replace(
+            observed,
+            input_fingerprints=fingerprints,
+            preflight=self.preflights.latest(event.uid),
+            preflight_due=self.preflights.is_due(event, fingerprints),
+        )
 
     async def _objects(self, event: Event) -> tuple[Observed, Manifest | None]:
         """The children, and the Secret of DB1's superuser. Of other Secrets only metadata is passed on."""

@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
     LEDGER_CONSISTENT = "LedgerConsistent"
     POOL_UNUSED = "PoolUnused"
+    PREFLIGHT_PASSED = "PreflightPassed"
 
 
 class DatabaseReason(StrEnum):
@@ -66,6 +67,14 @@ class PoolReason(StrEnum):
     WAITING = "WaitingForLedger"
     USED_BEFORE = "PoolUsedBefore"
     IN_USE = "PoolInUse"
+
+
+class PreflightReason(StrEnum):
+    """Reasons of PreflightPassed; where it is False, the reason is a Problem."""
+
+    PASSED = "ChecksPassed"
+    RUNNING = "ChecksRunning"
+    NOT_CHECKED = "NotChecked"
 
 
 class DrainReason(StrEnum):
@@ -148,6 +157,7 @@ class Phase(StrEnum):
     """The value of the PHASE column. Derived on every pass, never read back."""
 
     PENDING = "Pending"
+    WAITING = "Waiting"
     PROVISIONING = "Provisioning"
     SCHEDULED = "Scheduled"
     OPEN = "Open"

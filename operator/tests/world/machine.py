@@ -19,6 +19,8 @@ NEEDED = {("StatefulSet", DATABASE), ("PersistentVolumeClaim", CLAIM)}
 POD = ("Pod", f"{DATABASE}-0")
 # Seconds in which the event has to end once nothing prevents it any more.
 PATIENCE = 40
+# Minutes: beyond the lead time.
+FAR = 600
 
 
 # Hypothesis prefers few kinds of rules in one example, and the first by name. So some things, each as likely as the
@@ -41,6 +43,7 @@ AT_FIRST: Final[dict[str, Callable[["Machine"], None]]] = {
     "abandon, another": lambda m: m.an_annotation_is_set(names.ABANDON_ANNOTATION, "another"),
     "report forged": lambda m: m.somebody_makes_a_config_map_like_the_report(labelled=True),
     "over": lambda m: m.the_window_is_edited(None, 0),
+    "far away": lambda m: m.the_window_is_edited(FAR, 60),
     "ledger away": lambda m: m.the_ledger_goes_or_comes(away=True),
     "confirmed": lambda m: m.buyers_confirm(2),
     "holds end": lambda m: m.time_passes(20),
@@ -63,7 +66,7 @@ class Machine(RuleBasedStateMachine):
         ephemeral=st.sampled_from([False, False, True]),
         keep=st.sampled_from([0, 10]),
         skew=st.sampled_from([0, -60, 60]),
-        begins=st.sampled_from(["selling", "selling", "scheduled", "new"]),
+        begins=st.sampled_from(["selling", "selling", "scheduled", "waiting", "new"]),
         deleted=st.booleans(),
         checkout=st.booleans(),
         first=st.lists(st.sampled_from(sorted(AT_FIRST)), max_size=5),
@@ -84,6 +87,8 @@ class Machine(RuleBasedStateMachine):
         self.given_up: set[str] = set()
         self.abandoned = self.recovers = self.wiped = self.reported = False
         self.live, self.seen = "", 0
+        if begins == "waiting":
+            self.the_window_is_edited(FAR, 60)
         if begins != "new":
             self.world.calm(6)
         if begins == "selling":
@@ -215,7 +220,7 @@ class Machine(RuleBasedStateMachine):
         self.reported = False
         self.see_memory()
 
-    @rule(opens=st.sampled_from([None, None, 2, 60]), minutes=st.sampled_from([1, 20, 120]))
+    @rule(opens=st.sampled_from([None, None, 2, 60, FAR]), minutes=st.sampled_from([1, 20, 120]))
     def the_window_is_edited(self, opens: int | None, minutes: int) -> None:
         event = self.world.event
         if event is None:

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 from world.account_mutants import ACCOUNT
+from world.waiting_mutants import WAITING
 
 
 @dataclass(frozen=True)
@@ -409,7 +410,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in ACCOUNT.items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

@@ -184,8 +184,10 @@ class World:
         api: Any = self.api
         ledgers: Any = SimpleNamespace(check=parts.ledger, forget=parts.forget)
         pools: Any = SimpleNamespace(check=parts.pool, forget=parts.forget)
-        observer = Observer(api, parts, ledgers, parts, parts, parts, pools)
-        actor = KilledActor(api, parts, parts, parts, Applier(api))
+        # Nothing that is checked ahead decides anything.
+        ahead: Any = SimpleNamespace(latest=lambda _: None, is_due=lambda *_: False, forget=parts.forget)
+        observer = Observer(api, parts, ledgers, parts, parts, parts, pools, ahead)
+        actor = KilledActor(api, parts, parts, parts, Applier(api), ahead)
         return Reconciler(api, observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
 
     def restart_db1(self) -> None:

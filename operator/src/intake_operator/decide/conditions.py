@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children.kinship import COLLECTING
-from intake_operator.decide import memory
+from intake_operator.decide import memory, preflight
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.ledger_ready import ledger_ready
-from intake_operator.decide.stage import Stage, has_to_be_proven, keep_until, was_claimable
+from intake_operator.decide.provisioning import lateness
+from intake_operator.decide.stage import Stage, has_to_be_proven, keep_until, provision_at, was_claimable
 from intake_operator.reasons import (
     ALL_GOOD,
     ConditionType,
@@ -43,6 +44,8 @@ class Condition:
     status: bool | None
     reason: str
     message: str
+    generation: int | None = None
+    """The metadata.generation that it is about, if that is not the present one."""
 
 
 def build(facts: Facts) -> list[dict[str, Any]]:
@@ -57,6 +60,7 @@ def build(facts: Facts) -> list[dict[str, Any]]:
         _degraded(facts),
         _ledger_consistent(facts),
         _pool_unused(facts),
+        _preflight_passed(facts),
     )
     return [_stamped(condition, facts) for condition in conditions]
 
@@ -102,14 +106,27 @@ def _ready(facts: Facts) -> Condition:
 
     if stopping := next((each for each in facts.findings if each.stops), None):
         return ready(False, stopping.reason, stopping.message)
+    if facts.stage is Stage.WAIT:
+        return ready(False, facts.phase.value, _waits(facts))
     if facts.stage is Stage.SERVE and not facts.observed.database.ready:
-        return ready(False, ReadyReason.PROVISIONING, "DB1 is being provisioned; DatabaseReady says how far it is")
+        underway = f"DB1 is being provisioned; DatabaseReady says how far it is{lateness(facts)}"
+        return ready(False, ReadyReason.PROVISIONING, underway)
     if facts.event.spec and facts.event.spec.paused and (facts.phase is Phase.OPEN or facts.observed.database.depth):
         return ready(False, ReadyReason.PAUSED, "spec.paused stops claims and commits; set it to false to go on")
     if facts.findings:
         first = facts.findings[0]
         return ready(True, first.reason, f"{_ready_message(facts)}. But {first.message}")
     return ready(True, facts.phase.value, _ready_message(facts))
+
+
+def _waits(facts: Facts) -> str:
+    """Until when nothing runs, and why."""
+    spec = facts.event.spec
+    assert spec is not None
+    return (
+        f"nothing runs yet, as planned: DB1 is provisioned at {provision_at(spec).isoformat()}, "
+        f"{spec.provisioning.lead_time_minutes} minutes before the window opens (spec.provisioning.leadTimeMinutes)"
+    )
 
 
 def _ready_message(facts: Facts) -> str:
@@ -127,13 +144,15 @@ def _ready_message(facts: Facts) -> str:
 
 def _database_ready(facts: Facts) -> Condition:
     def ready(value: bool, reason: DatabaseReason, message: str) -> Condition:
-        return Condition(ConditionType.DATABASE_READY, value, reason, message)
+        return Condition(ConditionType.DATABASE_READY, value, reason, message + lateness(facts))
 
     database, name = facts.observed.database, names.database(facts.event.name)
-    if facts.stage is Stage.INERT:
-        return ready(False, DatabaseReason.REMOVED, "DB1 was never created: the window had passed")
-    if facts.stage is Stage.REMOVE:
-        return ready(False, DatabaseReason.REMOVED, "DB1 is not needed any more, and is removed")
+    if facts.stage in {Stage.INERT, Stage.REMOVE}:
+        passed = "DB1 was never created: the window had passed"
+        inert = facts.stage is Stage.INERT
+        return ready(False, DatabaseReason.REMOVED, passed if inert else "DB1 is not needed any more, and is removed")
+    if facts.stage is Stage.WAIT:
+        return ready(False, DatabaseReason.NOT_CREATED, _waits(facts))
     if ("StatefulSet", name) not in facts.observed.children:
         return ready(
             False, DatabaseReason.NOT_CREATED, f"StatefulSet {name} does not exist yet; the operator creates it"
@@ -170,7 +189,7 @@ def _intake_open(facts: Facts) -> Condition:
         )
     if spec is None or facts.stage in {Stage.DRAIN, Stage.KEEP, Stage.REMOVE}:
         return intake(False, IntakeReason.WINDOW_CLOSED, "no more claims are accepted")
-    if not facts.observed.database.ready:
+    if facts.stage is not Stage.WAIT and not facts.observed.database.ready:
         return intake(False, IntakeReason.NOT_READY, "DB1 cannot answer claims yet; DatabaseReady says why")
     if facts.now < spec.window.opens_at:
         return intake(False, IntakeReason.NOT_YET_OPEN, f"the window opens at {spec.window.opens_at.isoformat()}")
@@ -304,6 +323,12 @@ def _pool_unused(facts: Facts) -> Condition:
     return Condition(ConditionType.POOL_UNUSED, value, before["reason"], message)
 
 
+def _preflight_passed(facts: Facts) -> Condition:
+    return Condition(
+        ConditionType.PREFLIGHT_PASSED, *preflight.passed(facts.event, facts.observed.preflight, facts.stage)
+    )
+
+
 def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:
     before = of_type(facts.event.status, condition.type)
     value = {True: "True", False: "False", None: "Unknown"}[condition.status]
@@ -313,6 +338,6 @@ def _stamped(condition: Condition, facts: Facts) -> dict[str, Any]:
         "status": value,
         "reason": str(condition.reason),
         "message": condition.message,
-        "observedGeneration": facts.event.generation,
+        "observedGeneration": condition.generation or facts.event.generation,
         "lastTransitionTime": since or facts.now.isoformat(timespec="seconds"),
     }

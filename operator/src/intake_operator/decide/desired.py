@@ -46,6 +46,9 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     def child(manifest: Manifest) -> Manifest:
         return kinship.as_child(manifest, event, anchor, guard)
 
+    if facts.stage is Stage.WAIT:
+        todo += _secrets(event, observed, child)
+        return _applicable(facts, [*todo, *(steps.Apply(child(service)) for service in access.services(event))])
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
@@ -70,6 +73,11 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     if found := database_pod.to_replace(event, observed, facts.now):
         todo.append(steps.ReplaceDatabasePod(*found))
     return _applicable(facts, todo)
+
+
+def has_credentials(event: Event, observed: Observed) -> bool:
+    """Whether the event's own Secrets are there. No watch tells when they are."""
+    return _credentials(event).keys() <= observed.secret_fingerprints.keys()
 
 
 def _secrets(event: Event, observed: Observed, child: Callable[[Manifest], Manifest]) -> list[steps.Step]:

@@ -44,6 +44,8 @@ class Facts:
                 return Phase.COMPLETED if self.drain is DrainReason.COMPLETED else Phase.DRAINING
             case Stage.DRAIN | Stage.KEEP:
                 return Phase.DRAINING
+            case Stage.WAIT:
+                return Phase.WAITING
             case Stage.SERVE:
                 return self._serving_phase()
 

@@ -18,6 +18,11 @@ def database(event: Event, observed: Observed, now: datetime) -> bool:
     return stage_of(event, observed, now) in {Stage.SERVE, Stage.DRAIN, Stage.KEEP}
 
 
+def preflight(event: Event, observed: Observed, now: datetime) -> bool:
+    """Whether all that the sale needs is checked ahead; then nothing below is looked at."""
+    return stage_of(event, observed, now) is Stage.WAIT
+
+
 def refusals(event: Event, observed: Observed) -> bool:
     """Whether Kubernetes is asked why DB1's StatefulSet has no pod."""
     workload = observed.children.get(("StatefulSet", names.database(event.name)))

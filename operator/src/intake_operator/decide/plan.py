@@ -11,6 +11,7 @@ from intake_operator.decide.serve import serve
 from intake_operator.decide.stage import Stage, stage_of
 from intake_operator.decide.steps import Plan
 from intake_operator.decide.teardown import drain, keep, remove
+from intake_operator.decide.wait import wait
 from intake_operator.model.observed import Event, Observed
 
 # The children of an invalid event go with its namespace, which is not watched.
@@ -34,6 +35,8 @@ def plan(event: Event, observed: Observed, installation: Installation, now: date
             return Plan((), status.build(facts), None)
         case Stage.INVALID:
             return Plan((), status.build(facts), WHILE_INVALID if observed.children else None)
+        case Stage.WAIT:
+            return wait(facts, installation)
         case Stage.SERVE:
             return serve(facts, installation)
         case Stage.DRAIN:

@@ -4,9 +4,9 @@ from typing import Any
 
 from intake_operator import names
 from intake_operator.children import access
-from intake_operator.decide import conditions, memory
+from intake_operator.decide import conditions, memory, provisioning
 from intake_operator.decide.facts import Facts
-from intake_operator.decide.stage import Stage, keep_until
+from intake_operator.decide.stage import Stage, keep_until, provision_at
 from intake_operator.reasons import DrainReason
 
 
@@ -18,6 +18,7 @@ def build(facts: Facts) -> dict[str, Any]:
             "observedGeneration": event.generation,
             "phase": facts.phase.value,
             "conditions": conditions.build(facts),
+            "provisioning": provisioning.record(facts),
             "database": memory.database(event, observed, facts.claimable or memory.identity(event, observed)),
             "recovery": memory.recovery(event, observed),
             "report": memory.report(event),
@@ -72,8 +73,10 @@ def _next_transition(facts: Facts) -> str | None:
     spec, hold_ends = facts.event.spec, facts.observed.database.last_hold_ends
     if facts.drain is DrainReason.HOLDS_PENDING:
         return hold_ends.isoformat(timespec="seconds") if hold_ends and hold_ends > facts.now else None
-    if spec is None or facts.stage is not Stage.SERVE:
+    if spec is None or facts.stage not in {Stage.WAIT, Stage.SERVE}:
         return None
+    if facts.stage is Stage.WAIT:
+        return provision_at(spec).isoformat()
     moments = (spec.window.opens_at, spec.window.closes_at)
     return next((m.isoformat() for m in moments if m > facts.now), None)
 

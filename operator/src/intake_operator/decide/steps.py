@@ -139,6 +139,11 @@ class Compare:
     ledger: PostgresTarget
 
 
+@dataclass(frozen=True)
+class CheckAhead:
+    """Start the checks of an event that waits, in the background; the answer wakes the event."""
+
+
 type DatabaseStep = Migrate | LimitClaimers | SetLogins | Configure | Stock | Seed | Recover | Seal
 """Done in DB1."""
 
@@ -153,6 +158,7 @@ type Step = (
     | Unguard
     | Delete
     | Compare
+    | CheckAhead
     | DatabaseStep
 )
 

@@ -88,6 +88,22 @@ class Inventories:
         self._stocked[event.uid] = result
         self._states.revise(event.uid, result.refusal, WHILE_REFUSED if result.refusal.problem else timedelta())
 
+    async def check_rows(self, event: Event, wanted: spec.Inventory, size: int) -> InventoryState:
+        """Whether there are `size` rows of which each could be a slot.
+
+        DB1 compares them with each other, when it gets them. Reads a whole table, so it is nothing for a pass.
+        """
+        try:
+            source, _ = await open_source(self._cluster, event.namespace, wanted)
+            if (rows := await source.count(size)) < size:
+                raise too_small(rows, size)
+            async with aclosing(exactly(source, size)) as chunks:
+                async for _ in chunks:
+                    pass
+        except InventoryError as error:
+            return _state(wanted, error.problem, str(error))
+        return InventoryState()
+
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
         self._states.forget(uid)

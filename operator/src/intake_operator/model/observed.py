@@ -8,6 +8,7 @@ from typing import Any
 from intake_operator import names
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.engine_status import EngineStatus, Restore, Worker
+from intake_operator.model.preflight import Preflight
 from intake_operator.model.proof import Proof
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.reasons import PoolReason, Problem
@@ -217,3 +218,7 @@ class Observed:
     """Whether the latest comparison is old enough to be repeated, and none is running."""
     pool: PoolCheck | None = None
     """None where it was not asked: before the spec is understood, and once claims were possible."""
+    preflight: Preflight | None = None
+    """The latest answers of the checks of an event that waits; None before the first."""
+    preflight_due: bool = False
+    """Whether it is time to check again, and no check is running."""

@@ -180,6 +180,12 @@ class Database(PodSettings):
         return None if self.ephemeral is not None else self.storage or Storage()
 
 
+class Provisioning(_Model):
+    """When DB1 is made: `lead_time_minutes` before the window opens, or at once if that is past."""
+
+    lead_time_minutes: int = 60
+
+
 class Teardown(_Model):
     """How DB1 goes away.
 
@@ -210,6 +216,7 @@ class IntakeEventSpec(_Model):
     inventory: Inventory | None = None
     bridge: Bridge = Bridge()
     database: Database = Field(default_factory=lambda: Database(parameters={}))
+    provisioning: Provisioning = Provisioning()
     teardown: Teardown = Teardown()
 
     def engine_config(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from intake_operator import names
 from intake_operator.children.database import is_being_deleted
-from intake_operator.decide import connections, memory
+from intake_operator.decide import connections, memory, preflight
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.health.bridges import of_bridges
 from intake_operator.decide.health.finding import Finding
@@ -46,6 +46,7 @@ def findings(event: Event, observed: Observed, stage: Stage, now: datetime) -> t
         found += [*_dead_letters(event, observed), *_consistency(event, observed, stage)]
         found += [*cut_off(event, observed, now), *_connections(event, observed)]
         found += _overdue(event, observed, stage, now)
+        found += [Finding(*each) for each in preflight.problems(event, observed.preflight, stage)]
         if not any(each.reason in PODS for each in found):
             found += too_few_bridges(event, observed, now)
     order = list(Problem)

@@ -1,0 +1,1 @@
+"""Checks ahead of a sale, while its event waits."""
