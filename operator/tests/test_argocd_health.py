@@ -17,11 +17,16 @@ from intake_operator.model.observed import Observed
 from intake_operator.reasons import ConditionType, DrainReason, Phase, Problem
 from lupa import lua51
 from planning import make_proof
+from test_preflight import GOOD, UNREACHABLE, checked
+from test_waiting import WEEKS_AHEAD, waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "docs/argocd/resource_customizations/intake-engine.io/IntakeEvent"
 SETTINGS = ROOT / "docs/argocd/argocd-cm.yaml"
 CASES = yaml.safe_load((CHECK / "health_test.yaml").read_text(encoding="utf-8"))["tests"]
+# Within the two minutes in which something may still come, and after them.
+AT_FIRST = timedelta(seconds=119)
+LATER = timedelta(seconds=121)
 
 # What Argo CD's machine does not have for a check in argocd-cm, or what is of lupa.
 NOT_THERE = ("string", "math", "io", "debug", "coroutine", "python")
@@ -97,6 +102,7 @@ def test_argocd_cm_has_the_same_check() -> None:
 
 PHASES = {
     Phase.PENDING: (given.new(), "Progressing"),
+    Phase.WAITING: (checked(*GOOD), "Healthy"),
     Phase.PROVISIONING: (given.scheduled().says(ready=False), "Progressing"),
     Phase.SCHEDULED: (given.scheduled(), "Healthy"),
     Phase.OPEN: (given.selling(), "Healthy"),
@@ -105,7 +111,7 @@ PHASES = {
     Phase.FAILED: (given.invalid(), "Degraded"),
 }
 
-STARTING = (given.new(), given.scheduled().says(ready=False))
+STARTING = (given.new(), checked(*GOOD), given.scheduled().says(ready=False))
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -118,11 +124,18 @@ def test_the_health_of_a_phase(phase: Phase) -> None:
     assert seen["message"] in {condition["message"] for condition in decided.status["conditions"]}
 
 
+def test_a_waiting_event_is_progressing_while_it_is_checked_and_degraded_if_it_lacks_something() -> None:
+    assert shown(waiting())["status"] == "Progressing"
+    lacks = checked(UNREACHABLE).plan().status
+    assert with_status(checked(UNREACHABLE), lacks)["status"] == "Progressing"
+    assert with_status(checked(UNREACHABLE), lacks, WEEKS_AHEAD + LATER)["status"] == "Degraded"
+
+
 def test_an_event_whose_window_had_passed_is_healthy() -> None:
     assert shown(replace(given.closed(finalizers=()), observed=Observed()))["status"] == "Healthy"
 
 
-@pytest.mark.parametrize("sale", [given.scheduled, given.selling])
+@pytest.mark.parametrize("sale", [waiting, given.scheduled, given.selling])
 def test_a_paused_event_is_suspended(sale: given.Make[Given]) -> None:
     assert shown(sale(spec={"paused": True}))["status"] == "Suspended"
 
@@ -176,8 +189,6 @@ MAY_COME = {
     Problem.LEDGER_FUNCTION_MISSING,
     Problem.INVENTORY_MISSING,
 }
-AT_FIRST = timedelta(seconds=119)
-LATER = timedelta(seconds=121)
 
 
 @pytest.mark.parametrize("problem", Problem)
