@@ -21,6 +21,12 @@ class Case:
     refusal: str
 
 
+def quoted(message: str) -> list[str]:
+    """The parts of a password that a message has. Names of fields are none."""
+    said = message.replace("caSecretRef", "").replace("clientCertSecretRef", "")
+    return [word for word in SECRET if word in said]
+
+
 def _cases() -> tuple[Case, ...]:
     lines = Path(__file__).with_suffix(".tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]

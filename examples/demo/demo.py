@@ -78,7 +78,8 @@ def the_event() -> Object:
 
 
 # Wide enough for what stands in each column, so that lines of different calls stand under each other.
-WIDTHS = {"PHASE": 12, "AVAILABLE": 9, "QUEUED": 6, "COMMITTED": 9, "DEAD": 4, "BRIDGES": 7, "CLOSES": 20}
+WIDTHS = {"PHASE": 12, "READY": 5, "REASON": 14, "AVAILABLE": 9, "QUEUED": 6, "COMMITTED": 9, "DEAD": 4, "BRIDGES": 7}
+WIDTHS |= {"CLOSES": 20}
 
 
 def show_until_over(kube: Kube, name: str) -> str:

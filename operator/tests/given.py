@@ -35,7 +35,7 @@ type Make[T] = Callable[..., T]
 DATABASE: ChildKey = ("StatefulSet", "taylor-drop-db")
 VOLUME_CLAIM: ChildKey = ("PersistentVolumeClaim", "data-taylor-drop-db-0")
 
-# Of the pod that `with_pod("bridge")` adds: its name as a worker.
+# Of the pod that `with_pod("bridge")` adds.
 BRIDGE_UID = "bridge-pod"
 
 SECRETS = (names.superuser_secret, names.claimer_secret, names.bridge_secret)

@@ -22,6 +22,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
 POOL = "taylor-la-night-1"
+MIDNIGHT = datetime(2026, 12, 1, tzinfo=UTC)
 # The claim of u3 has the slots 3, 4 and 5.
 SALE = (
     "SELECT count(*) FROM generate_series(1, %s) n,"
@@ -46,7 +47,9 @@ class Scene:
         self.sides = sides
         self.woken: list[tuple[str, str]] = []
         self.now = 0.0
-        self.consistencies = ConsistencyChecks(lambda: self.now, self.woken.append)
+        self.consistencies = ConsistencyChecks(
+            lambda: self.now, self.woken.append, now=lambda: MIDNIGHT + timedelta(seconds=self.now)
+        )
 
     async def read(self, count: int) -> list[tuple[int, int, dict[str, Any]]]:
         found = await self.database.execute(
@@ -103,6 +106,19 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
         await scene.consistencies.close()
     server.drop_database("intake")
     server.drop_database("ledger")
+
+
+async def test_what_was_compared_says_when(scene: Scene) -> None:
+    """Claims that are sold later are in the other counts of the status, and not in this one."""
+    await scene.check_if_due()
+    scene.now += 60
+    later = await scene.check_if_due()
+    assert later is not None
+    assert later.told.endswith("and nothing contradicts DB1 (compared at 2026-12-01T00:00:00+00:00)")
+    scene.now += WHILE_GOOD.total_seconds()
+    renewed = await scene.check_if_due()
+    assert renewed == later, "the same verdict"
+    assert renewed.told.endswith("(compared at 2026-12-01T00:06:00+00:00)")
 
 
 async def test_a_sound_sale_agrees(scene: Scene) -> None:

@@ -71,7 +71,7 @@ def test_a_start_is_reported_only_when_it_is_slow() -> None:
     [
         ([], [(Problem.PODS_NOT_STARTING, True)]),
         ([worker()], [(Problem.PODS_NOT_STARTING, False)]),
-        ([worker() | {"worker": given.BRIDGE_UID}], []),
+        ([worker() | {"worker": f"{given.BRIDGE_UID}-0a1b2c3d"}], []),
     ],
 )
 def test_a_bridge_that_runs_and_never_registers_in_db1_is_reported(

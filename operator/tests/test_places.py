@@ -10,7 +10,7 @@ import given
 import pytest
 from given import INSTALLATION
 from intake_operator import names
-from intake_operator.addresses import domain_of
+from intake_operator.addresses import Address, domain_of
 from intake_operator.children import access, bridge, database
 from intake_operator.decide.steps import ReplaceDatabasePod
 from intake_operator.ledger.connection import ledger_key
@@ -176,6 +176,25 @@ def test_no_pod_names_a_user_or_a_group_where_ids_are_not_fixed(component: str) 
     assert {"runAsUser", "runAsGroup", "fsGroup"} <= template(component)["spec"]["securityContext"].keys()
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_db1_that_may_have_claims_keeps_its_user_and_one_without_gets_the_new_one(*, before: bool) -> None:
+    # Postgres refuses data of another user, so a changed value of the chart would be the end of the sale.
+    event = given.make_event()
+    spec = event.spec
+    assert spec is not None
+
+    def ids(identity: str, existing: Manifest | None, *, fixed: bool) -> bool:
+        installation = replace(INSTALLATION, fixed_ids=fixed)
+        made = database.stateful_set(event, spec.database, installation, identity=identity, existing=existing)
+        return "runAsUser" in made["spec"]["template"]["spec"]["securityContext"]
+
+    made = database.stateful_set(event, spec.database, replace(INSTALLATION, fixed_ids=before), identity="")
+    assert ids("7251", made, fixed=not before) is before
+    # Where admission refused the first one, nothing was ever made.
+    assert ids("", made, fixed=not before) is not before
+    assert ids("7251", None, fixed=before) is before
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -249,7 +268,7 @@ def test_secrets_have_the_cluster_s_domain(event: Make[Event]) -> None:
 
 def test_a_ledger_is_the_same_with_the_cluster_s_domain_and_without() -> None:
     short, long, other = (
-        ledger_key(f"postgresql://a@core.tickets.svc{domain}/db", "tickets", "f", "Corp.example")
+        ledger_key(Address(f"postgresql://a@core.tickets.svc{domain}/db", "tickets"), "f", "Corp.example")
         for domain in ("", ".CORP.example.", ".cluster.local")
     )
     assert short == long != other

@@ -39,6 +39,9 @@ def server() -> Iterator[PostgresServer]:
         with psycopg.connect(running.create_database("hall"), autocommit=True) as owner:
             owner.execute("CREATE TABLE seats (resource_id uuid, label text)")
             owner.execute("INSERT INTO seats SELECT gen_random_uuid(), 'A-' || n FROM generate_series(1, 20) n")
+            many = "md5((n % 5999)::text)::uuid AS resource_id, 'S-' || lpad(n::text, 4, '0') AS label"
+            owner.execute(f"CREATE VIEW many AS SELECT {many} FROM generate_series(1, 6000) n".encode())
+            owner.execute("CREATE VIEW twice AS SELECT resource_id, 'A-1' AS label FROM seats LIMIT 20")
             owner.execute("CREATE VIEW crooked AS SELECT resource_id, repeat(label, 500) AS label FROM seats")
         yield running
 
@@ -150,6 +153,8 @@ class TestChecks:
             ("seats", 21, Problem.INVENTORY_TOO_SMALL, "it has 20 rows, spec.inventorySize wants 21"),
             ("crooked", 20, Problem.INVENTORY_INVALID, "row 1: "),
             ("stalls", 20, Problem.INVENTORY_MISSING, "stalls"),
+            ("many", 6000, Problem.INVENTORY_INVALID, "row 6000: 'c4ca4238-a0b9-2382-0dcc-509a6f75849b' is on row 1"),
+            ("twice", 20, Problem.INVENTORY_INVALID, "row 2: 'A-1' is on row 1 already"),
         ],
     )
     async def test_rows_that_cannot_be_sold(

@@ -125,7 +125,9 @@ class TestLate:
     def test_an_operator_that_was_down_catches_up_and_says_how_late_it_is(self) -> None:
         seen = waiting().after(waiting().plan()).at(OPENS - 35 * MINUTE)
         assert "StatefulSet" in seen.plan().kinds
-        expected = "25 minutes late, at 2026-12-01T17:25:00+00:00 instead of 2026-12-01T17:00:00+00:00, because the "
+        expected = (
+            "25 minutes late, at 2026-12-01T17:25:00+00:00 instead of 2026-12-01T17:00:00+00:00, because no pass "
+        )
         assert self.late(seen).startswith(expected)
         # It still says so when DB1 starts, and DatabaseReady when it is there.
         later = seen.after(seen.plan()).at(OPENS - 30 * MINUTE)

@@ -16,9 +16,10 @@ from intake_shared.certificates import (
     key_flaw,
 )
 from intake_shared.connections import connect
+from intake_shared.uris import secured
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.tls_postgres import ANYONE, WRITER, TlsServer, certificates, pem, tls_postgres
+from tests.tls_postgres import ANYONE, HOSTS, NOT_ITS_HOST, WRITER, TlsServer, certificates, pem, tls_postgres
 
 OTHERS = trustme.CA(organization_name="theirs")
 
@@ -27,7 +28,7 @@ OTHERS = trustme.CA(organization_name="theirs")
 def server() -> Iterator[TlsServer]:
     with tls_postgres() as running:
         for role in (WRITER, ANYONE):
-            with psycopg.connect(running.server.uri() + f"&port={running.port}", autocommit=True) as owner:
+            with psycopg.connect(running.owner_uri(), autocommit=True) as owner:
                 owner.execute(f"CREATE ROLE {role} LOGIN".encode())
         yield running
 
@@ -57,7 +58,7 @@ async def test_with_both_sides_known_a_session_is_encrypted_and_who_the_certific
     ("host", "given", "told"),
     [
         ("localhost", lambda ours: certificates(OTHERS, ours), "certificate verify failed"),
-        ("127.0.0.1", lambda ours: certificates(ours, ours), 'does not match host name "127.0.0.1"'),
+        (NOT_ITS_HOST, lambda ours: certificates(ours, ours), 'does not match host name "127.0.0.2"'),
         ("localhost", lambda ours: Certificates(pem(ours)), "connection requires a valid client certificate"),
         ("localhost", lambda ours: certificates(ours, OTHERS), "unknown ca"),
         ("localhost", lambda ours: certificates(ours, ours, "someone"), "certificate authentication failed"),
@@ -88,7 +89,7 @@ async def test_another_name_may_be_checked_than_the_one_that_is_resolved(server:
         async with await connect(server.uri(), certificates=ours, names={"localhost": "core"}) as session:
             assert session.info.host == "core"
     finally:
-        server.show("localhost")
+        server.show(*HOSTS)
         server.server.stop()
         server.server.start()
 
@@ -98,14 +99,14 @@ async def test_another_name_may_be_checked_than_the_one_that_is_resolved(server:
 async def test_the_host_s_name_is_checked_unless_the_uri_says_otherwise(
     server: TlsServer, mode: str, checks: bool
 ) -> None:
-    call = connect(server.uri("127.0.0.1", ANYONE, more=mode), certificates=Certificates(pem(server.authority)))
+    call = connect(server.uri(NOT_ITS_HOST, ANYONE, more=mode), certificates=Certificates(pem(server.authority)))
     if checks:
         with pytest.raises(psycopg.OperationalError, match="does not match host name"):
             await call
     else:
         await (await call).close()
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
-        await connect(server.uri("127.0.0.1", ANYONE, more=mode), certificates=Certificates(pem(OTHERS)))
+        await connect(server.uri(NOT_ITS_HOST, ANYONE, more=mode), certificates=Certificates(pem(OTHERS)))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ async def test_a_uri_that_contradicts_the_certificates_is_refused(more: str, our
 )
 def test_what_is_checked(uri: str, ours: Certificates, mode: str | None) -> None:
     given = {name: str(value) for name, value in conninfo_to_dict(uri).items()}
-    assert ours.settings(given).get("sslmode") == mode
+    assert secured(given, ours).get("sslmode") == mode
 
 
 async def test_a_statement_is_cancelled_over_a_connection_with_the_same_certificates(server: TlsServer) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.e2e.kube import Kube, Object
+from tests.e2e.kube import REPOSITORY, Kube, Object
 
 LEDGER_POD = "core-ledger-0"
 LEDGER_DATABASE = "ledger"
@@ -10,9 +10,8 @@ VALIDATOR_URL = "http://validator:8080/validate"
 
 
 def start_ledger(kube: Kube) -> None:
-    """Apply examples/core-ledger.yaml, with the reference contract of sql/ledger."""
-    kube.config_map("core-ledger-sql", "sql/ledger")
-    kube.apply_file("examples/core-ledger.yaml")
+    """Apply examples/: core-ledger.yaml, with the reference contract of sql/ledger."""
+    kube.kubectl("apply", "-k", str(REPOSITORY / "examples"))
 
 
 def start_validator(kube: Kube) -> None:

@@ -44,12 +44,14 @@ def test_operator_db1_and_bridge_run_as_a_user_without_a_name(arbitrary: Kube) -
     assert {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods} == {"database", "bridge"}
     assert {uid_of(kube, pod) for pod in pods} == {UID}
 
-    # A new password is set in single-user mode, before the server starts.
-    former = kube.get("pod", "nobody-db-0")["metadata"]["uid"]
+    # At its second start DB1 sets the Secret's password, in single-user mode, before the server starts.
     release.delete_as_operator(kube, "secret", "nobody-superuser")
+    eventually(lambda: kube.find("secret", "nobody-superuser"), 30, "the Secret is made anew, with another password")
+    former = kube.get("pod", "nobody-db-0")["metadata"]["uid"]
+    kube.delete("pod", "nobody-db-0")
     eventually(lambda: kube.get("pod", "nobody-db-0")["metadata"]["uid"] != former, 60, "DB1's pod is replaced")
-    events.await_healed(kube, "nobody")
     sell(kube, "after")
+    assert kube.execute("nobody-db-0", "sh", "-c", "cat $PGDATA/intake-superuser") != ""
     kube.delete("intakeevent", "nobody")
     eventually(lambda: kube.find("intakeevent", "nobody") is None, 90, "the event is drained and gone")
 

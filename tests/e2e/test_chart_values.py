@@ -152,6 +152,8 @@ def test_the_pod_of_helm_test_asks_for_what_the_values_say() -> None:
         ("nameOverride=Sales", "nameOverride"),
         (f"fullnameOverride={'a' * 53}", "fullnameOverride"),
         ("commonLabels.app\\.kubernetes\\.io/name=x", "commonLabels"),
+        ("commonLabels.cost centre=x", "commonLabels"),
+        ("defaults.bridge.nodeSelector.cost centre=x", "nodeSelector"),
         ("extraEnv[0].name=INTAKE_GUARD,extraEnv[0].value=x", "extraEnv"),
         ("extraEnv[0].name=A", "extraEnv"),
         ("affinity.nodeAfinity.x=y", "nodeAfinity"),

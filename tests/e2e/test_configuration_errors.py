@@ -4,6 +4,7 @@ All broken events are in one namespace and are applied at once, because most of 
 one of them.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -15,6 +16,28 @@ from tests.e2e.kube import Kube, Object, await_rollout, eventually
 GOOD_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/ledger"
 # A database of the same server without the ledger's function.
 BARE_URI: Final = "postgresql://ledger_writer:example-writer@core-ledger:5432/bare"
+
+ANYWHERE: Final = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"never": "there"}}}
+# One of each field that says where pods run and what they carry; every node will do.
+PLACE: Final[Object] = {
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "sales", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "never", "operator": "DoesNotExist"}]}]
+            }
+        },
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [ANYWHERE],
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": ANYWHERE}],
+        },
+    },
+    "topologySpreadConstraints": [ANYWHERE | {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}],
+    "imagePullSecrets": [{"name": "not-needed"}],
+    "podLabels": {"cost-centre": "drops"},
+    "podAnnotations": {"shop.example/team": "sales, north"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +57,7 @@ def broken(shared_kube: Kube) -> Iterator[Kube]:
             "no-webhook", validation={"webhook": {"url": services.VALIDATOR_URL, "timeoutSeconds": 2}}, maxRetries=100
         ),
         _event("no-image", image="postgres:18-no-such-tag"),
+        _event("no-resource", place=PLACE | {"resources": {"requests": {"seats": 1}}}),
     )
     yield kube
     kube.kubectl("delete", "intakeevents", "--all", "--timeout=360s", timeout=400)
@@ -83,6 +107,25 @@ def test_an_image_that_cannot_be_pulled(broken: Kube) -> None:
     _await_healed_and_selling(broken, "no-image")
 
 
+def test_a_field_of_a_pod_that_only_the_api_server_can_judge(broken: Kube) -> None:
+    # The CRD cannot know which resources a cluster has.
+    events.await_degraded(broken, "no-resource", "ReconcileFailed", "resources.requests[seats]: Invalid value")
+    # A merge patch would keep the resource.
+    small = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+    paths = [f"/spec/{component}/resources" for component in ("database", "bridge")]
+    patch = [{"op": "replace", "path": path, "value": small} for path in paths]
+    broken.kubectl("patch", "intakeevent", "no-resource", "--type=json", "-p", json.dumps(patch))
+    _await_healed_and_selling(broken, "no-resource")
+    pods = broken.items("pods", f"{events.EVENT_LABEL}=no-resource")
+    assert {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods} == {"database", "bridge"}
+    for pod in pods:
+        assert pod["metadata"]["labels"].items() >= PLACE["podLabels"].items()
+        assert pod["metadata"]["annotations"].items() >= PLACE["podAnnotations"].items()
+        for field in ("nodeSelector", "affinity", "topologySpreadConstraints", "imagePullSecrets"):
+            assert pod["spec"][field] == PLACE[field]
+        assert PLACE["tolerations"][0] in pod["spec"]["tolerations"]
+
+
 def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     never = _event("never", image="postgres:18-no-such-tag")
     no_ledger = _event("no-ledger", ledger="never-created")
@@ -93,11 +136,17 @@ def test_a_broken_event_can_be_deleted(namespace: Kube) -> None:
     assert events.leftovers(namespace, "never") + events.leftovers(namespace, "no-ledger") == []
 
 
-def _event(name: str, ledger: str = "core-ledger", image: str = "postgres:18", **spec: Any) -> Object:
+def _event(
+    name: str,
+    ledger: str = "core-ledger",
+    image: str = "postgres:18",
+    place: Object | None = None,
+    **spec: Any,
+) -> Object:
     event = events.event(name, events.window(opens_in=2, lasts=3600), **spec)
     event["spec"]["commitTarget"] = {"postgres": {"secretRef": {"name": ledger}}}
-    event["spec"]["bridge"] |= {"maxReplicas": 1}
-    event["spec"]["database"] |= {"image": image}
+    event["spec"]["bridge"] |= {"maxReplicas": 1} | (place or {})
+    event["spec"]["database"] |= {"image": image} | (place or {})
     return event
 
 

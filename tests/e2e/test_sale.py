@@ -21,7 +21,10 @@ TEARDOWN: Final = [
     "VolumesRemoved",
     "Completed",
 ]
-COLUMNS: Final = ["NAME", "POOL", "PHASE", "AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"]
+COLUMNS: Final = [
+    *("NAME", "PHASE", "READY", "REASON"),
+    *("AVAILABLE", "QUEUED", "COMMITTED", "DEAD", "BRIDGES", "CLOSES", "AGE"),
+]
 
 
 def test_a_whole_sale_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> None:
@@ -71,7 +74,7 @@ def test_a_whole_sale_loses_and_doubles_no_acknowledged_claim(kube: Kube) -> Non
 
     header, line = kube.kubectl("get", "intakeevents").splitlines()
     assert header.split() == COLUMNS
-    assert line.split()[:3] == ["drop", POOL, "Completed"]
+    assert line.split()[:4] == ["drop", "Completed", "True", "Completed"]
 
     kube.delete("intakeevent", "drop")
     eventually(lambda: kube.find("intakeevent", "drop") is None, 20, "the completed event is deleted")

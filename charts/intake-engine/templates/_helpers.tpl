@@ -184,7 +184,8 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [""]
   resources: [resourcequotas]
   verbs: [list]
+# Listed are those of DB1's StatefulSet: only they say why its pod cannot be created.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
 {{- end }}

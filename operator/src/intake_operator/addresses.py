@@ -39,7 +39,7 @@ class Address:
         message quotes nothing of it: it holds a password.
         """
         parameters = uris.read(self.uri)
-        self.certificates.settings(parameters)
+        uris.secured(parameters, self.certificates)
         if "hostaddr" not in parameters and (hosts := parameters.get("host")):
             parameters["host"] = ",".join(qualified_host(host, self.namespace) for host in hosts.split(","))
         return make_conninfo(**parameters)

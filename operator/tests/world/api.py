@@ -139,6 +139,10 @@ class Api:
         key, value = label_selector.split("=")
         return [copied(each) for each in self.of(kind) if (each["metadata"].get("labels") or {}).get(key) == value]
 
+    async def events_about(self, *_: str) -> Sequence[Manifest]:
+        """None: Events are not kept."""
+        return ()
+
     async def create(self, manifest: Manifest, field_manager: str) -> Manifest:
         """Create; Events are not kept."""
         return copied(manifest if manifest["kind"] == "Event" else self.put(manifest))

@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 from world.account_mutants import ACCOUNT
+from world.health_mutants import HEALTH
+from world.place_mutants import PLACES
 from world.waiting_mutants import WAITING
 
 
@@ -272,7 +274,7 @@ MUTANTS = {
     ),
     "budget lifted where the pod is the data": Mutant(
         "decide.desired",
-        "keep_pod=serves or (unsettled and event.spec.database.volume is None)",
+        "keep_pod=serves or (unsettled and not has_volume)",
         "keep_pod=serves",
         "test_i11_the_budget_allows_no_eviction_where_the_pod_is_the_data",
         UNSETTLED,
@@ -332,6 +334,34 @@ MUTANTS = {
         'for mark in "./")',
         "test_a_uri_has_the_hosts_that_the_table_says",
         "test_uris.py",
+    ),
+    "certificate checked for the operator's own name of a Service": Mutant(
+        "addresses",
+        "            names={_qualified(host, self.namespace): host for host in hosts},\n",
+        "",
+        "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
+        "test_certificates.py",
+    ),
+    "name in the certificate not checked": Mutant(
+        "intake_shared.uris",
+        'mode = "verify-full" if certificates',
+        'mode = "verify-ca" if certificates',
+        "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
+        "test_certificates.py",
+    ),
+    "URI without TLS beside an authority": Mutant(
+        "intake_shared.uris",
+        "    if mode is not None and mode not in _ENCRYPTED:",
+        "    if False:",
+        "test_a_uri_that_says_the_contrary_is_refused_for_ledger_and_hall",
+        "test_certificates.py",
+    ),
+    "ledger called without its certificates": Mutant(
+        "addresses",
+        "            certificates=self.certificates,\n",
+        "",
+        "test_ledger_pool_proof_voiding_and_hall_are_all_reached",
+        "test_certificates.py",
     ),
     "slash in a password not looked for": Mutant(
         "intake_shared.uris",
@@ -410,7 +440,7 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | WAITING).items()}
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

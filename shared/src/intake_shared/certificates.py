@@ -6,18 +6,14 @@ are gone with the process, however it ends.
 
 import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import psycopg
-
 # https://docs.kernel.org/userspace-api/mfd_noexec.html: a hardened node refuses a file in memory without it, and a
 # kernel before 6.3 does not know it.
 _NOEXEC_SEAL: Final = 0x0008
-# Of libpq's modes these alone never go on without TLS.
-_ENCRYPTED: Final = ("require", "verify-ca", "verify-full")
 
 
 @dataclass(frozen=True)
@@ -33,30 +29,6 @@ class Certificates:
 
     def __bool__(self) -> bool:
         return self.authority is not None or self.certificate is not None
-
-    def settings(self, given: Mapping[str, str]) -> dict[str, str]:
-        """libpq's parameters beside the files, for a URI with the parameters `given`.
-
-        Raises psycopg.ProgrammingError for a URI that says the contrary.
-        """
-        if not self:
-            return {}
-        names = "caSecretRef" if self.authority is not None else "clientCertSecretRef"
-        mode = given.get("sslmode")
-        if mode is not None and mode not in _ENCRYPTED:
-            raise _contrary(f"sslmode={mode}, with which a connection may go on without TLS", names)
-        if self.authority is not None and "sslrootcert" in given:
-            raise _contrary(f"sslrootcert={given['sslrootcert']}, which trusts other authorities", names)
-        if self.certificate is not None and given.get("sslcertmode") == "disable":
-            raise _contrary("sslcertmode=disable, with which no certificate is shown", "clientCertSecretRef")
-        if given.get("gssencmode") == "require":
-            raise _contrary("gssencmode=require, which is no TLS", names)
-        if mode is None:
-            mode = "verify-full" if self.authority is not None or "sslrootcert" in given else "require"
-        elif mode == "require" and self.authority is not None:
-            mode = "verify-ca"  # libpq does the same where there is a file of authorities
-        # By default libpq prefers GSSAPI, which checks no certificate.
-        return {"sslmode": mode, "gssencmode": "disable"}
 
     @contextmanager
     def files(self) -> Iterator[dict[str, str]]:
@@ -109,10 +81,6 @@ def key_flaw(key: str, certificate: str) -> str:
                 return "the private key does not belong to the certificate"
             return "it holds no private key that can be read"
     return ""
-
-
-def _contrary(said: str, names: str) -> psycopg.ProgrammingError:
-    return psycopg.ProgrammingError(f"the URI says {said}: remove it there, or {names}")
 
 
 @contextmanager

@@ -69,7 +69,7 @@ async def connect(
     deadline = clock() + seconds
     failures: list[psycopg.Error] = []
     parameters = uris.read(uri)
-    secured = certificates.settings(parameters)
+    secured = uris.secured(parameters, certificates)
     try:
         async with asyncio.timeout(seconds):
             attempts = await conninfo_attempts_async(parameters)

@@ -6,25 +6,30 @@ So a URI that libpq would probably misread is refused. The error says what to ch
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Final
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from intake_shared.certificates import Certificates
+
 _FORM: Final = "write postgresql://user:password@host:port/db"
 _ESCAPES: Final = f"{_FORM}, and in a password %40 for @, %2F for / and %25 for %"
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 # Unicode categories of invisible characters: formats (the byte order mark is one), controls, spaces of every kind.
 _INVISIBLE: Final = frozenset({"Cf", "Cc", "Zs", "Zl", "Zp"})
+# Of libpq's modes these alone never go on without TLS.
+_ENCRYPTED: Final = ("require", "verify-ca", "verify-full")
 # Parameters that name a file, and what to do instead.
 _FILES: Final = {
     "service": _FORM,
     "servicefile": _FORM,
     "passfile": _FORM,
-    "sslrootcert": "remove it, and name a Secret with the certificates in caSecretRef",
-    "sslcert": "remove it, and name a Secret with the certificate in clientCertSecretRef",
-    "sslkey": "remove it, and name a Secret with the key in clientCertSecretRef",
+    "sslrootcert": "remove it, and name the certificates in caSecretRef",
+    "sslcert": "remove it, and name the certificate in clientCertSecretRef",
+    "sslkey": "remove it, and name the key in clientCertSecretRef",
     "sslcrl": "remove it",
     "sslcrldir": "remove it",
     "sslkeylogfile": "remove it",
@@ -44,6 +49,35 @@ def read(uri: str) -> dict[str, str]:
     if wrong:
         raise psycopg.ProgrammingError(f"the URI cannot be parsed: {wrong}") from None
     return parameters
+
+
+def secured(given: Mapping[str, str], certificates: Certificates) -> dict[str, str]:
+    """libpq's parameters for a URI with the parameters `given` and for certificates, beside their files.
+
+    Raises psycopg.ProgrammingError for a URI that says the contrary.
+    """
+    if not certificates:
+        return {}
+    names = "caSecretRef" if certificates.authority is not None else "clientCertSecretRef"
+    mode = given.get("sslmode")
+    if mode is not None and mode not in _ENCRYPTED:
+        raise _contrary(f"sslmode={mode}, with which a connection may go on without TLS", names)
+    if certificates.authority is not None and "sslrootcert" in given:
+        raise _contrary(f"sslrootcert={given['sslrootcert']}, which trusts other authorities", names)
+    if certificates.certificate is not None and given.get("sslcertmode") == "disable":
+        raise _contrary("sslcertmode=disable, with which no certificate is shown", "clientCertSecretRef")
+    if given.get("gssencmode") == "require":
+        raise _contrary("gssencmode=require, which is no TLS", names)
+    if mode is None:
+        mode = "verify-full" if certificates.authority is not None or "sslrootcert" in given else "require"
+    elif mode == "require" and certificates.authority is not None:
+        mode = "verify-ca"  # libpq does the same where there is a file of authorities
+    # By default libpq prefers GSSAPI, which checks no certificate.
+    return {"sslmode": mode, "gssencmode": "disable"}
+
+
+def _contrary(said: str, names: str) -> psycopg.ProgrammingError:
+    return psycopg.ProgrammingError(f"the URI says {said}: remove it there, or {names}")
 
 
 def _before(uri: str) -> str | None:

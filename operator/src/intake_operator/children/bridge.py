@@ -132,7 +132,7 @@ def _container(
         "startupProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 5},
-        "resources": RESOURCES if resources is None else resources,
+        "resources": resources or RESOURCES,
         "securityContext": common.restricted_container(),
         "volumeMounts": [
             *({"name": i.folder, "mountPath": f"{MOUNT}/{i.folder}", "readOnly": True} for i in inputs),

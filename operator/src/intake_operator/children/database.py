@@ -1,6 +1,7 @@
 """DB1: a StatefulSet of one stock Postgres, and its volume."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from intake_operator import names
@@ -79,8 +80,10 @@ exec docker-entrypoint.sh postgres "$@"
 RESOURCES: Final = {"requests": {"cpu": "250m", "memory": "512Mi"}}
 
 
-def stateful_set(event: Event, database: Database, installation: Installation, *, identity: str) -> Manifest:
-    """DB1's StatefulSet. `identity` is as in `volume_claim`.
+def stateful_set(
+    event: Event, database: Database, installation: Installation, *, identity: str, existing: Manifest | None = None
+) -> Manifest:
+    """DB1's StatefulSet. `identity` is as in `volume_claim`. One that has claims keeps its user, who owns its data.
 
     Updates wait until the pod is deleted (OnDelete): the operator decides when, because nothing may restart a healthy
     DB1 during a sale.
@@ -108,6 +111,9 @@ def stateful_set(event: Event, database: Database, installation: Installation, *
         # If the volume claim is deleted by hand, the StatefulSet's controller creates another one, with our labels.
         template["metadata"]["labels"] = common.labels(event, "database")
         spec["volumeClaimTemplates"] = [template]
+    if existing and identity:
+        ids = existing["spec"]["template"]["spec"].get("securityContext") or {}
+        installation = replace(installation, fixed_ids="runAsUser" in ids)
     settings = database.over(installation.defaults.database)
     spec["template"] = common.pod_template(
         event,
@@ -196,7 +202,7 @@ def _container(database: Database, resources: Mapping[str, Any] | None) -> dict[
         # Ready over TCP only: during initdb a temporary server answers on the socket.
         "startupProbe": {"exec": {"command": alive}, "periodSeconds": 1, "failureThreshold": 300},
         "readinessProbe": {"exec": {"command": alive}, "periodSeconds": 5, "timeoutSeconds": 5},
-        "resources": RESOURCES if resources is None else resources,
+        "resources": resources or RESOURCES,
         "securityContext": common.restricted_container(),
         "volumeMounts": [
             {"name": "data", "mountPath": DATA},

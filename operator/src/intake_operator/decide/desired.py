@@ -50,6 +50,7 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
         todo += _secrets(event, observed, child)
         return _applicable(facts, [*todo, *(steps.Apply(child(service)) for service in access.services(event))])
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
+    workload = observed.children.get(("StatefulSet", names.database(event.name)))
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
     serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
@@ -63,7 +64,7 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
             evict_broken=facts.settled or (facts.stage is Stage.DRAIN and has_volume),
         ),
         database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
-        database.stateful_set(event, event.spec.database, installation, identity=identity),
+        database.stateful_set(event, event.spec.database, installation, identity=identity, existing=workload),
     ]
     if memory.volume_lost(event, observed) and event.says(names.RECOVER_ANNOTATION):
         # A bridge that still runs might commit a claim that the new DB1 does not know yet.

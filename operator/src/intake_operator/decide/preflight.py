@@ -62,7 +62,9 @@ def problems(event: Event, known: Preflight | None, stage: Stage) -> Iterator[tu
         yield from known.problems
     elif (before := _told(event)) is not None and before["status"] == "False":
         found = (c for c in event.status["conditions"] if c["type"] == ConditionType.DEGRADED)
-        yield from ((Problem(c["reason"]), c["message"]) for c in found if c["reason"] == before["reason"])
+        # Another version of the operator may have reasons that this one does not know.
+        known_reasons = {before["reason"]} & {*Problem}
+        yield from ((Problem(c["reason"]), c["message"]) for c in found if c["reason"] in known_reasons)
 
 
 def _told(event: Event) -> Mapping[str, Any] | None:

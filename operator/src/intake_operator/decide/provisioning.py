@@ -37,7 +37,7 @@ def lateness(facts: Facts) -> str:
         return ""
     return (
         f"; provisioning began {(began - due) // timedelta(minutes=1)} minutes late, at {known['beganAt']} instead of "
-        f"{known['dueAt']}, because the operator was down or could not reach the API server"
+        f"{known['dueAt']}, because no pass came in time: the operator was down, or could not reach the API server"
     )
 
 

@@ -12,7 +12,7 @@ from intake_shared.redaction import one_line
 from intake_operator.database.databases import Databases
 from intake_operator.inventory.sources import Objects, exactly, open_source, too_small
 from intake_operator.model import spec
-from intake_operator.model.inventory import InventoryError
+from intake_operator.model.inventory import InventoryError, Known
 from intake_operator.model.observed import Event, InventoryState
 from intake_operator.reasons import Problem
 from intake_operator.remembered import Remembered
@@ -22,6 +22,9 @@ WHILE_GOOD: Final = timedelta(seconds=60)
 WHILE_BAD: Final = timedelta(seconds=3)
 # To check again what DB1 has refused, a table is read up to the row that DB1 refuses.
 WHILE_REFUSED: Final = timedelta(seconds=10)
+
+# Rows of a table that are compared with each other before the sale: what they are compared with is in memory.
+COMPARED: Final = 50_000
 
 # SQLSTATEs with which intake.stock refuses rows.
 REFUSALS: Final = {"IE002": Problem.INVENTORY_INVALID, "IE006": Problem.INVENTORY_CHANGED}
@@ -89,17 +92,19 @@ class Inventories:
         self._states.revise(event.uid, result.refusal, WHILE_REFUSED if result.refusal.problem else timedelta())
 
     async def check_rows(self, event: Event, wanted: spec.Inventory, size: int) -> InventoryState:
-        """Whether there are `size` rows of which each could be a slot.
+        """Whether there are `size` rows, each could be a slot, and no two of the first `COMPARED` could mean the same.
 
-        DB1 compares them with each other, when it gets them. Reads a whole table, so it is nothing for a pass.
+        DB1 compares them all, when it gets them. Reads a whole table, so it is nothing for a pass.
         """
+        known, numbers = Known("row"), iter(range(1, COMPARED + 1))
         try:
             source, _ = await open_source(self._cluster, event.namespace, wanted)
             if (rows := await source.count(size)) < size:
                 raise too_small(rows, size)
             async with aclosing(exactly(source, size)) as chunks:
-                async for _ in chunks:
-                    pass
+                async for chunk in chunks:
+                    for row, number in zip(chunk, numbers, strict=False):
+                        known.add(number, row, row.label or "")
         except InventoryError as error:
             return _state(wanted, error.problem, str(error))
         return InventoryState()

@@ -109,9 +109,14 @@ class Worker(_Model):
     """A bridge whose last heartbeat is younger than ten seconds."""
 
     worker: str
-    """Its name: the uid of its pod."""
+    """The uid of its pod, and what each start adds to it behind a hyphen."""
     batch_size: int
     health: WorkerHealth
+
+    @property
+    def pod(self) -> str:
+        """The uid of its pod."""
+        return self.worker.rsplit("-", 1)[0]
 
     @field_validator("health", mode="before")
     @classmethod

@@ -48,7 +48,7 @@ def parse(text: str) -> tuple[Row, ...]:
     InventoryError, which names the line.
     """
     rows: list[Row] = []
-    known = _Known()
+    known = Known("line")
     names: tuple[str, ...] = ()
     begun = False
     for number, line in enumerate(_LINE_END.split(text.removeprefix(BYTE_ORDER_MARK)), 1):
@@ -94,35 +94,40 @@ def check(where: str, resource_id: UUID | None, label: str | None, own: str | No
     return Row(resource_id, label, own)
 
 
-class _Known:
-    """The ids and labels of the lines so far, with their line numbers."""
+class Known:
+    """The ids and labels of the rows so far, with their numbers: `place` is what a message calls one, such as `line`.
 
-    def __init__(self) -> None:
+    Of ten thousand rows they take two megabytes.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
         self._ids: dict[UUID, int] = {}
         self._labels: dict[str, tuple[int, str]] = {}
         self._labels_as_ids: dict[UUID, int] = {}
 
-    def add(self, line: int, row: Row, written: str) -> None:
+    def add(self, number: int, row: Row, written: str) -> None:
         """Add a row, whose label was `written` so. Raises InventoryError if it could mean another row, too."""
         resource_id, label, _ = row
-        if (other := self._ids.setdefault(resource_id, line)) != line:
-            raise invalid(f"line {line}: '{resource_id}' is on line {other} already; one slot has it alone")
+        place, here = self._place, f"{self._place} {number}"
+        if (other := self._ids.setdefault(resource_id, number)) != number:
+            raise invalid(f"{here}: '{resource_id}' is on {place} {other} already; one slot has it alone")
         if other := self._labels_as_ids.get(resource_id, 0):
-            raise _ambiguous(line, f"resource_id '{resource_id}' is the label of line {other}")
+            raise _ambiguous(here, f"resource_id '{resource_id}' is the label of {place} {other}")
         if label is None:
             return
-        other, before = self._labels.setdefault(label, (line, written))
-        if other != line:
+        other, before = self._labels.setdefault(label, (number, written))
+        if other != number:
             apart = "" if written == before else ", with other code points for the same letters"
-            raise invalid(f"line {line}: {quoted(label)} is on line {other} already{apart}; one slot has it alone")
+            raise invalid(f"{here}: {quoted(label)} is on {place} {other} already{apart}; one slot has it alone")
         if meant := labels.as_id(label):
-            self._labels_as_ids.setdefault(meant, line)
-            if (other := self._ids.get(meant, line)) != line:
-                raise _ambiguous(line, f"label {quoted(label)} is the resource_id of line {other}")
+            self._labels_as_ids.setdefault(meant, number)
+            if (other := self._ids.get(meant, number)) != number:
+                raise _ambiguous(here, f"label {quoted(label)} is the resource_id of {place} {other}")
 
 
-def _ambiguous(line: int, what: str) -> InventoryError:
-    return invalid(f"line {line}: the {what}, so a claim for a seat by it could mean either; change the label")
+def _ambiguous(here: str, what: str) -> InventoryError:
+    return invalid(f"{here}: the {what}, so a claim for a seat by it could mean either; change the label")
 
 
 def _cells(where: str, line: str) -> list[str]:

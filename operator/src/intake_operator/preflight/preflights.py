@@ -1,7 +1,7 @@
 """When all that a sale needs is checked ahead, and what the latest check found.
 
 The checks run in the background, side by side, and each has a limit of its own: one that hangs holds up neither the
-others nor a pass. One event of a namespace is checked at a time, and a few of all.
+others nor a pass. Two events of a namespace are checked at a time, and a few of all.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ from intake_operator.workqueue import Key
 logger = logging.getLogger(__name__)
 
 # Events that are checked at the same time. Each may have a chunk of an inventory in memory.
-AT_ONCE: Final = 4
+AT_ONCE: Final = 8
+AT_ONCE_IN_A_NAMESPACE: Final = 2
 
 # What nobody may ask.
 NEVER_ASKED: Final = not_asked("images", "no registry is asked")
@@ -47,7 +48,8 @@ class Preflights:
         self._answers: Remembered[object, Preflight] = Remembered(clock)
         self._running: dict[str, tuple[object, asyncio.Task[None]]] = {}
         self._all = asyncio.Semaphore(AT_ONCE)
-        self._namespaces: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(1))
+        self._namespaces: defaultdict[str, asyncio.Semaphore]
+        self._namespaces = defaultdict(lambda: asyncio.Semaphore(AT_ONCE_IN_A_NAMESPACE))
 
     def latest(self, uid: str) -> Preflight | None:
         """The latest answers; None before the first."""

@@ -49,7 +49,7 @@ def cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Finding
         return
     if observed.database.connections and observed.database.connections.exhausted:
         return  # that is the cause, and it has its own finding
-    registered = {worker.worker for worker in observed.database.workers}
+    registered = {worker.pod for worker in observed.database.workers}
     for pod in pods.of_component(observed.pods, "bridge"):
         states = [s.get("state") or {} for s in pods.containers(pod)]
         idle = pods.is_ready(pod) or pods.is_terminating(pod) or pod["metadata"].get("uid") in registered
@@ -68,7 +68,7 @@ def cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Finding
 def too_few_bridges(event: Event, observed: Observed, now: datetime) -> Iterator[Finding]:
     """Fewer bridges in DB1 than are wanted, while intents wait. Only where no pod of a bridge says why."""
     deployment = observed.children.get(("Deployment", names.bridge(event.name)))
-    wanted, workers = scaling.replicas_of(deployment), len(observed.database.workers)
+    wanted, workers = scaling.replicas_of(deployment), len({worker.pod for worker in observed.database.workers})
     status = observed.database.status
     if deployment is None or status is None or workers >= wanted or not status.queue.depth:
         return
