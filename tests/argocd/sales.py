@@ -1,6 +1,5 @@
 """What the tests put into Git: events, their ledger, and something that comes after them."""
 
-import json
 from typing import Any, Final
 
 import yaml
@@ -36,11 +35,8 @@ def in_wave(wave: int, obj: Object) -> Object:
 
 
 def ledger(kube: Kube) -> list[Object]:
-    """The example ledger, as its head says: the ConfigMap with the contract, and examples/core-ledger.yaml."""
-    source = f"--from-file={REPOSITORY / 'sql/ledger'}"
-    contract = kube.kubectl("create", "configmap", "core-ledger-sql", source, "--dry-run=client", "-o", "json")
-    example = (REPOSITORY / "examples/core-ledger.yaml").read_text(encoding="utf-8")
-    return [json.loads(contract), *yaml.safe_load_all(example)]
+    """The example ledger, as `kubectl apply -k examples/` makes it."""
+    return list(yaml.safe_load_all(kube.kubectl("kustomize", str(REPOSITORY / "examples"))))
 
 
 def config_map(name: str) -> Object:
