@@ -32,13 +32,24 @@ class Application:
         return self.kube.within(NAMESPACE)
 
     def create(self, *, options: tuple[str, ...] = (), compare: str = "", sources: Sequence[Object] = ()) -> None:
-        """Automated, with prune and self-heal, from the root of the repository or from several places."""
+        """Automated, with prune and self-heal, from the root of the repository or from several places.
+
+        What fails is tried again as docs/gitops.md recommends: with the latest commit, and without end.
+        """
         root = {"repoURL": self.repository.url, "path": ".", "targetRevision": "main"}
         spec = {
             **({"sources": list(sources)} if sources else {"source": root}),
             "project": "default",
             "destination": {"server": CLUSTER, "namespace": self.kube.namespace},
-            "syncPolicy": {"automated": {"prune": True, "selfHeal": True}, "syncOptions": list(options)},
+            "syncPolicy": {
+                "automated": {"prune": True, "selfHeal": True},
+                "syncOptions": list(options),
+                "retry": {
+                    "limit": -1,
+                    "refresh": True,
+                    "backoff": {"duration": "5s", "factor": 2, "maxDuration": "1m"},
+                },
+            },
         }
         self._argocd.apply(
             {
@@ -122,11 +133,11 @@ class Application:
         eventually(synced, deadline, f"{self.name} is Synced {revision[:8]}")
 
     def await_sync_failed(self, deadline: float) -> None:
-        """Wait until Argo CD gives up a sync, whether it tries again or not."""
+        """Wait until Argo CD has given up a sync, and tries again."""
 
         def failed() -> bool:
             state = self.status().get("operationState") or {}
-            assert state.get("phase") in {"Failed", "Error"} or state.get("retryCount"), state
+            assert state.get("retryCount"), state
             return True
 
         eventually(failed, deadline, f"a sync of {self.name} has failed")
@@ -151,15 +162,15 @@ class Application:
         health: Object = roots[0].get("health") or {} if roots else {}
         return health
 
-    def await_healthy(self, deadline: float) -> None:
-        """Wait until the whole Application is Healthy."""
+    def await_healthy(self, deadline: float, wanted: str = "Healthy") -> None:
+        """Wait until the whole Application is Healthy, or has another health."""
 
         def healthy() -> bool:
             status = self.status()
-            assert status.get("health", {}).get("status") == "Healthy", self.explain(status)
+            assert status.get("health", {}).get("status") == wanted, self.explain(status)
             return True
 
-        eventually(healthy, deadline, f"{self.name} is Healthy")
+        eventually(healthy, deadline, f"{self.name} is {wanted}")
 
     def syncs(self) -> int:
         """How often Argo CD has applied something, up to its ten last times."""

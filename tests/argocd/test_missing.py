@@ -6,6 +6,7 @@ from typing import Final
 from tests.argocd import figures, sales
 from tests.argocd.applications import Application
 from tests.e2e import events
+from tests.e2e.kube import condition
 
 START_SECONDS: Final = 60.0
 # It may still come for two minutes, and is asked for again after as long as it has been missing.
@@ -23,8 +24,9 @@ def test_a_waiting_event_without_its_ledger_is_degraded_until_a_commit_brings_it
     events.await_phase(kube, "sale", "Waiting", START_SECONDS)
     figures.note(state, f"ledger missing, at first: Progressing: {app.await_health('Progressing', START_SECONDS)}")
     with figures.timed(state, "until it is Degraded, and the sync of the waves has ended"):
-        message = app.await_health("Degraded", MISSING_SECONDS)
+        app.await_healthy(MISSING_SECONDS, "Degraded")
         app.await_sync_failed(START_SECONDS)
+    message = condition(kube.get("intakeevent", "sale"), "Degraded")["message"]
     figures.note(state, f"ledger missing, later: Degraded: {message}")
     assert "core-ledger" in message
     assert kube.find("configmap", "shop") is None, "the wave behind it has begun"
