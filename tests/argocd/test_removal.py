@@ -20,13 +20,21 @@ def test_i11_an_event_that_is_removed_from_git_drains_first(application: Applica
     application.repository.write("event.yaml")
     application.push()
     await_draining(application)
+    # One claim a second is committed, so the event drains on for minutes.
+    operation = application.status().get("operationState", {})
+    figures.note(state, f"while the removed event drains, the sync is {operation['phase']}: {operation['message']}")
+    application.repository.write("beside.yaml", sales.in_wave(0, sales.config_map("another")))
+    with figures.timed(state, "another commit to the Application while the event drains"):
+        application.push()
+        eventually(lambda: kube.find("configmap", "another"), REMOVAL_SECONDS, "the other commit is applied")
+    assert kube.find("intakeevent", "sale") is not None
     settle_all(kube)
     with figures.timed(state, f"removed from Git: {CLAIMS} claims drained, proven and everything gone"):
         await_gone(kube)
     assert_nothing_lost(kube, answers)
     application.await_synced()
     application.await_healthy(REMOVAL_SECONDS)
-    assert kube.find("configmap", "other") is not None
+    assert kube.find("configmap", "another") is not None
 
 
 def test_i11_an_application_that_is_deleted_drains_first_and_its_ledgers_secret_goes_last(
