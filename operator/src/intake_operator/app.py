@@ -107,7 +107,7 @@ async def run(settings: Settings) -> None:
         drop=drop,
     )
     wake = watch.waker(queue, reconciler.forget)
-    health = probes.Health(queue.load, watches.stuck, lambda: store.complete)
+    health = probes.Health(queue.load, watches.stuck, lambda: store.ready)
     server = await probes.serve(settings.http_port, metrics, monotonic, health)
     service = AdminService(cluster, consistencies, settings.namespaces)
     listen = admin.Listen(settings.admin_port, settings.admin_tls_port, settings.admin_tls_dir)
@@ -119,15 +119,10 @@ async def run(settings: Settings) -> None:
         settings.summary(),
         cluster_domain,
     )
-
-    async def work() -> None:
-        await watches.complete()
-        await queue.work(reconciler.reconcile)
-
     tasks = [
         asyncio.create_task(watches.run()),
         asyncio.create_task(probes.warn_of_starvation(queue.load)),
-        *(asyncio.create_task(work()) for _ in range(queue.workers)),
+        *(asyncio.create_task(queue.work(reconciler.reconcile)) for _ in range(queue.workers)),
     ]
     try:
         await kopf.operator(

@@ -73,8 +73,8 @@ class Health:
     """How busy the work queue is."""
     stuck: Callable[[], str]
     """Which watch hangs; empty if none does."""
-    complete: Callable[[], bool]
-    """Whether the cluster was listed once: before that, no pass begins."""
+    ready: Callable[[], bool]
+    """Whether the events of a namespace and their children were listed once: before that, no pass over them begins."""
 
 
 async def serve(port: int, metrics: Metrics, clock: Callable[[], float], health: Health) -> web.AppRunner:
@@ -82,13 +82,12 @@ async def serve(port: int, metrics: Metrics, clock: Callable[[], float], health:
 
     async def livez(_: web.Request) -> web.Response:
         silent, load = clock() - metrics.heartbeat, health.load()
-        passes = flaw(silent, load, long_steps=metrics.long_steps) if health.complete() else ""
-        if wrong := passes or health.stuck():
+        if wrong := flaw(silent, load, long_steps=metrics.long_steps) or health.stuck():
             return web.Response(status=503, text=f"{wrong}\n")
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if not health.complete():
+        if not health.ready():
             return web.Response(status=503, text="the events and their children are not listed yet\n")
         return web.Response(text="ok\n")
 
