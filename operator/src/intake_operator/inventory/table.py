@@ -159,7 +159,7 @@ class Table:
             finally:
                 await connection.close()  # there is nothing to commit, and a commit would have to be waited for
         except TimeoutError as error:
-            late = f"no answer within {self.call_timeout:.0f} s"
+            late = f"no answer within {self.call_timeout:.0f} s: the server hangs, or the table is locked"
             raise InventoryError(Problem.INVENTORY_MISSING, late) from error
         except (psycopg.DataError, AnswerTooLongError) as error:
             raise invalid(one_line(error)) from error
