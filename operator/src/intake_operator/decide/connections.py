@@ -8,7 +8,7 @@ from intake_operator.model.spec import IntakeEventSpec
 # Connections of one bridge: seven in its pool and one as housekeeper, and a quarter more, because a Deployment starts a
 # quarter more bridges while it replaces them.
 BRIDGE: Final = 10
-# The operator (for its passes, for a copy or a proof, for a comparison), its admin API, people with psql, one bridge more
+# The operator (for passes, for a copy or a proof, for a comparison), its admin API, people with psql, one bridge more
 # for the rounding of that quarter, and claimers that are being refused: each has a connection until its refusal.
 OTHERS: Final = 17
 # With fewer claimers a sale is useless; below that, bridges get less than they may want.
