@@ -283,3 +283,17 @@ def test_a_kept_database_may_be_evicted_whatever_it_has() -> None:
         assert budget == protection.disruption_budget(given.make_event(), keep_pod=False, evict_broken=True) | {
             "metadata": budget["metadata"]
         }
+
+
+def test_a_pod_of_which_the_kubelet_says_little_ends_no_pass() -> None:
+    sale = given.selling()
+    for status in (
+        {},
+        {"containerStatuses": [{}]},
+        {"containerStatuses": [{"name": "postgres", "state": {"running": {"startedAt": None}}}]},
+        {"containerStatuses": [{"name": "postgres", "state": {"terminated": {"reason": "OOMKilled"}}}]},
+        {"initContainerStatuses": [{"name": "mesh-init", "state": None, "lastState": None}]},
+    ):
+        pod = make_pod(sale.event, "database", status=status)
+        for spec in ({}, {"spec": {"containers": [{"name": "postgres"}]}}):
+            assert of(sale.seen(pods=(pod | spec,)).new_db1().at(ABOUT_A_MINUTE)) is not None

@@ -52,6 +52,7 @@ FROZEN = "test_i10_tokens_of_a_worker_that_was_frozen_are_not_used"
 ANSWERS, SENT = "test_bridge_answers.py", "test_bridge_answers_sent.py"
 COMMON_FAILURE = "test_bridge_common_failure.py"
 OUTCOMES, BREAKER = "test_bridge_outcomes.py", "test_bridge_breaker.py"
+LAST_MINUTE = "test_bridge_last_minute.py"
 FATES = "test_every_answer_that_is_repeated_for_ever_ends_the_claim_or_is_reported"
 CLAIM_SPECIFIC = "test_an_answer_that_one_claim_alone_gets_ends_it"
 
@@ -139,10 +140,26 @@ MUTANTS = {
     ),
     "unfenced acknowledgement": Mutant(
         "0011_outcomes.sql",
-        "    FROM intake_private.lock_leased(acknowledge.pool_id, acknowledge.msg_ids, acknowledge.read_cts) l\n",
-        "    FROM unnest(acknowledge.msg_ids) l\n",
+        """    leased := ARRAY(SELECT intake_private.lock_leased(acknowledge.pool_id, acknowledge.msg_ids,
+        acknowledge.read_cts));
+""",
+        "    leased := acknowledge.msg_ids;\n",
         MATRIX,
         "rpc-acknowledge-3-expired-and-taken",
+    ),
+    "a request to wait taken for a failure": Mutant(
+        "intake_bridge.domain.last_minute",
+        "if o.kind != DECIDED_BY_BRIDGE and not o.pauses_dependency]",
+        "if o.kind != DECIDED_BY_BRIDGE]",
+        "test_what_counts_as_a_failure",
+        file=LAST_MINUTE,
+    ),
+    "a failure told for ever": Mutant(
+        "intake_bridge.domain.last_minute",
+        "self._clock() - self._seconds[0].begun > MINUTE_SECONDS",
+        "False",
+        "test_a_failure_counts_for_a_minute",
+        file=LAST_MINUTE,
     ),
     "unfenced marks": Mutant(
         "0010_read.sql",

@@ -163,7 +163,8 @@ class Observer:
                 raise
             return "the operator may not list Events, which say why"
         uid = observed.children["StatefulSet", name]["metadata"]["uid"]
-        said = {last_seen(each): str(each.get("message", "")) for each in found if each["involvedObject"]["uid"] == uid}
+        ours = [each for each in found if each["involvedObject"].get("uid") == uid]
+        said = {last_seen(each): str(each.get("message") or "") for each in ours}
         latest = max(said, default=None)
         return said[latest] if latest and (since is None or latest > since - SAID_BEFORE) else ""
 

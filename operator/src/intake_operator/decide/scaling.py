@@ -1,7 +1,7 @@
 """How many bridges, from the depth of the queue: more at once, fewer when fewer would have done for five minutes."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from intake_operator import names
@@ -97,7 +97,7 @@ def scale_in_after(before: int, after: int, now: datetime) -> datetime:
 def added_at(deployment: Manifest) -> datetime | None:
     """When bridges were last added, or the time in which none is removed began again; None without that mark."""
     stamp = (deployment["metadata"].get("annotations") or {}).get(names.SCALE_IN_AFTER_ANNOTATION)
-    return datetime.fromisoformat(stamp) - LOOK_BACK if stamp else None
+    return datetime.fromisoformat(stamp).astimezone(UTC) - LOOK_BACK if stamp else None
 
 
 def replicas_of(deployment: Manifest | None) -> int:

@@ -137,7 +137,8 @@ def _why_unready(pod: Manifest, now: datetime) -> str:
     begun = [(each.get("state") or {}).get("running") for each in pods.containers(pod)]
     if not begun or not all(begun):
         return ""
-    at = max(datetime.fromisoformat(each["startedAt"]) for each in begun if each and "startedAt" in each)
+    moments = [datetime.fromisoformat(at) for each in begun if each and (at := each.get("startedAt"))]
+    at = max(moments, default=pods.created(pod))
     if now - at <= START_PATIENCE:
         return ""
     node = pods.node(pod)
