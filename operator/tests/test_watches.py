@@ -14,6 +14,7 @@ from intake_operator.kube.store import Change, Store
 from intake_operator.kube.watches import STUCK, Watches
 from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Manifest
+from intake_operator.workqueue import WorkQueue
 from kubernetes.aio import client as kubernetes
 
 from tests.patience import PATIENCE_SECONDS
@@ -254,7 +255,7 @@ async def test_a_loop_that_hangs_is_not_live_and_silence_shows_in_the_metrics(po
 async def test_the_probes_say_whether_the_cluster_is_known_and_a_watch_hangs(
     unused_tcp_port: int, complete: bool, hung: str, live: int, ready: int
 ) -> None:
-    health = probes.Health(lambda: False, lambda: hung, lambda: complete)
+    health = probes.Health(WorkQueue(lambda: 0.0).load, lambda: hung, lambda: complete)
     server = await probes.serve(unused_tcp_port, Metrics(), lambda: 0.0, health)
     async with ClientSession(f"http://localhost:{unused_tcp_port}") as session:
         for path, status in (("/livez", live), ("/readyz", ready)):
