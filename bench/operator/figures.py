@@ -1,6 +1,7 @@
 """What one run of the operator cost. Pure, but for the file of results."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -41,6 +42,12 @@ class Results:
     machine: dict[str, str]
     kubernetes: str
     figures: list[Figures] = field(default_factory=list)
+
+    def put(self, figures: Iterable[Figures]) -> None:
+        """Take figures in, in place of former ones of the same part."""
+        for each in figures:
+            self.figures = [old for old in self.figures if (old.part, old.events) != (each.part, each.events)]
+            self.figures.append(each)
 
     def find(self, part: str, events: int) -> Figures | None:
         """The figures of one part; None if it was not measured."""

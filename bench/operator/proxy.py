@@ -17,24 +17,26 @@ from aiohttp import ClientSession, TCPConnector, web
 # Of a connection, not of a request: the proxy has its own.
 _HOP: Final = {"connection", "host", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 
+_DROPPED: Final = {*_HOP, "authorization"}
 _SESSION: Final = web.AppKey("session", ClientSession)
 
 
 class Proxy:
     """Passes every request on, with the rights of the kubeconfig, and counts it by verb and kind."""
 
-    def __init__(self, server: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, server: str, tls: ssl.SSLContext | bool, headers: dict[str, str]) -> None:
         self.requests: Counter[str] = Counter()
         self.port = 0
-        self._server, self._tls = server, tls
+        self._server, self._tls, self._headers = server, tls, headers
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request; a watch is passed on line by line."""
         verb = verb_of(request.method, request.path, dict(request.query), request.headers.get("Content-Type", ""))
         self.requests[f"{verb} {kind_of(request.path)}"] += 1
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED}
+        headers |= self._headers
         url = f"{self._server}{request.rel_url}"
-        body = await request.read()
+        body = await request.read() or None  # with an empty one aiohttp would name a content type
         async with request.app[_SESSION].request(request.method, url, headers=headers, data=body) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
             response = web.StreamResponse(status=answer.status, headers=kept)
@@ -49,7 +51,7 @@ class Proxy:
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
-        connector = TCPConnector(ssl=self._tls or True, limit=0)
+        connector = TCPConnector(ssl=self._tls, limit=0)
         async with ClientSession(connector=connector, auto_decompress=True) as session:
             app[_SESSION] = session
             await runner.setup()
@@ -64,8 +66,7 @@ class Proxy:
 @contextmanager
 def counting(kubeconfig: dict[str, Any]) -> Iterator[Proxy]:
     """A proxy for the cluster of this kubeconfig, in a thread of its own."""
-    server, tls = _server(kubeconfig)
-    proxy, started = Proxy(server, tls), threading.Event()
+    proxy, started = Proxy(*_server(kubeconfig)), threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(proxy.serve(started, stop),))
     thread.start()
@@ -79,7 +80,7 @@ def counting(kubeconfig: dict[str, Any]) -> Iterator[Proxy]:
 
 
 def kubeconfig_for(proxy: Proxy) -> str:
-    """A kubeconfig that names the proxy, and needs no credentials."""
+    """A kubeconfig that names the proxy. kopf does not start without credentials."""
     return json.dumps(
         {
             "apiVersion": "v1",
@@ -87,7 +88,7 @@ def kubeconfig_for(proxy: Proxy) -> str:
             "current-context": "bench",
             "clusters": [{"name": "bench", "cluster": {"server": f"http://127.0.0.1:{proxy.port}"}}],
             "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
-            "users": [{"name": "bench", "user": {}}],
+            "users": [{"name": "bench", "user": {"token": "the-proxy-has-its-own"}}],
         }
     )
 
@@ -123,11 +124,12 @@ def _parts(path: str) -> tuple[str, str, str]:
     return plural, name, subresource
 
 
-def _server(kubeconfig: dict[str, Any]) -> tuple[str, ssl.SSLContext | None]:
-    """The API server's URL, and how to speak to it."""
+def _server(kubeconfig: dict[str, Any]) -> tuple[str, ssl.SSLContext | bool, dict[str, str]]:
+    """The API server's URL, how to speak to it, and a header with the token if there is one."""
     cluster, user = kubeconfig["clusters"][0]["cluster"], kubeconfig["users"][0]["user"]
-    if not cluster["server"].startswith("https:"):
-        return cluster["server"], None
+    headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
+    if not cluster["server"].startswith("https:") or cluster.get("insecure-skip-tls-verify"):
+        return cluster["server"], False, headers
     tls = ssl.create_default_context(cadata=_content(cluster, "certificate-authority"))
     tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +137,7 @@ def _server(kubeconfig: dict[str, Any]) -> tuple[str, ssl.SSLContext | None]:
         certificate.write_text(_content(user, "client-certificate"))
         key.write_text(_content(user, "client-key"))
         tls.load_cert_chain(certificate, key)
-    return cluster["server"], tls
+    return cluster["server"], tls, headers
 
 
 def _content(part: dict[str, str], name: str) -> str:

@@ -25,7 +25,7 @@ from bench.common.turns import progress
 from bench.operator.figures import Figures
 from bench.operator.proxy import Proxy, counting, kubeconfig_for
 from tests.e2e import events, release, services
-from tests.e2e.kube import REPOSITORY, Kube, Object, eventually
+from tests.e2e.kube import REPOSITORY, Kube, Object, condition, eventually
 
 FIRST_PORT: Final = 18080
 # Seconds of 200 events that are made or deleted, on a busy machine.
@@ -36,20 +36,16 @@ CLAIMS_A_SECOND: Final = 20
 class OperatorRuns:
     """One namespace, and one operator process at a time that serves it, behind a proxy of its own."""
 
-    def __init__(self, kube: Kube, proxy: Proxy, number: int) -> None:
-        self.kube, self.proxy, self._port = kube, proxy, FIRST_PORT + number
+    def __init__(self, kube: Kube, proxy: Proxy, number: int, *, has_databases: bool) -> None:
+        self.kube, self.proxy, self._port, self._has_databases = kube, proxy, FIRST_PORT + number, has_databases
 
     @contextmanager
     def operator(self) -> Iterator[int]:
         """A new operator process; its pid."""
         with tempfile.TemporaryDirectory() as folder:
-            config, resolve, log = (Path(folder, name) for name in ("config", "resolv.conf", "log"))
+            config, log = Path(folder, "config"), Path(folder, "log")
             config.write_text(kubeconfig_for(self.proxy))
-            dns = self.kube.within("kube-system").get("service", "kube-dns")["spec"]["clusterIP"]
-            resolve.write_text(f"nameserver {dns}\nsearch svc.cluster.local cluster.local\n")
-            # DB1's host is a Service: the process gets the cluster's DNS, in a mount namespace of its own.
-            script = 'mount --bind "$1" /etc/resolv.conf && exec "$2" -m intake_operator'
-            command = ["unshare", "--mount", "sh", "-c", script, "sh", str(resolve), sys.executable]
+            command = [*self._within(Path(folder, "resolv.conf")), sys.executable, "-m", "intake_operator"]
             with log.open("w") as output:
                 environment = _environment(config, self.kube.namespace, self._port)
                 process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -63,6 +59,15 @@ class OperatorRuns:
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
 
+    def _within(self, resolve: Path) -> list[str]:
+        """Where there is a DB1, its host is a Service: a mount namespace in which the cluster's DNS is asked."""
+        if not self._has_databases:
+            return []
+        dns = self.kube.within("kube-system").get("service", "kube-dns")["spec"]["clusterIP"]
+        resolve.write_text(f"nameserver {dns}\nsearch svc.cluster.local cluster.local\n")
+        script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
+        return ["unshare", "--mount", "sh", "-ec", script, "sh", str(resolve)]
+
     def begin(self, pid: int) -> "Measuring":
         """What has been used so far."""
         return Measuring(self.proxy, pid, Counter(self.proxy.requests), cpu_of_tree(pid), time.monotonic())
@@ -72,6 +77,13 @@ class OperatorRuns:
         sale = events.window(30 * 86400, 3600)
         self.kube.apply(*(events.event(f"drop-{number}", sale) for number in range(count)))
         eventually(lambda: self._phases() == {"Waiting": count}, MANY_SECONDS, f"{count} events wait")
+        eventually(lambda: self._passed() == count, MANY_SECONDS, f"{count} events are checked")
+
+    def has_ledger(self, uri: str) -> None:
+        """Name a ledger of this machine, and a storage class: what is checked ahead then passes, and rests."""
+        data = {"uri": base64.b64encode(uri.encode()).decode()}
+        self.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "core-ledger"}, "data": data})
+        self.kube.apply_file("tests/cluster/ways/storage-class.yaml")
 
     def open(self, name: str) -> None:
         """Make an event that sells now."""
@@ -113,6 +125,10 @@ class OperatorRuns:
             if quiet == 2:
                 return
 
+    def _passed(self) -> int:
+        found = (condition(each, "PreflightPassed") for each in self.kube.items("intakeevents"))
+        return sum(each["status"] == "True" for each in found)
+
     def _phases(self) -> Counter[str]:
         return Counter(e.get("status", {}).get("phase", "") for e in self.kube.items("intakeevents"))
 
@@ -132,6 +148,8 @@ class Measuring:
         took, found = time.monotonic() - self.began, Counter(self.proxy.requests)
         found.subtract(self.requests)
         requests = {name: number for name, number in found.items() if number}
+        if Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            raise RuntimeError("the operator has ended")
         used, rss, most = cpu_of_tree(self.pid) - self.cpu, memory(self.pid, "VmRSS"), memory(self.pid, "VmHWM")
         figures = Figures(part, count, took, requests, used, rss, most)
         progress(f"{part}, {count} events: {figures.each_a_minute:.2f} requests a minute each, {rss:.0f} MiB")
@@ -143,20 +161,18 @@ def connect() -> Kube:
     kube = Kube.connect()
     if release.is_installed(kube):
         raise SystemExit("an operator is installed in this cluster: it would do half of the work. Uninstall it first")
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "crds"))
     return kube
 
 
 @contextmanager
-def namespace(kube: Kube, name: str, number: int) -> Iterator[OperatorRuns]:
-    """A namespace for one operator."""
+def namespace(kube: Kube, name: str, number: int, *, has_databases: bool = False) -> Iterator[OperatorRuns]:
+    """A namespace for one operator, and the CRD."""
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY / "crds"))
+    kube.kubectl("wait", "--for=condition=Established", "crd/intakeevents.intake-engine.io", "--timeout=60s")
     config: dict[str, Any] = json.loads(kube.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
     within = kube.create_namespace(f"intake-bench-{name}")
-    try:
-        with counting(config) as proxy:
-            yield OperatorRuns(within, proxy, number)
-    finally:
-        kube.delete("namespace", within.namespace)
+    with counting(config) as proxy:
+        yield OperatorRuns(within, proxy, number, has_databases=has_databases)
 
 
 def _environment(config: Path, served: str, port: int) -> dict[str, str]:

@@ -150,6 +150,19 @@ def test_a_secret_that_is_gone_is_not_made_without_a_password_and_comes_back_wit
     assert text(made, "password")
 
 
+def test_a_secret_that_another_has_made_since_is_left_alone_until_it_is_seen(world: World) -> None:
+    """`Apply` of a child whose name another object has by now."""
+    claimer = names.claimer_secret(NAME)
+    world.delete("Secret", claimer)
+    other = world.api.put({"kind": "Secret", "metadata": {"name": claimer, "labels": {}}, "data": {}})
+    world.operator.actor.applier.forget(world.uid)
+    world.passes()
+    assert condition(world, "Degraded") == "AsExpected", "the next pass sees it"
+    assert other["metadata"].get("ownerReferences") is None
+    world.passes()
+    assert condition(world, "Degraded") == "ChildNotOurs"
+
+
 def test_credentials_that_are_there_by_now_are_kept(world: World) -> None:
     """`CreateCredentials` of a Secret that was not there when it was asked for."""
     claimer = names.claimer_secret(NAME)

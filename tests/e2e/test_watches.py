@@ -15,6 +15,9 @@ def test_an_apply_that_names_the_uid_of_an_object_that_is_gone_creates_nothing(s
     with pytest.raises(CommandError, match="uid mismatch"):
         kube.kubectl("apply", "--server-side", "--field-manager=test", "-f", "-", stdin=json.dumps(gone))
     assert kube.find("secret", "gone") is None
+    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "gone"}})
+    with pytest.raises(CommandError, match=r"metadata\.uid"):
+        kube.kubectl("apply", "--server-side", "--field-manager=test", "-f", "-", stdin=json.dumps(gone))
 
 
 def test_a_child_that_is_deleted_is_there_again_and_the_watches_are_heard(shared_namespace: Kube) -> None:

@@ -206,6 +206,8 @@ class Api:
             return copied(found)
         uid = manifest["metadata"].get("uid")
         if uid and uid != (found or {"metadata": {}})["metadata"].get("uid"):
+            if found is not None:
+                raise refused(422, "Invalid", "metadata.uid: field is immutable")
             raise refused(409, "Conflict", "uid mismatch")
         found = self.put(manifest) if found is None else found
         meta, wanted = found["metadata"], copied(manifest)["metadata"]

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from intake_operator import names
 from intake_operator.kube.cached import Live
+from intake_operator.kube.client import ApiError
 from intake_operator.kube.store import trimmed
 from intake_operator.model.observed import ChildKey, Event, Manifest, owned
 from intake_operator.model.secrets import without_content
@@ -52,7 +53,12 @@ class Applier:
             # What was observed may be gone by now. An apply would create it anew, a Secret without its password: with
             # the uid, the API server refuses.
             wanted = wanted | {"metadata": wanted["metadata"] | {"uid": existing["metadata"]["uid"]}}
-        result = await self._cluster.apply(wanted, names.FIELD_MANAGER)
+        try:
+            result = await self._cluster.apply(wanted, names.FIELD_MANAGER)
+        except ApiError as error:
+            if error.status == 422 and "metadata.uid" in str(error):  # another object has the name by now
+                raise ApiError(409, "Conflict", str(error)) from error
+            raise
         applied[key] = (digest, _settings(result))
         return True
 
