@@ -23,6 +23,7 @@ from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.connection import connect, ledger_key
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
+from intake_operator.long_reads import LongReads
 from intake_operator.model import spec as model
 from intake_operator.model.dead_letters import Content, DeadLetter, Evidence
 from intake_operator.model.inventory import InventoryError
@@ -42,7 +43,7 @@ OTHERS = trustme.CA(organization_name="theirs")
 REFS = {"caSecretRef": {"name": "core-ca"}, "clientCertSecretRef": {"name": "core-tls"}}
 LEDGER = {"postgres": {"secretRef": {"name": "core-ledger"}, **REFS}}
 HALL = model.Inventory.model_validate({"table": {"secretRef": {"name": "core-ledger"}, "name": "hall", **REFS}})
-NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
+NEVER = ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ async def test_ledger_pool_proof_voiding_and_hall_are_all_reached(
     ledger, observed = await inputs(secrets, selling)
     assert (observed.ledger, ledger is not None) == (LedgerState(), True)
     assert ledger is not None
-    pool = await Pools(secrets, secrets, lambda: 0.0).check(selling, ledger, live=False)
+    pool = await Pools(secrets, secrets, lambda: 0.0, LongReads(lambda _: None)).check_ahead(selling, ledger)
     assert pool.reason is PoolReason.UNUSED
     assert await read_account(ledger, selling.pool) == Account(0, 0, 0, 0)
     async with connect(ledger) as connection:

@@ -169,7 +169,8 @@ class TestDatabases:
         await databases.seal(UID, POOL, "test")
         assert (await databases.observe(UID, POOL, host, "")).sealed
         nothing = Account(committed=0, voided=0, slots=0, digest=0)
-        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
+        account, _ = await databases.account(UID, POOL)
+        assert account == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
 
     async def test_the_audit_tells_every_action_with_its_claims_or_slots(
         self, databases: Databases, host: str, uri: str

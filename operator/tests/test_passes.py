@@ -60,6 +60,9 @@ class Passes:
 
     objects = cluster
 
+    def knows(self, _: str) -> bool:
+        return True
+
     def renew(self, *_: object) -> None:
         pass
 

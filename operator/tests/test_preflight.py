@@ -109,12 +109,12 @@ class TestWhen:
         assert rest(answered(*GOOD)) == WHILE_GOOD
         assert checked(*GOOD).plan().requeue_after == WHILE_WAITING
 
-    def test_an_edit_and_a_changed_secret_are_another_question(self) -> None:
+    def test_an_edit_an_annotation_and_a_changed_secret_are_another_question(self) -> None:
         event, secrets = waiting().event, {"core-ledger": "a"}
         asked = question(event, secrets)
         assert question(event, dict(secrets)) == asked
-        unchecked = waiting(annotations={"intake-engine.io/pool-unchecked": "taylor-drop"}).event
-        others = [question(waiting(generation=2).event, secrets), question(unchecked, secrets)]
+        annotated = waiting(annotations={"ask": "again"}).event
+        others = [question(waiting(generation=2).event, secrets), question(annotated, secrets)]
         others += [question(event, {}), question(event, {"core-ledger": "b"})]
         assert asked not in others
 

@@ -240,6 +240,20 @@ def test_a_namespace_that_is_being_deleted_is_known_as_soon_as_it_refuses_a_chil
     assert world.status["phase"] == "Draining"
 
 
+@pytest.mark.parametrize("unlisted", ["StatefulSet", names.KIND])
+def test_nothing_is_decided_before_all_is_listed(world: World, unlisted: str) -> None:
+    before = dict(world.status)
+    for shelf in world.watches.store.shelves():
+        if shelf.kind == unlisted:
+            shelf.replace([], world.api.version)
+            shelf.listed = False
+    sent = world.api.version
+    after = world.runner.run(world.operator.reconcile((NAMESPACE, NAME)))
+    assert after == timedelta(seconds=1)
+    assert world.api.version == sent
+    assert world.status == before
+
+
 def test_i11_db1_is_not_stopped_by_a_store_that_has_no_child() -> None:
     """A list that came out empty, as of a proxy: nothing is removed because of it."""
     world = World(protected=False, ephemeral=False, keep=10, skew=0, checkout=False)

@@ -111,20 +111,18 @@ def test_what_no_decision_reads_is_not_kept(shelf: Shelf) -> None:
     assert kept["kind"] == "Pod", "lists leave it out"
 
 
-def test_a_store_is_complete_when_each_of_its_watches_has_listed() -> None:
+def test_a_namespace_is_known_when_each_of_its_watches_has_listed_and_waits_for_no_other() -> None:
     told: list[Change] = []
     store = Store(["Pod", "Service"], ["shop", "books"], told.append)
-    shelves = list(store.shelves())
-    assert [(each.kind, each.namespace) for each in shelves] == [
-        ("Pod", "shop"),
-        ("Pod", "books"),
-        ("Service", "shop"),
-        ("Service", "books"),
-    ]
-    for shelf in shelves:
-        assert not store.complete
-        shelf.replace([pod("a", 1)] if shelf.namespace == "shop" else [], 1)
-    assert store.complete
+    shelves = {(each.kind, each.namespace): each for each in store.shelves()}
+    assert not store.ready
+    shelves["Pod", "shop"].replace([pod("a", 1)], 1)
+    assert not store.knows("shop")
+    shelves["Service", "shop"].replace([], 1)
+    assert store.knows("shop")
+    assert store.ready, "the lists of the other namespace may be refused"
+    assert not store.knows("books")
+    assert not store.knows("elsewhere")
     assert store.get("Pod", "shop", "a") is not None
     assert store.get("Pod", "books", "a") is None
     assert store.get("Pod", "elsewhere", "a") is None

@@ -14,6 +14,7 @@ from intake_operator.kube.store import Change, Store
 from intake_operator.kube.watches import STUCK, Watches
 from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Manifest
+from intake_operator.workqueue import WorkQueue
 from kubernetes.aio import client as kubernetes
 
 from tests.patience import PATIENCE_SECONDS
@@ -146,7 +147,7 @@ type Start = Callable[..., Watching]
 async def test_a_list_comes_in_pages_and_the_watch_goes_on_from_it(pods: Pods, start: Start) -> None:
     pods.pods = {name: pod(name, 3) for name in "abcde"}
     watching = start()
-    await watching.watches.complete()
+    await watching.until(lambda: watching.store.ready)
     assert watching.has() == dict.fromkeys("abcde", "3")
     await watching.until(lambda: pods.watches)
     pods.tell("MODIFIED", pod("a", 11))
@@ -229,9 +230,8 @@ async def test_nothing_is_complete_before_the_first_list_however_often_it_is_ref
     pods.refuses = [500, 403, 429]
     pods.pods = {"a": pod("a", 3)}
     watching = start()
-    assert not watching.store.complete
-    await watching.watches.complete()
-    assert watching.store.complete
+    assert not watching.store.ready
+    await watching.until(lambda: watching.store.ready)
     assert watching.has() == {"a": "3"}
     assert watching.restarts("refused") == 3
 
@@ -249,27 +249,13 @@ async def test_a_loop_that_hangs_is_not_live_and_silence_shows_in_the_metrics(po
     await watching.until(lambda: not watching.watches.stuck())
 
 
-async def test_a_pass_begins_when_each_watch_has_listed(cluster: Cluster, pods: Pods) -> None:
-    store = Store(["Pod", "Service"], (), lambda _: None)
-    watches = Watches(cluster, store, Metrics(), lambda: 0.0, sleep=lambda _: asyncio.sleep(0))
-    running = asyncio.create_task(watches.run())
-    complete = asyncio.create_task(watches.complete())
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not pods.watches:  # noqa: ASYNC110 -- what is waited for is in another process, as it were
-            await asyncio.sleep(0.005)
-    assert not complete.done(), "Services are not served here, so they are not listed"
-    for task in (complete, running):
-        task.cancel()
-    await asyncio.gather(complete, running, return_exceptions=True)
-
-
 @pytest.mark.parametrize(
     ("complete", "hung", "live", "ready"), [(True, "", 200, 200), (False, "", 200, 503), (True, "Pod hangs", 503, 200)]
 )
 async def test_the_probes_say_whether_the_cluster_is_known_and_a_watch_hangs(
     unused_tcp_port: int, complete: bool, hung: str, live: int, ready: int
 ) -> None:
-    health = probes.Health(lambda: False, lambda: hung, lambda: complete)
+    health = probes.Health(WorkQueue(lambda: 0.0).load, lambda: hung, lambda: complete)
     server = await probes.serve(unused_tcp_port, Metrics(), lambda: 0.0, health)
     async with ClientSession(f"http://localhost:{unused_tcp_port}") as session:
         for path, status in (("/livez", live), ("/readyz", ready)):

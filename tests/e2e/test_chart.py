@@ -102,6 +102,15 @@ def test_the_operator_gets_no_environment_from_services_of_its_namespace() -> No
     assert deployment(render())["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
+def test_the_operator_knows_its_namespace_and_carries_the_labels_by_which_db1_admits_it() -> None:
+    template = deployment(render("--set", "commonLabels.team=drops"))["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (variable,) = (each for each in container["env"] if each["name"] == "INTAKE_OPERATOR_NAMESPACE")
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    admitted = {"app.kubernetes.io/part-of": "intake-engine", "app.kubernetes.io/component": "operator"}
+    assert admitted.items() <= template["metadata"]["labels"].items()
+
+
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
     rendered = render()
     bound = [obj["roleRef"]["name"] for obj in rendered if "roleRef" in obj]
@@ -347,7 +356,7 @@ def deployment(rendered: list[Object]) -> Object:
 def environment(rendered: list[Object]) -> dict[str, str]:
     """The environment of the operator."""
     (container,) = deployment(rendered)["spec"]["template"]["spec"]["containers"]
-    return {variable["name"]: variable["value"] for variable in container["env"]}
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 def attributes(namespace: str, verb: str, resource: str) -> dict[str, Any]:

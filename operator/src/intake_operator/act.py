@@ -86,7 +86,7 @@ class Actor:
             case steps.Configure(config):
                 await self.databases.configure(event.uid, event.pool, config)
             case steps.Stock(inventory, size):
-                await self.inventories.stock(event, inventory, size)
+                self.inventories.stock(event, inventory, size)
             case steps.Seed():
                 await self.databases.seed(event.uid, event.pool)
             case steps.Recover(ledger):

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 # A longer pass waits for an answer that never comes.
 LONGEST_PASS: Final = 7200.0
 
+# How often to look whether the objects of a namespace are known.
+UNTIL_LISTED: Final = timedelta(seconds=1)
+
 # The SQLSTATE of DB1 when sessions that are not the claimers' keep a table locked that a step needs.
 HELD_UP: Final = "IE008"
 
@@ -82,6 +85,8 @@ class Reconciler:
 
     async def _pass(self, key: Key) -> timedelta | None:
         now = self.clock()
+        if not self.observer.cluster.knows(key[0]):
+            return UNTIL_LISTED
         looked = await self._look(key, self.observer, now)
         if looked and looked[2] is None:
             looked = await self._look(key, self.observer.reading_live(), now)

@@ -32,11 +32,11 @@ READING: Final = {
         "test_watches.py",
     ),
     "passes before the first list": (
-        "kube.watches",
-        "        if self._store.complete:\n",
-        "        if True:\n",
-        "test_a_pass_begins_when_each_watch_has_listed",
-        "test_watches.py",
+        "reconcile",
+        "        if not self.observer.cluster.knows(key[0]):\n",
+        "        if False:\n",
+        "test_nothing_is_decided_before_all_is_listed",
+        "test_stale_reads.py",
     ),
     "stale store gives an event up": (
         "decide.needs",

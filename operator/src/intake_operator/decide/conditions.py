@@ -164,7 +164,9 @@ def _database_ready(facts: Facts) -> Condition:
     if not database.migrated:
         return ready(False, DatabaseReason.MIGRATING, "the operator is installing pgmq and the schema intake")
     if not database.ready:
-        return ready(False, DatabaseReason.SEEDING, "slots are being seeded; after a crash of DB1, its claims as well")
+        copying = "the rows of spec.inventory are being checked, or copied into DB1"
+        seeding = "slots are being seeded; after a crash of DB1, its claims as well"
+        return ready(False, DatabaseReason.SEEDING, copying if facts.observed.inventory.checking else seeding)
     notes = [
         versions.note(facts.event, facts.observed),
         database_pod.waiting(facts.event, facts.observed, facts.now),

@@ -35,7 +35,7 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     assert event.spec is not None
     guard = "" if facts.settled else installation.guard
     anchor = observed.children.get((kinship.ANCHOR, names.database(event.name)))
-    first = kinship.as_anchor(protection.network_policy(event), guard)
+    first = kinship.as_anchor(protection.network_policy(event, installation.namespace), guard)
     if anchor is None:
         return _applicable(facts, [steps.Apply(first)])
     todo: list[steps.Step] = [steps.Apply(first)]

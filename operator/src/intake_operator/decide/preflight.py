@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from intake_operator import names
 from intake_operator.decide.stage import Stage, lead_time
 from intake_operator.model.observed import Event, InventoryState, LedgerState, Manifest, PoolCheck
 from intake_operator.model.preflight import Check, Preflight, failed, not_asked, noted, ok
@@ -27,9 +26,11 @@ SHORT_LEAD: Final = timedelta(minutes=5)
 
 
 def question(event: Event, fingerprints: Mapping[str, str]) -> object:
-    """What the answers depend on, as far as a pass sees it: the event, and the Secrets that it names."""
-    unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-    return event.generation, unchecked, tuple(sorted(fingerprints.items()))
+    """What the answers depend on, as far as a pass sees it: the event, and the Secrets that it names.
+
+    All annotations count, so that a person can have everything asked again by any of them.
+    """
+    return event.generation, tuple(sorted(event.annotations.items())), tuple(sorted(fingerprints.items()))
 
 
 def rest(known: Preflight | None) -> timedelta:

@@ -166,6 +166,10 @@ class Cached:
             return self._store.of_event(kind, namespace, label_selector.partition("=")[2])
         return await self.live.list(kind, namespace, label_selector)
 
+    def knows(self, namespace: str) -> bool:
+        """Whether what it does not have of a namespace does not exist."""
+        return self._store.knows(namespace)
+
     async def events_about(self, kind: str, namespace: str, name: str, reason: str) -> Sequence[Manifest]:
         """The Kubernetes Events of one reason about one object."""
         named = ("Event", namespace, f"{kind}/{name}/{reason}")

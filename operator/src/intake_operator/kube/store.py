@@ -129,10 +129,14 @@ class Store:
         """Whether a watch tells of this kind."""
         return kind in self._shelves
 
+    def knows(self, namespace: str) -> bool:
+        """Whether each watch of a namespace has had its first list: before, nothing is known to be absent."""
+        return all((shelf := self._shelf(kind, namespace)) is not None and shelf.listed for kind in self._shelves)
+
     @property
-    def complete(self) -> bool:
-        """Whether each watch has had its first list."""
-        return all(shelf.listed for shelf in self.shelves())
+    def ready(self) -> bool:
+        """Whether it knows a namespace. One whose lists are refused does not hold up the others."""
+        return any(self.knows(namespace) for namespace in next(iter(self._shelves.values())))
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """One object; None if there is none."""

@@ -87,13 +87,8 @@ class Watches:
         self._clock, self._sleep, self._silent_after = clock, sleep, silence
         self._jitter = random.random
         self._lives = {(shelf.kind, shelf.namespace): _Life(clock(), clock()) for shelf in store.shelves()}
-        self._complete = asyncio.Event()
         for kind in dict.fromkeys(kind for kind, _ in self._lives):
             record.watch_silence(kind, partial(self._silence, kind))
-
-    async def complete(self) -> None:
-        """Wait for the first list of every watch: before it, nothing can be said to be absent."""
-        await self._complete.wait()
 
     def stuck(self) -> str:
         """What /livez says of a watch whose loop hangs; empty if none does."""
@@ -147,8 +142,6 @@ class Watches:
             items += page.items
         self._heard(life)
         self._store.tell(shelf.replace(items, first.version))
-        if self._store.complete:
-            self._complete.set()
 
     async def _watch(self, shelf: Shelf, life: _Life) -> None:
         selector = "" if shelf.kind == names.KIND else names.EVENT_LABEL

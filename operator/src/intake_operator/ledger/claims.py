@@ -15,6 +15,8 @@ from intake_operator.model.consistency import DatabaseClaim, LedgerClaim
 # Rows of one read: a few milliseconds of either database.
 DATABASE_PAGE: Final = 5000
 LEDGER_PAGE: Final = 1000
+# Bytes of a page of the ledger: 1000 claims of 100 slots, with the longest names that there are, have five megabytes.
+LONGEST_PAGE: Final = 8 * 1024 * 1024
 # The types are named on both sides: what comes is read in binary, which no DateStyle and no TimeZone changes.
 LEDGER_CLAIMS: Final = """
     SELECT claim_id::uuid, state::text, user_id::text, request_id::text, claimed_at::timestamptz, slot_nos::bigint[],

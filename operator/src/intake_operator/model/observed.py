@@ -178,6 +178,8 @@ class InventoryState:
     message: str = ""
     due: bool = False
     """DB1 has not taken the rows as they are now."""
+    checking: bool = False
+    """The rows are being checked, or copied into DB1: the rest is the answer before, or none."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ class PoolCheck:
 
     reason: PoolReason
     message: str
+    asking: bool = False
+    """The ledger is being asked again, because this answer is old."""
 
     @property
     def blocks(self) -> bool:
@@ -195,7 +199,7 @@ class PoolCheck:
     @property
     def allows(self) -> bool:
         """The slots may be seeded."""
-        return self.reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED}
+        return self.reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED} and not self.asking
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,7 @@ class Checks:
     async def _pool(self, event: Event, spec: IntakeEventSpec) -> Check:
         postgres = spec.commit_target.postgres
         ledger = await read_address(self.cluster, postgres, event.namespace) if postgres else None
-        return preflight.of_pool(
-            await self.pools.check(event, ledger if isinstance(ledger, Address) else None, live=False)
-        )
+        return preflight.of_pool(await self.pools.check_ahead(event, ledger if isinstance(ledger, Address) else None))
 
     async def _inventory(self, event: Event, spec: IntakeEventSpec, inventory: Inventory) -> Check:
         state = await self.inventories.check_rows(event, inventory, spec.inventory_size)
