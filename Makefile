@@ -11,7 +11,7 @@ VENV := .venv/bin
 CLUSTER := tests/cluster/cluster
 WITHIN := tests/cluster/within
 
-UNIT_TESTS := operator/tests bridge/tests shared/tests bench tests --ignore=tests/e2e
+UNIT_TESTS := operator/tests bridge/tests shared/tests bench tests --ignore=tests/e2e --ignore=tests/argocd
 TYPED := operator/src bridge/src shared/src bench tests examples
 # Added to every pytest command: make e2e PYTEST_FLAGS='-k deletion -x'
 PYTEST_FLAGS ?=
@@ -52,6 +52,11 @@ mutants: ## break our SQL, the bridge and the operator in every way we know, and
 e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again
 	@[ -n "$${INTAKE_CONTEXT:-}" ] || tests/cluster/images/build former
 	@$(WITHIN) $(VENV)/python -m tests.e2e $(PYTEST_FLAGS)
+
+.PHONY: e2e-argocd
+e2e-argocd: sync ## a real Argo CD 3.2 beside our own node, built once in ten to twenty minutes: the sales of docs/gitops.md
+	@tests/argocd/build
+	@INTAKE_CLUSTER_KIND=node $(WITHIN) $(VENV)/python -m tests.argocd $(PYTEST_FLAGS)
 
 .PHONY: bench-claims
 bench-claims: sync ## compare claims with what else there is, about 20 minutes, into docs/benchmarks.md; QUICK=1 only tries it out

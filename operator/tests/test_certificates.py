@@ -179,7 +179,7 @@ async def test_a_uri_that_says_the_contrary_is_refused_for_ledger_and_hall(
         ("core-ca", {}, Problem.LEDGER_SECRET_KEY_MISSING, "Secret core-ca has no key ca.crt"),
         ("core-tls", {"tls.crt": pem(OTHERS)}, Problem.LEDGER_SECRET_KEY_MISSING, "Secret core-tls has no key tls.key"),
         ("core-ca", {"ca.crt": " \n"}, Problem.LEDGER_SECRET_KEY_MISSING, "has a blank value under the key ca.crt"),
-        ("core-ca", {"ca.crt": "S3cret"}, Problem.LEDGER_SECRET_KEY_MISSING, "ca.crt: it holds no certificates in PEM"),
+        ("core-ca", {"ca.crt": "S3cret"}, Problem.LEDGER_SECRET_KEY_MISSING, "ca.crt: it holds no certificate in PEM"),
         (
             "core-tls",
             {"tls.crt": "S3cret", "tls.key": "S3cret"},

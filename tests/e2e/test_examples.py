@@ -20,9 +20,9 @@ def test_apply_k_examples_makes_a_ledger_that_answers_and_differs_from_nothing(n
     services.start_ledger(namespace)
     await_rollout(namespace, "statefulset/core-ledger")
     assert sql.in_ledger(namespace, "SELECT committed, voided, slots FROM ledger_proof('none')") == "0|0|0"
-    folder = str(EXAMPLES)
-    namespace.kubectl("apply", "--server-side", "--field-manager=gitops", "--force-conflicts", "-k", folder)
-    namespace.kubectl("diff", "--server-side", "--field-manager=gitops", "-k", folder)
+    for source in (("-k", str(EXAMPLES)), ("-f", str(EXAMPLES / "validator.yaml"))):
+        namespace.kubectl("apply", "--server-side", "--field-manager=gitops", "--force-conflicts", *source)
+        namespace.kubectl("diff", "--server-side", "--field-manager=gitops", *source)
     # A list that is replaced as a whole is compared as a whole, and without the API server's defaults, by Argo CD.
     *_, applied = yaml.safe_load_all((EXAMPLES / "core-ledger.yaml").read_text())
     templates = namespace.get("statefulset", "core-ledger")["spec"]["volumeClaimTemplates"]

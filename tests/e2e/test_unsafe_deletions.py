@@ -41,15 +41,7 @@ class Sale:
 
     def claim(self, prefix: str = "buyer", claims: int = CLAIMS) -> None:
         """Claim once for each of so many users, and keep the answers."""
-        wanted = f"SELECT '{prefix}-' || g FROM generate_series(1, {claims}) g"
-        script = (
-            f"SELECT jsonb_build_object('user_id', u, 'request_id', u, 'outcome', c.outcome, 'claim_id', c.claim_id,"
-            f" 'seats', jsonb_build_array(jsonb_build_object('slot_no', c.slot_no, 'resource_id', c.resource_id)))"
-            f" FROM (SELECT array_agg(w.u) AS users FROM ({wanted}) w (u)) a"
-            f" CROSS JOIN LATERAL intake.claim_batch('{self.pool}', a.users, a.users) c"
-            f" CROSS JOIN LATERAL (SELECT a.users[c.n] AS u) n"
-        )
-        self.answers += [json.loads(line) for line in sql.in_database(self.kube, self.name, script).splitlines()]
+        self.answers += sql.claim(self.kube, self.name, self.pool, claims, prefix)
 
     def event(self) -> Object:
         """The IntakeEvent as it is now."""
