@@ -17,7 +17,7 @@ ALIKE = {
 # What only an event can say: these decide how much it gets, or belong to its data.
 OF_THE_EVENT_ALONE = {
     "bridge": {"minReplicas", "maxReplicas", "backlogPerReplica"},
-    "database": {"image", "storage", "ephemeral", "parameters"},
+    "database": {"image", "storage", "ephemeral", "parameters", "allowedNamespaces"},
 }
 
 
