@@ -117,7 +117,7 @@ async def test_ledger_pool_proof_voiding_and_hall_are_all_reached(
         assert "CN=ledger_w" in row[1]
     decided = await WithoutDatabase(secrets, NEVER)._decide(selling, [letter], Discard(ids=[1], reason="a bot"), "ed")
     assert isinstance(decided[letter.id], Evidence)
-    source, _ = await open_source(secrets, "tickets", HALL)
+    source = await open_source(secrets, "tickets", HALL)
     assert await source.count(5) == 1
     assert [row.label async for chunk in source.chunks(5) for row in chunk] == ["A-1"]
 
@@ -135,7 +135,7 @@ async def test_the_wrong_certificate_is_told_for_ledger_and_hall(
 ) -> None:
     secrets = Secrets(tls, given(tls.authority))
     _, observed = await inputs(secrets, selling)
-    source, _ = await open_source(secrets, "tickets", HALL)
+    source = await open_source(secrets, "tickets", HALL)
     with pytest.raises(InventoryError) as hall:
         await source.count(5)
     assert observed.ledger.problem is Problem.LEDGER_UNREACHABLE
@@ -164,7 +164,7 @@ async def test_a_uri_that_says_the_contrary_is_refused_for_ledger_and_hall(
     secrets = Secrets(tls, uri=tls.uri(ADDRESS, more=more))
     _, observed = await inputs(secrets, selling)
     assert observed.ledger.problem is Problem.LEDGER_UNREACHABLE
-    source, _ = await open_source(secrets, "tickets", HALL)
+    source = await open_source(secrets, "tickets", HALL)
     with pytest.raises(InventoryError) as hall:
         await source.count(5)
     for message in (observed.ledger.message, str(hall.value)):
