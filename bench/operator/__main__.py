@@ -30,11 +30,13 @@ class Plan:
 
     waiting: tuple[int, ...]
     seconds: int
+    """An event that waits is looked at every five minutes."""
+    open_seconds: int
 
 
-FULL: Final = Plan(waiting=(1, 20, 200), seconds=300)
+FULL: Final = Plan(waiting=(1, 20, 200), seconds=300, open_seconds=120)
 # Only tries out the harness: its figures mean nothing.
-QUICK: Final = Plan(waiting=(1, 5), seconds=10)
+QUICK: Final = Plan(waiting=(1, 5), seconds=10, open_seconds=10)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,7 +92,7 @@ def selling(plan: Plan, results: Results) -> None:
         with runs.claims("sale"):
             runs.settle()
             begun = runs.begin(pid)
-            time.sleep(plan.seconds)
+            time.sleep(plan.open_seconds)
             results.put([begun.end("open", 1)])
         runs.abandon()
     kube.delete("namespace", runs.kube.namespace)
