@@ -50,6 +50,7 @@ mutants: ## break our SQL, the bridge and the operator in every way we know, and
 
 .PHONY: e2e
 e2e: ## tests on a real cluster, made if there is none; CI=true takes it away again
+	@[ -n "$${INTAKE_CONTEXT:-}" ] || tests/cluster/images/build former
 	@$(WITHIN) $(VENV)/python -m tests.e2e $(PYTEST_FLAGS)
 
 .PHONY: e2e-argocd
@@ -69,6 +70,10 @@ bench-orders: sync ## measure payloads, claims of several slots and holds, about
 .PHONY: bench-bridge
 bench-bridge: sync ## compare the way from the queue to the ledger with what else there is, about 4 minutes, into docs/benchmarks-bridge.md; QUICK=1 only tries it out
 	@$(VENV)/python -m bench.bridge $(if $(QUICK),--quick)
+
+.PHONY: bench-operator
+bench-operator: sync ## measure what the operator costs with 1, 20 and 200 events, about 9 minutes, on a cluster, into docs/benchmarks-operator.md; QUICK=1 only tries it out
+	@$(WITHIN) $(VENV)/python -m bench.operator $(if $(QUICK),--quick)
 
 .PHONY: soak
 soak: sync ## an hour of steady claims through two bridges: memory stays flat, the books agree; SECONDS=60 is shorter

@@ -34,9 +34,14 @@ def children(pid: int) -> list[int]:
 
 def anonymous_memory(pid: int) -> float:
     """RssAnon of a process in MiB: neither files nor shared memory. 0 if it has ended."""
+    return memory(pid, "RssAnon")
+
+
+def memory(pid: int, what: str) -> float:
+    """A line of the memory of a process in MiB: VmRSS is all that is resident, VmHWM the most that ever was."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    found = re.search(rf"^{what}:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0

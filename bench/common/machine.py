@@ -13,17 +13,24 @@ from tests.postgres import PostgresServer
 
 
 def facts(server: PostgresServer) -> dict[str, str]:
-    """PostgreSQL's version, cores, processor, memory, and the time of a flush to the disk."""
+    """PostgreSQL's version, the machine, and the time of a flush to the disk."""
+    return {
+        "PostgreSQL": setting(server, "server_version").split()[0],
+        **machine(),
+        "flush of 8 kB to the disk": f"{_flush_us():.0f} us",
+    }
+
+
+def machine() -> dict[str, str]:
+    """Cores, processor and memory."""
     info = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     assert memory is not None
     return {
-        "PostgreSQL": setting(server, "server_version").split()[0],
         "cores": str(os.cpu_count()),
         "processor": f"{platform.machine()}, {model[1] if model else 'unknown'}",
         "memory": f"{int(memory[1]) / 2**20:.0f} GiB",
-        "flush of 8 kB to the disk": f"{_flush_us():.0f} us",
     }
 
 

@@ -114,7 +114,7 @@ async def _rotate_all(sale: Sale, ledger: TlsServer, files: Files) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"CA": "S3cret"}, "what caSecretRef names cannot be used: it holds no certificates in PEM"),
+        ({"CA": "S3cret"}, "what caSecretRef names cannot be used: it holds no certificate in PEM"),
         ({"CERT": "S3cret"}, "a client certificate and its key belong together"),
         ({"KEY": "S3cret"}, "a client certificate and its key belong together"),
         ({"CERT": "S3cret", "KEY": "S3cret"}, "what clientCertSecretRef names cannot be used: it holds no certificate"),

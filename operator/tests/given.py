@@ -6,6 +6,7 @@ Each test says only what matters to it:
     given.closed(deleted_at=OPENS).db1(error="away").plan()
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from intake_operator.children import access, bridge, database, kinship, protecti
 from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.decide.plan import plan
 from intake_operator.decide.steps import Plan
+from intake_operator.long_reads import LongReads
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.engine_status import EngineStatus
 from intake_operator.model.observed import ChildKey, Connections, DatabaseState, Event, Manifest, Observed, PoolCheck
@@ -26,9 +28,13 @@ from intake_operator.reasons import PoolReason
 from intake_shared.claims import Seat
 from planning import Decided
 
+from tests.patience import PATIENCE_SECONDS
+
 OPENS = datetime(2026, 12, 1, 18, tzinfo=UTC)
 CLOSES = OPENS + timedelta(hours=2)
-INSTALLATION = Installation(BridgeImage("intake-engine/bridge:test", "IfNotPresent"), "intake-system.intake-engine")
+INSTALLATION = Installation(
+    BridgeImage("intake-engine/bridge:test", "IfNotPresent"), "intake-system.intake-engine", namespace="intake-system"
+)
 
 type Make[T] = Callable[..., T]
 
@@ -48,6 +54,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+async def ended(reads: LongReads) -> None:
+    """Wait until no long read runs."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while tasks := list(reads._tasks.values()):
+            await asyncio.gather(*tasks)
 
 
 def make_spec(**changes: Any) -> IntakeEventSpec:
@@ -158,7 +171,7 @@ def make_observed(event: Event, **changes: Any) -> Observed:
     """A provisioned, seeded database without bridges."""
     assert event.spec is not None
     guard = INSTALLATION.guard
-    anchor = kinship.as_anchor(protection.network_policy(event), guard)
+    anchor = kinship.as_anchor(protection.network_policy(event, INSTALLATION.namespace), guard)
     anchor["metadata"]["uid"] = "a"
     wanted = [
         *access.services(event),

@@ -26,6 +26,7 @@ from intake_operator.ledger import connection as ledger_connection
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.functions import offers, void_function
 from intake_operator.ledger.voiding import void
+from intake_operator.long_reads import LongReads
 from intake_operator.model.dead_letters import Content, DeadLetter, Evidence, Refusal
 from intake_operator.model.observed import Event, Manifest
 from kubernetes.aio import client as kubernetes
@@ -35,7 +36,7 @@ from yarl import URL
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_ledger
 
-NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
+NEVER = ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None))
 DISCARD = requests.Discard(ids=[1], reason="a bot")
 
 

@@ -16,6 +16,7 @@ from intake_operator.admin.authorizer import Authorizer
 from intake_operator.admin.service import AdminService
 from intake_operator.children import access
 from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event
 from one_event import OneEvent
 from psycopg import AsyncConnection
@@ -109,7 +110,7 @@ async def scene(
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
     cluster = OneEvent(made, SEATS, RIGHTS, ledger_uri)
-    service = AdminService(cluster, ConsistencyChecks(lambda: 0.0, lambda _: None))
+    service = AdminService(cluster, ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)))
     app = admin_server.application(Authorizer(cluster), service, lambda _: None)
     path = f"/v1alpha1/namespaces/{made.namespace}/intakeevents/{made.name}"
     async with (

@@ -19,6 +19,7 @@ from intake_operator.admin.withheld import Slots
 from intake_operator.children import access
 from intake_operator.command.__main__ import main
 from intake_operator.ledger.consistency import ConsistencyChecks
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event
 from one_event import OneEvent
 from psycopg import AsyncConnection
@@ -80,7 +81,7 @@ async def scene(
     now = datetime.now(UTC)
     window = {"opensAt": (now - timedelta(hours=1)).isoformat(), "closesAt": (now + timedelta(hours=1)).isoformat()}
     cluster = OneEvent(made, SEATS, RIGHTS)
-    service = AdminService(cluster, ConsistencyChecks(lambda: 0.0, lambda _: None))
+    service = AdminService(cluster, ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)))
     woken: list[tuple[str, str]] = []
     app = admin_server.application(Authorizer(cluster), service, woken.append)
     config = {"inventorySize": SEATS, "ownResources": True, **window}

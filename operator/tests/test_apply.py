@@ -13,13 +13,15 @@ class Api:
     def __init__(self) -> None:
         self.objects: dict[ChildKey, Manifest] = {}
         self.requests = 0
+        self.sent: list[Manifest] = []
 
     async def get(self, kind: str, _: str, name: str) -> Manifest | None:
         return self.objects.get((kind, name))
 
     async def apply(self, manifest: Manifest, _: str) -> Manifest:
         self.requests += 1
-        meta = manifest["metadata"] | {"resourceVersion": str(self.requests)}
+        self.sent.append(manifest)
+        meta = {"uid": "made"} | manifest["metadata"] | {"resourceVersion": str(self.requests)}
         self.objects[manifest["kind"], meta["name"]] = applied = manifest | {"metadata": meta}
         return applied
 
@@ -54,8 +56,27 @@ async def test_a_child_that_did_not_change_is_sent_once(applier: Applier, api: A
 async def test_a_child_that_another_client_changed_is_sent_again(applier: Applier, api: Api) -> None:
     event, key = make_event(), ("Service", "taylor-drop-rw")
     await apply_all(applier, api, event)
-    api.objects[key]["metadata"]["resourceVersion"] = "changed"
+    api.objects[key] |= {"spec": api.objects[key]["spec"] | {"clusterIP": "None"}}
     assert await apply_all(applier, api, event) == [key]
+
+
+async def test_a_child_whose_status_changes_is_not_sent_again(applier: Applier, api: Api) -> None:
+    event, key = make_event(), ("StatefulSet", "taylor-drop-db")
+    await apply_all(applier, api, event)
+    api.objects[key] |= {"status": {"replicas": 1}}
+    api.objects[key]["metadata"] |= {"resourceVersion": "changed", "managedFields": [{"manager": "controller"}]}
+    assert await apply_all(applier, api, event) == []
+
+
+async def test_a_child_that_is_there_is_applied_to_this_one_object(applier: Applier, api: Api) -> None:
+    """One that was seen may be gone: without the uid, an apply would create a Secret that has no password."""
+    event, key = make_event(), ("Service", "taylor-drop-rw")
+    await apply_all(applier, api, event)
+    applier.forget(event.uid)
+    await apply_all(applier, api, event)
+    first, second = (sent for sent in api.sent if (sent["kind"], sent["metadata"]["name"]) == key)
+    assert "uid" not in first["metadata"]
+    assert second["metadata"]["uid"] == "made"
 
 
 async def test_an_event_that_is_gone_is_forgotten_with_every_child_and_no_other_event_is(

@@ -23,6 +23,7 @@ from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.connection import connect, ledger_key
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
+from intake_operator.long_reads import LongReads
 from intake_operator.model import spec as model
 from intake_operator.model.dead_letters import Content, DeadLetter, Evidence
 from intake_operator.model.inventory import InventoryError
@@ -42,7 +43,7 @@ OTHERS = trustme.CA(organization_name="theirs")
 REFS = {"caSecretRef": {"name": "core-ca"}, "clientCertSecretRef": {"name": "core-tls"}}
 LEDGER = {"postgres": {"secretRef": {"name": "core-ledger"}, **REFS}}
 HALL = model.Inventory.model_validate({"table": {"secretRef": {"name": "core-ledger"}, "name": "hall", **REFS}})
-NEVER = ConsistencyChecks(lambda: 0.0, lambda _: None)
+NEVER = ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def selling(event: Make[Event], spec: Make[Any]) -> Event:
 
 async def inputs(secrets: Secrets, event: Event) -> tuple[Address | None, Observed]:
     """What a pass finds out about the ledger."""
-    observer = Observer(secrets, None, LedgerChecks(lambda: 0.0), None, None, None, None)  # type: ignore[arg-type]
+    observer = Observer(secrets, None, LedgerChecks(lambda: 0.0), None, None, None, None, None)  # type: ignore[arg-type]
     assert event.spec is not None
     return await observer._inputs(event, event.spec, Observed())
 
@@ -105,7 +106,7 @@ async def test_ledger_pool_proof_voiding_and_hall_are_all_reached(
     ledger, observed = await inputs(secrets, selling)
     assert (observed.ledger, ledger is not None) == (LedgerState(), True)
     assert ledger is not None
-    pool = await Pools(secrets, lambda: 0.0).check(selling, ledger)
+    pool = await Pools(secrets, secrets, lambda: 0.0, LongReads(lambda _: None)).check_ahead(selling, ledger)
     assert pool.reason is PoolReason.UNUSED
     assert await read_account(ledger, selling.pool) == Account(0, 0, 0, 0)
     async with connect(ledger) as connection:
@@ -178,7 +179,7 @@ async def test_a_uri_that_says_the_contrary_is_refused_for_ledger_and_hall(
         ("core-ca", {}, Problem.LEDGER_SECRET_KEY_MISSING, "Secret core-ca has no key ca.crt"),
         ("core-tls", {"tls.crt": pem(OTHERS)}, Problem.LEDGER_SECRET_KEY_MISSING, "Secret core-tls has no key tls.key"),
         ("core-ca", {"ca.crt": " \n"}, Problem.LEDGER_SECRET_KEY_MISSING, "has a blank value under the key ca.crt"),
-        ("core-ca", {"ca.crt": "S3cret"}, Problem.LEDGER_SECRET_KEY_MISSING, "ca.crt: it holds no certificates in PEM"),
+        ("core-ca", {"ca.crt": "S3cret"}, Problem.LEDGER_SECRET_KEY_MISSING, "ca.crt: it holds no certificate in PEM"),
         (
             "core-tls",
             {"tls.crt": "S3cret", "tls.key": "S3cret"},

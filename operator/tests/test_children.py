@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from given import INSTALLATION
+from given import INSTALLATION, make_spec
 from intake_operator import names
 from intake_operator.children import access, bridge, database, kinship, protection
 from intake_operator.children.installation import Installation
@@ -57,11 +57,33 @@ def test_the_event_s_reference_is_not_put_back_while_the_garbage_collector_takes
 
 
 def test_the_anchor_has_no_owner_and_nothing_that_argo_cd_may_prune_it_by(event: Make[Event]) -> None:
-    meta = kinship.as_anchor(protection.network_policy(event()), "g")["metadata"]
+    meta = kinship.as_anchor(protection.network_policy(event(), ""), "g")["metadata"]
     assert "ownerReferences" not in meta
     assert "app.kubernetes.io/instance" not in meta["labels"]
     assert meta["finalizers"] == [names.FINALIZER]
     assert meta["labels"][names.GUARD_LABEL] == "g"
+
+
+def named(*namespaces: str) -> Manifest:
+    """A selector of namespaces by name."""
+    expression = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(namespaces)}
+    return {"matchExpressions": [expression]}
+
+
+def test_db1_admits_its_own_namespace_and_the_operator_by_namespace_and_labels(event: Make[Event]) -> None:
+    """The operator's labels alone are no proof: whoever may create a pod anywhere can write them."""
+    (rule,) = protection.network_policy(event(), "intake-system")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": 5432, "protocol": "TCP"}]
+    labels = {"app.kubernetes.io/part-of": "intake-engine", "app.kubernetes.io/component": "operator"}
+    operator = {"namespaceSelector": named("intake-system"), "podSelector": {"matchLabels": labels}}
+    assert rule["from"] == [{"podSelector": {}}, operator]
+    assert protection.network_policy(event(), "")["spec"]["ingress"][0]["from"] == [{"podSelector": {}}]
+
+
+def test_db1_admits_the_namespaces_that_the_spec_allows(event: Make[Event]) -> None:
+    e = event(spec=make_spec(database={"allowedNamespaces": ["web", "shop"]}))
+    (rule,) = protection.network_policy(e, "intake-system")["spec"]["ingress"]
+    assert rule["from"][1] == {"namespaceSelector": named("shop", "web")}
 
 
 def test_every_pod_carries_the_guard_and_the_event_s_uid(all_children: list[Manifest], event: Make[Event]) -> None:

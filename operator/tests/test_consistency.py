@@ -7,18 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import given
 import psycopg
 import pytest
 from intake_operator.addresses import Address
 from intake_operator.ledger import claims as reading
 from intake_operator.ledger.consistency import WHILE_BAD, WHILE_GOOD, ConsistencyChecks, Sides
+from intake_operator.long_reads import LongReads
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.reasons import ConsistencyReason
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, install_intake, install_ledger
 
 POOL = "taylor-la-night-1"
@@ -47,8 +48,9 @@ class Scene:
         self.sides = sides
         self.woken: list[tuple[str, str]] = []
         self.now = 0.0
+        self.reads = LongReads(self.woken.append)
         self.consistencies = ConsistencyChecks(
-            lambda: self.now, self.woken.append, now=lambda: MIDNIGHT + timedelta(seconds=self.now)
+            lambda: self.now, self.reads, now=lambda: MIDNIGHT + timedelta(seconds=self.now)
         )
 
     async def read(self, count: int) -> list[tuple[int, int, dict[str, Any]]]:
@@ -73,8 +75,7 @@ class Scene:
     async def check_if_due(self) -> Verdict | None:
         """What a pass does while the queue is empty; returns when that comparison has ended."""
         self.consistencies.start(self.sides)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*self.consistencies._running.values())
+        await given.ended(self.reads)
         return self.consistencies.latest(self.sides.event.uid)
 
 
@@ -103,7 +104,7 @@ async def scene(server: PostgresServer, event: Callable[..., Event]) -> AsyncIte
         )
         await database.execute(released, (POOL,))
         yield scene
-        await scene.consistencies.close()
+        await scene.reads.close()
     server.drop_database("intake")
     server.drop_database("ledger")
 
@@ -310,7 +311,7 @@ async def test_a_ledger_that_cannot_be_reached_is_no_violation(scene: Scene) -> 
 
 
 async def test_a_comparison_with_a_frozen_db1_ends(scene: Scene) -> None:
-    scene.consistencies = ConsistencyChecks(lambda: scene.now, scene.woken.append, timeout=0.5)
+    scene.consistencies = ConsistencyChecks(lambda: scene.now, scene.reads, timeout=0.5)
     async with scene.database.transaction():
         await scene.database.execute("LOCK TABLE pgmq.a_intake_queue IN ACCESS EXCLUSIVE MODE")
         found = await scene.consistencies.check_now(scene.sides)

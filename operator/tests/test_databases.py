@@ -16,13 +16,14 @@ import pytest
 from given import Clock
 from intake_operator.addresses import Address
 from intake_operator.database.databases import Databases, Login
-from intake_operator.database.migrate import Migration, MigrationChangedError, load, migrate, pending
+from intake_operator.database.migrate import Migration, MigrationChangedError, load, look, migrate, version
 from intake_operator.decide.scaling import LOOK_BACK
 from intake_operator.kube.client import Cluster
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.checks import WHILE_BAD, WHILE_GOOD, LedgerChecks
 from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.model.proof import Account, DatabaseAccount
+from intake_operator.model.sql_version import SqlVersion
 from intake_operator.observe import Observer
 from intake_operator.reasons import Problem
 from psycopg import AsyncConnection
@@ -72,10 +73,11 @@ def ledger_uri(server: PostgresServer) -> Iterator[str]:
 class TestMigrations:
     async def test_pgmq_first_then_our_files_by_name_each_once(self, uri: str) -> None:
         async with await AsyncConnection.connect(uri, autocommit=True) as connection:
-            assert (await pending(connection, MIGRATIONS))[0].name == "pgmq"
+            assert MIGRATIONS[0].name == "pgmq"
+            assert await look(connection, MIGRATIONS) is None
             await migrate(connection, MIGRATIONS)
             await migrate(connection, MIGRATIONS)
-            assert await pending(connection, MIGRATIONS) == []
+            assert await look(connection, MIGRATIONS) == SqlVersion(version(MIGRATIONS), version(MIGRATIONS))
             rows = await (await connection.execute("SELECT name FROM intake_operator.migrations ORDER BY 1")).fetchall()
         assert [name for (name,) in rows] == sorted(m.name for m in MIGRATIONS)
 
@@ -85,24 +87,55 @@ class TestMigrations:
             await AsyncConnection.connect(uri, autocommit=True) as two,
         ):
             await asyncio.gather(migrate(one, MIGRATIONS), migrate(two, MIGRATIONS))
-            assert await pending(one, MIGRATIONS) == []
+            assert (await look(one, MIGRATIONS)) is not None
 
-    async def test_a_migration_that_fails_leaves_nothing_and_can_be_resumed(self, uri: str) -> None:
+    async def test_a_db1_has_all_of_a_version_or_nothing(self, uri: str) -> None:
         broken = (*MIGRATIONS[:2], Migration("0002_broken.sql", "CREATE TABLE intake.half (x int); SELECT 1 / 0"))
         async with await AsyncConnection.connect(uri, autocommit=True) as connection:
             with pytest.raises(psycopg.errors.DivisionByZero):
                 await migrate(connection, broken)
-            there = await (await connection.execute("SELECT to_regclass('intake.half')")).fetchone()
+            there = await (await connection.execute("SELECT to_regnamespace('intake')")).fetchone()
             assert there == (None,)
+            assert await look(connection, MIGRATIONS) is None
             await migrate(connection, MIGRATIONS)
-            assert await pending(connection, MIGRATIONS) == []
+            assert (await look(connection, MIGRATIONS)) == SqlVersion(version(MIGRATIONS), version(MIGRATIONS))
 
-    async def test_a_file_that_changed_after_it_ran_is_refused(self, uri: str) -> None:
+    async def test_a_newer_file_is_not_run_where_another_has_changed(self, uri: str) -> None:
+        new = Migration("9999_new.sql", "CREATE TABLE intake.added (x int)")
+        edited = (*MIGRATIONS[:-1], replace(MIGRATIONS[-1], sql="SELECT 1"), new)
         async with await AsyncConnection.connect(uri, autocommit=True) as connection:
             await migrate(connection, MIGRATIONS)
-            edited = (*MIGRATIONS[:-1], replace(MIGRATIONS[-1], sql="SELECT 1"))
-            with pytest.raises(MigrationChangedError, match=MIGRATIONS[-1].name):
+            refused = ""
+            try:
                 await migrate(connection, edited)
+            except MigrationChangedError as error:
+                refused = str(error)
+            assert MIGRATIONS[-1].name in refused
+            there = await (await connection.execute("SELECT to_regclass('intake.added')")).fetchone()
+            assert there == (None,)
+            found = await look(connection, edited)
+        assert found is not None
+        assert (found.name, found.changed, found.lacks) == (version(MIGRATIONS), (MIGRATIONS[-1].name,), ())
+
+    async def test_files_that_were_appended_can_be_run_later(self, uri: str) -> None:
+        more = (*MIGRATIONS, Migration("9999_new.sql", "CREATE TABLE intake.added (x int)"))
+        async with await AsyncConnection.connect(uri, autocommit=True) as connection:
+            await migrate(connection, MIGRATIONS)
+            before = await look(connection, more)
+            assert before == SqlVersion(version(MIGRATIONS), version(more))
+            await migrate(connection, more)
+            assert await look(connection, more) == SqlVersion(version(more), version(more))
+            assert (await (await connection.execute("SELECT count(*) FROM intake.added")).fetchone()) == (0,)
+
+    async def test_a_file_that_waits_for_a_lock_gives_up_before_claims_wait_long(self, uri: str) -> None:
+        locking = (*MIGRATIONS, Migration("9999_new.sql", "ALTER TABLE intake.pools ADD COLUMN more int"))
+        async with await AsyncConnection.connect(uri, autocommit=True) as connection:
+            await migrate(connection, MIGRATIONS)
+            async with await AsyncConnection.connect(uri) as claimer:
+                await claimer.execute("SELECT FROM intake.pools")
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    await migrate(connection, locking)
+            assert await look(connection, locking) == SqlVersion(version(MIGRATIONS), version(locking))
 
 
 class TestDatabases:
@@ -136,7 +169,8 @@ class TestDatabases:
         await databases.seal(UID, POOL, "test")
         assert (await databases.observe(UID, POOL, host, "")).sealed
         nothing = Account(committed=0, voided=0, slots=0, digest=0)
-        assert await databases.account(UID, POOL) == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
+        account, _ = await databases.account(UID, POOL)
+        assert account == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
 
     async def test_the_audit_tells_every_action_with_its_claims_or_slots(
         self, databases: Databases, host: str, uri: str

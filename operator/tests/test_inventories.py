@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 from uuid import UUID
 
+import given
 import psycopg
 import pytest
 from intake_operator.addresses import Address
@@ -15,9 +16,11 @@ from intake_operator.database.databases import Databases
 from intake_operator.database.migrate import load
 from intake_operator.inventory.inventories import WHILE_BAD, WHILE_GOOD, WHILE_REFUSED, Inventories
 from intake_operator.inventory.table import Table
+from intake_operator.long_reads import LongReads
 from intake_operator.model import spec
 from intake_operator.model.observed import Event, InventoryState, Manifest
 from intake_operator.reasons import Problem
+from intake_operator.workqueue import Key
 
 from tests.postgres import INTAKE_SQL, PostgresServer
 
@@ -71,9 +74,12 @@ class Scene:
     host: str
     now: float = 0.0
     inventories: Inventories = field(init=False)
+    reads: LongReads = field(init=False)
+    woken: list[Key] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.inventories = Inventories(self.objects, self.databases, lambda: self.now)
+        self.reads = LongReads(self.woken.append)
+        self.inventories = Inventories(self.objects, self.databases, lambda: self.now, self.reads)
 
     async def configure(self, size: int) -> None:
         """As a pass does it, before it stocks."""
@@ -83,13 +89,21 @@ class Scene:
         await self.databases.configure(self.event.uid, self.event.pool, config)
 
     async def check(self, wanted: spec.Inventory, size: int) -> InventoryState:
+        """The check of the pass that the end of a long read wakes; of this pass, if none was needed."""
+        if not (found := await self.look(wanted, size)).checking:
+            return found
+        await given.ended(self.reads)
+        return await self.look(wanted, size)
+
+    async def look(self, wanted: spec.Inventory, size: int) -> InventoryState:
         """The check of one pass."""
         return await self.inventories.check(self.event, wanted, size, await self.stocked())
 
     async def passes(self, wanted: spec.Inventory, size: int) -> InventoryState:
         """Check, stock if that is due, and check once more."""
         if (await self.check(wanted, size)).due:
-            await self.inventories.stock(self.event, wanted, size)
+            self.inventories.stock(self.event, wanted, size)
+            await given.ended(self.reads)
         return await self.check(wanted, size)
 
     async def stocked(self) -> int:

@@ -20,6 +20,7 @@ from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
 from intake_operator.ledger.voiding import is_claim_error, void
+from intake_operator.long_reads import LongReads
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.inventory import InventoryError
 from intake_operator.model.observed import Event
@@ -100,7 +101,7 @@ async def test_a_ledger_of_any_encoding_agrees_and_db1_comes_back_from_it(
         assert await read_account(Address(uri, "tickets"), POOL) == ours
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", Address(uri, "tickets"), "finalize_transaction")
-        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(sides)
+        verdict = await ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)).check_now(sides)
         assert (verdict.agrees, verdict.reason) == (True, ConsistencyReason.LEDGER_AGREES), verdict
     async with db1(server) as (database, _):
         assert await recover(database, Address(uri, "tickets"), POOL, lambda: 0.0) == Restored(
@@ -166,7 +167,7 @@ async def test_bytes_that_are_not_utf8_are_reported_as_an_error(
     async with db1(server, "plain"):
         host = unquote(urlparse(server.uri()).query.removeprefix("host="))
         sides = Sides(event(), host, "", Address(uri, "tickets"), "finalize_transaction")
-        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(sides)
+        verdict = await ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)).check_now(sides)
     assert (verdict.agrees, verdict.reason) == (None, ConsistencyReason.COMPARISON_FAILED)
     assert "invalid byte sequence" in verdict.message
     async with connect(Address(uri, "tickets")) as connection:

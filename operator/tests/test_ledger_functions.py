@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import given
 import psycopg
 import pytest
 from intake_operator.addresses import Address
@@ -11,6 +12,7 @@ from intake_operator.ledger.claims import ledger_claims
 from intake_operator.ledger.functions import AmbiguousFunctionError, find_function, offers, unusable, void_function
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.voiding import void
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, LedgerState
 from intake_operator.model.proof import Account
 from intake_operator.reasons import PoolReason, Problem
@@ -192,7 +194,11 @@ async def test_a_ledger_proof_without_a_row_or_with_a_null_is_an_error(
         async def list_everywhere(self, *_: object) -> list[dict[str, object]]:
             return []
 
-    checked = await Pools(Objects(), lambda: 0.0).check(event(), Address(uri, "tickets"))
+    reads = LongReads(lambda _: None)
+    pools = Pools(Objects(), Objects(), lambda: 0.0, reads)
+    assert "is being asked" in (await pools.check(event(), Address(uri, "tickets"), live=False)).message
+    await given.ended(reads)
+    checked = await pools.check(event(), Address(uri, "tickets"), live=False)
     assert (checked.reason, told in checked.message) == (PoolReason.WAITING, True)
 
 

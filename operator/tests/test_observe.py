@@ -18,6 +18,7 @@ from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.observe import Observer
 from intake_operator.preflight.checks import Checks, Hosts
@@ -50,16 +51,17 @@ class Objects:
 def observer_of(cluster: Any) -> Observer:  # noqa: ANN401 - it has the methods that are called
     """An observer of these objects, without any database."""
     databases = Databases(())
-    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, lambda: 0.0)
-    inventories = Inventories(cluster, databases, lambda: 0.0)
+    long_reads = LongReads(lambda _: None)
+    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, cluster, lambda: 0.0, long_reads)
+    inventories = Inventories(cluster, databases, lambda: 0.0, long_reads)
     checks = Checks(cluster, ledgers, inventories, pools, INSTALLATION, Hosts())
     return Observer(
         cluster,
         databases,
         ledgers,
         inventories,
-        ConsistencyChecks(lambda: 0.0, lambda _: None),
-        Proofs(databases, lambda: 0.0),
+        ConsistencyChecks(lambda: 0.0, long_reads),
+        Proofs(databases, lambda: 0.0, long_reads),
         pools,
         Preflights(checks, lambda: 0.0, lambda _: None, lambda: OPENS),
     )

@@ -129,6 +129,14 @@ def test_a_bridge_that_was_evicted_is_not_reported_for_ever() -> None:
     assert of(sale.seen(pods=(*sale.observed.pods, evicted)).at(ABOUT_A_MINUTE)) == []
 
 
+def test_the_databases_own_pod_is_told_of_before_a_bridge_that_waits_for_it() -> None:
+    sale = given.selling()
+    bridge, database = (as_pod(sale, "container-between-restarts", name) for name in ("bridge", "database"))
+    first, second = of(sale.seen(pods=(bridge, database)).new_db1().at(ABOUT_A_MINUTE))
+    assert "taylor-drop-database-0" in first.message
+    assert "taylor-drop-bridge-0" in second.message
+
+
 def test_a_sidecar_that_runs_is_no_init_container_that_hangs() -> None:
     sale = given.selling()
     pod = as_pod(sale, "init-container-hanging", initContainers=[{"name": "wait-for-vault", "restartPolicy": "Always"}])

@@ -16,6 +16,7 @@ from intake_operator.decide.steps import ReplaceDatabasePod
 from intake_operator.ledger.connection import ledger_key
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.pod_settings import Defaults
+from intake_operator.reasons import ConditionType
 from intake_operator.settings import Settings, SettingsError
 
 type Make[T] = Callable[..., T]
@@ -282,11 +283,24 @@ def test_the_script_that_starts_db1_can_be_read_by_every_shell(shell: str) -> No
 class TestDb1AndAChangedField:
     """When a changed scheduling field of a DB1 that runs takes effect."""
 
+    READY: Final = given.make_pod(given.make_event(), "database")["status"]
     RUNNING: Final = {"conditions": [], "containerStatuses": [{"name": "postgres", "started": True}]}
     STARTING: Final = {"conditions": [], "containerStatuses": [{"name": "postgres", "started": False}]}
 
     def test_before_the_sale_the_pod_is_replaced(self) -> None:
         assert given.scheduled().outdated().plan().all(ReplaceDatabasePod)
+
+    def test_a_change_that_waits_is_told_with_what_applies_it(self) -> None:
+        def told(sale: given.Given) -> str:
+            return sale.plan().condition(ConditionType.DATABASE_READY)["message"]
+
+        assert "`kubectl delete pod taylor-drop-database-0`" in told(given.selling().outdated(status=self.READY))
+        assert told(given.selling()) == "DB1 answers claims"
+        # Before the sale the operator applies it itself.
+        assert told(given.scheduled().outdated(status=self.READY)) == "DB1 answers claims"
+        ephemeral = given.selling(spec={"database": {"ephemeral": {}}}).outdated(status=self.READY)
+        assert "kubectl" not in told(ephemeral)
+        assert "keeps it, because the pod is the data" in told(ephemeral)
 
     def test_a_pod_that_no_node_took_is_replaced_also_in_a_sale(self) -> None:
         unscheduled = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}

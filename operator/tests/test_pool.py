@@ -1,16 +1,23 @@
 """Two events, one pool: which of them may sell it."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import given
 import pytest
+from given import Clock
 from intake_operator import names
 from intake_operator.addresses import Address
 from intake_operator.decide.pool import LedgerKey, Rival, in_use, live, used_before
+from intake_operator.ledger import pools as pools_module
 from intake_operator.ledger.connection import ledger_key
-from intake_operator.model.observed import Event
+from intake_operator.ledger.pools import Pools
+from intake_operator.long_reads import LongReads
+from intake_operator.model.observed import Event, Manifest
+from intake_operator.model.proof import Account
 from intake_operator.reasons import PoolReason
 
 type Make[T] = Callable[..., T]
@@ -86,3 +93,71 @@ def test_a_ledger_is_identified_by_host_port_and_database_not_by_user(
     mine, theirs = (ledger_key(Address(uri, "tickets"), "f") for uri in (one, other))
     rival = replace(event(uid="x"), created_at=event().created_at - timedelta(days=1))
     assert (in_use(event(), mine, [Rival(rival, theirs)]) is not None) is same
+
+
+async def test_an_old_answer_of_the_ledger_is_told_and_lets_nothing_be_seeded(
+    event: Make[Event], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again outside of the pass, and the pass that this wakes decides."""
+
+    async def unused(*_: object) -> Account:
+        return Account(0, 0, 0, 0)
+
+    class Objects:
+        async def get(self, *_: str) -> None:
+            return None
+
+        async def list_everywhere(self, *_: object) -> list[Manifest]:
+            return []
+
+    monkeypatch.setattr(pools_module, "read_account", unused)
+    woken: list[tuple[str, str]] = []
+    reads = LongReads(woken.append)
+    checks = Pools(Objects(), Objects(), clock, reads)
+
+    async def look() -> tuple[PoolReason, bool]:
+        found = await checks.check(event(), Address("postgresql://a@core/db", "tickets"), live=False)
+        return found.reason, found.allows
+
+    assert await look() == (PoolReason.WAITING, False)
+    await given.ended(reads)
+    assert woken == [("tickets", "taylor-drop")]
+    assert await look() == (PoolReason.UNUSED, True)
+    clock.now += pools_module.ACCOUNT_LASTS.total_seconds()
+    assert await look() == (PoolReason.UNUSED, False), "the condition does not change while it is asked again"
+    await given.ended(reads)
+    assert await look() == (PoolReason.UNUSED, True)
+
+
+class Events:
+    """A cluster as somebody sees it: these events, and a Secret of the ledger."""
+
+    def __init__(self, *events: Manifest) -> None:
+        self._events = events
+        self.asked = 0
+
+    async def get(self, *_: str) -> Manifest | None:
+        uri = base64.b64encode(b"postgresql://a@core/db").decode()
+        return {"metadata": {"name": "core-ledger"}, "data": {"uri": uri}}
+
+    async def list_everywhere(self, *_: object) -> list[Manifest]:
+        self.asked += 1
+        return list(self._events)
+
+
+async def test_i1_what_seeds_asks_the_api_server_and_not_the_store(event: Make[Event]) -> None:
+    """The store has not heard of an older event that sells the pool."""
+    spec = {
+        "pool": event().pool,
+        "inventorySize": 10,
+        "window": {"opensAt": "2026-12-01T18:00:00Z", "closesAt": "2026-12-01T20:00:00Z"},
+        "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger"}}},
+    }
+    meta = {"namespace": "tickets", "name": "older", "uid": "o", "generation": 1}
+    rival = {"metadata": meta | {"creationTimestamp": "2020-01-01T00:00:00Z"}, "spec": spec}
+    store, server = Events(), Events(rival)
+    pools = Pools(store, server, lambda: 0.0, LongReads(lambda _: None))
+    assert (await pools.check(event(), None, live=False)).reason is PoolReason.WAITING
+    assert (await pools.check(event(), None, live=True)).reason is PoolReason.IN_USE
+    assert (await pools.check(event(), None, live=False)).reason is PoolReason.IN_USE, "and remembers it"
+    assert (store.asked, server.asked) == (1, 1)

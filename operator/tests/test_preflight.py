@@ -11,7 +11,7 @@ from intake_operator.decide import preflight, quota
 from intake_operator.decide.preflight import SELDOM, SOON, WHILE_GOOD, question, rest
 from intake_operator.decide.steps import CheckAhead
 from intake_operator.decide.wait import WHILE_WAITING
-from intake_operator.model.observed import LedgerState, Manifest, PoolCheck
+from intake_operator.model.observed import InventoryState, LedgerState, Manifest, PoolCheck
 from intake_operator.model.preflight import Answer, Check, Preflight, failed, not_asked, ok
 from intake_operator.model.quantity import amount, shown
 from intake_operator.model.spec import Storage
@@ -109,12 +109,12 @@ class TestWhen:
         assert rest(answered(*GOOD)) == WHILE_GOOD
         assert checked(*GOOD).plan().requeue_after == WHILE_WAITING
 
-    def test_an_edit_and_a_changed_secret_are_another_question(self) -> None:
+    def test_an_edit_an_annotation_and_a_changed_secret_are_another_question(self) -> None:
         event, secrets = waiting().event, {"core-ledger": "a"}
         asked = question(event, secrets)
         assert question(event, dict(secrets)) == asked
-        unchecked = waiting(annotations={"intake-engine.io/pool-unchecked": "taylor-drop"}).event
-        others = [question(waiting(generation=2).event, secrets), question(unchecked, secrets)]
+        annotated = waiting(annotations={"ask": "again"}).event
+        others = [question(waiting(generation=2).event, secrets), question(annotated, secrets)]
         others += [question(event, {}), question(event, {"core-ledger": "b"})]
         assert asked not in others
 
@@ -187,6 +187,12 @@ def test_a_window_that_a_person_may_not_have_meant_is_noted(changes: dict[str, A
     found = preflight.of_window(given.make_spec(**changes), WEEKS_AHEAD)
     assert found.answer == (Answer.NOTED if says else Answer.OK)
     assert says in found.message
+
+
+def test_a_large_inventory_is_read_in_part_and_that_is_told() -> None:
+    assert preflight.of_inventory(InventoryState(), 50_000, 50_000) == ok("inventory")
+    large = preflight.of_inventory(InventoryState(), 10_000_000, 50_000)
+    assert str(large) == "inventory: ok (the first 50000 of 10000000 rows were read)"
 
 
 class TestQuota:

@@ -18,6 +18,7 @@ from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.client import ApiError
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.pools import Pools
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.preflight import Check, failed, ok
 from intake_operator.model.spec import IntakeEventSpec
@@ -85,8 +86,9 @@ async def resolve(host: str) -> None:
 def checks_of(objects: Objects) -> Checks:
     """The checks, with nothing stood in for but the API server and the name server."""
     cluster: Any = objects
-    inventories = Inventories(cluster, Databases(()), lambda: 0.0)
-    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, lambda: 0.0)
+    long_reads = LongReads(lambda _: None)
+    inventories = Inventories(cluster, Databases(()), lambda: 0.0, long_reads)
+    ledgers, pools = LedgerChecks(lambda: 0.0), Pools(cluster, cluster, lambda: 0.0, long_reads)
     return Checks(cluster, ledgers, inventories, pools, INSTALLATION, resolve)
 
 

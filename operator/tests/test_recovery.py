@@ -117,7 +117,7 @@ async def test_db1_has_every_claim_of_the_ledger_again(lost: Lost, monkeypatch: 
     monkeypatch.setattr(reading, "LEDGER_PAGE", page)
     assert await lost.recover() == SOLD
     await lost.databases.seed(UID, POOL)
-    account = await lost.databases.account(UID, POOL)
+    account, _ = await lost.databases.account(UID, POOL)
     ended = account.ended
     assert (ended.committed, ended.voided, ended.slots, account.violations) == (7, 2, 9, ())
     restored = await lost.value("SELECT intake.engine_status(%s) -> 'restored'", POOL)

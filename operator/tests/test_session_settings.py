@@ -20,6 +20,7 @@ from intake_operator.ledger.connection import connect
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.ledger.functions import void_function
 from intake_operator.ledger.voiding import void
+from intake_operator.long_reads import LongReads
 from intake_operator.model.dead_letters import DeadLetter
 from intake_operator.model.observed import Event, LedgerState
 from psycopg.types.json import Jsonb
@@ -104,7 +105,7 @@ class Reading:
             await read_account(ledger, POOL),
             # Here what cannot be read came as an exception that no caller expects.
             *await asyncio.gather(
-                ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(self.sides), return_exceptions=True
+                ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None)).check_now(self.sides), return_exceptions=True
             ),
             [
                 [row async for chunk in Table(Address(hall, "tickets"), table).chunks(9) for row in chunk]
@@ -164,7 +165,8 @@ async def test_a_pooler_takes_every_connection_and_gets_it_back_unchanged(readin
         assert direct is not None
         assert await LedgerChecks(lambda: 0.0).check("uid", pooled, "finalize_transaction") == LedgerState()
         assert await read_account(pooled, POOL) == await read_account(direct, POOL)
-        verdict = await ConsistencyChecks(lambda: 0.0, lambda _: None).check_now(replace(reading.sides, ledger=pooled))
+        checks = ConsistencyChecks(lambda: 0.0, LongReads(lambda _: None))
+        verdict = await checks.check_now(replace(reading.sides, ledger=pooled))
         assert verdict.agrees is True
         hall = f"postgresql://postgres@127.0.0.1:{pooler.port}/hall"
         assert await Table(Address(hall, "tickets"), "days").count(9) == 3

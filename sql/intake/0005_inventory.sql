@@ -137,7 +137,9 @@ COMMENT ON FUNCTION intake_private.check_attributes IS
 
 CREATE FUNCTION intake_private.check_stocked_rows(config intake.engine_config, first_slot bigint, resource_ids uuid[],
     labels text[], attributes jsonb[]) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+-- The first call runs before there are statistics, and a nested loop would compare each row with all that are stocked.
+SET enable_nestloop = off AS $$
 DECLARE
     differs record;
 BEGIN
@@ -150,6 +152,8 @@ BEGIN
     FROM unnest(check_stocked_rows.resource_ids, check_stocked_rows.labels, check_stocked_rows.attributes)
         WITH ORDINALITY AS w (resource_id, label, attributes, n)
     JOIN intake.inventory v ON v.pool_no = config.pool_no AND v.slot_no = check_stocked_rows.first_slot + w.n - 1
+        AND v.slot_no BETWEEN check_stocked_rows.first_slot
+            AND check_stocked_rows.first_slot + cardinality(check_stocked_rows.resource_ids) - 1
     -- No attributes are an object without any.
     WHERE (v.resource_id, v.label, coalesce(v.attributes, '{}'))
         IS DISTINCT FROM (w.resource_id, w.label, coalesce(w.attributes, '{}'))

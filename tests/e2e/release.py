@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.e2e.kube import REPOSITORY, Kube, Object, await_rollout, eventually
 
@@ -15,11 +16,13 @@ GUARD = f"{NAMESPACE}.{RELEASE}"
 CHART = "charts/intake-engine"
 
 
-def install(kube: Kube, *settings: str) -> None:
+def install(kube: Kube, *settings: str, chart: Path = REPOSITORY / CHART) -> None:
     """Install or upgrade the chart, watching every namespace; return when the operator is ready."""
     sets = [word for setting in settings for word in ("--set", setting)]
     operator = kube.create_namespace(NAMESPACE)
-    operator.helm("upgrade", "--install", RELEASE, str(REPOSITORY / CHART), "--wait", "--timeout", "600s", *sets)
+    # --reset-values: without a setting, helm would take those of the release before.
+    wait = ("--reset-values", "--wait", "--timeout", "600s")
+    operator.helm("upgrade", "--install", RELEASE, str(chart), *wait, *sets)
 
 
 def is_installed(kube: Kube) -> bool:

@@ -59,6 +59,13 @@ def test_no_role_has_a_wildcard(mode: tuple[str, ...]) -> None:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], (name, rule)
 
 
+def test_what_is_only_checked_ahead_may_only_be_read() -> None:
+    for mode, expected in (((), {"resourcequotas": ["list"], "storageclasses": ["get", "list"]}), (TWO_NAMESPACES, {})):
+        rules = [rule for obj in render(*mode) if obj["kind"] == "ClusterRole" for rule in obj["rules"]]
+        asked = {"resourcequotas", "storageclasses"}
+        assert {name: rule["verbs"] for rule in rules for name in asked & {*rule["resources"]}} == expected
+
+
 @pytest.mark.parametrize("api", [True, False], ids=["with-admin-api", "without"])
 def test_a_list_of_namespaces_gives_the_operator_rights_there_and_nowhere_else(*, api: bool) -> None:
     rendered = render(*TWO_NAMESPACES, *(() if api else ("--set", "admin.enabled=false")))
@@ -93,6 +100,15 @@ def test_the_admin_api_has_a_service_only_with_a_certificate() -> None:
 
 def test_the_operator_gets_no_environment_from_services_of_its_namespace() -> None:
     assert deployment(render())["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+def test_the_operator_knows_its_namespace_and_carries_the_labels_by_which_db1_admits_it() -> None:
+    template = deployment(render("--set", "commonLabels.team=drops"))["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (variable,) = (each for each in container["env"] if each["name"] == "INTAKE_OPERATOR_NAMESPACE")
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    admitted = {"app.kubernetes.io/part-of": "intake-engine", "app.kubernetes.io/component": "operator"}
+    assert admitted.items() <= template["metadata"]["labels"].items()
 
 
 def test_without_a_list_the_operator_watches_every_namespace() -> None:
@@ -340,7 +356,7 @@ def deployment(rendered: list[Object]) -> Object:
 def environment(rendered: list[Object]) -> dict[str, str]:
     """The environment of the operator."""
     (container,) = deployment(rendered)["spec"]["template"]["spec"]["containers"]
-    return {variable["name"]: variable["value"] for variable in container["env"]}
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 def attributes(namespace: str, verb: str, resource: str) -> dict[str, Any]:

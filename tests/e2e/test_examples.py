@@ -20,9 +20,9 @@ def test_apply_k_examples_makes_a_ledger_that_answers_and_differs_from_nothing(n
     services.start_ledger(namespace)
     await_rollout(namespace, "statefulset/core-ledger")
     assert sql.in_ledger(namespace, "SELECT committed, voided, slots FROM ledger_proof('none')") == "0|0|0"
-    folder = str(EXAMPLES)
-    namespace.kubectl("apply", "--server-side", "--field-manager=gitops", "--force-conflicts", "-k", folder)
-    namespace.kubectl("diff", "--server-side", "--field-manager=gitops", "-k", folder)
+    for source in (("-k", str(EXAMPLES)), ("-f", str(EXAMPLES / "validator.yaml"))):
+        namespace.kubectl("apply", "--server-side", "--field-manager=gitops", "--force-conflicts", *source)
+        namespace.kubectl("diff", "--server-side", "--field-manager=gitops", *source)
     # A list that is replaced as a whole is compared as a whole, and without the API server's defaults, by Argo CD.
     *_, applied = yaml.safe_load_all((EXAMPLES / "core-ledger.yaml").read_text())
     templates = namespace.get("statefulset", "core-ledger")["spec"]["volumeClaimTemplates"]
@@ -31,7 +31,7 @@ def test_apply_k_examples_makes_a_ledger_that_answers_and_differs_from_nothing(n
 
 def test_events_differ_from_nothing_when_another_manager_applies_them_again(namespace: Kube) -> None:
     """Quantities, offsets and defaults included."""
-    events = list(_events())
+    events = "\n---\n".join(_events())
     stored = _applied(namespace, events, "kubectl")
     assert _applied(namespace, events, "gitops") == stored
     assert _applied(namespace, events, "gitops") == stored
@@ -39,20 +39,20 @@ def test_events_differ_from_nothing_when_another_manager_applies_them_again(name
     namespace.kubectl("delete", "intakeevents", "--all", "--wait=false")
 
 
-def _applied(kube: Kube, events: list[Object], manager: str) -> dict[str, tuple[int, Object]]:
+def _applied(kube: Kube, events: str, manager: str) -> dict[str, tuple[int, Object]]:
     """Generation and spec of each event, as they are stored afterwards."""
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": events})
     options = ("--server-side", f"--field-manager={manager}", "-o", "json", "-f", "-")
-    found = json.loads(kube.kubectl("apply", *options, stdin=text))
+    found = json.loads(kube.kubectl("apply", *options, stdin=events))
     return {each["metadata"]["name"]: (each["metadata"]["generation"], each["spec"]) for each in found["items"]}
 
 
-def _events() -> Iterator[Object]:
+def _events() -> Iterator[str]:
     """Every event of the examples and of the CRD's valid fixtures, under names of their own."""
-    for number, path in enumerate([*sorted(EXAMPLES.glob("*.yaml")), *FIXTURES]):
-        for event in list(yaml.safe_load_all(path.read_text()))[-1:]:
-            if event["kind"] == "IntakeEvent":
-                event["metadata"]["name"] = f"event-{number}"
-                if path not in FIXTURES:
-                    event["spec"]["window"] = OVER
-                yield event
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        for example in yaml.safe_load_all(path.read_text()):
+            if example["kind"] == "IntakeEvent":
+                yield json.dumps(example | {"spec": example["spec"] | {"window": OVER}})
+    for number, path in enumerate(FIXTURES):
+        # As text: what YAML makes of it is a part of some fixtures.
+        *_, last = path.read_text().split("\n---\n")
+        yield last.replace("\n  name: fixture\n", f"\n  name: fixture-{number}\n")

@@ -444,3 +444,16 @@ def test_a_batch_does_not_read_the_whole_free_list_for_each_claim(intake: Intake
     answers = intake.claim_requests([Request(f"late{n}", f"r{n}", 2) for n in range(50)])
     assert [each[0].outcome for each in answers] == ["held"] * 50
     assert rows_read(intake, "free_numbers") - before <= 50_000
+
+
+def test_rows_that_are_appended_are_not_compared_with_all_that_are_stocked(intake: Intake) -> None:
+    """A table is copied in many calls, within one transaction and so without statistics."""
+    intake.configure(20_000, ownResources=True)
+    rows = intake.rows("SELECT gen_random_uuid(), 'seat ' || n FROM generate_series(1, 4000) n")
+    intake.stock(1, [(resource, label) for resource, label in rows[:3500]])
+    before = rows_read(intake, "inventory")
+    intake.stock(3501, [(resource, label) for resource, label in rows[3500:]])
+    assert rows_read(intake, "inventory") - before <= 1000
+    before = rows_read(intake, "inventory")
+    intake.stock(1, [(resource, label) for resource, label in rows[:500]])  # a copy that is repeated
+    assert rows_read(intake, "inventory") - before <= 1000

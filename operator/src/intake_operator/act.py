@@ -16,7 +16,8 @@ from intake_operator.database.databases import Databases, Login
 from intake_operator.decide import scaling, steps
 from intake_operator.inventory.inventories import Inventories
 from intake_operator.kube.apply import Applier, NotOursError
-from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.cached import Live
+from intake_operator.kube.client import ApiError
 from intake_operator.ledger.consistency import ConsistencyChecks, Sides
 from intake_operator.model.observed import Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, value
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Actor:
     """Carries out the steps of a plan, in Kubernetes and in DB1."""
 
-    cluster: Cluster
+    cluster: Live
     databases: Databases
     inventories: Inventories
     consistencies: ConsistencyChecks
@@ -85,7 +86,7 @@ class Actor:
             case steps.Configure(config):
                 await self.databases.configure(event.uid, event.pool, config)
             case steps.Stock(inventory, size):
-                await self.inventories.stock(event, inventory, size)
+                self.inventories.stock(event, inventory, size)
             case steps.Seed():
                 await self.databases.seed(event.uid, event.pool)
             case steps.Recover(ledger):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from intake_shared import connections, uris
 from intake_shared.certificates import NO_CERTIFICATES, Certificates
@@ -15,6 +15,9 @@ from intake_operator.decide import inputs
 from intake_operator.model.observed import LedgerState, Manifest
 from intake_operator.model.secrets import text
 from intake_operator.model.spec import PostgresAccess, SecretRef
+
+# Bytes that a user's server may send as one answer, where it is not asked for many rows. Every worker may have one.
+LONGEST_ANSWER: Final = 1024 * 1024
 
 
 class Objects(Protocol):
@@ -44,9 +47,10 @@ class Address:
             parameters["host"] = ",".join(qualified_host(host, self.namespace) for host in hosts.split(","))
         return make_conninfo(**parameters)
 
-    async def connect(self, **more: Any) -> ConfirmedConnection:
+    async def connect(self, longest_answer: int = LONGEST_ANSWER, **more: Any) -> ConfirmedConnection:
         """Connect. `more` are further parameters of psycopg. Raises psycopg.Error or OSError.
 
+        An answer of more than `longest_answer` bytes is not read: the call fails, and the connection is closed.
         The server's certificate has to have the name that the URI has, as for the bridges, which reach a Service of
         their own namespace by its bare name.
         """
@@ -55,6 +59,7 @@ class Address:
             self.qualified(),
             certificates=self.certificates,
             names={qualified_host(host, self.namespace): host for host in hosts},
+            longest_answer=longest_answer,
             application_name=names.FIELD_MANAGER,
             # Never prepared: a transaction pooler may stand before it.
             prepare_threshold=None,
@@ -63,7 +68,10 @@ class Address:
 
 
 def address_of(wanted: PostgresAccess, namespace: str, secrets: Mapping[str, Manifest | None]) -> Address | LedgerState:
-    """The address that Secrets (by name) give, or what is wrong with them."""
+    """The address that Secrets (by name) give, or what is wrong with them.
+
+    Each call parses the certificates, which takes milliseconds.
+    """
     state = inputs.check_all(inputs.of_postgres(wanted), secrets)
     if state.problem:
         return state

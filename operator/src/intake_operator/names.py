@@ -27,6 +27,11 @@ ABANDON_ANNOTATION: Final = f"{GROUP}/abandon"
 RECOVER_ANNOTATION: Final = f"{GROUP}/recover"
 # Value: the event's own name. Open the sale although it is not known whether the pool was sold before.
 POOL_UNCHECKED_ANNOTATION: Final = f"{GROUP}/pool-unchecked"
+# Value: the event's own name. Give a running sale what a new version of the operator brings, as far as it can have it.
+UPGRADE_ANNOTATION: Final = f"{GROUP}/upgrade"
+# On StatefulSet and Deployment: what of the event, and what of the operator's version, is in the pod template.
+SETTINGS_ANNOTATION: Final = f"{GROUP}/settings"
+TEMPLATE_ANNOTATION: Final = f"{GROUP}/template"
 # Changes with the Secrets that a pod mounts, so that a corrected Secret restarts the pods that could not start without
 # it.
 INPUTS_ANNOTATION: Final = f"{GROUP}/inputs"

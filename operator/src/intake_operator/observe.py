@@ -1,12 +1,13 @@
 """The read half of a pass: looks at what `decide.needs` asks for, and changes nothing.
 
+It looks into the store, which lags behind; where `needs.live` says so, the pass looks again, by the API server itself.
 An error of a database is a value of what was observed: the decision goes on without that database.
 """
 
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol, Self
 
 import psycopg
 
@@ -14,20 +15,31 @@ from intake_operator import names
 from intake_operator.addresses import Address, address_of
 from intake_operator.children import access
 from intake_operator.database.databases import Databases
-from intake_operator.database.migrate import MigrationChangedError
 from intake_operator.decide import inputs, memory, needs
 from intake_operator.inventory.inventories import Inventories
-from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.cached import Cached
+from intake_operator.kube.client import ApiError
 from intake_operator.kube.events import last_seen
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.consistency import ConsistencyChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.ledger.proof import Proofs
 from intake_operator.model import pods
-from intake_operator.model.observed import DatabaseState, Event, Manifest, Observed, owned
+from intake_operator.model.observed import DatabaseState, Event, LedgerState, Manifest, Observed, owned
 from intake_operator.model.secrets import fingerprint, text, without_content
 from intake_operator.model.spec import IntakeEventSpec
 from intake_operator.preflight.preflights import Preflights
+
+
+class Objects(Protocol):
+    """What is needed of a cluster."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """One object; None if there is none."""
+
+    async def list(self, kind: str, namespace: str, label_selector: str) -> list[Manifest]:
+        """All objects of a kind with these labels."""
+
 
 LISTED: Final = (
     "StatefulSet",
@@ -46,7 +58,7 @@ SAID_BEFORE: Final = timedelta(minutes=1)
 class Observer:
     """Reads what a pass needs: Kubernetes, DB1, the ledger and the user's inventory. Changes nothing."""
 
-    cluster: Cluster
+    cluster: Cached
     databases: Databases
     ledgers: LedgerChecks
     inventories: Inventories
@@ -54,17 +66,30 @@ class Observer:
     proofs: Proofs
     pools: Pools
     preflights: Preflights
+    live: bool = False
+    """Whether it reads from the API server itself."""
+
+    @property
+    def objects(self) -> Objects:
+        """Where objects are read."""
+        return self.cluster.live if self.live else self.cluster
+
+    def reading_live(self) -> Self:
+        """The same, but nothing that it reads of the cluster is older than the question."""
+        return replace(self, live=True)
 
     async def observe(self, event: Event, now: datetime) -> Observed:
         """Look at everything that the next decision needs. Raises ApiError where the API server refuses."""
         observed, superuser = await self._objects(event)
         if event.spec and needs.preflight(event, observed, now):
             return await self._ahead(event, event.spec, observed)
-        if not needs.database(event, observed, now):
+        if not needs.database(event, observed, now) or self._is_too_old(event, observed, now):
             return observed
         if needs.refusals(event, observed):
             observed = replace(observed, refusal=await self._refusal(event, observed))
         observed = replace(observed, database=await self._database(event, observed, superuser))
+        if self._is_too_old(event, observed, now):
+            return observed
         if needs.audit(event, observed):
             observed = replace(observed, database=await self._with_audit(event, observed.database))
         if event.spec is None or not needs.inputs(event):
@@ -75,12 +100,16 @@ class Observer:
             observed = replace(observed, inventory=await self.inventories.check(event, wanted, size, stocked))
         if needs.pool(event, observed, now):
             usable = None if observed.ledger.problem else ledger
-            observed = replace(observed, pool=await self.pools.check(event, usable))
+            observed = replace(observed, pool=await self.pools.check(event, usable, live=self.live))
         if needs.proof(event, observed, now):
             proof, error = await self.proofs.prove(event, observed, ledger)
             observed = replace(observed, proof=proof, proof_error=error)
         known, due = self.consistencies.latest(event.uid), self.consistencies.is_due(event.uid)
         return replace(observed, consistency=known, comparison_due=due)
+
+    def _is_too_old(self, event: Event, observed: Observed, now: datetime) -> bool:
+        """Whether the rest is not looked at, because the pass will look again: a proof reads whole tables."""
+        return not self.live and needs.live(event, observed, now)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
@@ -93,7 +122,7 @@ class Observer:
         table = spec.inventory.table if spec.inventory else None
         needed = [*inputs.of_spec(spec), *(inputs.of_postgres(table) if table else ())]
         refs = sorted({each.ref.name for each in needed})
-        secrets = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in refs))
+        secrets = await asyncio.gather(*(self.objects.get("Secret", event.namespace, name) for name in refs))
         fingerprints = {secret["metadata"]["name"]: fingerprint(secret) for secret in secrets if secret}
         return replace(
             observed,
@@ -105,14 +134,14 @@ class Observer:
     async def _objects(self, event: Event) -> tuple[Observed, Manifest | None]:
         """The children, and the Secret of DB1's superuser. Of other Secrets only metadata is passed on."""
         selector = f"{names.EVENT_LABEL}={event.name}"
-        lists = [self.cluster.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
+        lists = [self.objects.list(kind, event.namespace, selector) for kind in (*LISTED, "Pod")]
         secret_names = (
             names.superuser_secret(event.name),
             names.claimer_secret(event.name),
             names.bridge_secret(event.name),
         )
         *found, found_pods = await asyncio.gather(*lists)
-        read = await asyncio.gather(*(self.cluster.get("Secret", event.namespace, name) for name in secret_names))
+        read = await asyncio.gather(*(self.objects.get("Secret", event.namespace, name) for name in secret_names))
         secrets = [secret for secret in read if secret and owned(secret, event.uid)]
         ours = [child for kind in found for child in kind if owned(child, event.uid)]
         ours += [without_content(secret) for secret in secrets]
@@ -153,21 +182,18 @@ class Observer:
         if not password:
             name = superuser["metadata"]["name"]
             return DatabaseState(error=f"Secret {name} has no password: delete it, and the operator creates a new one")
-        try:
-            return await self.databases.observe(event.uid, event.pool, access.host(event), password)
-        except MigrationChangedError as error:
-            return DatabaseState(error=str(error))
+        return await self.databases.observe(event.uid, event.pool, access.host(event), password)
 
     async def _inputs(self, event: Event, spec: IntakeEventSpec, observed: Observed) -> tuple[Address | None, Observed]:
         """The user's Secrets and the ledger behind them. Returns the ledger's address as well; None without one."""
-        needed, wanted = inputs.of_spec(spec), spec.commit_target.postgres
+        wanted = spec.commit_target.postgres
         secrets: dict[str, Manifest | None] = {}
-        for name in dict.fromkeys(each.ref.name for each in needed):
-            secrets[name] = await self.cluster.get("Secret", event.namespace, name)
+        for name in dict.fromkeys(each.ref.name for each in inputs.of_spec(spec)):
+            secrets[name] = await self.objects.get("Secret", event.namespace, name)
         found = {name: fingerprint(secret) for name, secret in secrets.items() if secret is not None}
         address = address_of(wanted, event.namespace, secrets) if wanted else None
         ledger = address if isinstance(address, Address) else None
-        state = inputs.check_all(needed, secrets)
+        state = address if isinstance(address, LedgerState) else inputs.check_all(inputs.of_webhooks(spec), secrets)
         if wanted and ledger and not state.problem:
             state = await self.ledgers.check(event.uid, ledger, wanted.function)
         fingerprints = {**observed.secret_fingerprints, **found}

@@ -27,6 +27,7 @@ class DatabaseReason(StrEnum):
     SEEDING = "Seeding"
     SEEDED = "Seeded"
     UNREACHABLE = "DatabaseUnreachable"
+    UNSUPPORTED = "DatabaseVersionUnsupported"
     REMOVED = "Removed"
 
 
@@ -119,6 +120,7 @@ class Problem(StrEnum):
     RECONCILE_FAILED = "ReconcileFailed"
     DATABASE_HELD_UP = "DatabaseHeldUp"
     VOLUME_LOST = "VolumeLost"
+    DATABASE_VERSION_UNSUPPORTED = "DatabaseVersionUnsupported"
     VOLUME_CLAIM_TERMINATING = "VolumeClaimTerminating"
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     POOL_USED_BEFORE = "PoolUsedBefore"

@@ -15,12 +15,15 @@ from intake_operator import names
 from intake_operator.act import Actor
 from intake_operator.children import common
 from intake_operator.children.installation import Installation
+from intake_operator.decide import needs
 from intake_operator.decide.conditions import step_failed, until_steps_succeed
 from intake_operator.decide.plan import plan
-from intake_operator.decide.steps import AddFinalizer, Recover, RemoveFinalizer, Step
+from intake_operator.decide.status import is_due
+from intake_operator.decide.steps import AddFinalizer, Plan, Recover, RemoveFinalizer, Step
 from intake_operator.kube import events
 from intake_operator.kube.apply import NotOursError
-from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.cached import Live
+from intake_operator.kube.client import ApiError
 from intake_operator.metrics import Metrics
 from intake_operator.model.observed import Event, Observed
 from intake_operator.model.parse import parse
@@ -33,6 +36,9 @@ logger = logging.getLogger(__name__)
 # Seconds. Stocking and seeding ten million slots takes less, and rebuilding DB1 from the ledger has a limit of its own.
 # A longer pass waits for an answer that never comes.
 LONGEST_PASS: Final = 7200.0
+
+# How often to look whether the objects of a namespace are known.
+UNTIL_LISTED: Final = timedelta(seconds=1)
 
 # The SQLSTATE of DB1 when sessions that are not the claimers' keep a table locked that a step needs.
 HELD_UP: Final = "IE008"
@@ -47,7 +53,7 @@ def utc_now() -> datetime:
 class Reconciler:
     """Reconciles events by key. `drop` removes a key that is gone from the queue and the metrics."""
 
-    cluster: Cluster
+    cluster: Live
     observer: Observer
     actor: Actor
     installation: Installation
@@ -78,33 +84,50 @@ class Reconciler:
             self.actor.forget(uid)
 
     async def _pass(self, key: Key) -> timedelta | None:
+        now = self.clock()
+        if not self.observer.cluster.knows(key[0]):
+            return UNTIL_LISTED
+        looked = await self._look(key, self.observer, now)
+        if looked and looked[2] is None:
+            looked = await self._look(key, self.observer.reading_live(), now)
+        if looked is None:
+            return None
+        event, observed, decided = looked
+        assert decided is not None
+        # The status is written first: after a crash it shows what was about to happen.
+        status = until_steps_succeed(event.status, decided.status) if decided.steps else decided.status
+        event = await self._write(event, status, now)
+        self.metrics.record(key, status)
+        for step in decided.steps:
+            await self._act(step, event, observed, status, now)
+        removed = any(isinstance(step, RemoveFinalizer) for step in decided.steps)
+        if not removed:  # without its finalizer, the event may be gone
+            await self._write(event, decided.after or decided.status, now)
+        if removed:
+            self.observer.forget(event.uid)
+            self.actor.forget(event.uid)
+        return decided.requeue_after
+
+    async def _look(self, key: Key, observer: Observer, now: datetime) -> tuple[Event, Observed, Plan | None] | None:
+        """Observe and plan; None if the event is gone. Without a plan: it has to be made of what is read live."""
         namespace, name = key
         body, within = await asyncio.gather(
-            self.cluster.get(names.KIND, namespace, name),
-            self.cluster.get("Namespace", "", namespace),
+            observer.objects.get(names.KIND, namespace, name),
+            observer.objects.get("Namespace", "", namespace),
         )
         if body is None or self._uids.get(key, body["metadata"]["uid"]) != body["metadata"]["uid"]:
             self.forget(key)  # also if a new event has its name
         if body is None:
             return None
-        event, now = parse(body, within), self.clock()
+        event = parse(body, within)
         self._uids[key] = event.uid
-        observed = await self.observer.observe(event, now)
+        self.observer.cluster.renew(namespace, needs.secrets(event), needs.secrets_last(event, now))
+        observed = await observer.observe(event, now)
+        if not observer.live and needs.live(event, observed, now):
+            return event, observed, None
         decided = plan(event, observed, self.installation, now)
-        # The status is written first: after a crash it shows what was about to happen.
-        status = until_steps_succeed(event.status, decided.status) if decided.steps else decided.status
-        await self._write(event, status, now)
-        self.metrics.record(key, status)
-        for step in decided.steps:
-            await self._act(step, event, observed, status, now)
-        removed = any(isinstance(step, RemoveFinalizer) for step in decided.steps)
-        final = decided.after or decided.status
-        if status != final and not removed:  # without its finalizer, the event may be gone
-            await self._write(replace(event, status=status), final, now)
-        if removed:
-            self.observer.forget(event.uid)
-            self.actor.forget(event.uid)
-        return decided.requeue_after
+        lags = not observer.live and needs.live_before(decided, event, observed)
+        return event, observed, None if lags else decided
 
     async def _act(self, step: Step, event: Event, observed: Observed, status: dict[str, Any], now: datetime) -> None:
         try:
@@ -119,16 +142,17 @@ class Reconciler:
                 await self._write(event, step_failed(status, _reason(error), message, now), now)
             raise
 
-    async def _write(self, event: Event, status: dict[str, Any], now: datetime) -> None:
-        """Write the status if it differs from the event's, and an Event for each reason that changed."""
-        if status == event.status:
-            return
+    async def _write(self, event: Event, status: dict[str, Any], now: datetime) -> Event:
+        """Write the status if it is due, and an Event for each reason that changed. Returns the event as it is then."""
+        if not is_due(event.status, status, now):
+            return event
         await self.cluster.apply(common.status_of(event, status), names.FIELD_MANAGER, subresource="status")
         changes = list(events.transitions(event, status, now))
         for change in changes:
             where = {"namespace": event.namespace, "event": event.name, "reason": change["reason"]}
             logger.info(change["message"], extra=where)
         await events.post(self.cluster, changes)
+        return replace(event, status=status)
 
 
 def _what_failed(error: Exception) -> str:

@@ -40,6 +40,11 @@ class Remembered[Q, A]:
         entry = self._entries.get(uid)
         return entry.answer if entry else None
 
+    def latest_to(self, uid: str, question: Q) -> A | None:
+        """The latest answer to this question, however old; None before the first."""
+        entry = self._entries.get(uid)
+        return entry.answer if entry and entry.question == question else None
+
     def keep(self, uid: str, question: Q, answer: A, lasts: timedelta) -> A:
         """Record an answer that counts for `lasts` from now; returns it."""
         self._entries[uid] = _Entry(question, answer, self._clock() + lasts.total_seconds())

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from intake_operator.model.pod_settings import Defaults
+from intake_operator.workqueue import WORKERS
 
 
 class SettingsError(Exception):
@@ -18,6 +19,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INTAKE_", frozen=True)
 
+    operator_namespace: str = ""
+    """Its own; empty where it runs outside of the cluster."""
     namespaces: Annotated[tuple[str, ...], NoDecode] = ()
     """Namespaces to watch; empty means all."""
     bridge_image: str = "intake-engine/bridge:dev"
@@ -40,7 +43,7 @@ class Settings(BaseSettings):
     admin_tls_dir: Path | None = None
     """A folder with tls.crt and tls.key: with it, the admin API listens on all addresses, on `admin_tls_port`."""
     admin_tls_port: int = 8443
-    workers: int = 8
+    workers: int = Field(default=WORKERS, ge=1)
     """Passes that run at the same time."""
 
     @classmethod

@@ -48,6 +48,8 @@ class Api:
         self.namespace, self._clock, self.protected = namespace, clock, protected
         self.objects: dict[ChildKey, Manifest] = {}
         self.deletions: list[Deletion] = []
+        self.hear: Callable[[str, Manifest], None] = lambda *_: None
+        """What a watch would tell: the type of the change, and the object."""
         self._applied: dict[tuple[str, str], dict[str, set[str]]] = {}
         self._version = 0
         self.put({"kind": "Namespace", "metadata": {"name": namespace, "finalizers": ["kubernetes"]}})
@@ -73,6 +75,8 @@ class Api:
         meta = made["metadata"]
         meta["uid"], meta["creationTimestamp"] = f"uid-{self._version}", self._clock().isoformat()
         meta["generation"] = 1
+        if key[0] != "Namespace":
+            meta["namespace"] = self.namespace
         if key[0] == "PersistentVolumeClaim":
             meta["finalizers"] = [*meta.get("finalizers", ()), IN_USE]
         if key[0] in WITH_REPLICAS:
@@ -84,6 +88,16 @@ class Api:
         """Give a changed object its next resourceVersion."""
         self._version += 1
         manifest["metadata"]["resourceVersion"] = str(self._version)
+        self.hear("MODIFIED", copied(manifest))
+
+    def gone(self, key: ChildKey) -> Manifest | None:
+        """Take an object away, whatever keeps it."""
+        found = self.objects.pop(key, None)
+        if found is not None:
+            self._version += 1
+            found["metadata"]["resourceVersion"] = str(self._version)
+            self.hear("DELETED", copied(found))
+        return found
 
     def remove_of(self, key: ChildKey, by: str, policy: str = "") -> None:
         """Delete as this client, in the foreground, as orphan, or (the default) in the background."""
@@ -106,7 +120,12 @@ class Api:
             meta["finalizers"] = [each for each in meta["finalizers"] if each != finalizer]
             self.touch(manifest)
         if "deletionTimestamp" in meta and not meta.get("finalizers") and (ended or manifest["kind"] not in GRACEFUL):
-            self.objects.pop((manifest["kind"], meta["name"]), None)
+            self.gone((manifest["kind"], meta["name"]))
+
+    @property
+    def version(self) -> int:
+        """The latest resourceVersion."""
+        return self._version
 
     @property
     def terminating(self) -> bool:
@@ -185,7 +204,9 @@ class Api:
             found["status"] = copied(manifest["status"])
             self.touch(found)
             return copied(found)
-        new = found is None
+        uid = manifest["metadata"].get("uid")
+        if uid and uid != (found or {"metadata": {}})["metadata"].get("uid"):
+            raise refused(409, "Conflict", "uid mismatch")
         found = self.put(manifest) if found is None else found
         meta, wanted = found["metadata"], copied(manifest)["metadata"]
         before = self._applied.get((meta["uid"], field_manager), {})
@@ -207,8 +228,7 @@ class Api:
             "labels": set(wanted.get("labels") or ()),
             "annotations": set(wanted.get("annotations") or ()),
         }
-        if not new:
-            self.touch(found)
+        self.touch(found)
         self.release(found)
         return copied(found)
 

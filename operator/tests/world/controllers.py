@@ -58,6 +58,7 @@ def _start(api: Api, owner: Manifest, name: str) -> None:
     since = made["metadata"]["creationTimestamp"]
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": since}
     made["status"] = {"conditions": [ready], "containerStatuses": [{"state": {"running": {"startedAt": since}}}]}
+    api.touch(made)
 
 
 def _end(api: Api, name: str) -> None:

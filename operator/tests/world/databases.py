@@ -209,7 +209,7 @@ class Databases:
         """LedgerChecks.check."""
         return LedgerState(Problem.LEDGER_UNREACHABLE, "away") if self._ledger.away else LedgerState()
 
-    async def pool(self, event: Event, ledger: object) -> PoolCheck:
+    async def pool(self, event: Event, ledger: object, *, live: bool) -> PoolCheck:
         """Pools.check."""
         if event.says(names.POOL_UNCHECKED_ANNOTATION):
             return PoolCheck(PoolReason.NOT_CHECKED, "not asked")

@@ -8,6 +8,7 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from intake_operator import names
+from intake_operator.kube.watches import WATCHED
 
 from .api import COLLECTOR, FOREGROUND, GUARDED, NAMESPACES, OPERATOR, ORPHAN
 from .controllers import CONTROLLERS
@@ -52,6 +53,8 @@ AT_FIRST: Final[dict[str, Callable[["Machine"], None]]] = {
     "half a pass": lambda m: m.the_operator_makes_a_pass(9),
     "two passes": lambda m: [m.the_operator_makes_a_pass(None) for _ in range(2)] and None,
     "controllers": lambda m: m.kubernetes_comes_to_rest(),
+    "watches lag": lambda m: m.the_watches_lag(lag=True),
+    "watch of the claims lists again": lambda m: m.a_watch_lists_again("PersistentVolumeClaim"),
     "calm": lambda m: m.all_is_calm(4),
 }
 
@@ -150,6 +153,20 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def db1_restarts(self) -> None:
         self.world.restart_db1()
+
+    # The operator's watches.
+
+    @rule(lag=st.booleans())
+    def the_watches_lag(self, lag: bool) -> None:
+        self.world.watches.lag = lag
+
+    @rule(kind=st.sampled_from(WATCHED), count=st.integers(1, 5))
+    def a_watch_hears_something(self, kind: str, count: int) -> None:
+        self.world.watches.hears(kind, count)
+
+    @rule(kind=st.sampled_from(WATCHED))
+    def a_watch_lists_again(self, kind: str) -> None:
+        self.world.watches.lists(kind)
 
     @rule()
     def a_node_is_drained(self) -> None:
@@ -339,13 +356,14 @@ class Machine(RuleBasedStateMachine):
             self.world.runner.close()
 
     def end(self) -> None:
-        """The ledger is back, dead letters are replayed, and the event is over or deleted."""
-        self.world.ledger.away = False
+        """The ledger and the watches are back, dead letters are replayed, and the event is over or deleted."""
+        self.world.ledger.away = self.world.watches.lag = False
         event = self.world.event
         if event is not None and self.ends_deleted:
             self.world.delete(names.KIND, NAME)
         elif event is not None:
             event["spec"]["window"] = window(START, 1)
+            self.world.api.touch(event)
             self.world.now += timedelta(hours=1)
         if self.over():
             return

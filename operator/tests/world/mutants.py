@@ -13,6 +13,8 @@ from types import CodeType, ModuleType
 from world.account_mutants import ACCOUNT
 from world.health_mutants import HEALTH
 from world.place_mutants import PLACES
+from world.reading_mutants import READING
+from world.version_mutants import VERSION
 from world.waiting_mutants import WAITING
 
 
@@ -337,7 +339,7 @@ MUTANTS = {
     ),
     "certificate checked for the operator's own name of a Service": Mutant(
         "addresses",
-        "            names={_qualified(host, self.namespace): host for host in hosts},\n",
+        "            names={qualified_host(host, self.namespace): host for host in hosts},\n",
         "",
         "test_the_certificate_needs_the_name_that_the_uri_has_and_no_other",
         "test_certificates.py",
@@ -440,7 +442,56 @@ MUTANTS = {
         "test_settings_that_a_role_gave_itself_are_reset_at_all_times",
         PLAN,
     ),
-} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | WAITING).items()}
+    "one namespace takes every worker": Mutant(
+        "workqueue",
+        "        if self.workers - len(self._working) <= self._reserve:\n",
+        "        if False:\n",
+        "test_one_namespace_whose_passes_hang_leaves_workers_for_others",
+        "test_workqueue.py",
+    ),
+    "more than a share while others wait": Mutant(
+        "workqueue",
+        "        others_wait = len(self._ready) > 1\n",
+        "        others_wait = False\n",
+        "test_a_namespace_gives_back_what_is_above_its_share_as_its_passes_end",
+        "test_workqueue.py",
+    ),
+    "one namespace takes every long read": Mutant(
+        "long_reads",
+        "asyncio.Semaphore(self._most_of_a_namespace)",
+        "asyncio.Semaphore(1_000)",
+        "test_a_namespace_has_its_number_of_reads_and_leaves_the_rest_to_others",
+        "test_long_reads.py",
+    ),
+    "long label fetched before it is measured": Mutant(
+        "inventory.table",
+        "SELECT seats.resource_id, left(seats.label, {longest_label}), {attributes}",
+        "SELECT seats.resource_id, seats.label, {attributes}",
+        "test_of_a_long_value_no_more_is_fetched_than_shows_that_it_is_too_long",
+        "test_inventories.py",
+    ),
+    "answer of any length taken": Mutant(
+        "intake_shared.measured",
+        "                if taken > self._most:\n",
+        "                if False:\n",
+        "test_an_answer_that_is_too_long_is_broken_off_and_told",
+        "test_long_rows.py",
+    ),
+    "old answer of the ledger lets slots be seeded": Mutant(
+        "model.observed",
+        " and not self.asking\n",
+        "\n",
+        "test_an_old_answer_of_the_ledger_is_told_and_lets_nothing_be_seeded",
+        "test_pool.py",
+    ),
+    "operator's labels let any pod into DB1": Mutant(
+        "children.protection",
+        """{"namespaceSelector": _named(operator_namespace), "podSelector\"""",
+        """{"namespaceSelector": {}, "podSelector\"""",
+        "test_db1_admits_its_own_namespace_and_the_operator_by_namespace_and_labels",
+        CHILDREN,
+    ),
+} | {name: Mutant(*mutant) for name, mutant in (ACCOUNT | HEALTH | PLACES | READING | VERSION | WAITING).items()}
 
 
 class _Broken(SourceFileLoader):

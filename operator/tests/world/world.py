@@ -20,6 +20,7 @@ from intake_operator.reconcile import Reconciler
 from .api import PERSON, Api
 from .controllers import settle
 from .databases import SLOTS, Databases, Ledger, Volume, window
+from .watches import Watches
 
 NAMESPACE, NAME = "tickets", "taylor-drop"
 DATABASE, CLAIM = names.database(NAME), names.volume_claim(NAME)
@@ -61,7 +62,7 @@ class World:
         self.expired: set[int] = set()
         """Claims that were not confirmed in time."""
         self.runner = asyncio.Runner()
-        self._operator = self._started()
+        self.operator = self._started()
         self._identities = 0
         spec = {
             "pool": "taylor-la-night-1",
@@ -76,12 +77,21 @@ class World:
         self.api.put({"kind": "Secret", "metadata": {"name": "core-ledger"}, "data": {"uri": "cG9zdGdyZXM6Ly9h"}})
         self.api.put({"kind": names.KIND, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": spec})
 
+    def seconds(self) -> float:
+        """The operator's monotonic clock."""
+        return (self.now - START).total_seconds()
+
     # What exists.
 
     @property
     def event(self) -> Manifest | None:
         """The event, as long as it is there."""
         return self.api.find(names.KIND, NAME)
+
+    @property
+    def uid(self) -> str:
+        """The event's uid."""
+        return str(self.event["metadata"]["uid"]) if self.event else ""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -172,23 +182,27 @@ class World:
     def passes(self, steps: int | None = None) -> None:
         """The operator makes a pass. With `steps`, its process is killed after so many steps, and a new one starts."""
         KilledActor.left = 10_000 if steps is None else steps
+        self.watches.come()
         try:
-            self.runner.run(self._operator.reconcile((NAMESPACE, NAME)))
+            self.runner.run(self.operator.reconcile((NAMESPACE, NAME)))
         except Killed:
-            self._operator = self._started()
+            lag = self.watches.lag
+            self.operator = self._started()
+            self.watches.lag = lag
         except (ApiError, NotOursError, OSError):
             pass  # it comes again
 
     def _started(self) -> Reconciler:
         parts: Any = self.databases
-        api: Any = self.api
+        self.watches = Watches(self.api, self.seconds)
+        live = self.watches.live
         ledgers: Any = SimpleNamespace(check=parts.ledger, forget=parts.forget)
         pools: Any = SimpleNamespace(check=parts.pool, forget=parts.forget)
         # Nothing that is checked ahead decides anything.
         ahead: Any = SimpleNamespace(latest=lambda _: None, is_due=lambda *_: False, forget=parts.forget)
-        observer = Observer(api, parts, ledgers, parts, parts, parts, pools, ahead)
-        actor = KilledActor(api, parts, parts, parts, Applier(api), ahead)
-        return Reconciler(api, observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
+        observer = Observer(self.watches.cached, parts, ledgers, parts, parts, parts, pools, ahead)
+        actor = KilledActor(live, parts, parts, parts, Applier(live), ahead)
+        return Reconciler(live, observer, actor, INSTALLATION, Metrics(), lambda _: None, lambda: self.now)
 
     def restart_db1(self) -> None:
         """The container crashes: what is UNLOGGED is empty."""
@@ -206,7 +220,7 @@ class World:
     def force_volume(self) -> None:
         """The volume is removed by force, whatever finalizers and guard it has."""
         for kind, name in (("PersistentVolumeClaim", CLAIM), ("Pod", f"{DATABASE}-0")):
-            if found := self.api.objects.pop((kind, name), None):
+            if found := self.api.gone((kind, name)):
                 self.volumes.pop(found["metadata"]["uid"], None)
 
     def settle(self) -> None:

@@ -43,19 +43,9 @@ class Certificates:
 NO_CERTIFICATES: Final = Certificates()
 
 
-def authority_flaw(text: str) -> str:
-    """Why no certificate can be checked with these authorities; empty if one can. Quotes nothing of them."""
-    # A file may have comments in other letters. With empty `cadata` the system's authorities would be loaded.
-    pem = text.encode("ascii", "ignore").decode()
-    try:
-        authorities = ssl.create_default_context(cadata=pem).get_ca_certs() if pem else []
-    except (ssl.SSLError, ValueError):
-        authorities = []
-    return "" if authorities else "it holds no certificates in PEM"
-
-
 def certificate_flaw(text: str) -> str:
-    """Why this cannot be shown to a server as our certificate; empty if it can. Quotes nothing of it."""
+    """Why this is no certificate, or several of them, that can be read; empty if it is. Quotes nothing of it."""
+    # A file may have comments in other letters. With empty `cadata` the system's authorities would be loaded.
     pem = text.encode("ascii", "ignore").decode()
     try:
         if pem:

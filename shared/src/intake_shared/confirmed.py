@@ -9,6 +9,8 @@ from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.errors import Diagnostic
 
+from intake_shared.measured import MeasuredRelay
+
 # The function of the server that warns. Its name is the same in every language of the server's messages.
 _WARNS: Final = "SyncRepWaitForLSN"
 
@@ -22,6 +24,9 @@ class ConfirmedConnection(AsyncConnection[Any]):
 
     The session must let warnings through: `connections.PINNED` does, because a role or database may not.
     """
+
+    relay: MeasuredRelay | None = None
+    """Between the connection and its server, where answers are bounded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,7 +46,12 @@ class ConfirmedConnection(AsyncConnection[Any]):
 
     async def wait[T](self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Every exchange with the server goes through here, so no caller can forget the check."""
-        result = await super().wait(gen, *args, **kwargs)
+        try:
+            result = await super().wait(gen, *args, **kwargs)
+        except psycopg.OperationalError as error:
+            if self.relay is not None and (known := self.relay.failure):
+                raise known from error
+            raise
         if self._unconfirmed:
             await self.close()
             raise psycopg.OperationalError(

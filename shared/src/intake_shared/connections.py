@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_attempts_async
 from intake_shared import uris
 from intake_shared.certificates import NO_CERTIFICATES, Certificates
 from intake_shared.confirmed import ConfirmedConnection
+from intake_shared.measured import MeasuredRelay
 
 # Seconds for one address.
 ADDRESS_TIMEOUT: Final = 5
@@ -57,11 +58,14 @@ async def connect(
     seconds: float = CONNECT_TIMEOUT,
     certificates: Certificates = NO_CERTIFICATES,
     names: Mapping[str, str] = MappingProxyType({}),
+    longest_answer: int | None = None,
     **more: Any,
 ) -> ConfirmedConnection:
     """Connect to the first address of a user's URI that accepts us. `more` are further parameters of psycopg.
 
-    With `certificates` a host shows one for its own name, or for the one that `names` has for it.
+    With `certificates` a host shows one for its own name, or for the one that `names` has for it. `longest_answer`
+    bounds each answer of the server, in bytes.
+
     Each address gets an equal share of the time that is left: of three hosts two may be frozen. psycopg itself gives
     each address all of the time. Raises psycopg.Error or OSError, with the name of each address and what it answered.
     """
@@ -83,7 +87,7 @@ async def connect(
                 attempt["host"] = names[host]
             try:
                 async with asyncio.timeout((deadline - clock()) / left):
-                    found = await ConfirmedConnection.connect(**(attempt | SETTINGS | secured | more))
+                    found = await _connect(attempt | SETTINGS | secured | more, longest_answer)
             except TimeoutError:
                 port = attempt.get("port") or 5432
                 failures.append(psycopg.OperationalError(f"{host}, port {port}: no answer in time"))
@@ -97,3 +101,22 @@ async def connect(
         raise failures[0]
     answers = "; ".join(str(each).strip().partition("\n")[0] for each in failures)
     raise psycopg.OperationalError(f"none of {len(failures)} addresses accepts the connection: {answers}")
+
+
+async def _connect(parameters: dict[str, Any], longest_answer: int | None) -> ConfirmedConnection:
+    address = parameters.get("hostaddr") or parameters.get("host") or ""
+    # A socket is not the operator's to reach, and libpq's TLS is not for sockets.
+    if longest_answer is None or not address or address.startswith("/"):
+        return await ConfirmedConnection.connect(**parameters)
+    relay = await MeasuredRelay(address, int(parameters.get("port") or 5432), longest_answer).open()
+    try:
+        connection = await ConfirmedConnection.connect(**(parameters | {"hostaddr": "127.0.0.1", "port": relay.port}))
+    except psycopg.Error as error:
+        relay.close()
+        raise relay.explained(error) from None
+    except BaseException:
+        relay.close()
+        raise
+    connection.relay = relay
+    connection.on_close(relay.close)
+    return connection

@@ -61,6 +61,8 @@ def secured(given: Mapping[str, str], certificates: Certificates) -> dict[str, s
     names = "caSecretRef" if certificates.authority is not None else "clientCertSecretRef"
     mode = given.get("sslmode")
     if mode is not None and mode not in _ENCRYPTED:
+        if mode not in {"disable", "allow", "prefer"}:
+            raise psycopg.ProgrammingError("the URI says an sslmode that libpq does not know; remove it")
         raise _contrary(f"sslmode={mode}, with which a connection may go on without TLS", names)
     if certificates.authority is not None and "sslrootcert" in given:
         raise _contrary(f"sslrootcert={given['sslrootcert']}, which trusts other authorities", names)

@@ -36,7 +36,7 @@ async def ledger_certificates(source: Source) -> Certificates:
     authority, certificate, key = await source("CA"), await source("CERT"), await source("KEY")
     if (certificate is None) != (key is None):
         raise DependencyDownError("a client certificate and its key belong together, and only one of the two is set")
-    if authority is not None and (flaw := certificates.authority_flaw(authority)):
+    if authority is not None and (flaw := certificates.certificate_flaw(authority)):
         raise DependencyDownError(f"what caSecretRef names cannot be used: {flaw}")
     if certificate is not None and key is not None:
         flaw = certificates.certificate_flaw(certificate) or certificates.key_flaw(key, certificate)

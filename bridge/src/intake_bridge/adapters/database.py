@@ -191,7 +191,8 @@ class Database:
 
     async def lease_tokens(self, wanted: int) -> TokenAnswer:
         """`intake.lease_tokens`."""
-        (row,) = await self._rows("SELECT * FROM intake.lease_tokens(%s, %s)", (self._pool_id, wanted))
+        statement: LiteralString = "SELECT lease, granted, wait_seconds, lease_seconds FROM intake.lease_tokens(%s, %s)"
+        (row,) = await self._rows(statement, (self._pool_id, wanted))
         return TokenAnswer(**row)
 
     async def return_tokens(self, lease: UUID, finished: int) -> bool:

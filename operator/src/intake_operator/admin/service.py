@@ -125,7 +125,8 @@ class AdminService:
             async with db1.connect(access.host(event), password, role) as connection:
                 yield connection
         except psycopg.errors.UndefinedFunction as error:
-            raise RefusedError(503, "NotReady", f"DB1 is not ready: {one_line(error)}", retry_after=5) from error
+            why = f"DB1 is not ready, or the event began with a version that did not have this: {one_line(error)}"
+            raise RefusedError(503, "NotReady", why, retry_after=5) from error
         except (psycopg.Error, OSError) as error:
             if isinstance(error, psycopg.Error) and error.sqlstate == UNKNOWN_POOL:
                 raise RefusedError(503, "NotReady", "DB1 is being provisioned; try again", retry_after=5) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.children import common
+from intake_operator.children import common, templates
 from intake_operator.children.installation import BridgeImage, Installation
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.model.pod_settings import PodSettings, Toleration
@@ -52,7 +52,7 @@ def deployment(
     )
     template["metadata"].setdefault("annotations", {})
     template["metadata"]["annotations"] |= {names.INPUTS_ANNOTATION: hashlib.sha256(content.encode()).hexdigest()[:16]}
-    return {
+    made = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": common.metadata(event, names.bridge(event.name), "bridge"),
@@ -62,6 +62,13 @@ def deployment(
             "template": template,
         },
     }
+    return templates.stamped(made, {"pool": spec.pool, "bridge": _said_of_pods(spec), "secrets": content})
+
+
+def _said_of_pods(spec: IntakeEventSpec) -> dict[str, Any]:
+    """What spec.bridge says about pods, without defaults: a field that a later version adds changes nothing here."""
+    numbers = {"min_replicas", "max_replicas", "backlog_per_replica"}
+    return spec.bridge.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=numbers)
 
 
 def _with_defaults(spec: IntakeEventSpec, installation: Installation) -> PodSettings:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.children import common
+from intake_operator.children import common, templates
 from intake_operator.children.access import PORT
 from intake_operator.children.installation import Installation
 from intake_operator.model.observed import Event, Manifest
@@ -126,7 +126,9 @@ def stateful_set(
         containers=[_container(database, settings.resources)],
         volumes=volumes,
     )
-    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
+    made = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
+    said_of_pods = database.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"storage"})
+    return templates.stamped(made, said_of_pods)
 
 
 def volume_claim(

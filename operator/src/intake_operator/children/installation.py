@@ -30,3 +30,5 @@ class Installation:
     """Where pods run and what they carry, unless the event says otherwise."""
     fixed_ids: bool = True
     """Whether pods name their user and groups. Without, the cluster's admission sets them, as OpenShift's does."""
+    namespace: str = ""
+    """The operator's own; empty where it runs outside of the cluster."""

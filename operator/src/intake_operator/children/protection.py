@@ -1,22 +1,27 @@
 """Which pods may connect to DB1, and whether it may be evicted."""
 
+from typing import Final
+
 from intake_operator import names
 from intake_operator.children import common
 from intake_operator.children.access import PORT
 from intake_operator.model.observed import Event, Manifest
 
+# Labels of the operator's pod, whatever else the chart is told to give it.
+OPERATOR: Final = {"app.kubernetes.io/part-of": "intake-engine", "app.kubernetes.io/component": "operator"}
 
-def network_policy(event: Event) -> Manifest:
-    """Lets pods of DB1's namespace (web back ends and bridges) and operators connect to DB1, and no other pods.
 
-    This object is also the anchor that keeps the other children (kinship.py).
+def network_policy(event: Event, operator_namespace: str) -> Manifest:
+    """Lets pods connect to DB1: all of its own namespace, all of the namespaces that the spec allows, and the operator.
+
+    Any pod can carry the operator's labels, so its namespace counts as well. An operator that runs outside of the
+    cluster is not in the policy. This object is also the anchor that keeps the other children (kinship.py).
     """
-    operator = {
-        "namespaceSelector": {},
-        "podSelector": {
-            "matchLabels": {"app.kubernetes.io/part-of": "intake-engine", "app.kubernetes.io/component": "operator"}
-        },
-    }
+    peers: list[Manifest] = [{"podSelector": {}}]
+    if allowed := event.spec and event.spec.database.allowed_namespaces:
+        peers.append({"namespaceSelector": _named(*sorted(allowed))})
+    if operator_namespace:
+        peers.append({"namespaceSelector": _named(operator_namespace), "podSelector": {"matchLabels": dict(OPERATOR)}})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -24,9 +29,15 @@ def network_policy(event: Event) -> Manifest:
         "spec": {
             "podSelector": {"matchLabels": common.selector(event, "database")},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": {}}, operator], "ports": [{"port": PORT, "protocol": "TCP"}]}],
+            "ingress": [{"from": peers, "ports": [{"port": PORT, "protocol": "TCP"}]}],
         },
     }
+
+
+def _named(*namespaces: str) -> Manifest:
+    """Namespaces by their names, by a label that Kubernetes itself sets."""
+    key = "kubernetes.io/metadata.name"
+    return {"matchExpressions": [{"key": key, "operator": "In", "values": list(namespaces)}]}
 
 
 def disruption_budget(event: Event, *, keep_pod: bool, evict_broken: bool) -> Manifest:

@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import psycopg
@@ -13,10 +14,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from pydantic import ValidationError
 
+from intake_operator import names
 from intake_operator.addresses import Address
 from intake_operator.database.account import read_database_account
-from intake_operator.database.connection import no_connection_left, to_database
-from intake_operator.database.migrate import Migration, migrate, pending
+from intake_operator.database.connection import connect, no_connection_left, to_database
+from intake_operator.database.migrate import Migration, look, migrate
 from intake_operator.database.recovery import Restored, recover
 from intake_operator.decide.connections import claimer_limit
 from intake_operator.model.engine_status import EngineStatus
@@ -28,6 +30,12 @@ from intake_operator.model.proof import DatabaseAccount
 OBSERVE_TIMEOUT: Final = 20.0
 # Seeding ten million slots takes longest.
 STATEMENT_TIMEOUT: Final = "300s"
+# Seconds, counted here: a frozen DB1 does not keep to its own limit. Of one step, of which the longest waits 60 s for
+# locks; of seeding, which also rebuilds after a crash; of the rows of one chunk; of all claims of a pool.
+STEP_TIMEOUT: Final = 90.0
+SEED_TIMEOUT: Final = 310.0
+CHUNK_TIMEOUT: Final = 60.0
+ACCOUNT_TIMEOUT: Final = 310.0
 
 # Seconds. A hundred thousand claims took 53 on two busy cores; ten million are the most.
 RECOVERY_TIMEOUT: Final = 5400.0
@@ -61,26 +69,32 @@ class Databases:
         self._migrations = migrations
         self._timeout = timeout
         self._connections: dict[str, AsyncConnection] = {}
+        self._ways: dict[str, tuple[str, str]] = {}
+        """Host and superuser's password, for a connection apart from the one that is kept."""
         self._unaltered_at: dict[str, object] = {}
         """A timestamp of DB1: when all roles were last seen with their own settings."""
 
     async def observe(self, uid: str, pool: str, host: str, password: str) -> DatabaseState:
         """Read everything that a pass needs of DB1. If that fails, the state has the error.
 
-        Raises MigrationChangedError if another version of the operator made this DB1.
+        Of a DB1 without SQL, or with one that lacks what the operator calls, it reads no more than that.
         """
+        self._ways[uid] = (host, password)
         try:
             async with bounded(self._timeout):
                 connection = await self._connect(uid, host, password)
-                missing = await pending(connection, self._migrations)
-                if not missing:
+                version = await look(connection, self._migrations)
+                migrated = version is not None and not version.lacks
+                if migrated:
                     # First: the claimers' sessions that it ends may block the statements below, and bridges' logins.
                     await connection.execute("SELECT intake.end_overdue()")
-                logins, altered = ({}, ()) if missing else await self._roles(uid, connection)
+                logins, altered = await self._roles(uid, connection) if migrated else ({}, ())
                 identity = await self._identity(connection)
-                connections = None if missing else await self._connections_of(connection)
-                status = None if missing else await self._status(connection, pool)
+                connections = await self._connections_of(connection) if migrated else None
+                status = await self._status(connection, pool) if migrated else None
                 stocked = await self._stocked(connection, pool) if status else 0
+                if version and status and not version.is_own:
+                    version = replace(version, settings=await self._settings(connection, pool))
         except (psycopg.Error, OSError) as error:
             await self._disconnect(uid)
             return DatabaseState(
@@ -93,7 +107,8 @@ class Databases:
         return DatabaseState(
             reachable=True,
             identity=identity,
-            migrated=not missing,
+            version=version,
+            migrated=migrated,
             logins=logins,
             altered_roles=altered,
             connections=connections,
@@ -102,20 +117,20 @@ class Databases:
         )
 
     async def migrate(self, uid: str) -> None:
-        """Install pgmq and the files of sql/intake that have not run yet, each in a transaction of its own."""
-        await migrate(self._connections[uid], self._migrations)
+        """Install pgmq and the files of sql/intake that have not run yet: all of them, or none."""
+        async with self._step(uid, SEED_TIMEOUT) as connection:
+            await migrate(connection, self._migrations)
 
     async def limit_claimers(self, uid: str, others: int) -> None:
         """Limit claimers to the connections that bridges and operator, with `others` connections, leave."""
-        connection = self._connections[uid]
-        known = await self._connections_of(connection)
-        if known.limit != (most := claimer_limit(known, others)):
-            await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
+        async with self._step(uid, STEP_TIMEOUT) as connection:
+            known = await self._connections_of(connection)
+            if known.limit != (most := claimer_limit(known, others)):
+                await connection.execute("SELECT intake.limit_claimers(%s)", (most,))
 
     async def set_logins(self, uid: str, logins: Mapping[str, Login]) -> None:
         """Set the passwords of `logins`, by role. DB1 gets a SCRAM verifier, never the password itself."""
-        connection = self._connections[uid]
-        async with connection.transaction():
+        async with self._step(uid, STEP_TIMEOUT) as connection, connection.transaction():
             for role, login in logins.items():
                 verifier = connection.pgconn.encrypt_password(
                     login.password.encode(), role.encode(), b"scram-sha-256"
@@ -127,36 +142,39 @@ class Databases:
 
         Ends the sessions that may have begun with other settings, and returns how many it ended.
         """
-        found = await self._connections[uid].execute(
-            "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r", (self._unaltered_at.get(uid), list(roles))
-        )
-        row = await found.fetchone()
+        query = "SELECT sum(intake.reset_role(r, %s)) FROM unnest(%s::name[]) r"
+        async with self._step(uid, STEP_TIMEOUT) as connection:
+            found = await connection.execute(query, (self._unaltered_at.get(uid), list(roles)))
+            row = await found.fetchone()
         assert row is not None
         return int(row[0])
 
     async def configure(self, uid: str, pool: str, config: Mapping[str, Any]) -> None:
         """Write the live configuration, as `IntakeEventSpec.engine_config` returns it. Bridges read it within 2 s."""
-        await self._connections[uid].execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
+        async with self._step(uid, STEP_TIMEOUT) as connection:
+            await connection.execute("SELECT intake.configure(%s, %s::jsonb)", (pool, json.dumps(config)))
 
     async def stock(self, uid: str, pool: str, chunks: AsyncIterator[Sequence[Row]]) -> None:
         """Write the user's own rows, from the first slot on: all of them, or none if DB1 refuses one.
 
         Raises psycopg.Error with SQLSTATE IE002 (a row is not valid) or IE006 (a row that is on sale has changed).
         """
-        connection, first = self._connections[uid], 1
-        async with connection.transaction():
+        first = 1
+        async with self._apart(uid) as connection, connection.transaction():
             async for chunk in chunks:
                 resource_ids, labels = [row.resource_id for row in chunk], [row.label for row in chunk]
                 attributes = [row.attributes for row in chunk]
-                await connection.execute(
-                    "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[], %s::jsonb[])",
-                    (pool, first, resource_ids, labels, attributes),
-                )
+                async with bounded(CHUNK_TIMEOUT):
+                    await connection.execute(
+                        "SELECT intake.stock(%s, %s, %s::uuid[], %s::text[], %s::jsonb[])",
+                        (pool, first, resource_ids, labels, attributes),
+                    )
                 first += len(chunk)
 
     async def seed(self, uid: str, pool: str) -> int:
         """Seed slots, and rebuild after a crash, so that claims are answered. Returns the number of slots added."""
-        row = await (await self._connections[uid].execute("SELECT intake.seed(%s)", (pool,))).fetchone()
+        async with self._step(uid, SEED_TIMEOUT) as connection:
+            row = await (await connection.execute("SELECT intake.seed(%s)", (pool,))).fetchone()
         return int(row[0]) if row else 0
 
     async def recover(self, uid: str, pool: str, ledger: Address) -> Restored:
@@ -164,26 +182,29 @@ class Databases:
 
         Raises also RecoveryError and PageOrderError.
         """
-        connection = self._connections[uid]
-        try:
-            async with bounded(RECOVERY_TIMEOUT):
-                return await recover(connection, ledger, pool, time.monotonic)
-        except OSError:
-            # A transaction that was broken off ends with its connection.
-            await self.close(uid)
-            raise
+        async with self._step(uid, RECOVERY_TIMEOUT) as connection:
+            return await recover(connection, ledger, pool, time.monotonic)
 
     async def seal(self, uid: str, pool: str, reason: str) -> None:
         """End claiming for good; `reason` goes to the audit. Returns when no claim is under way any more."""
-        await self._connections[uid].execute("SELECT intake.seal(%s, %s)", (pool, reason))
+        async with self._step(uid, STEP_TIMEOUT) as connection:
+            await connection.execute("SELECT intake.seal(%s, %s)", (pool, reason))
 
-    async def account(self, uid: str, pool: str) -> DatabaseAccount:
-        """Counts the claims of a sealed pool by where they are, with the digest to compare with the ledger's."""
-        return await read_database_account(self._connections[uid], pool)
+    async def account(self, uid: str, pool: str) -> tuple[DatabaseAccount, tuple[str, ...]]:
+        """Counts the claims of a sealed pool by where they are, with the digest to compare with the ledger's.
+
+        Returns the audit as well. It reads every claim, so it has a connection of its own.
+        """
+        async with bounded(ACCOUNT_TIMEOUT), self._apart(uid) as connection:
+            return await read_database_account(connection, pool), await self._audit(connection, pool)
 
     async def audit(self, uid: str, pool: str) -> tuple[str, ...]:
         """What people did by hand: the latest hundred entries, newest first, each as one line of JSON."""
-        found = await self._connections[uid].execute(
+        async with bounded(self._timeout):
+            return await self._audit(self._connections[uid], pool)
+
+    async def _audit(self, connection: AsyncConnection, pool: str) -> tuple[str, ...]:
+        found = await connection.execute(
             "SELECT jsonb_build_object('at', at, 'action', action, 'actor', actor, 'reason', reason,"
             " 'evidence', detail -> 'evidence',"
             " 'claims', CASE WHEN action IN ('replay', 'discard', 'show payloads') THEN jsonb_array_length("
@@ -197,6 +218,7 @@ class Databases:
     async def close(self, uid: str) -> None:
         """Close the connection to an event's DB1, and forget what is known about it. Never raises."""
         self._unaltered_at.pop(uid, None)
+        self._ways.pop(uid, None)
         await self._disconnect(uid)
 
     async def _disconnect(self, uid: str) -> None:
@@ -215,6 +237,30 @@ class Databases:
         self._connections[uid] = await to_database(host, password, STATEMENT_TIMEOUT)
         return self._connections[uid]
 
+    @asynccontextmanager
+    async def _step(self, uid: str, seconds: float) -> AsyncIterator[AsyncConnection]:
+        """The connection that is kept, for calls that take at most `seconds` together."""
+        connection = self._connections[uid]
+        try:
+            async with bounded(seconds):
+                yield connection
+        except OSError:
+            # A call or a transaction that was broken off ends with its connection.
+            await self._disconnect(uid)
+            raise
+
+    @asynccontextmanager
+    async def _apart(self, uid: str) -> AsyncIterator[AsyncConnection]:
+        """A connection of its own, for what may take minutes: the one that is kept is the passes'.
+
+        Raises psycopg.Error or OSError, also where DB1 is being removed.
+        """
+        if uid not in self._ways:
+            raise ConnectionError("DB1 is being removed, or was not reached yet")
+        host, password = self._ways[uid]
+        async with connect(host, password, names.SUPERUSER, STATEMENT_TIMEOUT) as connection:
+            yield connection
+
     async def _identity(self, connection: AsyncConnection) -> str:
         row = await (await connection.execute("SELECT system_identifier::text FROM pg_control_system()")).fetchone()
         assert row is not None
@@ -228,6 +274,13 @@ class Databases:
         if not row[0]:
             self._unaltered_at[uid] = row[1]
         return dict(await logins.fetchall()), tuple(row[0])
+
+    async def _settings(self, connection: AsyncConnection, pool: str) -> frozenset[str]:
+        """What `intake.configure` takes in this DB1: it gives back what it was given, and a little more."""
+        found = await connection.execute("SELECT array(SELECT jsonb_object_keys(intake.configuration(%s)))", (pool,))
+        row = await found.fetchone()
+        assert row is not None
+        return frozenset(row[0])
 
     async def _connections_of(self, connection: AsyncConnection) -> Connections:
         cursor = connection.cursor(row_factory=class_row(Connections))

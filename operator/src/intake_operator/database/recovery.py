@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from intake_operator.addresses import Address
 from intake_operator.database import account
 from intake_operator.ledger.account import difference, read_account
-from intake_operator.ledger.claims import ledger_claims
+from intake_operator.ledger.claims import LONGEST_PAGE, ledger_claims
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import offers
 from intake_operator.model.consistency import LedgerClaim
@@ -41,7 +41,7 @@ async def recover(database: AsyncConnection, address: Address, pool: str, clock:
     Raises RecoveryError, PageOrderError, psycopg.Error or OSError; then DB1 is as it was before.
     """
     # One transaction of DB1: half of a pool restored would sell the other half again.
-    async with connect(address) as ledger, database.transaction():
+    async with connect(address, LONGEST_PAGE) as ledger, database.transaction():
         if not await offers(ledger, "ledger_claims"):
             raise RecoveryError(f"the ledger offers no ledger_claims, from which DB1 is rebuilt: {CREATE}")
         async for page in ledger_claims(ledger, pool, clock):

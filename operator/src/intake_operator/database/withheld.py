@@ -29,19 +29,20 @@ async def page(connection: AsyncConnection, pool: str, most: int, after: int) ->
 async def find(connection: AsyncConnection, pool: str, seats: Sequence[str]) -> dict[str, int | None]:
     """The slot of each seat, by its label or resource id; None where the pool has no such seat."""
     async with bounded(CALL_TIMEOUT):
-        found = await connection.execute("SELECT * FROM intake.find_slots(%s, %s::text[])", (pool, list(seats)))
+        query = "SELECT seat, slot_no FROM intake.find_slots(%s, %s::text[])"
+        found = await connection.execute(query, (pool, list(seats)))
         return dict(await found.fetchall())
 
 
 async def withhold(connection: AsyncConnection, pool: str, slots: Sequence[int], actor: str, reason: str) -> Outcomes:
     """Take slots off sale: withheld, already, claimed or unknown."""
-    query = "SELECT * FROM intake.withhold_slots(%s, %s::bigint[], %s, %s)"
+    query = "SELECT slot_no, outcome FROM intake.withhold_slots(%s, %s::bigint[], %s, %s)"
     return await _changed(connection, query, pool, list(slots), actor, reason)
 
 
 async def give_back(connection: AsyncConnection, pool: str, slots: Sequence[int], actor: str, reason: str) -> Outcomes:
     """Put withheld slots on sale again: returned, not_withheld or unknown."""
-    query = "SELECT * FROM intake.return_slots(%s, %s::bigint[], %s, %s)"
+    query = "SELECT slot_no, outcome FROM intake.return_slots(%s, %s::bigint[], %s, %s)"
     return await _changed(connection, query, pool, list(slots), actor, reason)
 
 

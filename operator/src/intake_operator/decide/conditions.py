@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children.kinship import COLLECTING
-from intake_operator.decide import memory, preflight
+from intake_operator.decide import database_pod, memory, preflight, versions
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.ledger_ready import ledger_ready
@@ -159,14 +159,22 @@ def _database_ready(facts: Facts) -> Condition:
         )
     if not database.reachable:
         return ready(False, DatabaseReason.STARTING, database.error or f"waiting for pod {name}-0 to become ready")
+    if why := versions.unsupported(facts.event, facts.observed):
+        return ready(False, DatabaseReason.UNSUPPORTED, why)
     if not database.migrated:
         return ready(False, DatabaseReason.MIGRATING, "the operator is installing pgmq and the schema intake")
     if not database.ready:
-        return ready(False, DatabaseReason.SEEDING, "slots are being seeded; after a crash of DB1, its claims as well")
+        copying = "the rows of spec.inventory are being checked, or copied into DB1"
+        seeding = "slots are being seeded; after a crash of DB1, its claims as well"
+        return ready(False, DatabaseReason.SEEDING, copying if facts.observed.inventory.checking else seeding)
+    notes = [
+        versions.note(facts.event, facts.observed),
+        database_pod.waiting(facts.event, facts.observed, facts.now),
+    ]
     if (known := database.connections) and known.claimers_at_limit:
         full = f"claimers have all {known.limit} connections that they may have, and more are refused"
-        return ready(True, DatabaseReason.SEEDED, f"DB1 answers claims; {full}: see docs/tuning.md")
-    return ready(True, DatabaseReason.SEEDED, "DB1 answers claims")
+        notes.append(f"{full}: see docs/tuning.md")
+    return ready(True, DatabaseReason.SEEDED, "; ".join(["DB1 answers claims", *filter(None, notes)]))
 
 
 def _intake_open(facts: Facts) -> Condition:

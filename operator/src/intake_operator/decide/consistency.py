@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from intake_operator.decide import memory, steps
+from intake_operator.decide import inputs, memory, steps
 from intake_operator.decide.stage import Stage, abandoned
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event, Observed
@@ -46,7 +46,7 @@ def comparison(event: Event, observed: Observed) -> list[steps.Step]:
     if database.status is None or not database.ready or database.depth:
         return []
     settled = database.status.committed or database.status.voided
-    readable = ledger.secret_ref.name in observed.input_fingerprints
+    readable = all(each.ref.name in observed.input_fingerprints for each in inputs.of_postgres(ledger))
     if not settled or not readable or (proof and proof.ledger.accepted):
         return []
     return [steps.Compare(ledger)]

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from intake_operator import names
-from intake_operator.children import access, bridge, database, kinship, protection
+from intake_operator.children import access, bridge, database, kinship, protection, templates
 from intake_operator.children.installation import Installation
-from intake_operator.decide import connections, database_pod, memory, pool, scaling, steps
+from intake_operator.decide import connections, database_pod, kept, memory, pool, scaling, steps, versions
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.scaling import Decision
 from intake_operator.decide.stage import Stage
@@ -35,7 +35,7 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     assert event.spec is not None
     guard = "" if facts.settled else installation.guard
     anchor = observed.children.get((kinship.ANCHOR, names.database(event.name)))
-    first = kinship.as_anchor(protection.network_policy(event), guard)
+    first = kinship.as_anchor(protection.network_policy(event, installation.namespace), guard)
     if anchor is None:
         return _applicable(facts, [steps.Apply(first)])
     todo: list[steps.Step] = [steps.Apply(first)]
@@ -50,7 +50,6 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
         todo += _secrets(event, observed, child)
         return _applicable(facts, [*todo, *(steps.Apply(child(service)) for service in access.services(event))])
     volume = observed.children.get(("PersistentVolumeClaim", names.volume_claim(event.name)))
-    workload = observed.children.get(("StatefulSet", names.database(event.name)))
     identity = facts.claimable
     unsettled = bool(identity) and not facts.settled
     serves = not facts.settled and (observed.database.ready or facts.stage is Stage.DRAIN)
@@ -64,7 +63,7 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
             evict_broken=facts.settled or (facts.stage is Stage.DRAIN and has_volume),
         ),
         database.volume_claim(event, event.spec.database, identity=identity, unsettled=unsettled, existing=volume),
-        database.stateful_set(event, event.spec.database, installation, identity=identity, existing=workload),
+        _stateful_set(facts, event.spec, identity, installation),
     ]
     if memory.volume_lost(event, observed) and event.says(names.RECOVER_ANNOTATION):
         # A bridge that still runs might commit a claim that the new DB1 does not know yet.
@@ -74,6 +73,13 @@ def children(facts: Facts, installation: Installation) -> list[steps.Step]:
     if found := database_pod.to_replace(event, observed, facts.now):
         todo.append(steps.ReplaceDatabasePod(*found))
     return _applicable(facts, todo)
+
+
+def _stateful_set(facts: Facts, spec: IntakeEventSpec, identity: str, installation: Installation) -> Manifest:
+    """While the sale is under way it keeps its pod template: a pod that dies comes back as it was."""
+    existing = facts.observed.children.get(("StatefulSet", names.database(facts.event.name)))
+    made = database.stateful_set(facts.event, spec.database, installation, identity=identity, existing=existing)
+    return templates.fitting(templates.kept(made, existing) if kept.under_way(facts) else made, existing)
 
 
 def has_credentials(event: Event, observed: Observed) -> bool:
@@ -126,10 +132,10 @@ def database_steps(facts: Facts) -> list[steps.Step]:
     if not known.reachable:
         return []
     lost = memory.volume_lost(event, observed)
-    if lost and not _may_recover(event, spec, observed):
+    if (lost and not _may_recover(event, spec, observed)) or versions.unsupported(event, observed):
         return []
     todo: list[steps.Step] = []
-    if not known.migrated:
+    if versions.to_install(event, observed):
         todo.append(steps.Migrate())
     others, seen = connections.for_others(spec), known.connections
     if seen is None or seen.limit != connections.claimer_limit(seen, others):
@@ -144,8 +150,13 @@ def database_steps(facts: Facts) -> list[steps.Step]:
     if known.sealed:
         # A sealed database is past its window and inventory; the throttle still counts.
         config = {name: value for name, value in config.items() if name not in {"opensAt", "closesAt", "inventorySize"}}
-    todo.append(steps.Configure(config))
+    todo.append(steps.Configure(versions.known_settings(config, known.version)))
     return todo + (_recovered(spec, known) if lost else _seeded(facts, spec, known))
+
+
+def appended_sql(facts: Facts) -> list[steps.Step]:
+    """New files of SQL that a person asks for. The last step: one that waits for a lock fails, and is tried again."""
+    return [steps.Migrate()] if versions.to_append(facts.event, facts.observed) else []
 
 
 def _seeded(facts: Facts, spec: IntakeEventSpec, known: DatabaseState) -> list[steps.Step]:
@@ -189,9 +200,13 @@ def bridges(facts: Facts, installation: Installation) -> tuple[Decision, list[st
     queue = scaling.Queue(observed.database.depth, observed.database.peak_depth)
     policy = scaling.policy_for(event.spec, observed.database)
     decision = scaling.decide(queue, current, policy, not_before, facts.now)
-    if anchor is None or (existing is None and decision.replicas == 0):
+    if anchor is None or (existing is None and (decision.replicas == 0 or versions.unsupported(event, observed))):
         return decision, []
-    manifest = bridge.deployment(event, event.spec, installation, observed.input_fingerprints)
+    settings = kept.of_event(facts, installation)
+    manifest = bridge.deployment(event, event.spec, settings, observed.input_fingerprints)
+    if kept.keeps_bridges(facts):
+        manifest = templates.kept(manifest, existing)
+    manifest = templates.fitting(manifest, existing)
     guard = "" if facts.settled else installation.guard
     todo: list[steps.Step] = [steps.Apply(kinship.as_child(manifest, event, anchor, guard))]
     if decision.replicas != current or decision.postpones or not stamp:

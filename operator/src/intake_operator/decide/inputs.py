@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from intake_shared.certificates import authority_flaw, certificate_flaw, key_flaw
+from intake_shared.certificates import certificate_flaw, key_flaw
 from intake_shared.webhook_secrets import signing_secret_flaw, token_flaw
 
 from intake_operator.model.observed import LedgerState, Manifest
@@ -27,13 +27,18 @@ class Input:
 def of_spec(spec: IntakeEventSpec) -> list[Input]:
     """Every Secret that the spec names for the bridges, the ledger's first."""
     ledger = spec.commit_target.postgres
-    found = of_postgres(ledger) if ledger else []
+    return (of_postgres(ledger) if ledger else []) + of_webhooks(spec)
+
+
+def of_webhooks(spec: IntakeEventSpec) -> list[Input]:
+    """Every key that is needed to call the webhooks of the spec."""
+    found: list[Input] = []
     for webhook in (spec.commit_target.webhook, spec.validation.webhook):
         if webhook is not None:
             refs = (
                 (webhook.secret_ref, token_flaw),
                 (webhook.signing_secret_ref, signing_secret_flaw),
-                (webhook.ca_secret_ref, authority_flaw),
+                (webhook.ca_secret_ref, certificate_flaw),
             )
             found += [Input(ref, flaw) for ref, flaw in refs if ref is not None]
     return found
@@ -43,7 +48,7 @@ def of_postgres(wanted: PostgresAccess) -> list[Input]:
     """Every key that is needed to reach a PostgreSQL of the user, the URI first."""
     found = [Input(wanted.secret_ref)]
     if wanted.ca_secret_ref:
-        found.append(Input(wanted.ca_secret_ref, authority_flaw))
+        found.append(Input(wanted.ca_secret_ref, certificate_flaw))
     if own := wanted.client_cert_secret_ref:
         found.append(Input(own.certificate, certificate_flaw))
         found.append(Input(own.key, key_flaw, beside=(own.certificate.key,)))

@@ -2,6 +2,8 @@
 
 Only the operator may write the status of an event. So the status has the report, which permits the removal, and what
 must outlive DB1: the identity of the DB1 on which claims were possible, and the last counts.
+
+`database`, `recovery` and `report` are carried over with what a later version of the operator wrote into them.
 """
 
 from collections.abc import Mapping
@@ -9,15 +11,15 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from intake_operator import names
-from intake_operator.model.observed import Event, Observed
+from intake_operator.model.observed import Event, Manifest, Observed
 from intake_operator.reasons import ConditionType
 
 # The counts of a status. `countedAt` is the time when DB1 last gave them.
 COUNTS: Final = ("inventory", "queue", "held", "committed", "voided", "released", "expired")
 # Those of claims that ended.
 ENDS: Final = ("committed", "voided", "released", "expired")
-# Counts that do not change get a new time this often, so that a waiting event writes one status a minute.
-COUNTED_AGAIN: Final = timedelta(seconds=60)
+# Counts that do not change get a new time this often: each is a status that is written.
+COUNTED_AGAIN: Final = timedelta(minutes=5)
 # A pod has two minutes to end. Until then DB1 might still open on time.
 SAFELY_BEFORE: Final = timedelta(minutes=5)
 
@@ -80,13 +82,36 @@ def database(event: Event, observed: Observed, claimable: str) -> dict[str, Any]
     if not claimable:
         return None
     opens = event.spec.window.opens_at if event.spec else None
-    if known is None:
-        first = not identity(event, observed)
-        return {"systemIdentifier": claimable} | ({"sellsFrom": opens.isoformat()} if first and opens else {})
-    changed: dict[str, Any] = {**known, "systemIdentifier": claimable}
+    changed: dict[str, Any] = {**(known or {}), "systemIdentifier": claimable}
+    if known is None and opens and not identity(event, observed):
+        changed["sellsFrom"] = opens.isoformat()
     if opens and "sellsFrom" in changed and opens < datetime.fromisoformat(changed["sellsFrom"]):
         changed["sellsFrom"] = opens.isoformat()
-    return changed
+    if observed.database.version and observed.database.identity == claimable:
+        changed["version"] = observed.database.version.name
+    changed["bridgeImage"] = bridge_image(event, observed)
+    return {name: value for name, value in changed.items() if value != ""}
+
+
+def bridge_image(event: Event, observed: Observed) -> str:
+    """The image with which bridges of this event have run; empty where none has.
+
+    A DB1 that was rebuilt has the SQL of the operator that did it, and gets the bridges of that one.
+    """
+    deployment = observed.children.get(("Deployment", names.bridge(event.name)))
+    if deployment and _has_run(deployment):
+        return str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+    known = event.status.get("database") or {}
+    if rebuilt(event, observed) and known.get("systemIdentifier") != observed.database.identity:
+        return ""
+    return str(known.get("bridgeImage", ""))
+
+
+def _has_run(deployment: Manifest) -> bool:
+    """Whether all its pods are of its present template, and one is ready."""
+    status = deployment.get("status") or {}
+    current = status.get("observedGeneration") == deployment["metadata"].get("generation")
+    return bool(current and status.get("readyReplicas") and status.get("updatedReplicas") == status.get("replicas"))
 
 
 def counts(event: Event, observed: Observed, now: datetime) -> dict[str, Any]:
@@ -135,6 +160,6 @@ def recovery(event: Event, observed: Observed) -> dict[str, Any] | None:
     acknowledged = sum(int(last.get(name, 0)) for name in ("held", "depth", "deadLetters", "committed", "voided"))
     found = restored.committed + restored.voided
     lost = max(acknowledged - found, 0) + int((known or {}).get("unaccounted", 0))
-    found_again = {**restored.model_dump(), "unaccounted": lost}
+    found_again = {**(known or {}), **restored.model_dump(), "unaccounted": lost}
     at = event.status.get("countedAt")
     return found_again | ({"countedAt": at} if at else {})

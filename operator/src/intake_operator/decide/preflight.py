@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from intake_operator import names
 from intake_operator.decide.stage import Stage, lead_time
 from intake_operator.model.observed import Event, InventoryState, LedgerState, Manifest, PoolCheck
 from intake_operator.model.preflight import Check, Preflight, failed, not_asked, noted, ok
@@ -27,9 +26,11 @@ SHORT_LEAD: Final = timedelta(minutes=5)
 
 
 def question(event: Event, fingerprints: Mapping[str, str]) -> object:
-    """What the answers depend on, as far as a pass sees it: the event, and the Secrets that it names."""
-    unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-    return event.generation, unchecked, tuple(sorted(fingerprints.items()))
+    """What the answers depend on, as far as a pass sees it: the event, and the Secrets that it names.
+
+    All annotations count, so that a person can have everything asked again by any of them.
+    """
+    return event.generation, tuple(sorted(event.annotations.items())), tuple(sorted(fingerprints.items()))
 
 
 def rest(known: Preflight | None) -> timedelta:
@@ -84,9 +85,11 @@ def of_secrets(states: Sequence[LedgerState]) -> Check:
     return failed("secrets", wrong[0][0], " ".join(message for _, message in wrong)) if wrong else ok("secrets")
 
 
-def of_inventory(state: InventoryState) -> Check:
-    """There is a valid row for each slot."""
-    return failed("inventory", state.problem, state.message) if state.problem else ok("inventory")
+def of_inventory(state: InventoryState, size: int, read: int) -> Check:
+    """There is a row for each of `size` slots, and those that were read are valid: `read` at most."""
+    if state.problem:
+        return failed("inventory", state.problem, state.message)
+    return ok("inventory", f"the first {read} of {size} rows were read" if read < size else "")
 
 
 def of_pool(found: PoolCheck) -> Check:

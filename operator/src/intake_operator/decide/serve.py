@@ -36,6 +36,8 @@ def serve(facts: Facts, installation: Installation) -> Plan:
         decision, bridges = desired.bridges(facts, installation)
         facts = replace(facts, scaling=decision)
         todo += bridges
+    if observed.database.ready:
+        todo += desired.appended_sql(facts)
     if not observed.database.ready:
         again = SOON
     elif now >= event.spec.window.opens_at:

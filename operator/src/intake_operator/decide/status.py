@@ -1,6 +1,9 @@
 """The status of an event, rebuilt on every pass from what was observed and what `memory` keeps of the old one."""
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from intake_operator import names
 from intake_operator.children import access
@@ -8,6 +11,32 @@ from intake_operator.decide import conditions, memory, provisioning
 from intake_operator.decide.facts import Facts
 from intake_operator.decide.stage import Stage, keep_until, provision_at
 from intake_operator.reasons import DrainReason
+
+# Counts are written this often at most: in a rush they change with every pass.
+COUNTS_EVERY: Final = timedelta(seconds=5)
+COUNTS: Final = frozenset(
+    {*memory.COUNTS, "countedAt", "bridge", "claimsPerSecond", "commitsPerSecond", "effectiveBatchSize"}
+)
+_NUMBER: Final = re.compile(r"\d+(\.\d+)?")
+
+
+def is_due(before: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> bool:
+    """Whether a status is written now: counts wait for COUNTS_EVERY, everything else is told at once.
+
+    Numbers in the message of a condition are counts, too.
+    """
+    if before == after or _without_counts(before) != _without_counts(after):
+        return before != after
+    if not (counted := before.get("countedAt")):
+        return True
+    # A clock that was put back must not keep them for longer.
+    return not timedelta(0) <= now - datetime.fromisoformat(counted) < COUNTS_EVERY
+
+
+def _without_counts(status: Mapping[str, Any]) -> dict[str, Any]:
+    told = {name: value for name, value in status.items() if name not in COUNTS}
+    conditions = [c | {"message": _NUMBER.sub("0", c["message"])} for c in status.get("conditions") or ()]
+    return told | {"conditions": conditions}
 
 
 def build(facts: Facts) -> dict[str, Any]:

@@ -90,7 +90,10 @@ class Configure:
 
 @dataclass(frozen=True)
 class Stock:
-    """Give DB1 the first `size` rows of the user's inventory. The next pass observes what was refused."""
+    """Start to give DB1 the first `size` rows of the user's inventory; the end wakes the event.
+
+    The next pass observes what was refused.
+    """
 
     inventory: Inventory
     size: int

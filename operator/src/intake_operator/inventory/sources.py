@@ -1,5 +1,6 @@
 """Where the user's rows come from: a ConfigMap, or a table behind a Secret."""
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
@@ -25,6 +26,10 @@ class Objects(Protocol):
 class Source(Protocol):
     """Rows in the order of the slots. Both methods raise InventoryError."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the content; empty for a table, which would have to be read for it."""
+
     async def count(self, size: int) -> int:
         """How many rows there are, up to `size`."""
 
@@ -37,6 +42,7 @@ class Lines:
     """The rows of a ConfigMap."""
 
     rows: Sequence[Row]
+    fingerprint: str = ""
 
     async def count(self, size: int) -> int:
         """How many rows there are, up to `size`."""
@@ -48,20 +54,18 @@ class Lines:
             yield self.rows[first : min(first + CHUNK, size)]
 
 
-async def open_source(cluster: Objects, namespace: str, wanted: spec.Inventory) -> tuple[Source, str]:
-    """The source, and a fingerprint of its content; empty for a table, which would have to be read for it.
-
-    Raises InventoryError.
-    """
+async def open_source(cluster: Objects, namespace: str, wanted: spec.Inventory) -> Source:
+    """The source; of a table nothing is read yet. Raises InventoryError."""
     if ref := wanted.config_map_ref:
         text = _text(await cluster.get("ConfigMap", namespace, ref.name), ref.key)
-        return Lines(parse(text)), hashlib.sha256(text.encode()).hexdigest()
+        # Not in the loop, which serves all events: of a ConfigMap, which has at most one MiB, it is a part of a second.
+        return Lines(await asyncio.to_thread(parse, text), hashlib.sha256(text.encode()).hexdigest())
     assert wanted.table is not None
     address = await read_address(cluster, wanted.table, namespace)
     if isinstance(address, LedgerState):
         # Without its second sentence: what to do about it is said for all sources alike.
         raise InventoryError(Problem.INVENTORY_MISSING, address.message.partition(". ")[0])
-    return Table(address, wanted.table.name), ""
+    return Table(address, wanted.table.name)
 
 
 async def exactly(source: Source, size: int) -> AsyncGenerator[Sequence[Row]]:

@@ -5,8 +5,10 @@ import json
 from collections import defaultdict
 
 from intake_operator import names
-from intake_operator.kube.client import Cluster
+from intake_operator.kube.cached import Live
+from intake_operator.kube.store import trimmed
 from intake_operator.model.observed import ChildKey, Event, Manifest, owned
+from intake_operator.model.secrets import without_content
 
 
 class NotOursError(Exception):
@@ -25,11 +27,11 @@ class NotOursError(Exception):
 class Applier:
     """Applies children, and skips those that are as the last apply left them.
 
-    What it remembers (a digest of the manifest, and the resourceVersion of the result) only saves requests: after a
+    What it remembers (a digest of the manifest, and one of the result without its status) only saves requests: after a
     restart everything is applied once more.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Live) -> None:
         self._cluster = cluster
         self._applied: defaultdict[str, dict[ChildKey, tuple[str, str]]] = defaultdict(dict)
         """By the event's uid."""
@@ -40,16 +42,32 @@ class Applier:
         Raises NotOursError if an object of that name exists which does not belong to this event.
         """
         key, applied = (wanted["kind"], wanted["metadata"]["name"]), self._applied[event.uid]
-        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-        if existing and applied.get(key) == (digest, existing["metadata"]["resourceVersion"]):
+        digest = _digest(wanted)
+        if existing and applied.get(key) == (digest, _settings(existing)):
             return False
         existing = existing or await self._cluster.get(key[0], event.namespace, key[1])
         if existing and not owned(existing, event.uid):
             raise NotOursError(*key, existing)
+        if existing:
+            # What was observed may be gone by now. An apply would create it anew, a Secret without its password: with
+            # the uid, the API server refuses.
+            wanted = wanted | {"metadata": wanted["metadata"] | {"uid": existing["metadata"]["uid"]}}
         result = await self._cluster.apply(wanted, names.FIELD_MANAGER)
-        applied[key] = (digest, result["metadata"]["resourceVersion"])
+        applied[key] = (digest, _settings(result))
         return True
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an event that is gone."""
         self._applied.pop(uid, None)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _settings(found: Manifest) -> str:
+    """A digest of what people and controllers set, and not of what they report: a status changes all the time."""
+    kept = without_content(found) if found["kind"] == "Secret" else trimmed(found)
+    meta = {name: value for name, value in kept["metadata"].items() if name != "resourceVersion"}
+    rest = {name: value for name, value in kept.items() if name not in {"apiVersion", "kind", "metadata", "status"}}
+    return _digest(rest | {"metadata": meta})

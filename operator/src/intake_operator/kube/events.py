@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from intake_operator import names
-from intake_operator.kube.client import ApiError, Cluster
+from intake_operator.kube.cached import Live
+from intake_operator.kube.client import ApiError
 from intake_operator.model.observed import Event, Manifest
 from intake_operator.reasons import ConditionType
 
@@ -53,7 +54,7 @@ def last_seen(found: Manifest) -> datetime:
     return datetime.fromisoformat(at)
 
 
-async def post(cluster: Cluster, found: Iterable[Manifest]) -> None:
+async def post(cluster: Live, found: Iterable[Manifest]) -> None:
     """Create them. Events are for people: a refusal, as in a namespace that is being deleted, does not end the pass."""
     for manifest in found:
         try:

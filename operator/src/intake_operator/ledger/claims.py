@@ -15,12 +15,19 @@ from intake_operator.model.consistency import DatabaseClaim, LedgerClaim
 # Rows of one read: a few milliseconds of either database.
 DATABASE_PAGE: Final = 5000
 LEDGER_PAGE: Final = 1000
+# Bytes of a page of the ledger: 1000 claims of 100 slots, with the longest names that there are, have five megabytes.
+LONGEST_PAGE: Final = 8 * 1024 * 1024
 # The types are named on both sides: what comes is read in binary, which no DateStyle and no TimeZone changes.
 LEDGER_CLAIMS: Final = """
     SELECT claim_id::uuid, state::text, user_id::text, request_id::text, claimed_at::timestamptz, slot_nos::bigint[],
         resource_ids::uuid[]
     FROM ledger_claims(%s::text, %s::uuid, %s::int)
 """
+# By name: a DB1 of a later version may have more columns.
+SETTLED_CLAIMS: Final = """
+    SELECT key, claim_id, state, user_id, slot_nos, resource_ids FROM intake.settled_claims(%s, %s, %s)
+"""
+CLAIMS_AT: Final = "SELECT key, claim_id, state, user_id, slot_nos, resource_ids FROM intake.claims_at(%s, %s)"
 
 
 class PageOrderError(Exception):
@@ -30,22 +37,20 @@ class PageOrderError(Exception):
 async def settled_claims(database: AsyncConnection, pool: str) -> AsyncIterator[list[DatabaseClaim]]:
     """The claims that have ended in DB1, page by page, in the order of their keys."""
     after: int | None = None
-    while claims := await _database_claims(
-        database, "SELECT * FROM intake.settled_claims(%s, %s, %s)", pool, after, DATABASE_PAGE
-    ):
+    while claims := await _database_claims(database, SETTLED_CLAIMS, pool, after, DATABASE_PAGE):
         yield claims
         after = claims[-1].key
 
 
 async def settled_claim(database: AsyncConnection, pool: str, key: int) -> DatabaseClaim:
     """The claim with this key, which has ended in DB1."""
-    (claim,) = await _database_claims(database, "SELECT * FROM intake.settled_claims(%s, %s, 1)", pool, key - 1)
+    (claim,) = await _database_claims(database, SETTLED_CLAIMS, pool, key - 1, 1)
     return claim
 
 
 async def claims_at(database: AsyncConnection, pool: str, claim_ids: Sequence[UUID]) -> list[DatabaseClaim]:
     """Where these claims stand in DB1; those that it does not know are left out."""
-    return await _database_claims(database, "SELECT * FROM intake.claims_at(%s, %s)", pool, list(claim_ids))
+    return await _database_claims(database, CLAIMS_AT, pool, list(claim_ids))
 
 
 async def _database_claims(database: AsyncConnection, query: LiteralString, *arguments: object) -> list[DatabaseClaim]:

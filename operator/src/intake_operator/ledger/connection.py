@@ -10,7 +10,7 @@ from intake_shared import uris
 from intake_shared.connections import bounded
 from psycopg import AsyncConnection
 
-from intake_operator.addresses import Address
+from intake_operator.addresses import LONGEST_ANSWER, Address
 from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey
 
@@ -19,13 +19,13 @@ CALL_TIMEOUT: Final = 20.0
 
 
 @asynccontextmanager
-async def connect(ledger: Address) -> AsyncIterator[AsyncConnection]:
+async def connect(ledger: Address, longest_answer: int = LONGEST_ANSWER) -> AsyncIterator[AsyncConnection]:
     """A connection to a ledger, for some calls.
 
     Raises psycopg.Error or OSError when it cannot be reached.
     """
     # Nothing is set for the session: a transaction pooler may stand before the ledger.
-    async with await ledger.connect(autocommit=True) as connection:
+    async with await ledger.connect(longest_answer, autocommit=True) as connection:
         yield connection
 
 

@@ -22,15 +22,15 @@ from intake_operator.database import account as database_account
 from intake_operator.database import connection as db1
 from intake_operator.decide.consistency import NO_QUESTION
 from intake_operator.ledger.account import read_account
-from intake_operator.ledger.claims import PageOrderError
+from intake_operator.ledger.claims import LONGEST_PAGE, PageOrderError
 from intake_operator.ledger.compare import compare
 from intake_operator.ledger.connection import connect
 from intake_operator.ledger.functions import offers, void_function
+from intake_operator.long_reads import LongReads
 from intake_operator.model.consistency import Verdict
 from intake_operator.model.observed import Event
 from intake_operator.reasons import ConsistencyReason
 from intake_operator.remembered import Remembered
-from intake_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ MONITOR: Final = "monitor"
 STATEMENT_TIMEOUT: Final = "300s"
 # Seconds of a whole comparison. The next one waits for it, and a frozen DB1 does not keep to its own limits.
 COMPARISON_TIMEOUT: Final = 900.0
+READ: Final = "comparison"
 NOT_OFFERED: Final = "the ledger offers no"
 
 
@@ -65,22 +66,21 @@ class Sides:
 class ConsistencyChecks:
     """The latest verdict on each event, with its time.
 
-    `wake` has an event reconciled; `clock` and `timeout` are in seconds, `now` tells the time of day.
+    `clock` and `timeout` are in seconds, `now` tells the time of day.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
-        wake: Callable[[Key], None],
+        long_reads: LongReads,
         timeout: float = COMPARISON_TIMEOUT,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._clock = clock
-        self._wake = wake
+        self._long_reads = long_reads
         self._timeout = timeout
         self._now = now
         self._verdicts: Remembered[None, Verdict | None] = Remembered(clock)
-        self._running: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     def latest(self, uid: str) -> Verdict | None:
@@ -89,44 +89,33 @@ class ConsistencyChecks:
 
     def is_due(self, uid: str) -> bool:
         """Whether it is time for the next comparison, and none is running."""
-        return uid not in self._running and self._verdicts.is_due(uid, None)
+        return not self._long_reads.is_running(READ, uid) and self._verdicts.is_due(uid, None)
 
     def start(self, sides: Sides) -> None:
-        """Compare in the background if it is time. Call while the queue is empty. Wakes the event on a new verdict."""
-        uid = sides.event.uid
-        if not self.is_due(uid):
-            return
-        task = self._running[uid] = asyncio.create_task(self._check(sides))
-        task.add_done_callback(lambda _: self._running.pop(uid, None))
+        """Compare in the background if it is time. Call while the queue is empty. Its end wakes the event."""
+        event = sides.event
+        if self.is_due(event.uid):
+            self._long_reads.start(READ, event.uid, (event.namespace, event.name), lambda: self._check(sides))
 
     async def check_now(self, sides: Sides) -> Verdict:
         """Compare claim by claim. Calls for the same event wait for each other."""
         async with self._locks.setdefault(sides.event.uid, asyncio.Lock()):
-            verdict = await self._compare_claims(sides)
+            before, verdict = self.latest(sides.event.uid), await self._compare_claims(sides)
             self._keep(sides, verdict)
+        if verdict != before:
+            self._long_reads.wake((sides.event.namespace, sides.event.name))
         return verdict
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
         self._verdicts.forget(uid)
         self._locks.pop(uid, None)
-        if task := self._running.pop(uid, None):
-            task.cancel()
-
-    async def close(self) -> None:
-        """Cancel the comparisons that are running."""
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        self._long_reads.stop(uid)
 
     def _keep(self, sides: Sides, verdict: Verdict | None) -> None:
-        before = self.latest(sides.event.uid)
-        known = replace(verdict, at=self._now()) if verdict else before
+        known = replace(verdict, at=self._now()) if verdict else self.latest(sides.event.uid)
         good = known is not None and known.agrees is not False
         self._verdicts.keep(sides.event.uid, None, known, WHILE_GOOD if good else WHILE_BAD)
-        if verdict is not None and verdict != before:
-            self._wake((sides.event.namespace, sides.event.name))
 
     async def _check(self, sides: Sides) -> None:
         try:
@@ -166,7 +155,7 @@ class ConsistencyChecks:
             async with (
                 asyncio.timeout(self._timeout),
                 self._database(sides) as database,
-                connect(sides.ledger) as ledger,
+                connect(sides.ledger, LONGEST_PAGE) as ledger,
             ):
                 if not await offers(ledger, "ledger_claims"):
                     return cannot_be_asked(f"{NOT_OFFERED} ledger_claims (docs/ledger.md)")

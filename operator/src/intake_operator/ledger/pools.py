@@ -1,6 +1,7 @@
 """Whether a pool was sold before: asks the ledger and the other events, until the first slot is seeded."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -13,14 +14,17 @@ from intake_operator.children.installation import CLUSTER_DOMAIN
 from intake_operator.decide.pool import LedgerKey, Rival, announced, in_use, live, used_before, without
 from intake_operator.ledger.account import read_account
 from intake_operator.ledger.connection import ledger_key
+from intake_operator.long_reads import LongReads
 from intake_operator.model.observed import Event, Manifest, PoolCheck
 from intake_operator.model.parse import parse
 from intake_operator.model.secrets import text
 from intake_operator.reasons import PoolReason
 from intake_operator.remembered import Remembered
 
-# A check reads all events, and the ledger's account of the pool.
+# A check reads all events.
 LASTS: Final = timedelta(seconds=3)
+# The ledger's account of the pool: for the passes until the verdict is announced and the first slot seeded.
+ACCOUNT_LASTS: Final = timedelta(seconds=30)
 
 
 class Objects(Protocol):
@@ -34,40 +38,76 @@ class Objects(Protocol):
 
 
 class Pools:
-    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all."""
+    """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all.
+
+    The ledger's account of a pool is a long read: its end wakes the event, and until then the check is WAITING.
+    `cluster` may lag behind, and `live` may not.
+    """
 
     def __init__(
         self,
         cluster: Objects,
+        live: Objects,
         clock: Callable[[], float],
+        long_reads: LongReads,
         namespaces: Sequence[str] = (),
         cluster_domain: str = CLUSTER_DOMAIN,
     ) -> None:
-        self._cluster = cluster
+        self._cluster, self._live = cluster, live
+        self._long_reads = long_reads
         self._namespaces = namespaces
         self._domain = cluster_domain
         self._checks: Remembered[object, PoolCheck] = Remembered(clock)
+        self._accounts: Remembered[object, PoolCheck] = Remembered(clock)
+        """What the ledger says, by itself."""
 
-    async def check(self, event: Event, ledger: Address | None) -> PoolCheck:
+    async def check(self, event: Event, ledger: Address | None, *, live: bool) -> PoolCheck:
         """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
-        Checks again as soon as the status has told the last verdict: of two events that are checked at the same time,
-        at least one then reads of the other.
+        Checks again as soon as the status has told the last verdict. `live`: now, and by the API server itself. A pass
+        that seeds asks so: of two events that are checked at the same time, at least one then reads of the other.
         """
         unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        question = (ledger, unchecked, event.generation, announced(event))
-        if known := self._checks.fresh(event.uid, question):
+        account = self._account(event, ledger) if ledger and not unchecked else None
+        question = (ledger, unchecked, event.generation, announced(event), account)
+        if not live and (known := self._checks.fresh(event.uid, question)):
             return known
-        check = _unchecked() if unchecked else await self._check(event, ledger)
+        cluster = self._live if live else self._cluster
+        check = _unchecked() if unchecked else await self._check(event, ledger, account, cluster)
         return self._checks.keep(event.uid, question, check, LASTS)
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
+        self._long_reads.stop(uid)
         self._checks.forget(uid)
+        self._accounts.forget(uid)
 
-    async def _check(self, event: Event, ledger: Address | None) -> PoolCheck:
-        mine = await self._ledger(event)
-        if found := in_use(event, mine, await self._rivals(event)):
+    async def check_ahead(self, event: Event, ledger: Address | None) -> PoolCheck:
+        """The same for what runs outside of passes: it waits for the ledger, and remembers nothing."""
+        if event.says(names.POOL_UNCHECKED_ANNOTATION):
+            return _unchecked()
+        return await self._check(event, ledger, await _ask(event, ledger) if ledger else None, self._cluster)
+
+    def _account(self, event: Event, ledger: Address) -> PoolCheck | None:
+        """What the ledger says of the pool; while it is being asked anew its last answer, None before the first."""
+        question = (ledger, event.generation)
+        if known := self._accounts.fresh(event.uid, question):
+            return known
+
+        async def ask() -> None:
+            check = await _ask(event, ledger)
+            lasts = LASTS if check.reason is PoolReason.WAITING else ACCOUNT_LASTS
+            self._accounts.keep(event.uid, question, check, lasts)
+
+        self._long_reads.start("pool", event.uid, (event.namespace, event.name), ask)
+        known = self._accounts.latest_to(event.uid, question)
+        return replace(known, asking=True) if known else None
+
+    async def _check(
+        self, event: Event, ledger: Address | None, account: PoolCheck | None, cluster: Objects
+    ) -> PoolCheck:
+        mine = await self._ledger(event, cluster)
+        if found := in_use(event, mine, await self._rivals(event, cluster)):
             return found
         assert event.spec is not None
         if event.spec.commit_target.postgres is None:
@@ -75,26 +115,11 @@ class Pools:
                 PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
             )
         if ledger is None:
-            return PoolCheck(
-                PoolReason.WAITING,
-                f"slots are seeded when the ledger has said that the pool was not sold before; {without(event)}",
-            )
-        try:
-            account = await read_account(ledger, event.pool)
-        except (psycopg.Error, OSError) as error:
-            return PoolCheck(
-                PoolReason.WAITING,
-                f"the ledger does not say whether the pool was sold before: {one_line(error)}. Slots are seeded when "
-                f"it does; {without(event)}",
-            )
-        if account is None:
-            return PoolCheck(
-                PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
-            )
-        return used_before(event, account.committed, account.voided)
+            return _waiting(event, "slots are seeded when the ledger has said that the pool was not sold before")
+        return account or _waiting(event, "the ledger is being asked whether the pool was sold before")
 
-    async def _rivals(self, event: Event) -> list[Rival]:
-        found = await self._cluster.list_everywhere(names.KIND, self._namespaces)
+    async def _rivals(self, event: Event, cluster: Objects) -> list[Rival]:
+        found = await cluster.list_everywhere(names.KIND, self._namespaces)
         others = [
             parse(body)
             for body in found
@@ -102,9 +127,9 @@ class Pools:
             and (body.get("spec") or {}).get("pool") == event.pool
             and live(body)
         ]
-        return [Rival(other, await self._ledger(other)) for other in others]
+        return [Rival(other, await self._ledger(other, cluster)) for other in others]
 
-    async def _ledger(self, event: Event) -> LedgerKey | None:
+    async def _ledger(self, event: Event, cluster: Objects) -> LedgerKey | None:
         """The ledger that an event commits to; None where its Secret does not tell."""
         target = event.spec.commit_target if event.spec else None
         if target is None:
@@ -113,9 +138,26 @@ class Pools:
             return ("webhook", target.webhook.url)
         assert target.postgres is not None
         ref = target.postgres.secret_ref
-        secret = await self._cluster.get("Secret", event.namespace, ref.name)
+        secret = await cluster.get("Secret", event.namespace, ref.name)
         uri = text(secret, ref.key) if secret else ""
         return ledger_key(Address(uri, event.namespace), target.postgres.function, self._domain) if uri else None
+
+
+async def _ask(event: Event, ledger: Address) -> PoolCheck:
+    try:
+        account = await read_account(ledger, event.pool)
+    except (psycopg.Error, OSError) as error:
+        silent = f"the ledger does not say whether the pool was sold before: {one_line(error)}"
+        return _waiting(event, f"{silent}. Slots are seeded when it does")
+    if account is None:
+        return PoolCheck(
+            PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
+        )
+    return used_before(event, account.committed, account.voided)
+
+
+def _waiting(event: Event, what: str) -> PoolCheck:
+    return PoolCheck(PoolReason.WAITING, f"{what}; {without(event)}")
 
 
 def _unchecked() -> PoolCheck:

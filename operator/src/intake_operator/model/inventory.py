@@ -95,10 +95,7 @@ def check(where: str, resource_id: UUID | None, label: str | None, own: str | No
 
 
 class Known:
-    """The ids and labels of the rows so far, with their numbers: `place` is what a message calls one, such as `line`.
-
-    Of ten thousand rows they take two megabytes.
-    """
+    """The ids and labels of the rows so far, with their numbers: `place` is what a message calls one, as `line`."""
 
     def __init__(self, place: str) -> None:
         self._place = place

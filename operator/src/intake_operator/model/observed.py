@@ -11,6 +11,7 @@ from intake_operator.model.engine_status import EngineStatus, Restore, Worker
 from intake_operator.model.preflight import Preflight
 from intake_operator.model.proof import Proof
 from intake_operator.model.spec import IntakeEventSpec
+from intake_operator.model.sql_version import SqlVersion
 from intake_operator.reasons import PoolReason, Problem
 
 type Manifest = dict[str, Any]
@@ -93,7 +94,10 @@ class DatabaseState:
     """It refused the operator, because all connections are taken."""
     identity: str = ""
     """Postgres' system identifier: another one is another volume."""
+    version: SqlVersion | None = None
+    """Of its SQL; None before it has any."""
     migrated: bool = False
+    """It has what the operator calls."""
     logins: Mapping[str, str] = field(default_factory=dict)
     """Role name to the fingerprint of the Secret whose password it has; not a role that changed its own."""
     altered_roles: tuple[str, ...] = ()
@@ -174,6 +178,8 @@ class InventoryState:
     message: str = ""
     due: bool = False
     """DB1 has not taken the rows as they are now."""
+    checking: bool = False
+    """The rows are being checked, or copied into DB1: the rest is the answer before, or none."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,8 @@ class PoolCheck:
 
     reason: PoolReason
     message: str
+    asking: bool = False
+    """The ledger is being asked again, because this answer is old."""
 
     @property
     def blocks(self) -> bool:
@@ -191,7 +199,7 @@ class PoolCheck:
     @property
     def allows(self) -> bool:
         """The slots may be seeded."""
-        return self.reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED}
+        return self.reason in {PoolReason.UNUSED, PoolReason.NOT_CHECKED} and not self.asking
 
 
 @dataclass(frozen=True)

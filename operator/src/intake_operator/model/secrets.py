@@ -8,7 +8,10 @@ from intake_operator.model.observed import Manifest
 
 
 def fingerprint(secret: Manifest) -> str:
-    """A hash of a Secret's content, salted with the Secret's uid so that it cannot be looked up."""
+    """A hash of a Secret's content, salted with the Secret's uid so that it cannot be looked up.
+
+    It stays as it is: after an upgrade, another one would look like a new content, and replace bridges in a rush.
+    """
     salted = [secret["metadata"]["uid"], *(f"{k}={v}" for k, v in sorted((secret.get("data") or {}).items()))]
     return hashlib.sha256("\n".join(salted).encode()).hexdigest()
 

@@ -165,6 +165,7 @@ class Database(PodSettings):
     image: str = "postgres:18"
     storage: Storage | None = None
     ephemeral: dict[str, Any] | None = None
+    allowed_namespaces: tuple[str, ...] | None = None
     parameters: Annotated[dict[str, str], Field(default_factory=dict)]
 
     @field_validator("parameters")

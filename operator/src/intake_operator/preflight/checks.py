@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from intake_operator.addresses import Address, qualified_host, read_address
 from intake_operator.children.installation import Installation
 from intake_operator.decide import inputs, preflight, quota
-from intake_operator.inventory.inventories import Inventories
+from intake_operator.inventory.inventories import READ_AHEAD, Inventories
 from intake_operator.ledger.checks import LedgerChecks
 from intake_operator.ledger.pools import Pools
 from intake_operator.model.observed import Event, Manifest
@@ -56,7 +56,7 @@ class Question:
     """What it is if there is no answer in time; None: then nothing is known."""
 
 
-# Seconds. All rows of a large table are read.
+# Seconds. Ten million rows are counted, and sorted.
 INVENTORY_TIMEOUT: Final = 120.0
 # Seconds. The ledger may count many claims of other pools.
 POOL_TIMEOUT: Final = 40.0
@@ -116,10 +116,11 @@ class Checks:
     async def _pool(self, event: Event, spec: IntakeEventSpec) -> Check:
         postgres = spec.commit_target.postgres
         ledger = await read_address(self.cluster, postgres, event.namespace) if postgres else None
-        return preflight.of_pool(await self.pools.check(event, ledger if isinstance(ledger, Address) else None))
+        return preflight.of_pool(await self.pools.check_ahead(event, ledger if isinstance(ledger, Address) else None))
 
     async def _inventory(self, event: Event, spec: IntakeEventSpec, inventory: Inventory) -> Check:
-        return preflight.of_inventory(await self.inventories.check_rows(event, inventory, spec.inventory_size))
+        state = await self.inventories.check_rows(event, inventory, spec.inventory_size)
+        return preflight.of_inventory(state, spec.inventory_size, READ_AHEAD)
 
     async def _storage_class(self, volume: Storage) -> Check:
         if name := volume.storage_class_name:

@@ -24,8 +24,8 @@ from intake_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
 
-# Events that are checked at the same time. Each may have a chunk of an inventory in memory.
-AT_ONCE: Final = 8
+# Events that are checked at the same time. Each may have rows of an inventory in memory.
+AT_ONCE: Final = 4
 AT_ONCE_IN_A_NAMESPACE: Final = 2
 
 # What nobody may ask.

@@ -6,7 +6,7 @@ from typing import Final
 
 from intake_operator import names
 from intake_operator.children.database import is_being_deleted
-from intake_operator.decide import connections, memory, preflight
+from intake_operator.decide import connections, memory, preflight, versions
 from intake_operator.decide.consistency import verdict
 from intake_operator.decide.health.bridges import of_bridges
 from intake_operator.decide.health.finding import Finding
@@ -64,6 +64,12 @@ def _spec(event: Event) -> Iterator[Finding]:
 def _database(event: Event, observed: Observed, stage: Stage, now: datetime) -> Iterator[Finding]:
     if memory.volume_lost(event, observed):
         yield Finding(Problem.VOLUME_LOST, _KEPT_FOR_NOTHING if stage is Stage.KEEP else _volume_lost(event))
+    if why := versions.unsupported(event, observed):
+        yield Finding(
+            Problem.DATABASE_VERSION_UNSUPPORTED,
+            f"{why}. DB1 opens and closes the window by itself, and bridges that run go on; edits, scaling and the "
+            "drain wait. Install the version of the operator again with which the event began (docs/upgrading.md).",
+        )
     since = [pods.ready_since(p) for p in pods.of_component(observed.pods, "database") if pods.is_ready(p)]
     if observed.database.refused:
         yield Finding(

@@ -23,13 +23,17 @@ KILLED_LATELY: Final = timedelta(minutes=10)
 IMAGE_REASONS: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 # Our own containers, and the fields that say what they are made of.
-_IMAGES: Final = {"postgres": "spec.database.image", "bridge": "the operator's bridge image"}
+_IMAGES: Final = {
+    "postgres": "spec.database.image",
+    "bridge": "the operator's bridge image (see docs/upgrading.md if the event keeps a former one)",
+}
 _RESOURCES: Final = {"postgres": "spec.database.resources", "bridge": "spec.bridge.resources"}
 
 
 def of_pods(event: Event, observed: Observed, stage: Stage, now: datetime) -> Iterator[Finding]:
     """What is wrong with each pod."""
-    for pod in observed.pods:
+    # DB1's first: a bridge waits for it.
+    for pod in sorted(observed.pods, key=lambda pod: pods.component(pod) != "database"):
         if pods.is_terminating(pod):
             yield from _ending(event, observed, pod, stage, now)
         elif stage is not Stage.REMOVE and not (pods.component(pod) == "bridge" and pods.has_ended(pod)):
@@ -123,7 +127,8 @@ def _why_not_running(container: dict[str, Any]) -> str:
     if ended.get("exitCode"):
         return f"container {name} ended with exit code {ended['exitCode']} {told(ended.get('message'))}".strip()
     if "running" in state and last and not container.get("ready"):
-        return f"container {name} was restarted {count} times{code}. Read its log with --previous"
+        times = "once" if count == 1 else f"{count} times"
+        return f"container {name} was restarted {times}{code}. Read its log with --previous"
     return ""
 
 
@@ -138,8 +143,8 @@ def _why_unready(pod: Manifest, now: datetime) -> str:
     node = pods.node(pod)
     where = f", and whether its node is well: `kubectl get node {node}`" if node else ""
     return (
-        f"has run since {at.isoformat(timespec='seconds')} and is not ready: Postgres accepts no connections. "
-        f"Read its log{where}"
+        f"has run since {at.isoformat(timespec='seconds')} and is not ready: Postgres accepts no connections, or "
+        f"nobody can say. Read its log{where}"
     )
 
 

@@ -56,10 +56,11 @@ def cut_off(event: Event, observed: Observed, now: datetime) -> Iterator[Finding
         if idle or not states or not all("running" in state for state in states):
             continue
         begun = [datetime.fromisoformat(at) for state in states if (at := state["running"].get("startedAt"))]
-        if now - max(pods.created(pod), *begun, *since) > CUT_OFF_PATIENCE:
+        if now - max(pods.unready_since(pod), *begun, *since) > CUT_OFF_PATIENCE:
+            where = f" on node {node}" if (node := pods.node(pod)) else ""
             yield Finding(
                 Problem.PODS_NOT_STARTING,
-                f"pod {pod['metadata']['name']} runs, but has not registered in DB1. Read its log, and check "
+                f"pod {pod['metadata']['name']} runs{where}, but is not registered in DB1. Read its log, and check "
                 f"network policies between it and {names.service(event.name)}.",
                 stops=not registered,
             )

@@ -1,0 +1,1 @@
+"""The operator: requests, CPU and memory for few events and for many."""
