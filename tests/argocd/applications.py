@@ -187,7 +187,9 @@ class Application:
     def sync(self) -> None:
         """A sync with prune that a person asks for; return when it has ended."""
         before = self.status().get("operationState", {}).get("startedAt")
-        request = {"initiatedBy": {"username": "tests"}, "sync": {"prune": True}}
+        # `argocd app sync` and the web page send the options of the spec along.
+        options = self._argocd.get("application", self.name)["spec"]["syncPolicy"].get("syncOptions", [])
+        request = {"initiatedBy": {"username": "tests"}, "sync": {"prune": True, "syncOptions": options}}
         self._argocd.patch("application", self.name, {"operation": request})
 
         def ended() -> bool:

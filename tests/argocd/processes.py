@@ -122,9 +122,15 @@ def _remove(kube: Kube, programs: Programs) -> None:
 @contextmanager
 def _process(command: tuple[str, ...], environment: dict[str, str], state: Path) -> Iterator[None]:
     with (state / f"{command[0]}.log").open("w") as log:
-        # The kernel ends it with this program, also where that is killed.
+        # The kernel ends it with this program, also where that is killed. An interrupt from the terminal goes past it:
+        # Argo CD is needed until everything is taken away.
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command], env=environment, cwd=state, stdout=log, stderr=log
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            env=environment,
+            cwd=state,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         yield
