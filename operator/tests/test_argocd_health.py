@@ -188,6 +188,8 @@ MAY_COME = {
     Problem.LEDGER_UNREACHABLE,
     Problem.LEDGER_FUNCTION_MISSING,
     Problem.INVENTORY_MISSING,
+    Problem.LEDGER_DOWN,
+    Problem.VALIDATOR_DOWN,
 }
 
 

@@ -21,6 +21,7 @@ RUNBOOKS = DOCS / "runbooks.md"
 COMMANDS = r"kubectl|helm|intake-admin|psql|db1|SELECT|ALTER|GRANT|DROP|ROLLBACK"
 
 SINGLE = [
+    IntakeReason.NEVER_OPENED,
     IntakeReason.NOT_READY,
     IntakeReason.WINDOW_PASSED,
     LedgerReadyReason.WEAKER,

@@ -42,6 +42,9 @@ local may_come = {
   LedgerUnreachable = true,
   LedgerFunctionMissing = true,
   InventoryMissing = true,
+  -- The host of a webhook does not resolve: its Service is in the same Application.
+  LedgerDown = true,
+  ValidatorDown = true,
 }
 local starts = obj.status.phase == "Pending" or obj.status.phase == "Provisioning"
 local waits = obj.status.phase == "Waiting"
