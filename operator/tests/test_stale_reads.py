@@ -202,9 +202,11 @@ def test_bridges_are_scaled_once(world: World) -> None:
 def test_a_finalizer_that_another_has_set_meanwhile_stays() -> None:
     """`AddFinalizer` of an event that is another one by now."""
     world = World(protected=False, ephemeral=False, keep=10, skew=0, checkout=False)
+    world.watches.come()
     world.watches.lag = True
     event = world.event
     assert event is not None
+    assert not event["metadata"].get("finalizers"), "the store has heard of one without any"
     event["metadata"]["finalizers"] = ["somebody/else"]
     world.api.touch(event)
     world.passes()

@@ -69,6 +69,14 @@ async def test_a_frozen_name_server_is_reported(monkeypatch: pytest.MonkeyPatch)
         await connect("postgresql://w@core/ledger", seconds=0.1)
 
 
+@pytest.mark.parametrize("host", ["core..tickets", ".core", f"{'c' * 64}.tickets.svc", "core,ledger..tickets"])
+async def test_a_host_that_can_be_no_name_is_an_error_of_the_uri(host: str) -> None:
+    """Whoever connects expects psycopg.Error and OSError: anything else would end its pass, or its loop."""
+    with pytest.raises(psycopg.OperationalError, match="can be no name") as caught:
+        await connect(f"postgresql://w:S3cret@{host}/ledger")
+    assert "S3cret" not in str(caught.value)
+
+
 async def test_a_uri_changes_none_of_our_settings(server: PostgresServer) -> None:
     """A server that is gone is noticed in time, whatever the URI says."""
     async with await connect(f"{server.uri()}&keepalives=0&client_encoding=latin1", application_name="ours") as ours:

@@ -96,10 +96,10 @@ class Actor:
 
     async def _set_finalizers(self, event: Event, finalizers: list[str]) -> None:
         """Only if the object and its finalizers are as they were observed: others may own finalizers, too."""
-        seen: dict[str, object] = {"op": "test", "path": "/metadata/finalizers", "value": list(event.finalizers)}
+        # Without any there is no such field, which a test for null tells.
         patch: list[dict[str, object]] = [
             {"op": "test", "path": "/metadata/uid", "value": event.uid},
-            *([seen] if event.finalizers else []),
+            {"op": "test", "path": "/metadata/finalizers", "value": list(event.finalizers) or None},
             {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
         ]
         await self.cluster.patch(names.KIND, event.namespace, event.name, patch, names.FIELD_MANAGER)

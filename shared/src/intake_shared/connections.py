@@ -79,6 +79,9 @@ async def connect(
             attempts = await conninfo_attempts_async(parameters)
     except TimeoutError:
         raise psycopg.OperationalError("its host names were not resolved in time") from None
+    except UnicodeError:  # Python's name lookup raises it, which is neither a psycopg.Error nor an OSError
+        wrong = "the URI has a host that can be no name: between its dots stand 1 to 63 characters"
+        raise psycopg.OperationalError(wrong) from None
     with ExitStack() as stack:
         secured |= stack.enter_context(certificates.files())
         for left, attempt in zip(range(len(attempts), 0, -1), attempts, strict=True):

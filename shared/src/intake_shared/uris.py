@@ -114,6 +114,11 @@ def _after(parameters: dict[str, str]) -> str | None:
             "after a host and a colon comes the port, a number; write an IPv6 address in brackets ([fd00::1]),"
             " and in a password / as %2F and @ as %40"
         )
+    if any(
+        len(digits := port.lstrip("0")) > 5 or int(digits or 0) > 65535
+        for port in parameters.get("port", "").split(",")
+    ):
+        return "a port is at most 65535"
     # sslrootcert=system is no file: it stands for the authorities that the image trusts.
     named = (name for name in _FILES if name in parameters and (name, parameters[name]) != ("sslrootcert", "system"))
     file = next(named, None)

@@ -20,7 +20,7 @@ from intake_operator.model.spec import IntakeEventSpec, Inventory, PostgresTarge
 from intake_operator.reasons import Problem
 
 type Resolve = Callable[[str], Awaitable[object]]
-"""Looks a host name up. Raises OSError where there is none."""
+"""Looks a host name up. Raises OSError or UnicodeError where there is none."""
 
 
 class Objects(Protocol):
@@ -40,7 +40,7 @@ class Hosts:
         self._threads = ThreadPoolExecutor(4, "lookup")
 
     async def __call__(self, host: str) -> object:
-        """Look it up. Raises OSError where there is no such host."""
+        """Look it up. Raises OSError where there is no such host, UnicodeError where it can be no name."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, socket.getaddrinfo, host, None)
 
@@ -108,7 +108,7 @@ class Checks:
         host = urlsplit(url).hostname or ""
         try:
             await self.resolve(qualified_host(host, event.namespace))
-        except OSError:
+        except (OSError, UnicodeError):  # a name with an empty or too long part
             problem = Problem.LEDGER_DOWN if name == "ledger" else Problem.VALIDATOR_DOWN
             return failed(name, problem, f"the host {host} of the {name}'s url does not resolve. Correct it.")
         return ok(name, f"{host} resolves; a webhook cannot be asked more")
