@@ -172,6 +172,20 @@ class TestDatabases:
         account, _ = await databases.account(UID, POOL)
         assert account == DatabaseAccount(0, 0, 0, 0, 0, 0, nothing, ())
 
+    async def test_an_account_is_made_with_what_db1_has_accepted(self, databases: Databases, host: str) -> None:
+        """A Secret that was made again has a password that DB1 takes at its next start only.
+
+        This server asks for no password; a host that does not exist stands for a wrong one.
+        """
+        await databases.observe(UID, POOL, host, "")
+        await databases.migrate(UID)
+        await databases.configure(UID, POOL, config())
+        await databases.seed(UID, POOL)
+        await databases.seal(UID, POOL, "test")
+        assert (await databases.observe(UID, POOL, "/nowhere", "")).sealed
+        account, _ = await databases.account(UID, POOL)
+        assert account.claims == 0
+
     async def test_the_audit_tells_every_action_with_its_claims_or_slots(
         self, databases: Databases, host: str, uri: str
     ) -> None:

@@ -70,7 +70,8 @@ class Databases:
         self._timeout = timeout
         self._connections: dict[str, AsyncConnection] = {}
         self._ways: dict[str, tuple[str, str]] = {}
-        """Host and superuser's password, for a connection apart from the one that is kept."""
+        """Host and superuser's password of the connection that is kept, for one apart from it. The Secret may have
+        another password by now, which DB1 takes at its next start."""
         self._unaltered_at: dict[str, object] = {}
         """A timestamp of DB1: when all roles were last seen with their own settings."""
 
@@ -79,7 +80,6 @@ class Databases:
 
         Of a DB1 without SQL, or with one that lacks what the operator calls, it reads no more than that.
         """
-        self._ways[uid] = (host, password)
         try:
             async with bounded(self._timeout):
                 connection = await self._connect(uid, host, password)
@@ -235,6 +235,7 @@ class Databases:
         if known is not None and not known.closed:
             return known
         self._connections[uid] = await to_database(host, password, STATEMENT_TIMEOUT)
+        self._ways[uid] = (host, password)
         return self._connections[uid]
 
     @asynccontextmanager
