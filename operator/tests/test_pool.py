@@ -133,7 +133,7 @@ class Events:
     """A cluster as somebody sees it: these events, and a Secret of the ledger."""
 
     def __init__(self, *events: Manifest) -> None:
-        self._events = events
+        self.events = events
         self.asked = 0
 
     async def get(self, *_: str) -> Manifest | None:
@@ -142,22 +142,60 @@ class Events:
 
     async def list_everywhere(self, *_: object) -> list[Manifest]:
         self.asked += 1
-        return list(self._events)
+        return list(self.events)
 
 
-async def test_i1_what_seeds_asks_the_api_server_and_not_the_store(event: Make[Event]) -> None:
-    """The store has not heard of an older event that sells the pool."""
+def older(event: Event) -> Manifest:
+    """An older event that sells the same pool into the same ledger."""
     spec = {
-        "pool": event().pool,
+        "pool": event.pool,
         "inventorySize": 10,
         "window": {"opensAt": "2026-12-01T18:00:00Z", "closesAt": "2026-12-01T20:00:00Z"},
         "commitTarget": {"postgres": {"secretRef": {"name": "core-ledger"}}},
     }
     meta = {"namespace": "tickets", "name": "older", "uid": "o", "generation": 1}
-    rival = {"metadata": meta | {"creationTimestamp": "2020-01-01T00:00:00Z"}, "spec": spec}
-    store, server = Events(), Events(rival)
+    return {"metadata": meta | {"creationTimestamp": "2020-01-01T00:00:00Z"}, "spec": spec}
+
+
+async def test_i1_what_seeds_asks_the_api_server_and_not_the_store(event: Make[Event]) -> None:
+    """The store has not heard of an older event that sells the pool."""
+    store, server = Events(), Events(older(event()))
     pools = Pools(store, server, lambda: 0.0, LongReads(lambda _: None))
     assert (await pools.check(event(), None, live=False)).reason is PoolReason.WAITING
     assert (await pools.check(event(), None, live=True)).reason is PoolReason.IN_USE
     assert (await pools.check(event(), None, live=False)).reason is PoolReason.IN_USE, "and remembers it"
     assert (store.asked, server.asked) == (1, 1)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the store knows the other event", "the store lags"])
+async def test_i1_what_the_ledger_said_while_another_event_sold_the_pool_counts_for_nothing(
+    event: Make[Event], clock: Clock, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    """The other event commits its last claim after the ledger was asked, and is gone before the first seed."""
+    sold = [0]
+
+    async def account(*_: object) -> Account:
+        return Account(sold[0], 0, sold[0], 0)
+
+    monkeypatch.setattr(pools_module, "read_account", account)
+    store, server, reads = Events(), Events(), LongReads(lambda _: None)
+    checks, ledger = Pools(store, server, clock, reads), Address("postgresql://a@core/db", "tickets")
+
+    async def look(*, live: bool = False) -> PoolReason:
+        return (await checks.check(event(), ledger, live=live)).reason
+
+    await look()
+    await given.ended(reads)
+    assert await look() is PoolReason.UNUSED
+    if known:
+        clock.now += pools_module.LASTS.total_seconds()
+        store.events = (older(event()),)
+        assert await look() is PoolReason.IN_USE
+        clock.now += pools_module.LASTS.total_seconds()
+        store.events = ()
+    sold[0] = 1
+    assert await look(live=True) is PoolReason.USED_BEFORE
+    if known:
+        assert await look() is PoolReason.WAITING, "the ledger is asked again"
+        await given.ended(reads)
+        assert await look() is PoolReason.USED_BEFORE

@@ -80,6 +80,24 @@ READING: Final = {
         "test_an_open_event_costs_thirty_requests_a_minute_in_a_rush",
         "test_request_budget.py",
     ),
+    "slots seeded by what the ledger said before": (
+        "ledger.pools",
+        """        if live:
+            return await _ask(event, ledger)
+""",
+        "",
+        "test_i1_what_the_ledger_said_while_another_event_sold_the_pool_counts_for_nothing",
+        "test_pool.py",
+    ),
+    "what the ledger said of a pool in use remembered": (
+        "ledger.pools",
+        """            self._accounts.forget(event.uid)
+            return found
+""",
+        "            return found\n",
+        "test_i1_what_the_ledger_said_while_another_event_sold_the_pool_counts_for_nothing",
+        "test_pool.py",
+    ),
     "pool asked of a store that lags": (
         "ledger.pools",
         "self._live if live else self._cluster",

@@ -40,8 +40,8 @@ class Objects(Protocol):
 class Pools:
     """Checks pools. `clock` is in seconds; `namespaces` are those that are served, empty means all.
 
-    The ledger's account of a pool is a long read: its end wakes the event, and until then the check is WAITING.
-    `cluster` may lag behind, and `live` may not.
+    The other events come first, the ledger after them: what it says while another event of the pool lives may be older
+    than the last claim that this event commits. `cluster` may lag behind, and `live` may not.
     """
 
     def __init__(
@@ -57,36 +57,51 @@ class Pools:
         self._long_reads = long_reads
         self._namespaces = namespaces
         self._domain = cluster_domain
-        self._checks: Remembered[object, PoolCheck] = Remembered(clock)
+        self._in_use: Remembered[object, PoolCheck | None] = Remembered(clock)
+        """The verdict of the other events; None where none has the pool."""
         self._accounts: Remembered[object, PoolCheck] = Remembered(clock)
         """What the ledger says, by itself."""
 
     async def check(self, event: Event, ledger: Address | None, *, live: bool) -> PoolCheck:
         """Whether the pool may be sold. `ledger` is one in Postgres; None for a webhook, or while it is unusable.
 
-        Checks again as soon as the status has told the last verdict. `live`: now, and by the API server itself. A pass
-        that seeds asks so: of two events that are checked at the same time, at least one then reads of the other.
+        The ledger's account of a pool is a long read: its end wakes the event, and until then the check is WAITING.
+        `live`: everything is asked now, the events of the API server itself. A pass that seeds asks so: of two events
+        that are checked at the same time, at least one then reads of the other.
         """
-        unchecked = event.says(names.POOL_UNCHECKED_ANNOTATION)
-        account = self._account(event, ledger) if ledger and not unchecked else None
-        question = (ledger, unchecked, event.generation, announced(event), account)
-        if not live and (known := self._checks.fresh(event.uid, question)):
-            return known
-        cluster = self._live if live else self._cluster
-        check = _unchecked() if unchecked else await self._check(event, ledger, account, cluster)
-        return self._checks.keep(event.uid, question, check, LASTS)
+        if event.says(names.POOL_UNCHECKED_ANNOTATION):
+            return _unchecked()
+        question = (ledger, event.generation, announced(event))
+        if live or self._in_use.is_due(event.uid, question):
+            rival = await self._rival(event, self._live if live else self._cluster)
+            self._in_use.keep(event.uid, question, rival, LASTS)
+        if found := self._in_use.latest(event.uid):
+            self._long_reads.stop(event.uid)
+            self._accounts.forget(event.uid)
+            return found
+        if told := _untold(event, ledger):
+            return told
+        assert ledger is not None
+        if live:
+            return await _ask(event, ledger)
+        return self._account(event, ledger) or _waiting(
+            event, "the ledger is being asked whether the pool was sold before"
+        )
 
     def forget(self, uid: str) -> None:
         """Drop what is known about an event that is gone."""
         self._long_reads.stop(uid)
-        self._checks.forget(uid)
+        self._in_use.forget(uid)
         self._accounts.forget(uid)
 
     async def check_ahead(self, event: Event, ledger: Address | None) -> PoolCheck:
         """The same for what runs outside of passes: it waits for the ledger, and remembers nothing."""
         if event.says(names.POOL_UNCHECKED_ANNOTATION):
             return _unchecked()
-        return await self._check(event, ledger, await _ask(event, ledger) if ledger else None, self._cluster)
+        if found := await self._rival(event, self._cluster) or _untold(event, ledger):
+            return found
+        assert ledger is not None
+        return await _ask(event, ledger)
 
     def _account(self, event: Event, ledger: Address) -> PoolCheck | None:
         """What the ledger says of the pool; while it is being asked anew its last answer, None before the first."""
@@ -103,20 +118,9 @@ class Pools:
         known = self._accounts.latest_to(event.uid, question)
         return replace(known, asking=True) if known else None
 
-    async def _check(
-        self, event: Event, ledger: Address | None, account: PoolCheck | None, cluster: Objects
-    ) -> PoolCheck:
-        mine = await self._ledger(event, cluster)
-        if found := in_use(event, mine, await self._rivals(event, cluster)):
-            return found
-        assert event.spec is not None
-        if event.spec.commit_target.postgres is None:
-            return PoolCheck(
-                PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before"
-            )
-        if ledger is None:
-            return _waiting(event, "slots are seeded when the ledger has said that the pool was not sold before")
-        return account or _waiting(event, "the ledger is being asked whether the pool was sold before")
+    async def _rival(self, event: Event, cluster: Objects) -> PoolCheck | None:
+        """The verdict if another event has the pool."""
+        return in_use(event, await self._ledger(event, cluster), await self._rivals(event, cluster))
 
     async def _rivals(self, event: Event, cluster: Objects) -> list[Rival]:
         found = await cluster.list_everywhere(names.KIND, self._namespaces)
@@ -154,6 +158,15 @@ async def _ask(event: Event, ledger: Address) -> PoolCheck:
             PoolReason.NOT_CHECKED, "the ledger offers no ledger_proof, so it was not asked about the pool"
         )
     return used_before(event, account.committed, account.voided)
+
+
+def _untold(event: Event, ledger: Address | None) -> PoolCheck | None:
+    """The verdict where the ledger cannot be asked; None where it can."""
+    if event.spec is not None and event.spec.commit_target.postgres is None:
+        return PoolCheck(PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before")
+    if ledger is None:
+        return _waiting(event, "slots are seeded when the ledger has said that the pool was not sold before")
+    return None
 
 
 def _waiting(event: Event, what: str) -> PoolCheck:
