@@ -242,7 +242,7 @@ def test_the_sequence_does_not_pass_a_slot_that_is_being_returned(intake: Intake
     intake.stock(1, [seat(n) for n in range(1, 7)])
     intake.seed()
     withhold(intake, [1])
-    # Only a user's first claim tries a number that is withheld: it waits for the return, whatever holds the barrier.
+    # A user's first claim would try slot 1 and wait for its return, also without the barrier. The second skips it.
     assert intake.claim_named("ann", "A-6").outcome == "claimed"
 
     def claim() -> list[int | None]:

@@ -6,7 +6,8 @@ or may not answer at all.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -23,6 +24,24 @@ type ReadKey = tuple[str, str]
 """The event's uid, and what is read."""
 
 
+class Places:
+    """So many for all at the same time, and so many for each namespace."""
+
+    def __init__(self, most: int, most_of_a_namespace: int) -> None:
+        self._all = asyncio.Semaphore(most)
+        self._most_of_a_namespace = most_of_a_namespace
+        self._namespaces: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Each is kept for as long as one of its places is used or waited for."""
+
+    @asynccontextmanager
+    async def one(self, namespace: str) -> AsyncIterator[None]:
+        """Wait for a place and keep it. What waits for one of its namespace takes none of those of all."""
+        if (ours := self._namespaces.get(namespace)) is None:
+            ours = self._namespaces[namespace] = asyncio.Semaphore(self._most_of_a_namespace)
+        async with ours, self._all:
+            yield
+
+
 class LongReads:
     """Runs long reads in the background. `wake` has the event reconciled at the end of each.
 
@@ -37,9 +56,7 @@ class LongReads:
         self, wake: Callable[[Key], None], most: int = MOST, most_of_a_namespace: int = MOST_OF_A_NAMESPACE
     ) -> None:
         self.wake = wake
-        self._all = asyncio.Semaphore(most)
-        self._most_of_a_namespace = most_of_a_namespace
-        self._namespaces: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._places = Places(most, most_of_a_namespace)
         self._tasks: dict[ReadKey, asyncio.Task[None]] = {}
         self._reading: set[ReadKey] = set()
 
@@ -77,8 +94,7 @@ class LongReads:
         return {"running": len(self._reading), "waiting": len(self._tasks) - len(self._reading)}
 
     async def _run(self, key: ReadKey, event: Key, read: Callable[[], Awaitable[None]]) -> None:
-        # First a place of the namespace: what waits for it takes none of those of all.
-        async with self._places_of(event[0]), self._all:
+        async with self._places.one(event[0]):
             self._reading.add(key)
             try:
                 await read()
@@ -90,9 +106,3 @@ class LongReads:
                 self._reading.discard(key)
         self._tasks.pop(key, None)  # before the pass that this wakes
         self.wake(event)
-
-    def _places_of(self, namespace: str) -> asyncio.Semaphore:
-        """Kept for as long as a read needs it."""
-        if (places := self._namespaces.get(namespace)) is None:
-            places = self._namespaces[namespace] = asyncio.Semaphore(self._most_of_a_namespace)
-        return places

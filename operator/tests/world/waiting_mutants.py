@@ -40,8 +40,8 @@ WAITING: Final = {
     ),
     "namespace whose checks hang has every turn": (
         "preflight.preflights",
-        "        async with self._namespaces[event.namespace], self._all:",
-        "        async with self._all:",
+        "        async with self._places.one(event.namespace):",
+        "        async with self._places.one(event.uid):",
         "test_namespaces_whose_checks_hang_leave_others_their_turn",
         "test_preflights.py",
     ),

@@ -1,6 +1,6 @@
 """Whether the ResourceQuotas of a namespace have room for DB1 and the bridges of an event that waits."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Final
@@ -71,25 +71,27 @@ def _unbounded(
 
 def _wanted(event: Event, spec: IntakeEventSpec, installation: Installation, bridges: int) -> Amounts:
     """All that DB1 and so many bridges want."""
-    wanted: Counter[str] = Counter()  # of Decimal: a Counter adds whatever can be added
+    wanted: defaultdict[str, Decimal] = defaultdict(Decimal)
     for component, pod in _pods(event, spec, installation).items():
         count = 1 if component == "DB1" else bridges
-        wanted.update({"pods": count, "count/pods": count})
+        wanted["pods"] += count
+        wanted["count/pods"] += count
         for each in _resources(pod):
             for kind in ("requests", "limits"):
                 for resource, quantity in each[kind].items():
-                    wanted[f"{kind}.{resource}"] += amount(quantity) * count  # type: ignore[assignment]
+                    wanted[f"{kind}.{resource}"] += amount(quantity) * count
     # Quotas have two names for requests.
     wanted.update({name: wanted[f"requests.{name}"] for name in ("cpu", "memory") if f"requests.{name}" in wanted})
-    wanted.update({"count/statefulsets.apps": 1, "count/deployments.apps": 1, "count/replicasets.apps": 1})
+    for workload in ("statefulsets", "deployments", "replicasets"):
+        wanted[f"count/{workload}.apps"] = Decimal(1)
     if volume := spec.database.volume:
         size = amount(volume.size)
         classes = [f"{volume.storage_class_name}.storageclass.storage.k8s.io/"] if volume.storage_class_name else []
         for prefix in ("", *classes):
-            wanted[f"{prefix}requests.storage"] = size  # type: ignore[assignment]
-            wanted[f"{prefix}persistentvolumeclaims"] = 1
-        wanted["count/persistentvolumeclaims"] = 1
-    return {name: Decimal(value) for name, value in wanted.items()}
+            wanted[f"{prefix}requests.storage"] = size
+            wanted[f"{prefix}persistentvolumeclaims"] = Decimal(1)
+        wanted["count/persistentvolumeclaims"] = Decimal(1)
+    return wanted
 
 
 def _pods(event: Event, spec: IntakeEventSpec, installation: Installation) -> dict[str, Manifest]:

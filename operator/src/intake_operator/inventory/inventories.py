@@ -44,7 +44,7 @@ CURES: Final = {
     Problem.INVENTORY_CHANGED: "Rows that are on sale cannot change: put them back, new ones come after them",
 }
 
-
+# What `LongReads` calls a check or a copy.
 READ: Final = "inventory"
 
 

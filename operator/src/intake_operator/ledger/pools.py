@@ -79,8 +79,8 @@ class Pools:
             self._long_reads.stop(event.uid)
             self._accounts.forget(event.uid)
             return found
-        if told := _untold(event, ledger):
-            return told
+        if verdict := _without_ledger(event, ledger):
+            return verdict
         assert ledger is not None
         if live:
             return await _ask(event, ledger)
@@ -98,7 +98,7 @@ class Pools:
         """The same for what runs outside of passes: it waits for the ledger, and remembers nothing."""
         if event.says(names.POOL_UNCHECKED_ANNOTATION):
             return _unchecked()
-        if found := await self._rival(event, self._cluster) or _untold(event, ledger):
+        if found := await self._rival(event, self._cluster) or _without_ledger(event, ledger):
             return found
         assert ledger is not None
         return await _ask(event, ledger)
@@ -160,7 +160,7 @@ async def _ask(event: Event, ledger: Address) -> PoolCheck:
     return used_before(event, account.committed, account.voided)
 
 
-def _untold(event: Event, ledger: Address | None) -> PoolCheck | None:
+def _without_ledger(event: Event, ledger: Address | None) -> PoolCheck | None:
     """The verdict where the ledger cannot be asked; None where it can."""
     if event.spec is not None and event.spec.commit_target.postgres is None:
         return PoolCheck(PoolReason.NOT_CHECKED, "a webhook ledger cannot be asked whether the pool was sold before")

@@ -6,7 +6,6 @@ others nor a pass. Two events of a namespace are checked at a time, and a few of
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
@@ -16,6 +15,7 @@ from intake_shared.redaction import one_line
 
 from intake_operator.decide import preflight
 from intake_operator.kube.client import ApiError
+from intake_operator.long_reads import Places
 from intake_operator.model.observed import Event
 from intake_operator.model.preflight import Check, Preflight, failed, not_asked
 from intake_operator.preflight.checks import Checks, Question
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 AT_ONCE: Final = 4
 AT_ONCE_IN_A_NAMESPACE: Final = 2
 
-# What nobody may ask.
+# The operator has no access to registries.
 NEVER_ASKED: Final = not_asked("images", "no registry is asked")
 
 
@@ -47,9 +47,7 @@ class Preflights:
         self._now = now
         self._answers: Remembered[object, Preflight] = Remembered(clock)
         self._running: dict[str, tuple[object, asyncio.Task[None]]] = {}
-        self._all = asyncio.Semaphore(AT_ONCE)
-        self._namespaces: defaultdict[str, asyncio.Semaphore]
-        self._namespaces = defaultdict(lambda: asyncio.Semaphore(AT_ONCE_IN_A_NAMESPACE))
+        self._places = Places(AT_ONCE, AT_ONCE_IN_A_NAMESPACE)
 
     def latest(self, uid: str) -> Preflight | None:
         """The latest answers; None before the first."""
@@ -94,7 +92,7 @@ class Preflights:
 
     async def _check(self, event: Event, question: object) -> None:
         assert event.spec is not None
-        async with self._namespaces[event.namespace], self._all:
+        async with self._places.one(event.namespace):
             asked = [_bounded(each, event) for each in self._checks.questions(event, event.spec)]
             found = await asyncio.gather(*asked)
         before, now = self.latest(event.uid), self._now()
